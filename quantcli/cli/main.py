@@ -1,0 +1,134 @@
+"""The command `quantize`: which commands there are, and the one place where an error becomes a line and an exit status."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+from importlib import import_module
+from typing import Any, Final
+
+import click
+
+from quantcli import __version__
+from quantcli.formats.errors import QuantcliError
+
+COMMANDS: Final = {
+    "convert": "Turn a checkpoint into a quantized GGUF file (the default command).",
+    "inspect": "Show what is inside a GGUF file.",
+    "run": "Generate text from a GGUF file on the CPU.",
+    "tokenize": "Show the tokens of a text.",
+    "types": "List the types and recipes --type takes.",
+}
+"""Every command: the module `quantcli.cli.<name>` holds its click command, `command`. Loaded when it is called."""
+
+INTERRUPTED: Final = 130
+"""Exit status after Ctrl-C: 128 + SIGINT, as shells report it."""
+
+
+class CommandGroup(click.Group):
+    """Loads a command's module when it is called; words that name no command belong to `convert`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f"quantcli.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS:
+            args = ["convert", *args]
+        return super().resolve_command(ctx, args)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        # `quantize --type Q4_0 MODEL`: an option first that the group does not know belongs to `convert` as well.
+        own = {option for parameter in self.get_params(ctx) for option in parameter.opts}
+        if args and args[0].startswith("-") and args[0] not in own:
+            args = ["convert", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(
+    cls=CommandGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    options_metavar="",
+    subcommand_metavar="MODEL --type TYPE | COMMAND ...",
+)
+@click.version_option(__version__, "-V", "--version", prog_name="quantize")
+def cli() -> None:
+    """Turn a language model checkpoint into a quantized GGUF file.
+
+    \b
+    quantize ./Llama-3.2-1B --type Q4_K_M     a checkpoint to one GGUF file
+    quantize inspect model.gguf               what is inside
+    quantize run model.gguf --prompt "Once"   try it on this machine's CPU
+
+    `quantize convert --help` lists the options of the main job.
+    """
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with the status of the contract: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments
+    if debug:
+        arguments = [word for word in arguments if word != "--debug"]
+    # A kill must clean up like Ctrl-C does: half-written files go.
+    signal.signal(signal.SIGTERM, _raise_interrupt)
+    try:
+        cli.main(args=arguments, prog_name="quantize", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except BaseException as error:
+        if debug:
+            raise
+        sys.exit(report(error))
+
+
+def report(error: BaseException) -> int:
+    """Write an error to stderr as `error: ...` and, where it helps, `hint: ...`; return the exit status it stands for."""
+    match error:
+        case KeyboardInterrupt() | click.Abort():
+            return _say("interrupted", None, INTERRUPTED)
+        case QuantcliError():
+            return _say(error.message, error.hint, error.exit_status)
+        case click.UsageError():
+            command = error.ctx.command_path if error.ctx else "quantize"
+            return _say(error.format_message(), f"{command} --help", error.exit_code)
+        case click.ClickException():
+            return _say(error.format_message(), None, error.exit_code)
+        case BrokenPipeError():
+            # The reader of our output went away: nothing to say, and nowhere to say it.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        case OSError():
+            place = f"{error.filename}: " if error.filename else ""
+            hint = "free some space, or choose another place with -o" if error.errno == errno.ENOSPC else None
+            return _say(f"{place}{error.strerror or error}", hint, 1)
+        case MemoryError():
+            return _say("out of memory", None, 1)
+        case SystemExit():
+            return error.code if isinstance(error.code, int) else 1
+        case _:
+            return _say(
+                f"unexpected {type(error).__name__}: {error}", "this is a bug; --debug shows where it happened", 1
+            )
+
+
+def _say(message: str, hint: str | None, status: int) -> int:
+    click.echo(f"error: {message}", err=True)
+    if hint:
+        click.echo(f"hint: {hint}", err=True)
+    return status
+
+
+def _raise_interrupt(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,1 @@
+"""Checkpoint to GGUF: the plan, the vocabulary, the metadata, the pipeline."""

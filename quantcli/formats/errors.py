@@ -1,0 +1,78 @@
+"""The one error tree. `quantcli.cli.errors` turns it into a line and an exit status; nothing else does.
+
+    QuantcliError
+    |-- UsageError             the request itself is wrong: unknown type, contradictory options    (exit status 2)
+    |-- FormatError            a file is not what it claims to be: missing, truncated, corrupt, foreign
+    |   `-- UnsafePickleError  a PyTorch file asks for a global that no state dict needs
+    |-- UnsupportedError       a sound file that asks for something quantcli does not do
+    |-- ModelError             a checkpoint that contradicts itself: tensors missing, shapes off, no tokenizer
+    |-- ValueRangeError        numbers that cannot be used: NaN weights, a negative importance
+    |-- OutputError            the result cannot be written: it exists, the disk is full, no permission
+    `-- GenerationError        a model that was read cannot answer: prompt longer than the context, broken template
+
+Kernels stand below this floor and raise `ValueError` for a caller's mistake.
+"""
+
+from __future__ import annotations
+
+from os import PathLike, fspath
+from typing import ClassVar
+
+
+class QuantcliError(Exception):
+    """Base of every error quantcli raises on purpose.
+
+    `message` is one line that names the thing at fault; `hint`, where there is one, says what to do about it.
+    """
+
+    exit_status: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(QuantcliError):
+    """The request is wrong before any file is looked at."""
+
+    exit_status: ClassVar[int] = 2
+
+
+class FormatError(QuantcliError):
+    """A file is not what it claims to be.
+
+    The message reads `FILE: WHAT (at byte OFFSET)`; `path` and `offset` keep the two for callers.
+    """
+
+    def __init__(
+        self, path: str | PathLike[str], what: str, *, offset: int | None = None, hint: str | None = None
+    ) -> None:
+        place = "" if offset is None else f" (at byte {offset})"
+        super().__init__(f"{fspath(path)}: {what}{place}", hint=hint)
+        self.path = fspath(path)
+        self.offset = offset
+
+
+class UnsafePickleError(FormatError):
+    """A pickle names a global outside the short list that a state dict needs. Nothing was executed."""
+
+
+class UnsupportedError(QuantcliError):
+    """The input is sound, and quantcli does not handle it."""
+
+
+class ModelError(QuantcliError):
+    """The parts of a checkpoint contradict each other or are incomplete."""
+
+
+class ValueRangeError(QuantcliError):
+    """Numbers that no quantization can represent or use."""
+
+
+class OutputError(QuantcliError):
+    """The result cannot be written where it was asked for."""
+
+
+class GenerationError(QuantcliError):
+    """A loaded model cannot do what was asked of it."""

@@ -1,0 +1,41 @@
+"""One file per family of block types. Each holds what its types compute, and lists it in `CODECS`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from quantcli.kernels.types import BlockType
+
+
+@dataclass(frozen=True, slots=True)
+class Codec:
+    """What a block type computes. All are serial kernels that release the GIL and keep no state.
+
+    quantize(x, out)                        x float32 (rows, n), out uint8 (rows, bytes_per_row)
+    quantize_weighted(x, importance, out)   importance float32 (n,); None where importance changes nothing
+    dequantize(data, out)                   data uint8 (rows, bytes_per_row), out float32 (rows, n)
+    dot                                     an `inline` function that `matmul` drives; see there for its parameters
+
+    `quantize` is None for the types the reference refuses to make without an importance matrix. All arrays are
+    C-contiguous and n is a multiple of the block length; callers check, kernels do not.
+    """
+
+    quantize: Callable[..., None] | None
+    quantize_weighted: Callable[..., None] | None
+    dequantize: Callable[..., None]
+    dot: Callable[..., Any] | None = None
+
+
+def codec(block_type: BlockType) -> Codec:
+    """The functions of a type, from its family's file.
+
+    Raises:
+        ValueError: for a type that is only stored.
+    """
+    if block_type.family is None:
+        raise ValueError(f"{block_type.name} is only stored: nothing converts it")
+    codecs: Mapping[str, Codec] = import_module(f"{__name__}.{block_type.family}").CODECS
+    return codecs[block_type.name]

@@ -1,0 +1,122 @@
+"""How kernels are compiled and where the machine code is kept: the only numba options in the project.
+
+Two decorators. `kernel` is for a function that Python calls: compiled on first use, kept on disk, run without the GIL.
+`inline` is for a helper that only kernels call: always inlined, never compiled on its own.
+
+No fastmath and no contraction anywhere: the order and rounding of every operation is part of the result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numba
+from numba.core import caching
+from numba.core.dispatcher import Dispatcher
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def inline(function: _F) -> _F:
+    """A helper that LLVM inlines into every kernel that calls it."""
+    return numba.njit(nogil=True, error_model="numpy", forceinline=True)(function)  # type: ignore[no-any-return]
+
+
+def kernel(function: _F) -> _F:
+    """A serial kernel: releases the GIL, so that a thread pool runs several at once."""
+    return _cached(numba.njit(nogil=True, error_model="numpy")(function), function)
+
+
+def parallel_kernel(function: _F) -> _F:
+    """A kernel whose `prange` loops run on numba's threads. Never call two of these from two threads at once: numba's
+    default threading layer is not re-entrant."""
+    return _cached(numba.njit(nogil=True, error_model="numpy", parallel=True)(function), function)
+
+
+def _cached(dispatcher: Any, function: _F) -> _F:
+    dispatcher._cache = KernelCache(function)
+    return dispatcher  # type: ignore[no-any-return]
+
+
+def cache_directory() -> Path:
+    """Where compiled kernels are kept: `QUANTCLI_CACHE_DIR`, or the user's cache directory, in a folder named by
+    `sources_digest`, since numba does not notice an edited helper in another module."""
+    root = os.environ.get("QUANTCLI_CACHE_DIR")
+    if root is None:
+        if sys.platform == "win32":
+            base = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData" / "Local")
+        elif sys.platform == "darwin":
+            base = str(Path.home() / "Library" / "Caches")
+        else:
+            base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+        root = str(Path(base) / "quantcli")
+    return Path(root) / f"kernels-{sources_digest()}"
+
+
+@cache
+def sources_digest() -> str:
+    """A digest of every source file under `kernels/` and of the choice of instructions."""
+    digest = hashlib.sha256(os.environ.get("QUANTCLI_SIMD", "").encode())
+    for source in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(source.name.encode())
+        digest.update(source.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+class _Locator(caching._CacheLocator):  # type: ignore[misc]
+    def __init__(self, function: Callable[..., Any], file: str) -> None:
+        self._py_file = file
+        self._line = function.__code__.co_firstlineno
+
+    def get_cache_path(self) -> str:
+        return str(cache_directory())
+
+    def get_source_stamp(self) -> str:
+        return sources_digest()
+
+    def get_disambiguator(self) -> str:
+        return str(self._line)
+
+    @classmethod
+    def from_function(cls, py_func: Callable[..., Any], py_file: str) -> _Locator:
+        return cls(py_func, py_file)
+
+
+class _CacheImpl(caching.CompileResultCacheImpl):  # type: ignore[misc]
+    _locator_classes = [_Locator]  # noqa: RUF012 -- numba's own interface: a list it reads and never changes
+
+
+class KernelCache(caching.FunctionCache):  # type: ignore[misc]
+    """numba's function cache, with two differences.
+
+    A kernel may close over other jitted functions: numba's own key pickles them with an identifier that is new in every
+    process, so such a kernel would be compiled again each time; here they count by name and by what they close over. And a
+    cache that cannot be written costs the compile time, not the run.
+    """
+
+    _impl_class = _CacheImpl
+
+    def _index_key(self, sig: Any, codegen: Any) -> tuple[Any, ...]:
+        return (sig, codegen.magic_tuple(), _identity(self._py_func))
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        try:
+            super().save_overload(sig, data)
+        except OSError:
+            self.disable()
+
+
+def _identity(value: Any) -> Any:
+    """A stable stand-in for a function or a value it closes over."""
+    if isinstance(value, Dispatcher):
+        value = value.py_func
+    if callable(value) and hasattr(value, "__code__"):
+        cells = value.__closure__ or ()
+        return (value.__module__, value.__qualname__, *(_identity(cell.cell_contents) for cell in cells))
+    return repr(value)

@@ -1,0 +1,74 @@
+"""Rows of numbers to rows of blocks and back: the checked entrance to the kernels.
+
+The kernels under `blocks/` are serial and release the GIL; callers that want more than one core call these functions from a
+thread pool, over chunks of rows. The result does not depend on how the rows are cut.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcli.kernels.blocks import codec
+from quantcli.kernels.types import BlockType, block_type
+
+
+def quantize(
+    x: NDArray[np.float32],
+    kind: str | BlockType,
+    importance: NDArray[np.float32] | None = None,
+    out: NDArray[np.uint8] | None = None,
+) -> NDArray[np.uint8]:
+    """Pack float32 rows `(rows, n)` into blocks: uint8 `(rows, bytes_per_row)`, the reference's bytes.
+
+    `importance` is float32 `(n,)`: the weight of each column's error, from an importance matrix; the same for every row.
+    `out` receives the result where given.
+
+    Raises:
+        ValueError: for an unknown type, an array of another shape or dtype, a row length the block does not divide, or a
+            type that needs an importance vector and has none.
+    """
+    target = kind if isinstance(kind, BlockType) else block_type(kind)
+    if x.ndim != 2 or x.dtype != np.float32:
+        raise ValueError(f"expected float32 rows (rows, n), got {x.dtype} {x.shape}")
+    rows, length = x.shape
+    shape = (rows, target.row_bytes(length))
+    if out is None:
+        out = np.empty(shape, np.uint8)
+    _check_bytes(out, shape)
+    functions = codec(target)
+    x = np.ascontiguousarray(x)
+    if importance is not None and functions.quantize_weighted is not None:
+        if importance.shape != (length,) or importance.dtype != np.float32:
+            raise ValueError(f"expected float32 importance ({length},), got {importance.dtype} {importance.shape}")
+        functions.quantize_weighted(x, np.ascontiguousarray(importance), out)
+    elif functions.quantize is None:
+        raise ValueError(f"{target.name} needs an importance vector: without one its result is unusable")
+    else:
+        functions.quantize(x, out)
+    return out
+
+
+def dequantize(
+    data: NDArray[np.uint8], kind: str | BlockType, out: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
+    """Unpack blocks, uint8 `(rows, bytes_per_row)`, to float32 `(rows, n)`.
+
+    Raises:
+        ValueError: for an unknown type or an array of another shape or dtype.
+    """
+    source = kind if isinstance(kind, BlockType) else block_type(kind)
+    if data.ndim != 2 or data.dtype != np.uint8 or data.shape[1] % source.block_bytes:
+        raise ValueError(f"expected uint8 rows of whole {source.block_bytes}-byte blocks, got {data.dtype} {data.shape}")
+    shape = (data.shape[0], data.shape[1] // source.block_bytes * source.block_length)
+    if out is None:
+        out = np.empty(shape, np.float32)
+    elif out.shape != shape or out.dtype != np.float32 or not out.flags.c_contiguous:
+        raise ValueError(f"expected contiguous float32 output {shape}, got {out.dtype} {out.shape}")
+    codec(source).dequantize(np.ascontiguousarray(data), out)
+    return out
+
+
+def _check_bytes(out: NDArray[np.uint8], shape: tuple[int, int]) -> None:
+    if out.shape != shape or out.dtype != np.uint8 or not out.flags.c_contiguous:
+        raise ValueError(f"expected contiguous uint8 output {shape}, got {out.dtype} {out.shape}")

@@ -1,0 +1,151 @@
+"""The table of tensor types: what GGUF can store, and how each one packs its numbers.
+
+This module is the one place of these facts, and imports nothing heavier than NumPy. A row gives a type's name, its id in a
+GGUF file, how many weights share a block, the packed layout of that block, the type its dot product wants activations in,
+and the file under `blocks/` that computes with it. Source: `ggml.h` and `ggml-common.h` of llama.cpp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+
+SUPER_BLOCK: Final = 256
+"""Weights in a super-block of the K, IQ and ternary families."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BlockType:
+    """One storage type of a tensor.
+
+    `layout` is the NumPy dtype of one block of `block_length` weights (structured for packed types, so that field names
+    document the bytes). `activation` names the type whose blocks this one is dotted with, None where there is no dot
+    product. `family` names the module `quantcli.kernels.blocks.<family>` that converts it to and from float32, None for a
+    type that is only stored.
+    """
+
+    name: str
+    id: int
+    block_length: int
+    layout: np.dtype[Any]
+    activation: str | None = None
+    family: str | None = None
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of one block."""
+        return self.layout.itemsize
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits one weight takes."""
+        return 8 * self.block_bytes / self.block_length
+
+    @property
+    def is_quantized(self) -> bool:
+        """True for packed types: those whose block holds more than one weight."""
+        return self.block_length > 1
+
+    def row_bytes(self, length: int) -> int:
+        """Bytes of a row of `length` weights.
+
+        Raises:
+            ValueError: if `length` is not a multiple of the block length.
+        """
+        if length % self.block_length:
+            raise ValueError(f"a row of {length} is not divisible by the {self.name} block of {self.block_length}")
+        return length // self.block_length * self.block_bytes
+
+    def __repr__(self) -> str:
+        return f"BlockType({self.name})"
+
+
+def _packed(*fields: tuple[Any, ...]) -> np.dtype[Any]:
+    return np.dtype(list(fields))
+
+
+_HALF, _FLOAT, _U8, _I8, _U16, _I16 = "<f2", "<f4", "u1", "i1", "<u2", "<i2"
+_K = SUPER_BLOCK
+
+_TABLE: Final = (
+    BlockType("F32", 0, 1, np.dtype(_FLOAT), "F32", "floats"),
+    BlockType("F16", 1, 1, np.dtype(_HALF), "F16", "floats"),
+    BlockType("Q4_0", 2, 32, _packed(("d", _HALF), ("qs", _U8, 16)), "Q8_0", "legacy"),
+    BlockType("Q4_1", 3, 32, _packed(("d", _HALF), ("m", _HALF), ("qs", _U8, 16)), "Q8_1", "legacy"),
+    BlockType("Q5_0", 6, 32, _packed(("d", _HALF), ("qh", _U8, 4), ("qs", _U8, 16)), "Q8_0", "legacy"),
+    BlockType("Q5_1", 7, 32, _packed(("d", _HALF), ("m", _HALF), ("qh", _U8, 4), ("qs", _U8, 16)), "Q8_1", "legacy"),
+    BlockType("Q8_0", 8, 32, _packed(("d", _HALF), ("qs", _I8, 32)), "Q8_0", "legacy"),
+    BlockType("Q8_1", 9, 32, _packed(("d", _HALF), ("s", _HALF), ("qs", _I8, 32))),
+    BlockType(
+        "Q2_K", 10, _K, _packed(("scales", _U8, 16), ("qs", _U8, 64), ("d", _HALF), ("dmin", _HALF)), "Q8_K", "k_affine"
+    ),
+    BlockType(
+        "Q3_K", 11, _K, _packed(("hmask", _U8, 32), ("qs", _U8, 64), ("scales", _U8, 12), ("d", _HALF)), "Q8_K",
+        "k_symmetric",
+    ),
+    BlockType(
+        "Q4_K", 12, _K, _packed(("d", _HALF), ("dmin", _HALF), ("scales", _U8, 12), ("qs", _U8, 128)), "Q8_K", "k_affine"
+    ),
+    BlockType(
+        "Q5_K", 13, _K,
+        _packed(("d", _HALF), ("dmin", _HALF), ("scales", _U8, 12), ("qh", _U8, 32), ("qs", _U8, 128)), "Q8_K", "k_affine",
+    ),
+    BlockType(
+        "Q6_K", 14, _K, _packed(("ql", _U8, 128), ("qh", _U8, 64), ("scales", _I8, 16), ("d", _HALF)), "Q8_K",
+        "k_symmetric",
+    ),
+    BlockType("Q8_K", 15, _K, _packed(("d", _FLOAT), ("qs", _I8, 256), ("bsums", _I16, 16))),
+    BlockType("IQ2_XXS", 16, _K, _packed(("d", _HALF), ("qs", _U16, 32)), "Q8_K", "i_lattice"),
+    BlockType("IQ2_XS", 17, _K, _packed(("d", _HALF), ("qs", _U16, 32), ("scales", _U8, 8)), "Q8_K", "i_lattice"),
+    BlockType("IQ3_XXS", 18, _K, _packed(("d", _HALF), ("qs", _U8, 96)), "Q8_K", "i_lattice"),
+    BlockType("IQ1_S", 19, _K, _packed(("d", _HALF), ("qs", _U8, 32), ("qh", _U16, 8)), "Q8_K", "i_lattice"),
+    BlockType("IQ4_NL", 20, 32, _packed(("d", _HALF), ("qs", _U8, 16)), "Q8_0", "i_nonlinear"),
+    BlockType(
+        "IQ3_S", 21, _K,
+        _packed(("d", _HALF), ("qs", _U8, 64), ("qh", _U8, 8), ("signs", _U8, 32), ("scales", _U8, 4)), "Q8_K", "i_lattice",
+    ),
+    BlockType(
+        "IQ2_S", 22, _K, _packed(("d", _HALF), ("qs", _U8, 64), ("qh", _U8, 8), ("scales", _U8, 8)), "Q8_K", "i_lattice"
+    ),
+    BlockType(
+        "IQ4_XS", 23, _K, _packed(("d", _HALF), ("scales_h", _U16), ("scales_l", _U8, 4), ("qs", _U8, 128)), "Q8_K",
+        "i_nonlinear",
+    ),
+    BlockType("I8", 24, 1, np.dtype(_I8)),
+    BlockType("I16", 25, 1, np.dtype(_I16)),
+    BlockType("I32", 26, 1, np.dtype("<i4")),
+    BlockType("I64", 27, 1, np.dtype("<i8")),
+    BlockType("F64", 28, 1, np.dtype("<f8"), None, "floats"),
+    BlockType("IQ1_M", 29, _K, _packed(("qs", _U8, 32), ("qh", _U8, 16), ("scales", _U8, 8)), "Q8_K", "i_lattice"),
+    BlockType("BF16", 30, 1, np.dtype(_U16), "BF16", "floats"),
+    BlockType("TQ1_0", 34, _K, _packed(("qs", _U8, 48), ("qh", _U8, 4), ("d", _HALF)), "Q8_K", "ternary"),
+    BlockType("TQ2_0", 35, _K, _packed(("qs", _U8, 64), ("d", _HALF)), "Q8_K", "ternary"),
+    BlockType("MXFP4", 39, 32, _packed(("e", _U8), ("qs", _U8, 16)), "Q8_0", "microscale"),
+    BlockType("NVFP4", 40, 64, _packed(("d", _U8, 4), ("qs", _U8, 32)), "Q8_0", "microscale"),
+    BlockType("Q1_0", 41, 128, _packed(("d", _HALF), ("qs", _U8, 16)), "Q8_0", "legacy"),
+    BlockType("Q2_0", 42, 64, _packed(("d", _HALF), ("qs", _U8, 16)), "Q8_0", "legacy"),
+)
+
+TYPES: Final[Mapping[str, BlockType]] = MappingProxyType({row.name: row for row in _TABLE})
+"""Every tensor type by name."""
+
+TYPES_BY_ID: Final[Mapping[int, BlockType]] = MappingProxyType({row.id: row for row in _TABLE})
+"""Every tensor type by its id in a GGUF file."""
+
+
+def block_type(name: str) -> BlockType:
+    """Look a type up by its name, whatever the case.
+
+    Raises:
+        ValueError: for a name that is not in the table; the message gives the nearest names.
+    """
+    found = TYPES.get(name.upper())
+    if found is None:
+        near = get_close_matches(name.upper(), TYPES, n=3)
+        raise ValueError(f"unknown tensor type {name!r}" + (f", did you mean {', '.join(near)}?" if near else ""))
+    return found

@@ -1,0 +1,1 @@
+"""What a quantization costs, and where to spend bits."""

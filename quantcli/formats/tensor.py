@@ -20,11 +20,11 @@ from quantcli.kernels.types import BlockType
 
 
 @dataclass(frozen=True)
-class Tensor(ABC):
-    """A lazy tensor.
+class TensorInfo:
+    """What is known of a tensor without its data.
 
-    `shape` is in NumPy order (the row length last). A tensor is read as `rows` rows of `row_bytes` bytes in the encoding of
-    `type`: the leading axes are flattened.
+    `shape` is in NumPy order (the row length last). A tensor is `rows` rows of `row_bytes` bytes in the encoding of `type`:
+    the leading axes are flattened.
     """
 
     name: str
@@ -55,6 +55,11 @@ class Tensor(ABC):
     def nbytes(self) -> int:
         """Bytes of the whole tensor as stored."""
         return self.rows * self.row_bytes
+
+
+@dataclass(frozen=True)
+class Tensor(TensorInfo, ABC):
+    """A lazy tensor: its rows are read when they are asked for."""
 
     @abstractmethod
     def read(self, start: int, stop: int, out: NDArray[np.uint8]) -> None:

@@ -1,0 +1,376 @@
+"""The scale searches of the block quantizers, with one block in each lane.
+
+A quantizer looks for the scale (and minimum) whose rounding error is smallest, over a handful of trial scales. The sums of a
+trial are serial: their order is part of the result. So the blocks go into the lanes: `LANES` blocks are laid out element by
+element (`x[l * LANES + lane]`, see `transpose`), and every lane runs the reference's serial algorithm, in its order, with its
+roundings. Same order, same bits, whatever the width of the machine.
+
+Sources: `make_qkx2_quants`, `make_qkx3_quants`, `make_qx_quants`, `make_q3_quants`, `make_qp_quants` in `ggml-quants.c`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcli.kernels.jit import inline
+from quantcli.kernels.simd import (
+    LANES,
+    absolute,
+    all_lanes,
+    any_lane,
+    convert,
+    load,
+    maximum,
+    minimum,
+    reinterpret,
+    select,
+    splat,
+    store,
+)
+
+Vec = Any
+"""A vector of `LANES` numbers. numba infers which."""
+
+F32 = np.float32
+I32 = np.int32
+
+TINY: Final = np.float32(1e-15)
+"""`GROUP_MAX_EPS`: a block whose largest magnitude is below this is all zero."""
+
+_ROUNDER: Final = np.float32(12582912.0)
+"""1.5 * 2**23: adding it leaves the rounded integer in the low bits of the float."""
+
+_ROUNDER_LIMIT: Final = np.float32(4194303.0)
+"""Up to this magnitude the float that comes back by subtracting `_ROUNDER` is the rounded integer."""
+
+
+@inline
+def nearest_int(value: Vec) -> Vec:
+    """float32 lanes to int32, halves to even, and beyond 2**22 in magnitude the same nonsense as the reference: `nearest_int`
+    in C reads the integer from the bits of `value + 1.5 * 2**23`, for infinities and NaN too."""
+    bits = reinterpret(value + _ROUNDER, np.int32)
+    return (bits & I32(0x007FFFFF)) - I32(0x00400000)
+
+
+@inline
+def clamped_level(value: Vec, low: int, high: int, exact: bool) -> Vec:
+    """`nearest_int` clamped to `low..high`, as float32 lanes. Without `exact` the value must be within +-4194303: two
+    operations less, in the innermost loop of every search."""
+    if exact:
+        level = maximum(splat(I32(low), LANES), minimum(splat(I32(high), LANES), nearest_int(value)))
+        return convert(level, np.float32)
+    level = (value + _ROUNDER) - _ROUNDER
+    return maximum(splat(F32(low), LANES), minimum(splat(F32(high), LANES), level))
+
+
+@inline
+def transpose(source: NDArray[Any], starts: NDArray[np.intp], first: int, length: int, out: NDArray[Any], base: int) -> None:
+    """Lay `LANES` blocks of `length` elements out element by element: block `lane` begins at `source[starts[first + lane]]`
+    and its element l goes to `out[base + l * LANES + lane]`."""
+    for lane in range(LANES):
+        start = starts[first + lane]
+        for element in range(length):
+            out[base + element * LANES + lane] = source[start + element]
+
+
+@inline
+def _affine_trial(
+    x: NDArray[Any], weight: NDArray[Any], base: int, length: int, top: int, inverse: Vec, low: Vec, exact: bool
+) -> tuple[Vec, Vec, Vec]:
+    """The sums of one trial: of w * l, w * l * l and w * l * x, where l = round(inverse * (x - low)) in 0..top."""
+    sum_l = splat(F32(0), LANES)
+    sum_l2 = splat(F32(0), LANES)
+    sum_xl = splat(F32(0), LANES)
+    for element in range(length):
+        value = load(x, base + element * LANES, LANES)
+        level = clamped_level(inverse * (value - low), 0, top, exact)
+        weighted = load(weight, element * LANES, LANES) * level
+        sum_l = sum_l + weighted
+        sum_l2 = sum_l2 + weighted * level
+        sum_xl = sum_xl + weighted * value
+    return sum_l, sum_l2, sum_xl
+
+
+@inline
+def _affine_error(
+    x: NDArray[Any], weight: NDArray[Any], base: int, length: int, top: int, inverse: Vec, low: Vec, exact: bool,
+    scale: Vec, offset: Vec, mean_absolute: bool,
+) -> Vec:  # fmt: skip
+    """The weighted error of `scale * l + offset` for the levels of a trial. Recomputing the levels costs less than storing
+    them in the first loop and loading them here."""
+    error = splat(F32(0), LANES)
+    for element in range(length):
+        value = load(x, base + element * LANES, LANES)
+        level = clamped_level(inverse * (value - low), 0, top, exact)
+        difference = scale * level + offset - value
+        cost = absolute(difference) if mean_absolute else difference * difference
+        error = error + load(weight, element * LANES, LANES) * cost
+    return error
+
+
+@inline
+def affine_search(
+    x: NDArray[Any], weight: NDArray[Any], base: int, length: int, top: int,
+    first_step: float, step: float, steps: int, mean_absolute: bool,
+) -> tuple[Vec, Vec, Vec, Vec]:  # fmt: skip
+    """Fit `x ~ scale * l - minimum` with l in 0..top, by weighted least squares over trial scales (`make_qkx2_quants`, which
+    on these inputs is also `make_qkx3_quants`).
+
+    `x` holds the transposed blocks from `base` on, `weight` the weights from 0 on. Returns (scale, minimum, inverse, low):
+    the levels are round(inverse * (x - low)) clamped, for which see `affine_level`. Flat blocks have scale, inverse and
+    levels 0.
+    """
+    zero = splat(F32(0), LANES)
+    low = load(x, base, LANES)
+    high = low
+    sum_w = load(weight, 0, LANES)
+    sum_x = sum_w * low
+    for element in range(1, length):
+        value = load(x, base + element * LANES, LANES)
+        w = load(weight, element * LANES, LANES)
+        low = select(value < low, value, low)
+        high = select(value > high, value, high)
+        sum_w = sum_w + w
+        sum_x = sum_x + w * value
+    smallest = low
+    low = select(low > zero, zero, low)
+    flat = high == low
+    offset = low
+    best_inverse = splat(F32(top), LANES) / (high - low)
+    best_low = low
+    scale = splat(F32(1), LANES) / best_inverse
+    tame = _in_range(best_inverse, smallest, high, low, flat)
+    best = (
+        _affine_error(x, weight, base, length, top, best_inverse, low, False, scale, low, mean_absolute)
+        if tame
+        else _affine_error(x, weight, base, length, top, best_inverse, low, True, scale, low, mean_absolute)
+    )
+    for trial in range(steps + 1):
+        # The reference measures every trial from the minimum found so far, not from the block's own.
+        inverse = splat(F32(first_step) + F32(step) * F32(trial) + F32(top), LANES) / (high - offset)
+        tame = _in_range(inverse, smallest, high, offset, flat)
+        if tame:
+            sum_l, sum_l2, sum_xl = _affine_trial(x, weight, base, length, top, inverse, offset, False)
+        else:
+            sum_l, sum_l2, sum_xl = _affine_trial(x, weight, base, length, top, inverse, offset, True)
+        determinant = sum_w * sum_l2 - sum_l * sum_l
+        this_scale = (sum_w * sum_xl - sum_x * sum_l) / determinant
+        this_low = (sum_l2 * sum_x - sum_l * sum_xl) / determinant
+        above = this_low > zero
+        this_scale = select(above, sum_xl / sum_l2, this_scale)
+        this_low = select(above, zero, this_low)
+        if tame:
+            error = _affine_error(x, weight, base, length, top, inverse, offset, False, this_scale, this_low, mean_absolute)
+        else:
+            error = _affine_error(x, weight, base, length, top, inverse, offset, True, this_scale, this_low, mean_absolute)
+        better = (determinant > zero) & (error < best)
+        best = select(better, error, best)
+        scale = select(better, this_scale, scale)
+        best_inverse = select(better, inverse, best_inverse)
+        best_low = select(better, offset, best_low)
+        offset = select(better, this_low, offset)
+    scale = select(flat, zero, scale)
+    best_inverse = select(flat, zero, best_inverse)
+    best_low = select(flat, zero, best_low)
+    # A flat block's minimum is the block's own, as found before any trial.
+    return scale, zero - select(flat, low, offset), best_inverse, best_low
+
+
+@inline
+def _in_range(inverse: Vec, smallest: Vec, high: Vec, low: Vec, flat: Vec) -> bool:
+    """True if `inverse * (x - low)` stays within the rounder's range for every x between `smallest` and `high`, in all
+    lanes that count."""
+    limit = splat(_ROUNDER_LIMIT, LANES)
+    fine = (absolute(inverse * (high - low)) < limit) & (absolute(inverse * (smallest - low)) < limit)
+    return all_lanes(fine | flat)
+
+
+@inline
+def affine_level(value: Vec, inverse: Vec, low: Vec, top: int) -> Vec:
+    """The int32 levels that `affine_search` settled on."""
+    return maximum(splat(I32(0), LANES), minimum(splat(I32(top), LANES), nearest_int(inverse * (value - low))))
+
+
+@inline
+def symmetric_search(x: NDArray[Any], weight: NDArray[Any], base: int, length: int, half: int) -> tuple[Vec, Vec]:
+    """Fit `x ~ scale * l` with l in -half..half-1, by weighted least squares over 19 trial scales (`make_qx_quants` with
+    `rmse_type` 1).
+
+    `x` holds the transposed blocks from `base` on, `weight` the weights from 0 on. Returns (scale, inverse): the levels are
+    round(inverse * x) clamped. Blocks below `TINY` have both 0. Here |inverse * x| never exceeds half + 1.
+    """
+    zero = splat(F32(0), LANES)
+    largest = zero
+    extreme = zero
+    for element in range(length):
+        value = load(x, base + element * LANES, LANES)
+        above = absolute(value) > largest
+        largest = select(above, absolute(value), largest)
+        extreme = select(above, value, extreme)
+    empty = largest < TINY
+    best_inverse = splat(F32(-half), LANES) / extreme
+    sum_lx, sum_l2 = _symmetric_trial(x, weight, base, length, half, best_inverse)
+    scale = select(sum_l2 != zero, sum_lx / sum_l2, zero)
+    best = scale * sum_lx
+    for trial in range(-9, 10):
+        if trial != 0:
+            inverse = splat(-(F32(half) + F32(0.1) * F32(trial)), LANES) / extreme
+            sum_lx, sum_l2 = _symmetric_trial(x, weight, base, length, half, inverse)
+            better = (sum_l2 > zero) & (sum_lx * sum_lx > best * sum_l2)
+            scale = select(better, sum_lx / sum_l2, scale)
+            best = select(better, scale * sum_lx, best)
+            best_inverse = select(better, inverse, best_inverse)
+    return select(empty, zero, scale), select(empty, zero, best_inverse)
+
+
+@inline
+def _symmetric_trial(
+    x: NDArray[Any], weight: NDArray[Any], base: int, length: int, half: int, inverse: Vec
+) -> tuple[Vec, Vec]:
+    """The sums of w * x * l and w * l * l, where l = round(inverse * x) in -half..half-1."""
+    sum_lx = splat(F32(0), LANES)
+    sum_l2 = splat(F32(0), LANES)
+    for element in range(length):
+        value = load(x, base + element * LANES, LANES)
+        w = load(weight, element * LANES, LANES)
+        level = clamped_level(inverse * value, -half, half - 1, False)
+        sum_lx = sum_lx + w * value * level
+        sum_l2 = sum_l2 + w * level * level
+    return sum_lx, sum_l2
+
+
+@inline
+def descent_search(x: NDArray[Any], base: int, length: int, half: int, levels: NDArray[Any]) -> Vec:
+    """Fit `x ~ scale * l` with l in -half..half-1 and weights x * x, by coordinate descent (`make_q3_quants`): up to five
+    passes, each moving one level at a time where that lowers the error.
+
+    Writes the levels, float32, transposed, to `levels[base:]` and returns the scale. A lane that stopped changing repeats
+    itself, so all lanes go on until none changes.
+    """
+    zero = splat(F32(0), LANES)
+    largest = zero
+    extreme = zero
+    for element in range(length):
+        value = load(x, base + element * LANES, LANES)
+        above = absolute(value) > largest
+        largest = select(above, absolute(value), largest)
+        extreme = select(above, value, extreme)
+    empty = largest < TINY
+    inverse = select(empty, zero, splat(F32(-half), LANES) / extreme)
+    sum_lx = zero
+    sum_l2 = zero
+    for element in range(length):
+        value = load(x, base + element * LANES, LANES)
+        level = clamped_level(inverse * value, -half, half - 1, False)
+        w = value * value
+        store(levels, base + element * LANES, level)
+        sum_lx = sum_lx + w * value * level
+        sum_l2 = sum_l2 + w * level * level
+    for _ in range(5):
+        changed = empty & ~empty
+        for element in range(length):
+            value = load(x, base + element * LANES, LANES)
+            level = load(levels, base + element * LANES, LANES)
+            w = value * value
+            without_lx = sum_lx - w * value * level
+            without_l2 = sum_l2 - w * level * level
+            moved = clamped_level(value * without_l2 / without_lx, -half, half - 1, True)
+            new_lx = without_lx + w * value * moved
+            new_l2 = without_l2 + w * moved * moved
+            better = (
+                (without_lx > zero)
+                & (moved != level)
+                & (new_l2 > zero)
+                & (new_lx * new_lx * sum_l2 > sum_lx * sum_lx * new_l2)
+            )
+            store(levels, base + element * LANES, select(better, moved, level))
+            sum_lx = select(better, new_lx, sum_lx)
+            sum_l2 = select(better, new_l2, sum_l2)
+            changed = changed | better
+        if not any_lane(changed):
+            break
+    return select(empty, zero, select(sum_l2 > zero, sum_lx / sum_l2, zero))
+
+
+@inline
+def positive_search(x: NDArray[Any], weight: NDArray[Any], length: int, top: int, levels: NDArray[Any]) -> Vec:
+    """Fit `x ~ scale * l`, x >= 0, with l in 0..top (`make_qp_quants`): nine trial scales, then coordinate descent.
+
+    `x` and `weight` are transposed. Writes the levels, int32 of 0..255, to `levels` and returns the scale. Levels are bytes
+    in the reference: the few negative ones wrap here as there.
+    """
+    zero = splat(F32(0), LANES)
+    largest = zero
+    for element in range(length):
+        largest = maximum(largest, load(x, element * LANES, LANES))
+    empty = largest < TINY
+    best_inverse = splat(F32(top), LANES) / largest
+    scale = splat(F32(1), LANES) / best_inverse
+    best = zero
+    for element in range(length):
+        value = load(x, element * LANES, LANES)
+        difference = value - scale * convert(nearest_int(best_inverse * value) & I32(255), np.float32)
+        best = best + load(weight, element * LANES, LANES) * difference * difference
+    for trial in range(-4, 5):
+        if trial != 0:
+            inverse = splat(F32(0.1) * F32(trial) + F32(top), LANES) / largest
+            this_scale = splat(F32(1), LANES) / inverse
+            error = zero
+            for element in range(length):
+                value = load(x, element * LANES, LANES)
+                level = minimum(splat(I32(top), LANES), nearest_int(inverse * value))
+                difference = value - this_scale * convert(level, np.float32)
+                error = error + load(weight, element * LANES, LANES) * difference * difference
+            better = error < best
+            best = select(better, error, best)
+            best_inverse = select(better, inverse, best_inverse)
+    sum_lx = zero
+    sum_l2 = zero
+    for element in range(length):
+        value = load(x, element * LANES, LANES)
+        w = load(weight, element * LANES, LANES)
+        level = minimum(splat(I32(top), LANES), nearest_int(best_inverse * value))
+        store(levels, element * LANES, select(empty, splat(I32(0), LANES), level & I32(255)))
+        rounded = convert(level, np.float32)
+        sum_lx = sum_lx + w * value * rounded
+        sum_l2 = sum_l2 + w * rounded * rounded
+    sum_lx, sum_l2 = _positive_descent(x, weight, length, top, levels, empty, sum_lx, sum_l2)
+    return select(empty, zero, select(sum_l2 > zero, sum_lx / sum_l2, zero))
+
+
+@inline
+def _positive_descent(
+    x: NDArray[Any], weight: NDArray[Any], length: int, top: int, levels: NDArray[Any], empty: Vec, sum_lx: Vec, sum_l2: Vec
+) -> tuple[Vec, Vec]:
+    """Up to five passes over the levels, each moving one where that lowers the error. Returns the sums afterwards."""
+    zero = splat(F32(0), LANES)
+    for _ in range(5):
+        changed = empty & ~empty
+        for element in range(length):
+            value = load(x, element * LANES, LANES)
+            w = load(weight, element * LANES, LANES)
+            level = load(levels, element * LANES, LANES)
+            rounded = convert(level, np.float32)
+            without_lx = sum_lx - w * value * rounded
+            without_l2 = sum_l2 - w * rounded * rounded
+            moved = minimum(splat(I32(top), LANES), nearest_int(value * without_l2 / without_lx))
+            target = convert(moved, np.float32)
+            new_lx = without_lx + w * value * target
+            new_l2 = without_l2 + w * target * target
+            better = (
+                (without_lx > zero)
+                & (without_l2 > zero)
+                & (moved != level)
+                & (new_lx * new_lx * sum_l2 > sum_lx * sum_lx * new_l2)
+                & ~empty
+            )
+            store(levels, element * LANES, select(better, moved & I32(255), level))
+            sum_lx = select(better, new_lx, sum_lx)
+            sum_l2 = select(better, new_l2, sum_l2)
+            changed = changed | better
+        if not any_lane(changed):
+            break
+    return sum_lx, sum_l2

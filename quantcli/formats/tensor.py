@@ -7,16 +7,18 @@ asked for, and none is kept.
 from __future__ import annotations
 
 import math
-import os
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.formats.errors import FormatError
-from quantcli.kernels.types import BlockType
+from quantcli.formats.errors import UnsupportedError
+from quantcli.formats.files import InputFile
+from quantcli.kernels.types import TYPES, BlockType
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class Tensor(TensorInfo, ABC):
 
         Raises:
             FormatError: if the file no longer holds these bytes.
+            UnsupportedError: if the tensor's encoding is none that GGUF has.
         """
 
     def load(self) -> NDArray[Any]:
@@ -80,19 +83,55 @@ class Tensor(TensorInfo, ABC):
 
 
 @dataclass(frozen=True)
-class StoredTensor(Tensor):
-    """A tensor whose rows lie one after another in a file, from byte `offset`."""
+class FileTensor(Tensor):
+    """A tensor whose data lie in `file`, the first of them at byte `offset`."""
 
-    path: str
+    file: InputFile
     offset: int
-    descriptor: int
-    """An open file descriptor, kept open by the reader that made this tensor."""
+
+
+@dataclass(frozen=True)
+class StoredTensor(FileTensor):
+    """A tensor whose rows lie one after another in a file."""
 
     def read(self, start: int, stop: int, out: NDArray[np.uint8]) -> None:
-        view = memoryview(out).cast("B")
-        position = self.offset + start * self.row_bytes
-        while view:
-            count = os.preadv(self.descriptor, [view], position)
-            if count == 0:
-                raise FormatError(self.path, f"tensor {self.name!r}: the file ends before its data", offset=position)
-            view, position = view[count:], position + count
+        """Copy rows, as every tensor does: one read of the file."""
+        if out.size:  # a view of nothing cannot be cast
+            self.file.read_into(memoryview(out).cast("B"), self.offset + start * self.row_bytes)
+
+
+@dataclass(frozen=True)
+class OpaqueTensor(StoredTensor):
+    """A stored tensor in an encoding that GGUF does not have; `type` is one of `OPAQUE_TYPES`.
+
+    A checkpoint may hold such tensors without needing them (old attention masks are BOOL or U8), so finding one is no
+    error. Reading one is. What decodes such an encoding takes the bytes with `encoded`.
+    """
+
+    def read(self, start: int, stop: int, out: NDArray[np.uint8]) -> None:
+        """Refuse.
+
+        Raises:
+            UnsupportedError: always.
+        """
+        raise UnsupportedError(
+            f"{self.file.path}: tensor {self.name!r} is stored as {self.type.name}, which cannot be converted",
+            hint="Use a checkpoint in bfloat16, float16 or float32.",
+        )
+
+    def encoded(self) -> StoredTensor:
+        """The same rows as bare bytes: a tensor of type I8 with `row_bytes` for its row length."""
+        return StoredTensor(self.name, (self.rows, self.row_bytes), TYPES["I8"], self.file, self.offset)
+
+
+_OPAQUE = (
+    ("BOOL", 1, 1), ("U8", 1, 1), ("U16", 1, 2), ("U32", 1, 4), ("U64", 1, 8),
+    ("C32", 1, 4), ("C64", 1, 8), ("C128", 1, 16),
+    ("F8_E4M3", 1, 1), ("F8_E4M3FNUZ", 1, 1), ("F8_E5M2", 1, 1), ("F8_E5M2FNUZ", 1, 1), ("F8_E8M0", 1, 1),
+    ("F6_E2M3", 4, 3), ("F6_E3M2", 4, 3), ("F4", 2, 1),
+)  # fmt: skip
+
+OPAQUE_TYPES: Final[Mapping[str, BlockType]] = MappingProxyType(
+    {name: BlockType(name, -1, length, np.dtype(("V", size))) for name, length, size in _OPAQUE}
+)
+"""Element types of checkpoints that GGUF does not have, by their safetensors name, with an id that no GGUF file holds."""

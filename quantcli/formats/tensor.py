@@ -97,7 +97,7 @@ class StoredTensor(FileTensor):
     def read(self, start: int, stop: int, out: NDArray[np.uint8]) -> None:
         """Copy rows, as every tensor does: one read of the file."""
         if out.size:  # a view of nothing cannot be cast
-            self.file.read_into(memoryview(out).cast("B"), self.offset + start * self.row_bytes)
+            self.file.read_into(out.data.cast("B"), self.offset + start * self.row_bytes)
 
 
 @dataclass(frozen=True)

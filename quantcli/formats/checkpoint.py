@@ -1,0 +1,111 @@
+"""A checkpoint: a model's configuration, its tensors, and the small files beside them, whatever the layout on disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from quantcli.formats.errors import FormatError
+from quantcli.formats.files import InputFile
+from quantcli.formats.inside import resolve_inside
+from quantcli.formats.json_text import parse_object
+from quantcli.formats.tensor import FileTensor, Tensor
+from quantcli.formats.weights import open_directory, open_tensor_file
+
+MAX_JSON: Final = 1 << 28
+"""Bytes a side file may have. The largest known, the tokenizer.json of big vocabularies, have some 40 million."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model as it was published.
+
+    `path` is what was opened, `directory` where the side files are. `config` is config.json, `tensors` are the model's
+    lazy tensors under the names they have there. Close it, or use it in a `with`, to give back the open files.
+    """
+
+    path: Path
+    directory: Path
+    config: dict[str, Any] = field(repr=False)
+    tensors: dict[str, Tensor] = field(repr=False)
+
+    def file(self, name: str) -> Path | None:
+        """The path of a side file such as `tokenizer.model`, None where there is none.
+
+        Raises:
+            FormatError: if it is a link that leads out of the directory or nowhere.
+        """
+        return resolve_inside(self.directory, name)
+
+    def json(self, name: str) -> dict[str, Any] | None:
+        """The contents of a side file such as `tokenizer_config.json`, None where there is none.
+
+        Raises:
+            FormatError: if it is not a JSON object; and as `file`.
+        """
+        path = self.file(name)
+        return None if path is None else _read_json(path)
+
+    def close(self) -> None:
+        """Give back the open files. A tensor that is read later opens its file again."""
+        for file in {tensor.file for tensor in self.tensors.values() if isinstance(tensor, FileTensor)}:
+            file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
+    """Open a Hugging Face directory, or one file of tensors with its config.json beside it. No data are read.
+
+    A directory is a model in one safetensors file or in shards, with an index or complete by their names; if it has none,
+    the same of PyTorch files (`.bin`, `.pt`, `.pth`, `.ckpt`).
+
+    Raises:
+        FormatError: if there is nothing at `path`, config.json is missing or a file is damaged or foreign.
+        UnsafePickleError: if a PyTorch file is more than a state dict.
+        ModelError: if there is no model in the directory, or shards and index disagree.
+        UnsupportedError: if the checkpoint is stored in a way that is not read.
+    """
+    path = Path(path)
+    if not path.exists():
+        hub = "For a model of the Hugging Face hub, download it first: `hf download ORG/NAME --local-dir DIR`."
+        raise FormatError(path, "no such file or directory", hint=hub)
+    directory = path if path.is_dir() else path.parent
+    tensors = open_directory(directory) if path.is_dir() else open_tensor_file(path)
+    return Checkpoint(path, directory, _read_config(directory), tensors)
+
+
+_STRANGERS: Final = (
+    ("adapter_config.json", "This is an adapter: give the directory of its base model."),
+    ("params.json", "This is the original layout of Meta or Mistral: get the model in the Hugging Face layout."),
+    ("model_index.json", "This is a pipeline of diffusers: give one of its models."),
+)
+"""Files that tell what a directory without a config.json is, and what to say then."""
+
+
+def _read_config(directory: Path) -> dict[str, Any]:
+    config = resolve_inside(directory, "config.json")
+    if config is None:
+        hints = (hint for name, hint in _STRANGERS if (directory / name).exists())
+        raise FormatError(
+            directory / "config.json",
+            "no such file; the model's architecture is read from it",
+            hint=next(hints, "Put the model's config.json beside its tensors."),
+        )
+    return _read_json(config)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    with InputFile(path) as file:
+        if file.size > MAX_JSON:
+            raise FormatError(path, f"{file.size} bytes, at most {MAX_JSON} expected")
+        return parse_object(path, file.read(0, file.size), path.name, unique=False)

@@ -1,0 +1,46 @@
+"""Keep a checkpoint's files inside its directory, whatever an index or a symbolic link says."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from quantcli.formats.errors import FormatError
+
+
+def resolve_inside(directory: Path, name: str) -> Path | None:
+    """The file `name` of `directory`, None where there is none.
+
+    `name` may have folders. It is refused if it is absolute or climbs out, and so is a symbolic link that leads out of the
+    directory, except into the `blobs` of the Hugging Face cache that the directory is a snapshot of
+    (`models--ORG--NAME/snapshots/REVISION/FILE -> ../../blobs/HASH`).
+
+    Raises:
+        FormatError: if the name or the link leads outside, or the link leads nowhere.
+    """
+    # A name is judged as both systems would read it: an index made for one must not be a way out on the other.
+    posix, windows = PurePosixPath(name), PureWindowsPath(name)
+    if not name or "\0" in name or posix.is_absolute() or windows.anchor or ".." in {*posix.parts, *windows.parts}:
+        raise FormatError(directory, f"the file name {name!r} leads out of the model's directory")
+    path = directory / name
+    try:
+        target = path.resolve(strict=True)
+    except FileNotFoundError:
+        if path.is_symlink():
+            hint = "The download may be incomplete: download the model again."
+            raise FormatError(path, f"a link to {path.readlink()}, which does not exist", hint=hint) from None
+        return None
+    except (OSError, RuntimeError) as error:
+        raise FormatError(path, f"cannot be followed: {error}") from None
+    home = directory.resolve()
+    if not target.is_relative_to(home) and target.parent != _blobs(home):
+        hint = "Replace the link by the file, or give the directory the file is in."
+        raise FormatError(path, f"a link that leads out of the model's directory, to {target}", hint=hint)
+    return path
+
+
+def _blobs(directory: Path) -> Path | None:
+    """Where the Hugging Face cache keeps the files of a snapshot, None for a directory that is not in one."""
+    for place in directory.parents:
+        if place.name == "snapshots" and place.parent.name.startswith("models--"):
+            return place.parent / "blobs"
+    return None

@@ -1,0 +1,40 @@
+"""JSON from files nobody vouches for: whatever is wrong with it is one line."""
+
+from __future__ import annotations
+
+import json
+from os import PathLike
+from typing import Any, Final
+
+from quantcli.formats.errors import FormatError
+
+
+def parse_object(
+    path: str | PathLike[str], text: bytes, what: str, *, offset: int | None = None, unique: bool = True
+) -> dict[str, Any]:
+    """The JSON object in `text`, which errors call `what` of the file `path`.
+
+    With `unique` no name may come twice in an object; without, the last one counts, as for most readers.
+
+    Raises:
+        FormatError: if it is not UTF-8, not JSON, not an object, or has a name twice.
+    """
+    try:
+        parsed = json.loads(text.decode("utf-8-sig"), object_pairs_hook=_unique if unique else None)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(path, f"{what} is not valid JSON: {error}", offset=offset) from None
+    if not isinstance(parsed, dict):
+        raise FormatError(path, f"{what} is a JSON {_KINDS[type(parsed)]}, expected an object", offset=offset)
+    return parsed
+
+
+_KINDS: Final = {list: "array", str: "string", int: "number", float: "number", bool: "boolean", type(None): "null"}
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{name!r} comes twice")
+        found[name] = value
+    return found

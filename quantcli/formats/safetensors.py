@@ -1,0 +1,146 @@
+"""Read safetensors: a little-endian u64, that many bytes of JSON, and the tensors, each where the JSON says.
+
+Nothing in the header is believed before it is checked: the tensors must tile the data exactly, as the format demands.
+Source: the format's description and limits in the safetensors project (`README.md`, `safetensors/src/tensor.rs`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from os import PathLike
+from types import MappingProxyType
+from typing import Any, Final
+
+from quantcli.formats.errors import FormatError, UnsupportedError
+from quantcli.formats.files import InputFile
+from quantcli.formats.json_text import parse_object
+from quantcli.formats.tensor import OPAQUE_TYPES, OpaqueTensor, StoredTensor, Tensor
+from quantcli.kernels.types import TYPES, BlockType
+
+MAX_HEADER: Final = 100_000_000
+"""Bytes the JSON may take; the limit of the reference implementation."""
+
+MAX_DIMENSIONS: Final = 64
+"""Dimensions a tensor may have; NumPy's limit."""
+
+ELEMENT_TYPES: Final[Mapping[str, BlockType]] = MappingProxyType(
+    {name: TYPES[name] for name in ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8")} | dict(OPAQUE_TYPES)
+)
+"""The dtypes of the format by name. Those GGUF does not have give an `OpaqueTensor`."""
+
+_LENGTH_BYTES: Final = 8
+_MAX_COUNT: Final = (1 << 63) - 1
+
+
+def open_safetensors(path: str | PathLike[str]) -> dict[str, Tensor]:
+    """The tensors of a safetensors file by name, in the order of their data. No data are read.
+
+    Raises:
+        FormatError: if the file is missing, cut short, or breaks a rule of the format.
+        UnsupportedError: if rows of a type narrower than a byte do not end on a byte.
+    """
+    file = InputFile(path)
+    try:
+        header, data_offset = _read_header(file)
+        return _tensors(file, header, data_offset)
+    finally:
+        file.close()
+
+
+def _read_header(file: InputFile) -> tuple[dict[str, Any], int]:
+    """The parsed JSON without its `__metadata__`, and the offset of the data."""
+    if file.size < _LENGTH_BYTES:
+        raise FormatError(file.path, f"too short for a safetensors file: {file.size} bytes, at least 8 expected")
+    length = int.from_bytes(file.read(0, _LENGTH_BYTES), "little")
+    if length > MAX_HEADER:
+        raise FormatError(
+            file.path, f"not a safetensors file: a header of {length} bytes, at most {MAX_HEADER} expected", offset=0
+        )
+    if length > file.size - _LENGTH_BYTES:
+        raise FormatError(
+            file.path,
+            f"the file is cut short: a header of {length} bytes, {file.size - _LENGTH_BYTES} left in the file",
+            offset=0,
+            hint="Download the file again.",
+        )
+    header = parse_object(file.path, file.read(_LENGTH_BYTES, length), "the header", offset=_LENGTH_BYTES)
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise FormatError(file.path, "__metadata__ is not an object of strings", offset=_LENGTH_BYTES)
+    return header, _LENGTH_BYTES + length
+
+
+def _tensors(file: InputFile, header: Mapping[str, Any], data_offset: int) -> dict[str, Tensor]:
+    spans = sorted((_span(file, name, entry), name) for name, entry in header.items())
+    position = 0
+    for (begin, end), name in spans:
+        if begin != position:
+            fault = "overlaps the one before" if begin < position else "leaves a hole behind the one before"
+            raise FormatError(
+                file.path,
+                f"tensor {name!r} {fault}: it begins at {begin}, expected {position}",
+                offset=data_offset + begin,
+            )
+        position = end
+    found = file.size - data_offset
+    if found != position:
+        what = "the file is cut short" if found < position else "the file goes on after the last tensor"
+        hint = "Download the file again." if found < position else None
+        raise FormatError(file.path, f"{what}: {found} bytes of data, expected {position}", hint=hint)
+    return {name: _tensor(file, name, header[name], data_offset + begin) for (begin, _), name in spans}
+
+
+def _span(file: InputFile, name: str, entry: Any) -> tuple[int, int]:
+    """The checked bounds of a tensor within the data: its size is that of its shape and dtype."""
+
+    def fault(what: str) -> FormatError:
+        return FormatError(file.path, f"tensor {name!r}: {what}", offset=_LENGTH_BYTES)
+
+    if not _is_text(name):
+        raise fault("the name is not Unicode text")
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        raise fault("expected dtype, shape and data_offsets")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    type = ELEMENT_TYPES.get(dtype) if isinstance(dtype, str) else None
+    if type is None:
+        raise fault(f"unknown dtype {dtype!r}")
+    if not _are_counts(shape) or len(shape) > MAX_DIMENSIONS:
+        raise fault(f"shape {_shown(shape)} is not a list of at most {MAX_DIMENSIONS} sizes")
+    if not _are_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise fault(f"data_offsets {_shown(offsets)} are not a begin and an end")
+    size = math.prod(shape)
+    if size * type.block_bytes != (offsets[1] - offsets[0]) * type.block_length:
+        raise fault(
+            f"{offsets[1] - offsets[0]} bytes of data, expected {size * type.block_bytes // type.block_length} "
+            f"for {dtype} of shape {_shown(shape)}"
+        )
+    return offsets[0], offsets[1]
+
+
+def _tensor(file: InputFile, name: str, entry: dict[str, Any], offset: int) -> Tensor:
+    type, shape = ELEMENT_TYPES[entry["dtype"]], tuple(entry["shape"])
+    if (shape[-1] if shape else 1) % type.block_length:
+        raise UnsupportedError(f"{file.path}: tensor {name!r}: rows of {type.name} do not end on a byte")
+    kind = OpaqueTensor if type.name in OPAQUE_TYPES else StoredTensor
+    return kind(name, shape, type, file, offset)
+
+
+def _are_counts(value: Any) -> bool:
+    """True for a list of integers from 0 to what 63 bits hold (a JSON true is not one)."""
+    return isinstance(value, list) and all(type(item) is int and 0 <= item <= _MAX_COUNT for item in value)
+
+
+def _is_text(name: str) -> bool:
+    """False for a name with half a surrogate pair, which can be neither printed nor written."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,204 @@
+"""Find the files that hold a model's tensors, and read them as one.
+
+In a directory, safetensors come before PyTorch files and one file before shards, as for `transformers`. Shards without an
+index are taken when their names say that they are complete.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from quantcli.formats.errors import FormatError, ModelError, QuantcliError, UnsupportedError
+from quantcli.formats.files import InputFile
+from quantcli.formats.inside import resolve_inside
+from quantcli.formats.json_text import parse_object
+from quantcli.formats.safetensors import open_safetensors
+from quantcli.formats.tensor import Tensor
+
+Tensors = dict[str, Tensor]
+
+_LISTED: Final = 8
+"""Names an error spells out of each kind of fault; the rest are counted."""
+
+_MAX_INDEX: Final = 100_000_000
+
+# --- one file -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What a file is by its first bytes, and what reads it; without a reader, why it is refused and what to do."""
+
+    pattern: re.Pattern[bytes]
+    read: Callable[[Path], Tensors] | None = None
+    refusal: str = ""
+    hint: str | None = None
+
+
+_KINDS: Final = (
+    _Kind(re.compile(rb"GGUF"), None, "a GGUF file, expected a checkpoint"),
+    _Kind(
+        re.compile(rb"version https://git-lfs"), None, "a Git LFS pointer, not the file itself",
+        "Run `git lfs pull` in the model's directory, or download it with `hf download`.",
+    ),
+    _Kind(re.compile(rb"(?s).{8}\{"), open_safetensors),
+)  # fmt: skip
+
+
+def open_tensor_file(path: Path) -> Tensors:
+    """The tensors of one checkpoint file. What it is is told by its first bytes, not by its name.
+
+    Raises:
+        FormatError: if it is missing, damaged, or no kind of checkpoint.
+        UnsafePickleError: if it is a PyTorch file that is more than a state dict.
+        UnsupportedError: if it is a checkpoint of a kind that is not read.
+    """
+    with InputFile(path) as file:
+        start = file.read(0, min(32, file.size))
+    if not start:
+        raise FormatError(path, "the file is empty", hint="Download the file again.")
+    kind = next((kind for kind in _KINDS if kind.pattern.match(start)), None)
+    if kind is None and path.suffix == ".safetensors":
+        return open_safetensors(path)  # which can say best what is wrong with it
+    if kind is None:
+        raise FormatError(path, f"neither safetensors nor a PyTorch file: it starts with {start[:8]!r}")
+    if kind.read is None:
+        raise FormatError(path, kind.refusal, hint=kind.hint)
+    return kind.read(path)
+
+
+# --- a directory ----------------------------------------------------------------------------------------------------------
+
+_SIDE_FILES: Final = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state|tokenizer|adapter_model)\b.*")
+"""PyTorch files that trainers leave beside a model."""
+
+_NUMBERED: Final = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.\w+)")
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """One way to store a model in a directory: the usual name, and the suffixes of any other."""
+
+    name: str
+    suffixes: tuple[str, ...]
+
+
+_LAYOUTS: Final = (
+    _Layout("model.safetensors", (".safetensors",)),
+    _Layout("pytorch_model.bin", (".bin", ".pt", ".pth", ".ckpt")),
+)
+
+
+def open_directory(directory: Path) -> Tensors:
+    """The tensors of a model directory.
+
+    Raises:
+        FormatError: if a file is missing or damaged.
+        ModelError: if there is no model, several, or shards and index disagree; all that is wrong is in the message.
+        UnsupportedError: for a layout that is not read.
+    """
+    for layout in _LAYOUTS:
+        if (path := resolve_inside(directory, layout.name)) is not None:
+            return open_tensor_file(path)
+        if (index := resolve_inside(directory, layout.name + ".index.json")) is not None:
+            return _open_indexed(directory, index)
+        others = sorted(
+            entry.name
+            for entry in directory.iterdir()
+            if entry.suffix in layout.suffixes and not _SIDE_FILES.fullmatch(entry.name)
+        )
+        if others:
+            return _open_unindexed(directory, others)
+    found = sorted(entry.name for entry in directory.iterdir())
+    raise ModelError(
+        f"{directory}: no model in this directory: "
+        + (f"found {_listed(found)}" if found else "it is empty")
+        + ", expected *.safetensors or PyTorch files",
+        hint="Give the directory that holds config.json and model.safetensors.",
+    )
+
+
+def _open_indexed(directory: Path, index: Path) -> Tensors:
+    with InputFile(index) as file:
+        if file.size > _MAX_INDEX:
+            raise FormatError(index, f"an index of {file.size} bytes, at most {_MAX_INDEX} expected")
+        places = parse_object(index, file.read(0, file.size), "the index").get("weight_map")
+    if not isinstance(places, dict) or not places or not all(isinstance(shard, str) for shard in places.values()):
+        raise FormatError(index, "weight_map is not an object of file names")
+    shards, problems = _open_shards(directory, dict.fromkeys(places.values()))
+    problems += _disagreements(places, shards)
+    if problems:
+        raise _contradiction(index, problems)
+    return {name: shards[shard][name] for shard in shards for name in shards[shard]}
+
+
+def _open_unindexed(directory: Path, names: list[str]) -> Tensors:
+    if len(names) == 1 and not _NUMBERED.fullmatch(names[0]):
+        path = resolve_inside(directory, names[0])
+        assert path is not None  # it was listed
+        return open_tensor_file(path)
+    numbered = [_NUMBERED.fullmatch(name) for name in names]
+    series = {(match["stem"], match["count"], match["suffix"]) for match in numbered if match}
+    if None in numbered or len(series) != 1:
+        raise ModelError(
+            f"{directory}: which of these files is the model? {_listed(names)}", hint="Give the path of the file itself."
+        )
+    ((stem, count, suffix),) = series
+    expected = [f"{stem}-{number:05}-of-{count}{suffix}" for number in range(1, int(count) + 1)]
+    shards, problems = _open_shards(directory, expected)
+    problems += _doubles(shards)
+    if problems:
+        raise _contradiction(directory, problems)
+    return {name: tensor for shard in shards.values() for name, tensor in shard.items()}
+
+
+def _open_shards(directory: Path, names: Iterable[str]) -> tuple[dict[str, Tensors], list[str]]:
+    """The shards that could be read, by name, and what is wrong with the others."""
+    shards: dict[str, Tensors] = {}
+    missing: list[str] = []
+    problems: list[str] = []
+    for name in names:
+        try:
+            path = resolve_inside(directory, name)
+            if path is None:
+                missing.append(name)
+            else:
+                shards[name] = open_tensor_file(path)
+        except (FormatError, UnsupportedError) as error:
+            problems.append(error.message)
+    return shards, ([f"missing shards: {_listed(missing)}"] if missing else []) + problems
+
+
+def _disagreements(places: Mapping[str, str], shards: Mapping[str, Tensors]) -> list[str]:
+    """What the index says of the shards that were read, and they do not."""
+    lost = [f"{name} ({shard})" for name, shard in places.items() if shard in shards and name not in shards[shard]]
+    unlisted = [f"{name} ({shard})" for shard, tensors in shards.items() for name in tensors if name not in places]
+    return (
+        ([f"tensors missing from their shard: {_listed(lost)}"] if lost else [])
+        + ([f"tensors the index does not name: {_listed(unlisted)}"] if unlisted else [])
+        + _doubles(shards)
+    )
+
+
+def _doubles(shards: Mapping[str, Tensors]) -> list[str]:
+    holders: dict[str, list[str]] = {}
+    for shard, tensors in shards.items():
+        for name in tensors:
+            holders.setdefault(name, []).append(shard)
+    doubles = [f"{name} ({', '.join(where)})" for name, where in holders.items() if len(where) > 1]
+    return [f"tensors in several shards: {_listed(doubles)}"] if doubles else []
+
+
+def _contradiction(path: Path, problems: list[str]) -> QuantcliError:
+    return ModelError(
+        f"{path}: " + "; ".join(problems), hint="The download may be incomplete: download the model again."
+    )
+
+
+def _listed(names: list[str]) -> str:
+    rest = len(names) - _LISTED
+    return ", ".join(names[:_LISTED]) + (f" and {rest} more" if rest > 0 else "")

@@ -2,7 +2,7 @@
 
 A quantizer looks for the scale (and minimum) whose rounding error is smallest, over a handful of trial scales. The sums of a
 trial are serial: their order is part of the result. So the blocks go into the lanes: `LANES` blocks are laid out element by
-element (`x[l * LANES + lane]`, see `transpose`), and every lane runs the reference's serial algorithm, in its order, with its
+element (`x[l * LANES + lane]`), and every lane runs the reference's serial algorithm, in its order, with its
 roundings. Same order, same bits, whatever the width of the machine.
 
 Sources: `make_qkx2_quants`, `make_qkx3_quants`, `make_qx_quants`, `make_q3_quants`, `make_qp_quants` in `ggml-quants.c`.
@@ -64,16 +64,6 @@ def clamped_level(value: Vec, low: int, high: int, exact: bool) -> Vec:
         return convert(level, np.float32)
     level = (value + _ROUNDER) - _ROUNDER
     return maximum(splat(F32(low), LANES), minimum(splat(F32(high), LANES), level))
-
-
-@inline
-def transpose(source: NDArray[Any], starts: NDArray[np.intp], first: int, length: int, out: NDArray[Any], base: int) -> None:
-    """Lay `LANES` blocks of `length` elements out element by element: block `lane` begins at `source[starts[first + lane]]`
-    and its element l goes to `out[base + l * LANES + lane]`."""
-    for lane in range(LANES):
-        start = starts[first + lane]
-        for element in range(length):
-            out[base + element * LANES + lane] = source[start + element]
 
 
 @inline
@@ -176,7 +166,7 @@ def affine_search(
     best_inverse = select(flat, zero, best_inverse)
     best_low = select(flat, zero, best_low)
     # A flat block's minimum is the block's own, as found before any trial.
-    return scale, zero - select(flat, low, offset), best_inverse, best_low
+    return scale, -select(flat, low, offset), best_inverse, best_low
 
 
 @inline
@@ -195,12 +185,15 @@ def affine_level(value: Vec, inverse: Vec, low: Vec, top: int) -> Vec:
 
 
 @inline
-def symmetric_search(x: NDArray[Any], weight: NDArray[Any], base: int, length: int, half: int) -> tuple[Vec, Vec]:
+def symmetric_search(
+    x: NDArray[Any], weight: NDArray[Any], base: int, length: int, half: int
+) -> tuple[Vec, Vec, Vec]:
     """Fit `x ~ scale * l` with l in -half..half-1, by weighted least squares over 19 trial scales (`make_qx_quants` with
     `rmse_type` 1).
 
-    `x` holds the transposed blocks from `base` on, `weight` the weights from 0 on. Returns (scale, inverse): the levels are
-    round(inverse * x) clamped. Blocks below `TINY` have both 0. Here |inverse * x| never exceeds half + 1.
+    `x` holds the transposed blocks from `base` on, `weight` the weights from 0 on. Returns (scale, inverse, empty): the
+    levels are round(inverse * x) clamped, except in the lanes of `empty`, blocks below `TINY`, whose scale is 0 and whose
+    stored levels (l + half) the reference sets to 0. Here |inverse * x| never exceeds half + 1.
     """
     zero = splat(F32(0), LANES)
     largest = zero
@@ -223,7 +216,7 @@ def symmetric_search(x: NDArray[Any], weight: NDArray[Any], base: int, length: i
             scale = select(better, sum_lx / sum_l2, scale)
             best = select(better, scale * sum_lx, best)
             best_inverse = select(better, inverse, best_inverse)
-    return select(empty, zero, scale), select(empty, zero, best_inverse)
+    return select(empty, zero, scale), best_inverse, empty
 
 
 @inline
@@ -247,8 +240,8 @@ def descent_search(x: NDArray[Any], base: int, length: int, half: int, levels: N
     """Fit `x ~ scale * l` with l in -half..half-1 and weights x * x, by coordinate descent (`make_q3_quants`): up to five
     passes, each moving one level at a time where that lowers the error.
 
-    Writes the levels, float32, transposed, to `levels[base:]` and returns the scale. A lane that stopped changing repeats
-    itself, so all lanes go on until none changes.
+    Writes the levels, float32, transposed, to `levels[base:]` (-half, stored as 0, for blocks below `TINY`) and returns the
+    scale. A lane that stopped changing repeats itself, so all lanes go on until none changes.
     """
     zero = splat(F32(0), LANES)
     largest = zero
@@ -292,6 +285,10 @@ def descent_search(x: NDArray[Any], base: int, length: int, half: int, levels: N
             changed = changed | better
         if not any_lane(changed):
             break
+    if any_lane(empty):
+        for element in range(length):
+            level = load(levels, base + element * LANES, LANES)
+            store(levels, base + element * LANES, select(empty, splat(F32(-half), LANES), level))
     return select(empty, zero, select(sum_l2 > zero, sum_lx / sum_l2, zero))
 
 

@@ -7,12 +7,14 @@ fast-math flags, no contraction (except in `fma`, which is one rounding by defin
     x = load(array, index, LANES)           LANES consecutive elements, from any alignment
     store(array, index, x)
     splat(scalar, LANES)                    the scalar in every lane
-    + - * /  < <= > >= == !=  & | ^ ~ << >>  between equal vectors, or a vector and a scalar of its element type
+    + - * /  < <= > >= == !=  & | ^ ~ << >>  between equal vectors, or a vector and a scalar of its element type; -x of floats
     select(mask, a, b)  any_lane(mask)  all_lanes(mask)
-    absolute  rint  sqrt  floor  fma  minimum  maximum
+    absolute  rint  round_away  truncate  sqrt  floor  fma  minimum  maximum
     convert(x, np.int32)                    lane by lane, as C casts do
     reinterpret(x, np.int32)                the same bits as other elements
-    sum_lanes(x)  max_lanes(x)              down to a scalar; integer, or float pairwise
+    sum_lanes  max_lanes  min_lanes         down to a scalar; integer, or float pairwise
+    mask_bits  bits_mask  first_lane        a mask as an integer, and back; where it is first true
+    transpose_tile                          a square of elements, rows to columns
     dot_pairs / dot_quads                   integer multiply-add, the machine's instruction where there is one
 
 Integers passed as lane counts must be literals or module constants: they choose the type.
@@ -156,6 +158,64 @@ def load_scalar(typing: Any, array: Any, offset: Any, dtype: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
+def store_scalar(typing: Any, array: Any, offset: Any, value: Any) -> Any:
+    """Write a scalar, little-endian, to byte `offset` of a uint8 array, at any alignment."""
+
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        place = _pointer(context, builder, sig.args[0], args[0], args[1], args[2].type)
+        builder.store(args[2], place, align=1)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, value), code
+
+
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+def transpose_tile(
+    typing: Any, source: Any, starts: Any, first: Any, offset: Any, target: Any, at: Any, stride: Any, lanes: Any
+) -> Any:
+    """Turn a square of `lanes` x `lanes` elements (a power of two): row r is read from `source[starts[first + r] + offset]`
+    on, and `target[at + column * stride + r]` receives its columns. `source` and `target` are contiguous, of one type;
+    `starts` is intp."""
+    size = _literal(lanes)
+
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        source_type, starts_type, target_type = sig.args[0], sig.args[1], sig.args[4]
+        vector = ir.VectorType(_LLVM_ELEMENTS[source_type.dtype], size)
+        align, index = source_type.dtype.bitwidth // 8, args[2].type
+        rows = []
+        for row in range(size):
+            number = builder.add(args[2], ir.Constant(index, row))
+            start = builder.load(_pointer(context, builder, starts_type, args[1], number, index))
+            place = _pointer(context, builder, source_type, args[0], builder.add(start, args[3]), vector)
+            rows.append(builder.load(place, align=align))
+        for column, value in enumerate(_transposed(builder, rows)):
+            number = builder.add(args[5], builder.mul(args[6], ir.Constant(index, column)))
+            builder.store(value, _pointer(context, builder, target_type, args[4], number, vector), align=align)
+        return context.get_dummy_value()
+
+    return types.void(source, starts, types.intp, types.intp, target, types.intp, types.intp, lanes), code
+
+
+def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
+    """The columns of a square of vectors: at each step, lanes whose index has the step's bit change places with the rows
+    whose index has it."""
+    size = len(rows)
+    step = 1
+    while step < size:
+        low = [lane if not lane & step else size + lane - step for lane in range(size)]
+        high = [lane + step if not lane & step else size + lane for lane in range(size)]
+        masks = [ir.Constant(ir.VectorType(_I32, size), pattern) for pattern in (low, high)]
+        turned = list(rows)
+        for row in range(size):
+            if not row & step:
+                for target, mask in zip((row, row + step), masks, strict=True):
+                    turned[target] = builder.shuffle_vector(rows[row], rows[row + step], mask)
+        rows = turned
+        step *= 2
+    return rows
+
+
+@intrinsic  # type: ignore[untyped-decorator]
 def prefetch(typing: Any, array: Any, index: Any) -> Any:
     """Ask for the cache line that holds element `index`."""
 
@@ -248,6 +308,19 @@ for _symbol, _sign in (
     _operator(_symbol, _comparison(_sign), compares=True)
 
 
+@infer_global(operator.neg)
+class _NegateTemplate(AbstractTemplate):  # type: ignore[misc]
+    key = operator.neg
+
+    def generic(self, args: Any, kws: Any) -> Any:
+        return signature(args[0], args[0]) if isinstance(args[0], Vector) and args[0].is_float else None
+
+
+@lower_builtin(operator.neg, Vector)  # type: ignore[untyped-decorator]
+def _negate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    return builder.fneg(args[0])
+
+
 @infer_global(operator.invert)
 class _InvertTemplate(AbstractTemplate):  # type: ignore[misc]
     key = operator.invert
@@ -290,7 +363,22 @@ absolute = _float_intrinsic("fabs", 1, "Absolute value.")
 rint = _float_intrinsic("rint", 1, "The nearest integer, halves to even.")
 floor = _float_intrinsic("floor", 1, "The largest integer not above.")
 sqrt = _float_intrinsic("sqrt", 1, "The correctly rounded square root.")
+truncate = _float_intrinsic("trunc", 1, "The integer part.")
 fma = _float_intrinsic("fma", 3, "x * y + z in one rounding. Not for anything that decides bytes.")
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def round_away(typing: Any, x: Any) -> Any:
+    """The nearest integer, halves away from zero, as C's `roundf`: the integer part after adding just under a half, since
+    LLVM's own `round` calls the C library where the machine has no instruction."""
+
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        kind = args[0].type
+        below_half = ir.Constant(kind, [0.5 - 2.0**-25] * kind.count)
+        signed = _call(builder, f"llvm.copysign.{_suffix(kind)}", kind, [below_half, args[0]])
+        return _call(builder, f"llvm.trunc.{_suffix(kind)}", kind, [builder.fadd(args[0], signed)])
+
+    return x(x), code
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -388,6 +476,41 @@ def all_lanes(typing: Any, mask: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
+def mask_bits(typing: Any, mask: Any) -> Any:
+    """The mask of 8, 16, 32 or 64 lanes as an unsigned integer of so many bits, lane 0 the lowest."""
+    integer = getattr(types, f"uint{mask.lanes}")
+
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], ir.IntType(mask.lanes))
+
+    return integer(mask), code
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def bits_mask(typing: Any, bits: Any) -> Any:
+    """The mask whose lanes are the bits of an unsigned integer, lane 0 the lowest: `mask_bits` undone."""
+    mask = Vector(types.boolean, bits.bitwidth)
+
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], _llvm(mask))
+
+    return mask(bits), code
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def first_lane(typing: Any, mask: Any) -> Any:
+    """The index of the first lane whose mask is true; the number of lanes where none is."""
+
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        bits = ir.IntType(mask.lanes)
+        false = ir.Constant(ir.IntType(1), 0)
+        count = _call(builder, f"llvm.cttz.i{mask.lanes}", bits, [builder.bitcast(args[0], bits), false])
+        return builder.zext(count, ir.IntType(64)) if mask.lanes < 64 else count
+
+    return types.intp(mask), code
+
+
+@intrinsic  # type: ignore[untyped-decorator]
 def sum_lanes(typing: Any, vector: Any) -> Any:
     """The sum of the lanes. Floats are added pairwise (halves onto halves): for results that need no fixed order."""
 
@@ -411,10 +534,20 @@ def sum_lanes(typing: Any, vector: Any) -> Any:
 @intrinsic  # type: ignore[untyped-decorator]
 def max_lanes(typing: Any, vector: Any) -> Any:
     """The largest lane; NaN lanes are ignored."""
-    name = "fmax" if vector.is_float else "smax" if vector.is_signed else "umax"
+    return _extreme_lane(vector, "max")
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def min_lanes(typing: Any, vector: Any) -> Any:
+    """The smallest lane; NaN lanes are ignored."""
+    return _extreme_lane(vector, "min")
+
+
+def _extreme_lane(vector: Vector, which: str) -> Any:
+    name = f"llvm.vector.reduce.{'f' if vector.is_float else 's' if vector.is_signed else 'u'}{which}"
 
     def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _call(builder, f"llvm.vector.reduce.{name}.{_suffix(args[0].type)}", args[0].type.element, [args[0]])
+        return _call(builder, f"{name}.{_suffix(args[0].type)}", args[0].type.element, [args[0]])
 
     return vector.element(vector), code
 
@@ -463,25 +596,45 @@ def dot_pairs(typing: Any, a: Any, b: Any) -> Any:
     return result(a, a), code
 
 
+def _unsigned_quads(builder: Any, quads: ir.VectorType, total: Any, x: Any, y: Any) -> Any:
+    """total + groups of four of x (uint8) * y (int8)."""
+    features, bits = machine_features(), 8 * x.type.count
+    if "avx512vnni" in features and _AVX512_WIDTHS.get(x.type.count) in features:
+        words = [builder.bitcast(value, quads) for value in (x, y)]
+        return _call(builder, f"llvm.x86.avx512.vpdpbusd.{bits}", quads, [total, *words])
+    if bits == 256 and "avx2" in features:
+        pairs = _call(builder, "llvm.x86.avx2.pmadd.ub.sw", ir.VectorType(ir.IntType(16), 16), [x, y])
+        ones = ir.Constant(ir.VectorType(ir.IntType(16), 16), [1] * 16)
+        return builder.add(total, _call(builder, "llvm.x86.avx2.pmadd.wd", quads, [pairs, ones]))
+    return builder.add(total, _generic_dot(builder, x, y, 4, _I32, "zext"))
+
+
+def _signed_quads(builder: Any, quads: ir.VectorType, total: Any, x: Any, y: Any) -> Any:
+    """total + groups of four of x (int8) * y (int8), by way of the unsigned instruction."""
+    features, bits = machine_features(), 8 * x.type.count
+    if "avx512vnni" in features and _AVX512_WIDTHS.get(x.type.count) in features:
+        # x ^ 0x80 is x + 128 as an unsigned number; what 128 adds is taken away again. Exact: nothing saturates.
+        offset = ir.Constant(x.type, [-128] * x.type.count)
+        surplus = _unsigned_quads(builder, quads, ir.Constant(quads, [0] * quads.count), offset, y)
+        return builder.sub(_unsigned_quads(builder, quads, total, builder.xor(x, offset), y), surplus)
+    if bits == 256 and "avx2" in features:
+        # |x| * (y with x's sign): at most 128 * 127 * 2 in a pair, which fits an int16.
+        moved = _call(builder, "llvm.x86.avx2.psign.b", y.type, [y, x])
+        magnitude = _call(builder, "llvm.x86.avx2.psign.b", x.type, [x, x])
+        return _unsigned_quads(builder, quads, total, magnitude, moved)
+    return builder.add(total, _generic_dot(builder, x, y, 4, _I32, "sext"))
+
+
 @intrinsic  # type: ignore[untyped-decorator]
 def dot_quads(typing: Any, accumulator: Any, a: Any, b: Any) -> Any:
-    """accumulator + groups of four: lane i adds a[4i..4i+3] . b[4i..4i+3], a uint8, b int8, accumulator int32.
+    """accumulator + groups of four: lane i adds a[4i..4i+3] . b[4i..4i+3]; a uint8 or int8, b int8, accumulator int32.
 
-    Exact as long as each sum of two neighbouring products fits an int16 (true for a <= 128): the AVX2 instruction saturates
-    there.
+    Exact for int8 `a` with b >= -127, and for uint8 `a` as long as each sum of two neighbouring products fits an int16 (true
+    for a <= 128): the AVX2 instruction saturates there.
     """
-    quads = _llvm(accumulator)
+    quads, emit = _llvm(accumulator), _signed_quads if a.is_signed else _unsigned_quads
 
     def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        total, x, y = args
-        features, bits = machine_features(), 8 * a.lanes
-        if "avx512vnni" in features and _AVX512_WIDTHS.get(a.lanes) in features:
-            words = [builder.bitcast(value, quads) for value in (x, y)]
-            return _call(builder, f"llvm.x86.avx512.vpdpbusd.{bits}", quads, [total, *words])
-        if bits == 256 and "avx2" in features:
-            pairs = _call(builder, "llvm.x86.avx2.pmadd.ub.sw", ir.VectorType(ir.IntType(16), 16), [x, y])
-            ones = ir.Constant(ir.VectorType(ir.IntType(16), 16), [1] * 16)
-            return builder.add(total, _call(builder, "llvm.x86.avx2.pmadd.wd", quads, [pairs, ones]))
-        return builder.add(total, _generic_dot(builder, x, y, 4, _I32, "zext"))
+        return emit(builder, quads, *args)
 
     return accumulator(accumulator, a, b), code

@@ -1,0 +1,320 @@
+"""Q2_K, Q4_K, Q5_K: super-blocks of 256 weights whose sub-blocks have a scale and a minimum, x ~ d * scale * l - dmin * min.
+
+A batch is `LANES` super-blocks. Their sub-blocks go through the search `LANES` at a time, one in each lane; then the
+sub-blocks' scales and minimums are themselves quantized, with one super-block in each lane; then the levels are computed
+against what the stored scales really say, and packed. Source: `quantize_row_q{2,4,5}_K_ref` and `_impl` in `ggml-quants.c`.
+"""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcli.kernels.blocks import Codec
+from quantcli.kernels.blocks.super_blocks import (
+    Scratch,
+    batch_spread,
+    gather_batch,
+    group_count,
+    load_half,
+    spread_out,
+    store_half,
+    transpose_group,
+    untranspose_group,
+)
+from quantcli.kernels.half import float_to_half, half_to_float
+from quantcli.kernels.jit import inline, kernel
+from quantcli.kernels.search import (
+    F32,
+    I32,
+    Vec,
+    affine_level,
+    affine_search,
+    nearest_int,
+    positive_search,
+)
+from quantcli.kernels.simd import (
+    LANES,
+    absolute,
+    convert,
+    load,
+    maximum,
+    minimum,
+    select,
+    splat,
+    sqrt,
+    store,
+)
+from quantcli.kernels.types import SUPER_BLOCK as K
+from quantcli.kernels.types import TYPES
+
+@inline
+def _plain_weights(x: Scratch, base: int, length: int, bits: int, weight: Scratch) -> None:
+    """What an error costs without an importance matrix: |x|, and for 4 and 5 bits the sub-block's root mean square more."""
+    floor = splat(F32(0), LANES)
+    if bits > 2:
+        squares = splat(F32(0), LANES)
+        for element in range(length):
+            value = load(x, base + element * LANES, LANES)
+            squares = squares + value * value
+        floor = sqrt(squares / F32(length))
+    for element in range(length):
+        store(weight, element * LANES, floor + absolute(load(x, base + element * LANES, LANES)))
+
+
+@inline
+def _importance_weights(
+    x: Scratch, base: int, length: int, importance: Scratch, spread: Scratch, group: int, weight: Scratch
+) -> Vec:
+    """What an error costs with an importance matrix: importance * sqrt(spread + x * x). Returns each sub-block's sum."""
+    variance = load(spread, group * LANES, LANES)
+    total = splat(F32(0), LANES)
+    for element in range(length):
+        value = load(x, base + element * LANES, LANES)
+        w = load(importance, base + element * LANES, LANES) * sqrt(variance + value * value)
+        store(weight, element * LANES, w)
+        total = total + w
+    return total
+
+
+@inline
+def _largest_scales(values: Scratch, per_block: int, top: int, levels: Scratch) -> Vec:
+    """Quantize the sub-blocks' scales (or minimums) of `LANES` super-blocks to 0..top against the largest one: the levels,
+    int32, go to `levels`, both transposed. Returns the super-blocks' unit, largest / top."""
+    zero = splat(F32(0), LANES)
+    largest = zero
+    for sub in range(per_block):
+        value = load(values, sub * LANES, LANES)
+        largest = select(value > largest, value, largest)
+    inverse = select(largest > zero, splat(F32(top), LANES) / largest, zero)
+    for sub in range(per_block):
+        # A byte in the reference: a negative scale wraps before it is capped.
+        level = nearest_int(inverse * load(values, sub * LANES, LANES)) & I32(255)
+        store(levels, sub * LANES, minimum(splat(I32(top), LANES), level) if per_block == 8 else level)
+    return largest / F32(top)
+
+
+@inline
+def _pack_6_bit_scales(scales: Scratch, minimums: Scratch, block: int, out: NDArray[np.uint8], at: int) -> None:
+    """Eight 6-bit scales and eight 6-bit minimums in twelve bytes: the layout of Q4_K and Q5_K."""
+    for sub in range(4):
+        scale, low = scales[sub * LANES + block], minimums[sub * LANES + block]
+        high_scale, high_low = scales[(sub + 4) * LANES + block], minimums[(sub + 4) * LANES + block]
+        out[at + sub] = np.uint8(scale | ((high_scale >> 4) << 6))
+        out[at + 4 + sub] = np.uint8(low | ((high_low >> 4) << 6))
+        out[at + 8 + sub] = np.uint8((high_scale & 15) | ((high_low & 15) << 4))
+
+
+@inline
+def _pack_2(levels: NDArray[np.uint8], block: int, out: NDArray[np.uint8], at: int) -> None:
+    """Levels 32 apart share a byte."""
+    for part in range(2):
+        for element in range(32):
+            place = block * K + part * 128 + element
+            a, b, c, d = levels[place], levels[place + 32], levels[place + 64], levels[place + 96]
+            out[at + part * 32 + element] = a | b << 2 | c << 4 | d << 6
+
+
+@inline
+def _pack_4(levels: NDArray[np.uint8], block: int, out: NDArray[np.uint8], at: int) -> None:
+    """The low nibbles of levels 32 apart share a byte."""
+    for part in range(4):
+        for element in range(32):
+            place = block * K + part * 64 + element
+            out[at + part * 32 + element] = (levels[place] & 15) | (levels[place + 32] & 15) << 4
+
+
+@inline
+def _pack_5(levels: NDArray[np.uint8], block: int, out: NDArray[np.uint8], at: int) -> None:
+    """Before the nibbles, the fifth bits: those of levels 32 apart share a byte."""
+    for element in range(32):
+        high = np.uint8(0)
+        for eighth in range(8):
+            high |= levels[block * K + eighth * 32 + element] >> 4 << eighth
+        out[at - 32 + element] = high
+    _pack_4(levels, block, out, at)
+
+
+@inline
+def _final_levels(
+    x: Scratch, group: int, length: int, top: int, unit: Scratch, floor: Scratch, inverses: Scratch, lows: Scratch,
+    levels: NDArray[np.uint8],
+) -> None:  # fmt: skip
+    """The levels against the stored scales; where a stored scale is 0, the levels of the search."""
+    scale = load(unit, group * LANES, LANES)
+    low = load(floor, group * LANES, LANES)
+    inverse = load(inverses, group * LANES, LANES)
+    searched_low = load(lows, group * LANES, LANES)
+    nothing = scale == splat(F32(0), LANES)
+    for element in range(length):
+        place = (group * length + element) * LANES
+        value = load(x, place, LANES)
+        level = maximum(splat(I32(0), LANES), minimum(splat(I32(top), LANES), nearest_int((value + low) / scale)))
+        level = select(nothing, affine_level(value, inverse, searched_low, top), level)
+        store(levels, place, convert(level, np.uint8))
+
+
+def _places(bits: int) -> tuple[int, int, int, int]:
+    """Where in a block its d, dmin, scales and levels begin."""
+    fields = TYPES[f"Q{bits}_K"].layout.fields
+    assert fields is not None
+    return fields["d"][1], fields["dmin"][1], fields["scales"][1], fields["qs"][1]
+
+
+def _scale_writer(bits: int) -> Any:
+    """The function that stores a batch's scales and says what each sub-block's stored scale and minimum come to."""
+    at_d, at_dmin, at_scales, _ = _places(bits)
+    block_bytes = TYPES[f"Q{bits}_K"].block_bytes
+    per_block = 16 if bits == 2 else 8
+    mask = 15 if bits == 2 else 63
+
+    @inline
+    def write(
+        scales: Scratch, lows: Scratch, d: Scratch, dmin: Scratch, blocks: int,
+        unit: Scratch, floor: Scratch, out: NDArray[np.uint8], at: int,
+    ) -> None:  # fmt: skip
+        for block in range(blocks):
+            place = at + block * block_bytes
+            half_d, half_dmin = float_to_half(d[block]), float_to_half(dmin[block])
+            store_half(out, place + at_d, half_d)
+            store_half(out, place + at_dmin, half_dmin)
+            if bits == 2:
+                for sub in range(per_block):
+                    out[place + at_scales + sub] = np.uint8(scales[sub * LANES + block] | (lows[sub * LANES + block] << 4))
+            else:
+                _pack_6_bit_scales(scales, lows, block, out, place + at_scales)
+            unit_d, unit_dmin = half_to_float(half_d), half_to_float(half_dmin)
+            for sub in range(per_block):
+                unit[block * per_block + sub] = unit_d * F32(scales[sub * LANES + block] & mask)
+                floor[block * per_block + sub] = unit_dmin * F32(lows[sub * LANES + block] & mask)
+
+    return write
+
+
+def _quantizer(bits: int, weighted: bool) -> Any:
+    """The quantizer of a type: `bits` per level, with an importance vector or without. The rest follows: how many weights a
+    sub-block has, the trials, how the scales are stored."""
+    length = 16 if bits == 2 else 32
+    per_block = K // length
+    top = (1 << bits) - 1
+    scale_top = 15 if bits == 2 else 63
+    first_step, step, steps = (-0.9, 0.05, 36) if weighted else (-1.0, 0.1, 20) if bits == 4 else (-0.5, 0.1, 15)
+    mean_absolute = bits == 2 and not weighted
+    spread_factor = 1.0 if bits == 2 else 2.0
+    block_bytes = TYPES[f"Q{bits}_K"].block_bytes
+    at_levels = _places(bits)[3]
+    write_scales = _scale_writer(bits)
+    pack = {2: _pack_2, 4: _pack_4, 5: _pack_5}[bits]
+
+    @inline
+    def run(x: NDArray[np.float32], importance: NDArray[np.float32], out: NDArray[np.uint8]) -> None:
+        flat, packed = x.reshape(-1), out.reshape(-1)
+        count = flat.size // K
+        rows, columns = np.arange(LANES) * length, np.arange(LANES) * LANES
+        batch, batch_importance, xt, wt = np.empty((4, LANES * K), np.float32)
+        transposed, levels = np.empty((2, LANES * K), np.uint8)
+        weight = np.empty(length * LANES, np.float32)
+        # By sub-block, in order.
+        scale, low, inverse, search_low, weights, spread, unit, floor = np.zeros((8, LANES * per_block), np.float32)
+        # One super-block in each lane.
+        scale_t, low_t, weights_t = np.zeros((3, LANES * per_block), np.float32)
+        scale_levels, low_levels = np.zeros((2, LANES * per_block), np.int32)
+        d, dmin = np.empty((2, LANES), np.float32)
+        for first in range(0, count, LANES):
+            blocks = min(LANES, count - first)
+            groups = group_count(blocks, per_block)
+            gather_batch(flat, first, count, batch)
+            if weighted:
+                gather_batch(importance, first, count, batch_importance)
+                batch_spread(batch, spread_factor, per_block, spread)
+            for group in range(groups):
+                base, at = group * length * LANES, group * LANES
+                transpose_group(batch, group, rows, length, xt)
+                if weighted:
+                    transpose_group(batch_importance, group, rows, length, wt)
+                if weighted:
+                    store(weights, at, _importance_weights(xt, base, length, wt, spread, group, weight))
+                else:
+                    _plain_weights(xt, base, length, bits, weight)
+                found = affine_search(xt, weight, base, length, top, first_step, step, steps, mean_absolute)
+                store(scale, at, found[0])
+                store(low, at, found[1])
+                store(inverse, at, found[2])
+                store(search_low, at, found[3])
+            spread_out(scale, blocks, per_block, scale_t)
+            spread_out(low, blocks, per_block, low_t)
+            if weighted:
+                spread_out(weights, blocks, per_block, weights_t)
+                store(d, 0, positive_search(scale_t, weights_t, per_block, scale_top, scale_levels))
+                store(dmin, 0, positive_search(low_t, weights_t, per_block, scale_top, low_levels))
+            else:
+                store(d, 0, _largest_scales(scale_t, per_block, scale_top, scale_levels))
+                store(dmin, 0, _largest_scales(low_t, per_block, scale_top, low_levels))
+            write_scales(scale_levels, low_levels, d, dmin, blocks, unit, floor, packed, first * block_bytes)
+            for group in range(groups):
+                _final_levels(xt, group, length, top, unit, floor, inverse, search_low, transposed)
+                untranspose_group(transposed, group, columns, length, levels)
+            for block in range(blocks):
+                pack(levels, block, packed, (first + block) * block_bytes + at_levels)
+
+    if weighted:
+
+        def quantize_weighted(x: NDArray[np.float32], importance: NDArray[np.float32], out: NDArray[np.uint8]) -> None:
+            run(x, importance, out)
+
+        return kernel(quantize_weighted)
+
+    def quantize(x: NDArray[np.float32], out: NDArray[np.uint8]) -> None:
+        run(x, x.reshape(-1), out)
+
+    return kernel(quantize)
+
+
+def _dequantizer(bits: int) -> Any:
+    """x = d * scale * l - dmin * min for every weight of a type."""
+    block_bytes = TYPES[f"Q{bits}_K"].block_bytes
+    at_d, at_dmin, at_scales, at_levels = _places(bits)
+    length = 16 if bits == 2 else 32
+
+    @kernel
+    def dequantize(data: NDArray[np.uint8], out: NDArray[np.float32]) -> None:
+        packed, flat = data.reshape(-1), out.reshape(-1)
+        for block in range(flat.size // K):
+            at = block * block_bytes
+            d, dmin = load_half(packed, at + at_d), load_half(packed, at + at_dmin)
+            for sub in range(K // length):
+                scale, low = sub_block_scales(packed, at + at_scales, sub, bits)
+                unit, floor = d * F32(scale), dmin * F32(low)
+                for element in range(length):
+                    if bits == 2:
+                        byte = packed[at + at_levels + sub // 8 * 32 + sub % 2 * 16 + element]
+                        level = (byte >> (sub % 8 // 2 * 2)) & 3
+                    else:
+                        level = (packed[at + at_levels + sub // 2 * 32 + element] >> (sub % 2 * 4)) & 15
+                        if bits == 5:
+                            level |= ((packed[at + at_levels - 32 + element] >> sub) & 1) << 4
+                    flat[block * K + sub * length + element] = unit * F32(level) - floor
+
+    return dequantize
+
+
+@inline
+def sub_block_scales(packed: NDArray[np.uint8], at: int, sub: int, bits: int) -> tuple[int, int]:
+    """The stored scale and minimum, integers, of sub-block `sub` of the super-block whose scales begin at byte `at`."""
+    if bits == 2:
+        byte = packed[at + sub]
+        return byte & 15, byte >> 4
+    if sub < 4:
+        return packed[at + sub] & 63, packed[at + sub + 4] & 63
+    return (
+        (packed[at + sub + 4] & 15) | ((packed[at + sub - 4] >> 6) << 4),
+        (packed[at + sub + 4] >> 4) | ((packed[at + sub] >> 6) << 4),
+    )
+
+
+CODECS: Final = MappingProxyType(
+    {f"Q{bits}_K": Codec(_quantizer(bits, False), _quantizer(bits, True), _dequantizer(bits)) for bits in (2, 4, 5)}
+)

@@ -1,0 +1,305 @@
+"""Q3_K, Q6_K: super-blocks of 256 weights in sixteen sub-blocks that have a signed scale and no minimum, x ~ d * scale * l.
+
+Batches as in `k_affine`. Source: `quantize_row_q{3,6}_K_ref` and `_impl` in `ggml-quants.c`.
+"""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcli.kernels.blocks import Codec
+from quantcli.kernels.blocks.super_blocks import (
+    Scratch,
+    batch_spread,
+    gather_batch,
+    group_count,
+    load_half,
+    spread_out,
+    store_half,
+    transpose_group,
+    untranspose_group,
+)
+from quantcli.kernels.half import float_to_half, half_to_float
+from quantcli.kernels.jit import inline, kernel
+from quantcli.kernels.search import F32, I32, TINY, Vec, descent_search, nearest_int, symmetric_search
+from quantcli.kernels.simd import LANES, absolute, convert, load, maximum, minimum, select, splat, sqrt, store
+from quantcli.kernels.types import SUPER_BLOCK as K
+from quantcli.kernels.types import TYPES
+
+LENGTH: Final = 16
+PER_BLOCK: Final = K // LENGTH
+
+
+@inline
+def _clamped(value: Vec, half: int) -> Vec:
+    """`nearest_int` clamped to -half..half-1, as int32 lanes."""
+    return maximum(splat(I32(-half), LANES), minimum(splat(I32(half - 1), LANES), nearest_int(value)))
+
+
+@inline
+def _final_levels(x: Scratch, group: int, half: int, unit: Scratch, searched: Scratch, levels: NDArray[np.uint8]) -> None:
+    """The stored levels, l + half, against the stored scales; where a stored scale is 0, the ones of the search."""
+    scale = load(unit, group * LANES, LANES)
+    nothing = scale == splat(F32(0), LANES)
+    for element in range(LENGTH):
+        place = (group * LENGTH + element) * LANES
+        level = convert(_clamped(load(x, place, LANES) / scale, half) + I32(half), np.uint8)
+        store(levels, place, select(nothing, load(searched, place, LANES), level))
+
+
+@inline
+def _fitted_levels(x: Scratch, base: int, half: int, inverse: Vec, empty: Vec, searched: NDArray[np.uint8]) -> None:
+    """The stored levels that `symmetric_search` settled on."""
+    for element in range(LENGTH):
+        place = base + element * LANES
+        level = _clamped(inverse * load(x, place, LANES), half) + I32(half)
+        store(searched, place, convert(select(empty, splat(I32(0), LANES), level), np.uint8))
+
+
+@inline
+def _extreme_scales(scales: Scratch, bits: int, stored: Scratch) -> tuple[Vec, Vec]:
+    """Quantize the sub-blocks' scales of `LANES` super-blocks against the first of largest magnitude, which becomes -32 in
+    Q3_K and -128 in Q6_K: the levels, int32, go to `stored`, both transposed. Returns the super-blocks' unit and the
+    magnitude."""
+    low, top = (-32, 31) if bits == 3 else (-128, 127)
+    zero = splat(F32(0), LANES)
+    largest = zero
+    extreme = zero
+    for sub in range(PER_BLOCK):
+        value = load(scales, sub * LANES, LANES)
+        above = absolute(value) > largest
+        largest = select(above, absolute(value), largest)
+        extreme = select(above, value, extreme)
+    inverse = splat(F32(low), LANES) / extreme
+    for sub in range(PER_BLOCK):
+        level = nearest_int(inverse * load(scales, sub * LANES, LANES))
+        if bits == 3:
+            # A signed byte in the reference: it wraps before it is clamped.
+            level = convert(convert(level, np.int8), np.int32)
+        level = maximum(splat(I32(low), LANES), minimum(splat(I32(top), LANES), level))
+        store(stored, sub * LANES, select(extreme == zero, splat(I32(low), LANES), level))
+    return select(extreme == zero, zero, splat(F32(1), LANES) / inverse), largest
+
+
+# Q3_K: 3-bit levels, 6-bit scales
+
+
+@inline
+def _weights_3(x: Scratch, base: int, importance: Scratch, spread: Scratch, group: int, weight: Scratch) -> Vec:
+    """What an error costs with an importance matrix: importance * sqrt(spread + x * x). Returns each sub-block's sum."""
+    variance = load(spread, group * LANES, LANES)
+    total = splat(F32(0), LANES)
+    for element in range(LENGTH):
+        value = load(x, base + element * LANES, LANES)
+        w = load(importance, base + element * LANES, LANES) * sqrt(variance + value * value)
+        store(weight, element * LANES, w)
+        total = total + w
+    return total
+
+
+@inline
+def _search_3(x: Scratch, base: int, descended: Scratch, searched: NDArray[np.uint8]) -> Vec:
+    """Descent without an importance matrix: the scale; the stored levels go to `searched`."""
+    scale = descent_search(x, base, LENGTH, 4, descended)
+    for element in range(LENGTH):
+        place = base + element * LANES
+        store(searched, place, convert(convert(load(descended, place, LANES), np.int32) + I32(4), np.uint8))
+    return scale
+
+
+@inline
+def _importance_scales_3(scale_t: Scratch, weights_t: Scratch, stored: Scratch) -> Vec:
+    """Quantize the sub-blocks' scales to -32..31 by their own weighted search. Returns the super-blocks' unit."""
+    unit, inverse, empty = symmetric_search(scale_t, weights_t, 0, PER_BLOCK, 32)
+    for sub in range(PER_BLOCK):
+        level = _clamped(inverse * load(scale_t, sub * LANES, LANES), 32)
+        store(stored, sub * LANES, select(empty, splat(I32(-32), LANES), level))
+    return unit
+
+
+@inline
+def _pack_3(levels: NDArray[np.uint8], stored: Scratch, block: int, half: Any, out: NDArray[np.uint8], at: int) -> None:
+    """hmask (bit 2 of levels 32 apart share a byte), qs (low two bits, likewise), twelve bytes of scales, d."""
+    first = block * K
+    for element in range(32):
+        high = np.uint8(0)
+        for eighth in range(8):
+            high |= levels[first + eighth * 32 + element] >> 2 << eighth
+        out[at + element] = high
+    for part in range(2):
+        for element in range(32):
+            place = first + part * 128 + element
+            a, b, c, d = levels[place], levels[place + 32], levels[place + 64], levels[place + 96]
+            out[at + 32 + part * 32 + element] = (a & 3) | (b & 3) << 2 | (c & 3) << 4 | (d & 3) << 6
+    for sub in range(8):
+        a, b = stored[sub * LANES + block] + 32, stored[(sub + 8) * LANES + block] + 32
+        out[at + 96 + sub] = np.uint8((a & 15) | ((b & 15) << 4))
+    for sub in range(4):
+        high = 0
+        for quarter in range(4):
+            high |= ((stored[(quarter * 4 + sub) * LANES + block] + 32) >> 4) << (2 * quarter)
+        out[at + 104 + sub] = np.uint8(high)
+    store_half(out, at + 108, half)
+
+
+# Q6_K: 6-bit levels, 8-bit scales
+
+
+@inline
+def _weights_6(x: Scratch, base: int, importance: Scratch, weighted: bool, weight: Scratch) -> None:
+    """What an error costs: x * x, or the importance as it is."""
+    for element in range(LENGTH):
+        value = load(x, base + element * LANES, LANES)
+        store(weight, element * LANES, load(importance, base + element * LANES, LANES) if weighted else value * value)
+
+
+@inline
+def _pack_6(levels: NDArray[np.uint8], stored: Scratch, block: int, half: Any, out: NDArray[np.uint8], at: int) -> None:
+    """ql (low nibbles of levels 64 apart share a byte), qh (the high two bits of levels 32 apart), scales, d."""
+    for part in range(2):
+        for element in range(32):
+            place = block * K + part * 128 + element
+            a, b, c, d = levels[place], levels[place + 32], levels[place + 64], levels[place + 96]
+            out[at + part * 64 + element] = (a & 15) | (c & 15) << 4
+            out[at + part * 64 + 32 + element] = (b & 15) | (d & 15) << 4
+            out[at + 128 + part * 32 + element] = (a >> 4) | (b >> 4 << 2) | (c >> 4 << 4) | (d >> 4 << 6)
+    for sub in range(PER_BLOCK):
+        out[at + 192 + sub] = np.uint8(stored[sub * LANES + block] & 255)
+    store_half(out, at + 208, half)
+
+
+def _quantizer(bits: int, weighted: bool) -> Any:
+    """The quantizer of a type: `bits` per level, with an importance vector or without."""
+    half = 1 << (bits - 1)
+    block_bytes = TYPES[f"Q{bits}_K"].block_bytes
+    pack = _pack_3 if bits == 3 else _pack_6
+
+    @inline
+    def search(
+        x: Scratch, group: int, importance: Scratch, spread: Scratch, weight: Scratch, weights: Scratch,
+        descended: Scratch, searched: NDArray[np.uint8],
+    ) -> Vec:  # fmt: skip
+        """The scales of a group of sub-blocks; their stored levels go to `searched`."""
+        base = group * LENGTH * LANES
+        if bits == 3 and not weighted:
+            return _search_3(x, base, descended, searched)
+        if bits == 3:
+            store(weights, group * LANES, _weights_3(x, base, importance, spread, group, weight))
+        else:
+            _weights_6(x, base, importance, weighted, weight)
+        scale, inverse, empty = symmetric_search(x, weight, base, LENGTH, half)
+        _fitted_levels(x, base, half, inverse, empty, searched)
+        return scale
+
+    @inline
+    def run(x: NDArray[np.float32], importance: NDArray[np.float32], out: NDArray[np.uint8]) -> None:
+        flat, packed = x.reshape(-1), out.reshape(-1)
+        count = flat.size // K
+        rows, columns = np.arange(LANES) * LENGTH, np.arange(LANES) * LANES
+        batch, batch_importance, xt, wt, descended = np.empty((5, LANES * K), np.float32)
+        searched, transposed, levels = np.empty((3, LANES * K), np.uint8)
+        weight = np.empty(LENGTH * LANES, np.float32)
+        # By sub-block, in order.
+        scale, weights, spread, unit = np.zeros((4, LANES * PER_BLOCK), np.float32)
+        # One super-block in each lane.
+        scale_t, weights_t = np.zeros((2, LANES * PER_BLOCK), np.float32)
+        stored = np.zeros(LANES * PER_BLOCK, np.int32)
+        d, largest = np.empty((2, LANES), np.float32)
+        for first in range(0, count, LANES):
+            blocks = min(LANES, count - first)
+            groups = group_count(blocks, PER_BLOCK)
+            gather_batch(flat, first, count, batch)
+            if weighted:
+                gather_batch(importance, first, count, batch_importance)
+                if bits == 3:
+                    batch_spread(batch, 2.0, PER_BLOCK, spread)
+            for group in range(groups):
+                transpose_group(batch, group, rows, LENGTH, xt)
+                if weighted:
+                    transpose_group(batch_importance, group, rows, LENGTH, wt)
+                store(scale, group * LANES, search(xt, group, wt, spread, weight, weights, descended, searched))
+            spread_out(scale, blocks, PER_BLOCK, scale_t)
+            if bits == 3 and weighted:
+                spread_out(weights, blocks, PER_BLOCK, weights_t)
+                store(d, 0, _importance_scales_3(scale_t, weights_t, stored))
+            else:
+                found = _extreme_scales(scale_t, bits, stored)
+                store(d, 0, found[0])
+                store(largest, 0, found[1])
+            for block in range(blocks):
+                stored_d = half_to_float(float_to_half(d[block]))
+                for sub in range(PER_BLOCK):
+                    unit[block * PER_BLOCK + sub] = stored_d * F32(stored[sub * LANES + block])
+            for group in range(groups):
+                _final_levels(xt, group, half, unit, searched, transposed)
+                untranspose_group(transposed, group, columns, LENGTH, levels)
+            for block in range(blocks):
+                at = (first + block) * block_bytes
+                if bits == 6 and largest[block] < TINY:
+                    packed[at : at + block_bytes] = 0
+                else:
+                    pack(levels, stored, block, float_to_half(d[block]), packed, at)
+
+    if weighted:
+
+        def quantize_weighted(x: NDArray[np.float32], importance: NDArray[np.float32], out: NDArray[np.uint8]) -> None:
+            run(x, importance, out)
+
+        return kernel(quantize_weighted)
+
+    def quantize(x: NDArray[np.float32], out: NDArray[np.uint8]) -> None:
+        run(x, x.reshape(-1), out)
+
+    return kernel(quantize)
+
+
+@kernel
+def _dequantize_3(data: NDArray[np.uint8], out: NDArray[np.float32]) -> None:
+    packed, flat = data.reshape(-1), out.reshape(-1)
+    for block in range(flat.size // K):
+        at = block * 110
+        d = load_half(packed, at + 108)
+        for sub in range(PER_BLOCK):
+            scale = d * F32(scale_3(packed, at + 96, sub))
+            for element in range(LENGTH):
+                place = sub * LENGTH + element
+                low = (packed[at + 32 + place // 128 * 32 + place % 32] >> (place % 128 // 32 * 2)) & 3
+                high = (packed[at + place % 32] >> (place // 32)) & 1
+                flat[block * K + place] = scale * F32(np.int32(low) - (0 if high else 4))
+
+
+@inline
+def scale_3(packed: NDArray[np.uint8], at: int, sub: int) -> int:
+    """The stored scale, -32..31, of sub-block `sub` of the Q3_K block whose twelve bytes of scales begin at `at`."""
+    low = packed[at + sub % 8] >> (sub // 8 * 4) & 15
+    high = packed[at + 8 + sub % 4] >> (sub // 4 * 2) & 3
+    return np.int32(low | (high << 4)) - 32
+
+
+@kernel
+def _dequantize_6(data: NDArray[np.uint8], out: NDArray[np.float32]) -> None:
+    packed, flat = data.reshape(-1), out.reshape(-1)
+    scales = data.reshape(-1).view(np.int8)
+    for block in range(flat.size // K):
+        at = block * 210
+        d = load_half(packed, at + 208)
+        for sub in range(PER_BLOCK):
+            scale = d * F32(scales[at + 192 + sub])
+            for element in range(LENGTH):
+                place = sub * LENGTH + element
+                part, inner = place // 128, place % 128
+                low = (packed[at + part * 64 + inner % 64] >> (inner // 64 * 4)) & 15
+                high = (packed[at + 128 + part * 32 + inner % 32] >> (inner // 32 * 2)) & 3
+                flat[block * K + place] = scale * F32(np.int32(low | (high << 4)) - 32)
+
+
+CODECS: Final = MappingProxyType(
+    {
+        "Q3_K": Codec(_quantizer(3, False), _quantizer(3, True), _dequantize_3),
+        "Q6_K": Codec(_quantizer(6, False), _quantizer(6, True), _dequantize_6),
+    }
+)

@@ -1,0 +1,92 @@
+"""What the K families share: batches of `LANES` super-blocks, laid out for the searches of `search`.
+
+Sub-block q of a batch is sub-block `q % per_block` of its super-block `q // per_block`. A search takes `LANES` consecutive
+sub-blocks, a group. Transposed or not, a group begins at `group * LANES * length`; transposed, element l of all its
+sub-blocks lies together.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcli.kernels.half import half_to_float
+from quantcli.kernels.jit import inline
+from quantcli.kernels.search import F32
+from quantcli.kernels.simd import LANES, load_scalar, transpose_tile
+from quantcli.kernels.types import SUPER_BLOCK as K
+
+Scratch = NDArray[Any]
+
+
+@inline
+def group_count(blocks: int, per_block: int) -> int:
+    """Groups of `LANES` sub-blocks that `blocks` super-blocks fill; the last may be padded."""
+    return (blocks * per_block + LANES - 1) // LANES
+
+
+@inline
+def gather_batch(source: Scratch, first: int, count: int, batch: Scratch) -> None:
+    """Copy the `LANES` super-blocks from number `first` of `count` on to `batch`. Past the end the last one is repeated, and
+    its results are never stored. `source` is the weights, or an importance vector of one row, which begins again with each
+    row."""
+    for block in range(LANES):
+        begin = (min(first + block, count - 1) * K) % source.size
+        for element in range(K):
+            batch[block * K + element] = source[begin + element]
+
+
+@inline
+def transpose_group(batch: Scratch, group: int, starts: NDArray[np.intp], length: int, out: Scratch) -> None:
+    """From a group's sub-blocks one after another to one in each lane, `out[l * LANES + lane]` from the group's base on.
+    `starts` is the multiples of `length`."""
+    base = group * LANES * length
+    for element in range(0, length, LANES):
+        transpose_tile(batch, starts, 0, base + element, out, base + element * LANES, LANES, LANES)
+
+
+@inline
+def untranspose_group(
+    levels: NDArray[np.uint8], group: int, starts: NDArray[np.intp], length: int, out: NDArray[np.uint8]
+) -> None:
+    """The way back: from one sub-block in each lane to one after another. `starts` is the multiples of `LANES`."""
+    base = group * LANES * length
+    for element in range(0, length, LANES):
+        transpose_tile(levels, starts, 0, base + element * LANES, out, base + element, length, LANES)
+
+
+@inline
+def spread_out(values: Scratch, blocks: int, per_block: int, out: Scratch) -> None:
+    """From sub-blocks in order to one super-block in each lane: `out[sub * LANES + block]`."""
+    for block in range(blocks):
+        for sub in range(per_block):
+            out[sub * LANES + block] = values[block * per_block + sub]
+
+
+@inline
+def batch_spread(batch: Scratch, factor: float, per_block: int, out: Scratch) -> None:
+    """factor * mean(x * x) of each super-block of the batch, repeated for each of its sub-blocks. The sum runs over the
+    whole super-block in order; four super-blocks at a time, because one chain of additions waits for itself."""
+    for block in range(0, LANES, 4):
+        totals = (F32(0), F32(0), F32(0), F32(0))
+        for place in range(block * K, (block + 1) * K):
+            a, b, c, d = batch[place], batch[place + K], batch[place + 2 * K], batch[place + 3 * K]
+            totals = (totals[0] + a * a, totals[1] + b * b, totals[2] + c * c, totals[3] + d * d)
+        for one in range(4):
+            for sub in range(per_block):
+                out[(block + one) * per_block + sub] = F32(factor) * totals[one] / F32(K)
+
+
+@inline
+def store_half(out: NDArray[np.uint8], at: int, half: Any) -> None:
+    """Write the bits of a half, little-endian, at byte `at`."""
+    out[at] = half & 255
+    out[at + 1] = half >> 8
+
+
+@inline
+def load_half(packed: NDArray[np.uint8], at: int) -> Any:
+    """The half at byte `at`, as float32."""
+    return half_to_float(load_scalar(packed, at, np.uint16))

@@ -5,14 +5,17 @@ Source: the GGUF specification (`docs/gguf.md` of ggml) and `gguf.h` of llama.cp
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from types import MappingProxyType
 from typing import Any, Final
 
 MAGIC: Final = b"GGUF"
 VERSION: Final = 3
 """The version written. Versions 2 and 3 have the same layout and are both read."""
 
+ALIGNMENT_KEY: Final = "general.alignment"
 DEFAULT_ALIGNMENT: Final = 32
 """Tensor data starts at multiples of this, unless `general.alignment` says otherwise."""
 
@@ -39,11 +42,30 @@ class ValueType(IntEnum):
     FLOAT64 = 12
 
 
+NUMBER_FORMATS: Final[Mapping[ValueType, str]] = MappingProxyType(
+    {
+        ValueType.UINT8: "<B",
+        ValueType.INT8: "<b",
+        ValueType.UINT16: "<H",
+        ValueType.INT16: "<h",
+        ValueType.UINT32: "<I",
+        ValueType.INT32: "<i",
+        ValueType.FLOAT32: "<f",
+        ValueType.BOOL: "<?",
+        ValueType.UINT64: "<Q",
+        ValueType.INT64: "<q",
+        ValueType.FLOAT64: "<d",
+    }
+)
+"""How the values of fixed size are packed, in the notation that `struct` and NumPy's dtypes share."""
+
+
 @dataclass(frozen=True, slots=True)
 class Field:
     """A metadata value with its exact type.
 
     `value` is an int, float, bool or str, or for ARRAY a list or NumPy array of them, and then `element` is their type.
+    Bytes of a string that are not UTF-8 stand as lone surrogates (`surrogateescape`), so that a copy has the same bytes.
     """
 
     type: ValueType
@@ -83,3 +105,27 @@ def string(value: str) -> Field:
 def array(element: ValueType, values: Any) -> Field:
     """An array of values of one type."""
     return Field(ValueType.ARRAY, values, element)
+
+
+def encode_string(value: str) -> bytes:
+    """The bytes of a string in the file.
+
+    Raises:
+        UnicodeEncodeError: for a surrogate that does not stand for a byte (see `Field`).
+    """
+    return value.encode("utf-8", "surrogateescape")
+
+
+def decode_string(data: bytes) -> str:
+    """The string that `encode_string` turns into `data`."""
+    return str(data, "utf-8", "surrogateescape")
+
+
+def align(position: int, alignment: int) -> int:
+    """The first multiple of `alignment` at or after `position`."""
+    return -(-position // alignment) * alignment
+
+
+def is_alignment(value: int) -> bool:
+    """True for a power of two, which is what ggml accepts."""
+    return value > 0 and value & (value - 1) == 0

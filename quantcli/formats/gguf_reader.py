@@ -1,0 +1,408 @@
+"""Read GGUF: a header of typed metadata and tensor descriptions, then the tensors, each at a multiple of the alignment.
+
+Versions 2 and 3, little-endian. Nothing in the header is believed before it is checked: every count, length and offset is
+compared with the size of the file before memory is taken for it. Source: the GGUF specification (`docs/gguf.md` of ggml),
+and `gguf.cpp` of llama.cpp for what a file in use may do.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from os import PathLike
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Any, Final, NoReturn, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcli.formats.errors import FormatError, UnsupportedError
+from quantcli.formats.files import InputFile
+from quantcli.formats.gguf_spec import (
+    ALIGNMENT_KEY,
+    DEFAULT_ALIGNMENT,
+    MAGIC,
+    MAX_DIMENSIONS,
+    MAX_NAME_LENGTH,
+    NUMBER_FORMATS,
+    Field,
+    Metadata,
+    ValueType,
+    align,
+    decode_string,
+    is_alignment,
+)
+from quantcli.formats.tensor import StoredTensor, TensorInfo
+from quantcli.kernels.types import TYPES_BY_ID
+
+READ_VERSIONS: Final = (2, 3)
+
+REMOVED_TYPES: Final[Mapping[int, str]] = MappingProxyType(
+    {
+        4: "Q4_2", 5: "Q4_3", 31: "Q4_0_4_4", 32: "Q4_0_4_8", 33: "Q4_0_8_8",
+        36: "IQ4_NL_4_4", 37: "IQ4_NL_4_8", 38: "IQ4_NL_8_8",
+    }
+)  # fmt: skip
+"""Ids of tensor types that ggml had once and no longer reads. Source: `ggml.h`."""
+
+_MAX_STRING: Final = 1 << 30  # bytes; this and the next as in gguf.cpp
+_MAX_ELEMENTS: Final = 1 << 30
+_MAX_DIMENSION: Final = (1 << 63) - 1
+_U32: Final = struct.Struct("<I")
+_U64: Final = struct.Struct("<Q")
+_HEADER_BYTES: Final = 24
+_SMALLEST_ENTRY: Final = 8 + 1 + 4 + 1  # a key of one byte, a value of one
+_SMALLEST_TENSOR: Final = 8 + 4 + 4 + 8  # no name, no dimension
+_NUMBERS: Final = MappingProxyType({kind: struct.Struct(form) for kind, form in NUMBER_FORMATS.items()})
+
+_CONVERT: Final = "quantize convert makes a GGUF file from it"
+_FOREIGN: Final = (
+    (b"PK\x03\x04", 0, "a zip archive, perhaps a PyTorch checkpoint", _CONVERT),
+    (b"\x80\x02", 0, "a pickle, perhaps a PyTorch checkpoint", _CONVERT),
+    (b"{", 8, "a safetensors file", _CONVERT),
+    (b"version https://git-lfs", 0, "a Git LFS pointer instead of the file", "fetch the file with `git lfs pull`"),
+    (b"<", 0, "a web page", "download the file itself, not the page about it"),
+    (b"lmgg", 0, "a file of the time before GGUF (ggml)", "convert the original model again"),
+    (b"fmgg", 0, "a file of the time before GGUF (ggmf)", "convert the original model again"),
+    (b"tjgg", 0, "a file of the time before GGUF (ggjt)", "convert the original model again"),
+)
+"""What people take for GGUF: the bytes that tell it, where they stand, what it is, what to do about it."""
+
+
+@dataclass(frozen=True, eq=False)
+class GGUFFile:
+    """An open GGUF file: what its header says, and tensors that read their rows when asked.
+
+    `metadata` and `tensors` are in the order of the file. `data_offset` is the byte tensor offsets count from, and
+    `file_bytes` the size of the file. Use it as a context manager, or `close` it.
+    """
+
+    path: Path
+    version: int
+    alignment: int
+    metadata: Metadata
+    tensors: dict[str, StoredTensor]
+    file_bytes: int
+    data_offset: int
+    _file: InputFile = field(repr=False)
+    _mappings: list[mmap.mmap] = field(default_factory=list, repr=False)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The plain value of a metadata key, or `default` where there is none."""
+        entry = self.metadata.get(key)
+        return default if entry is None else entry.value
+
+    @property
+    def architecture(self) -> str | None:
+        """`general.architecture`, which prefixes the keys of the hyperparameters; None where it is missing."""
+        name = self.get("general.architecture")
+        return name if isinstance(name, str) else None
+
+    @property
+    def split(self) -> tuple[int, int]:
+        """Which part of how many this file is, counted from one: (1, 1) for a whole model."""
+        number, count = self.get("split.no", 0), self.get("split.count", 1)
+        return (number + 1, count) if isinstance(number, int) and isinstance(count, int) else (1, 1)
+
+    def map(self, tensor: TensorInfo) -> NDArray[np.uint8]:
+        """The rows of a tensor of this file as a read-only view of the file, uint8 of `(rows, row_bytes)`.
+
+        The view stays good after `close`. Pages are read when they are touched.
+
+        Raises:
+            KeyError: for a tensor of another file.
+        """
+        stored = self.tensors[tensor.name]
+        if not stored.nbytes:
+            return np.empty((stored.rows, stored.row_bytes), np.uint8)
+        if not self._mappings:
+            self._mappings.append(_map_file(self._file))
+        flat = np.frombuffer(self._mappings[0], np.uint8, stored.nbytes, stored.offset)
+        return flat.reshape(stored.rows, stored.row_bytes)
+
+    def close(self) -> None:
+        """Give the descriptor back. Views from `map` keep the memory map alive as long as they live."""
+        self._mappings.clear()
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_gguf(path: str | PathLike[str], *, allow_part: bool = False) -> GGUFFile:
+    """Read and check the header of a GGUF file. No tensor data are read.
+
+    A part of a model that was split over several files is refused unless `allow_part` is set: most of its tensors, or its
+    metadata, are elsewhere.
+
+    Raises:
+        FormatError: if the file is missing, cut short, no GGUF file, or contradicts itself; with the byte where.
+        UnsupportedError: for a big-endian file, a version other than 2 and 3, or a part of a split model.
+    """
+    file = InputFile(path)
+    try:
+        opened = _read(file)
+    except BaseException:
+        file.close()
+        raise
+    part, parts = opened.split
+    if parts > 1 and not allow_part:
+        opened.close()
+        raise UnsupportedError(
+            f"{file.path}: part {part} of {parts} of a split model, expected a whole one",
+            hint="join the parts with `llama-gguf-split --merge FIRST_PART OUTPUT`",
+        )
+    return opened
+
+
+def _read(file: InputFile) -> GGUFFile:
+    _check_magic(file)
+    mapping = _map_file(file)
+    header = _Header(file.path, mapping)
+    version = header.version()
+    count_at = header.position
+    tensor_count, entry_count = header.u64("the number of tensors"), header.u64("the number of metadata entries")
+    left = header.end - header.position
+    if entry_count * _SMALLEST_ENTRY + tensor_count * _SMALLEST_TENSOR > left:
+        what = f"{entry_count} metadata entries and {tensor_count} tensors announced, {left} bytes left to hold them"
+        header.fail(what, count_at)
+    metadata = header.metadata(entry_count)
+    alignment = _alignment(file.path, metadata)
+    described = header.tensor_table(tensor_count)
+    data_offset = align(header.position, alignment)
+    tensors = _place_tensors(file, described, data_offset, alignment)
+    return GGUFFile(file.path, version, alignment, metadata, tensors, file.size, data_offset, file, [mapping])
+
+
+def _map_file(file: InputFile) -> mmap.mmap:
+    return mmap.mmap(file.fileno(), file.size, access=mmap.ACCESS_READ)
+
+
+def _check_magic(file: InputFile) -> None:
+    """Refuse what is not GGUF, and say what it is where that can be told.
+
+    Raises:
+        FormatError: always, unless the file starts like GGUF and can hold a header.
+    """
+    start = file.read(0, min(file.size, _HEADER_BYTES))
+    if not start:
+        raise FormatError(file.path, "expected a GGUF file, found an empty one", hint="Download the file again.")
+    if start[: len(MAGIC)] == MAGIC:
+        if len(start) < _HEADER_BYTES:
+            what = f"the file is cut short: {file.size} bytes, a GGUF header has at least {_HEADER_BYTES}"
+            raise FormatError(file.path, what, hint="Download the file again.")
+        return
+    for mark, position, found, hint in _FOREIGN:
+        if start.startswith(mark, position):
+            raise FormatError(file.path, f"expected a GGUF file, found {found}", offset=0, hint=hint)
+    raise FormatError(file.path, f"expected a GGUF file, which starts with {MAGIC!r}, found {start[:4]!r}", offset=0)
+
+
+def _alignment(path: Path, metadata: Metadata) -> int:
+    entry = metadata.get(ALIGNMENT_KEY)
+    if entry is None:
+        return DEFAULT_ALIGNMENT
+    if entry.type != ValueType.UINT32 or not is_alignment(entry.value):
+        what = f"{ALIGNMENT_KEY} is {entry.value!r} ({entry.type.name}), expected a power of two (UINT32)"
+        raise FormatError(path, what)
+    return int(entry.value)
+
+
+class _Header:
+    """A position in the header of a mapped file, which no read may pass the end of."""
+
+    def __init__(self, path: Path, data: mmap.mmap) -> None:
+        self.path = path
+        self.data = data
+        self.end = len(data)
+        self.position = len(MAGIC)
+
+    def fail(self, what: str, offset: int, hint: str | None = None) -> NoReturn:
+        raise FormatError(self.path, what, offset=offset, hint=hint)
+
+    def take(self, count: int, what: str) -> int:
+        """Step over `count` bytes and return where they start."""
+        start = self.position
+        if count > self.end - start:
+            self.fail(
+                f"the file is cut short or damaged: {what} takes {count} bytes, {self.end - start} left in the file",
+                start,
+            )
+        self.position = start + count
+        return start
+
+    def u32(self, what: str) -> int:
+        value: int = _U32.unpack_from(self.data, self.take(4, what))[0]
+        return value
+
+    def u64(self, what: str) -> int:
+        value: int = _U64.unpack_from(self.data, self.take(8, what))[0]
+        return value
+
+    def string(self, what: str) -> str:
+        at = self.position
+        length = self.u64(f"the length of {what}")
+        if length > _MAX_STRING:
+            self.fail(f"{what} has {length} bytes, at most {_MAX_STRING} expected", at)
+        start = self.take(length, what)
+        return decode_string(self.data[start : start + length])
+
+    def version(self) -> int:
+        at = self.position
+        version = self.u32("the version")
+        if version in READ_VERSIONS:
+            return version
+        # A small number in the other byte order has zeros below.
+        big_endian = version & 0xFFFF == 0 and version != 0
+        found = "big-endian GGUF" if big_endian else f"GGUF version {version}"
+        raise UnsupportedError(
+            f"{self.path}: {found}, expected little-endian version 2 or 3 (at byte {at})",
+            hint="gguf-convert-endian of the gguf package turns it around" if big_endian else None,
+        )
+
+    def value_type(self, what: str) -> ValueType:
+        at = self.position
+        number = self.u32(f"the type of {what}")
+        try:
+            return ValueType(number)
+        except ValueError:
+            self.fail(f"{what} has the unknown value type {number}, expected 0 to {max(ValueType)}", at)
+
+    def metadata(self, count: int) -> Metadata:
+        entries: Metadata = {}
+        for index in range(count):
+            at = self.position
+            key = self.string(f"metadata key {index}")
+            if not key:
+                self.fail(f"metadata key {index} is empty", at)
+            if key in entries:
+                self.fail(f"the metadata key {key!r} comes twice", at)
+            entries[key] = self.entry(f"the value of {key!r}")
+        return entries
+
+    def entry(self, what: str) -> Field:
+        kind = self.value_type(what)
+        if kind == ValueType.STRING:
+            return Field(kind, self.string(what))
+        if kind == ValueType.ARRAY:
+            return self.array(what)
+        number = _NUMBERS[kind]
+        start = self.take(number.size, what)
+        if kind == ValueType.BOOL and self.data[start] > 1:
+            self.fail(f"{what} is a truth value of {self.data[start]}, expected 0 or 1", start)
+        return Field(kind, number.unpack_from(self.data, start)[0])
+
+    def array(self, what: str) -> Field:
+        at = self.position
+        element = self.value_type(f"an element of {what}")
+        if element == ValueType.ARRAY:
+            self.fail(f"{what} is an array of arrays, which neither quantcli nor llama.cpp reads", at)
+        count = self.u64(f"the length of {what}")
+        if count > _MAX_ELEMENTS:
+            self.fail(f"{what} has {count} elements, at most {_MAX_ELEMENTS} expected", at)
+        if element == ValueType.STRING:
+            return Field(ValueType.ARRAY, self.strings(count, what), element)
+        number = _NUMBERS[element]
+        start = self.take(count * number.size, what)
+        # A copy: metadata outlives the memory map.
+        values = np.frombuffer(self.data, np.dtype(number.format), count, start).copy()
+        if element == ValueType.BOOL and count and values.view(np.uint8).max() > 1:
+            self.fail(f"{what} has truth values other than 0 and 1", start)
+        return Field(ValueType.ARRAY, values, element)
+
+    def strings(self, count: int, what: str) -> list[str]:
+        """`count` strings. The loop is bare: vocabularies have hundreds of thousands."""
+        data, position, end = self.data, self.position, self.end
+        if count * _U64.size > end - position:
+            self.fail(f"{what} has {count} strings, {end - position} bytes left in the file", position)
+        length_at = _U64.unpack_from
+        values: list[str] = []
+        append = values.append
+        try:
+            for _ in range(count):
+                start = position + 8
+                stop = start + length_at(data, position)[0]
+                if stop > end:
+                    break
+                append(str(data[start:stop], "utf-8", "surrogateescape"))
+                position = stop
+        except struct.error:
+            pass  # no room for the next length: short, as below
+        if len(values) < count:
+            self.fail(f"the file is cut short or damaged: string {len(values)} of {what} runs past the end", position)
+        self.position = position
+        return values
+
+    def tensor_table(self, count: int) -> list[tuple[TensorInfo, int, int]]:
+        """Every tensor's description, its offset in the data, and where that is said."""
+        table = [self.tensor(index) for index in range(count)]
+        names: set[str] = set()
+        for info, _, at in table:
+            if info.name in names:
+                self.fail(f"the tensor name {info.name!r} comes twice", at)
+            names.add(info.name)
+        return table
+
+    def tensor(self, index: int) -> tuple[TensorInfo, int, int]:
+        at = self.position
+        length = self.u64(f"the length of the name of tensor {index}")
+        if length > MAX_NAME_LENGTH:
+            self.fail(f"the name of tensor {index} has {length} bytes, at most {MAX_NAME_LENGTH} expected", at)
+        start = self.take(length, f"the name of tensor {index}")
+        name = decode_string(self.data[start : start + length])
+        what = f"tensor {name!r}"
+        shape_at = self.position
+        dimensions = self.u32(f"{what}: the number of dimensions")
+        if dimensions > MAX_DIMENSIONS:
+            self.fail(f"{what} has {dimensions} dimensions, at most {MAX_DIMENSIONS} expected", shape_at)
+        lengths = [self.u64(f"{what}: a dimension") for _ in range(dimensions)]
+        if lengths and max(lengths) > _MAX_DIMENSION:
+            self.fail(f"{what} has a dimension of {max(lengths)}, at most {_MAX_DIMENSION} expected", shape_at)
+        type_at = self.position
+        number = self.u32(f"{what}: the type")
+        kind = TYPES_BY_ID.get(number)
+        if kind is None:
+            removed = REMOVED_TYPES.get(number)
+            found = f"{removed}, which ggml has removed" if removed else f"the unknown type {number}"
+            hint = "quantize the original model again" if removed else "the file may be newer than this quantcli"
+            self.fail(f"{what} has {found}", type_at, hint)
+        row = lengths[0] if lengths else 1
+        if row % kind.block_length:
+            self.fail(f"{what} has rows of {row}, not divisible by the {kind.name} block of {kind.block_length}", shape_at)
+        offset = self.u64(f"{what}: the offset")
+        return TensorInfo(name, tuple(reversed(lengths)), kind), offset, at
+
+
+def _place_tensors(
+    file: InputFile, table: list[tuple[TensorInfo, int, int]], data_offset: int, alignment: int
+) -> dict[str, StoredTensor]:
+    """The tensors where they lie, checked to be aligned, inside the file, and not to share a byte.
+
+    Raises:
+        FormatError: with the byte of the description that is wrong.
+    """
+    for info, offset, at in table:
+        if offset % alignment:
+            what = f"tensor {info.name!r} starts at {offset} of the data, not a multiple of the alignment {alignment}"
+            raise FormatError(file.path, what, offset=at)
+        stop = data_offset + offset + info.nbytes
+        if stop > file.size:
+            what = f"the file is cut short: tensor {info.name!r} ends at byte {stop}, the file at {file.size}"
+            raise FormatError(file.path, what, offset=at, hint="Download or convert the file again.")
+    by_offset = sorted((entry for entry in table if entry[0].nbytes), key=lambda entry: entry[1])
+    for (before, start, _), (after, offset, at) in pairwise(by_offset):
+        if start + before.nbytes > offset:
+            raise FormatError(file.path, f"the tensors {before.name!r} and {after.name!r} overlap", offset=at)
+    return {
+        info.name: StoredTensor(info.name, info.shape, info.type, file, data_offset + offset)
+        for info, offset, _ in table
+    }

@@ -1,0 +1,95 @@
+"""From `config.json` to hyperparameters: what a model's configuration class would make of the file.
+
+A `config.json` holds what differed from somebody's defaults. The reference converter reads it through `transformers`, so
+what it writes depends on that library's defaults and on its way of folding old and new spellings of the rotary parameters
+into one table. The defaults are data (`[defaults.MODEL_TYPE]` of an architecture file); the folding is here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from quantcli.architectures.expressions import Expression
+from quantcli.formats.errors import ModelError
+
+ROPE_TYPES_WITH_ORIGINAL_CONTEXT: Final = ("llama3", "yarn", "longrope")
+"""Rope scalings whose original context length is the model's context length where it is not given
+(`modeling_rope_utils.py` of transformers 5)."""
+
+# Spellings of rotary parameters outside the rope table, in the order the reference converter looks for them.
+_THETA: Final = ("global_rope_theta", "rope_global_theta", "rope_theta_global", "rope_theta", "rotary_emb_base")
+_LOCAL_THETA: Final = (
+    "local_rope_theta", "rope_local_theta", "rope_theta_local", "swa_rope_theta", "rope_local_base_freq",
+)
+_PARTIAL: Final = ("partial_rotary_factor", "rope_pct", "rope_percent")
+_ORIGINAL_CONTEXT: Final = ("original_max_position_embeddings",)
+
+
+def text_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The language model's part of a configuration: `text_config`, where there is one, laid over the top level."""
+    inner = config.get("text_config")
+    return {**config, **inner} if isinstance(inner, Mapping) else dict(config)
+
+
+def complete_config(config: Mapping[str, Any], defaults: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The configuration with the defaults of its `model_type` filled in and its rotary parameters under `rope`.
+
+    Args:
+        config: the parsed `config.json`.
+        defaults: for each known `model_type` what its configuration class assumes: constants where a key is absent,
+            expressions also where it is null.
+
+    Raises:
+        ModelError: if the rotary parameters are not a table.
+    """
+    flat = text_config(config)
+    known = defaults.get(str(flat.get("model_type")))
+    completed = {**{key: value for key, value in (known or {}).items() if not isinstance(value, Expression)}, **flat}
+    for key, value in (known or {}).items():
+        if isinstance(value, Expression) and completed.get(key) is None:
+            completed[key] = value.evaluate(completed)
+    return {**completed, "rope": _rope_parameters(completed, standardize=known is not None)}
+
+
+def hyperparameters(config: Mapping[str, Any], values: Mapping[str, Expression]) -> dict[str, Any]:
+    """The names an architecture's expressions may use: the keys of a completed configuration, overlaid with `values`.
+
+    The values are computed in their order, each from the configuration and the values above it; in the definition of
+    `head_dim` the name `head_dim` is therefore the configuration's own.
+
+    Raises:
+        ModelError: if the configuration holds something that a value cannot be computed from.
+    """
+    scope = dict(config)
+    for name, expression in values.items():
+        scope[name] = expression.evaluate(scope)
+    return scope
+
+
+def _find(config: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
+    return next((config[key] for key in keys if config.get(key) is not None), None)
+
+
+def _rope_parameters(config: Mapping[str, Any], *, standardize: bool) -> dict[str, Any]:
+    """One table of rotary parameters; tables per kind of attention, where the model has them, stay nested in it."""
+    given = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    if not isinstance(given, Mapping):
+        raise ModelError(f"config.json: the rope parameters are {given!r}, expected a table")
+    rope = dict(given)
+    nested = [key for key in ("full_attention", "sliding_attention") if isinstance(rope.get(key), Mapping)]
+    if nested:
+        return rope
+    if (local := _find(config, _LOCAL_THETA)) is not None:
+        rope["sliding_attention"] = {"rope_theta": local}
+    if standardize:
+        rope.setdefault("rope_type", rope.get("type") or "default")
+    derived = {
+        "rope_theta": _find(config, _THETA),
+        "rope_type": rope.get("type"),
+        "partial_rotary_factor": _find(config, _PARTIAL),
+        "original_max_position_embeddings": _find(config, _ORIGINAL_CONTEXT),
+    }
+    if standardize and rope["rope_type"] in ROPE_TYPES_WITH_ORIGINAL_CONTEXT:
+        derived["original_max_position_embeddings"] = config.get("max_position_embeddings")
+    return {**{key: value for key, value in derived.items() if value is not None}, **rope}

@@ -1,0 +1,208 @@
+"""The little language in which architecture files state sizes and conditions.
+
+Python's own expression syntax, cut down to what a data file needs: names, constants, lists, arithmetic, comparisons,
+`and`/`or`/`not`, `a if c else b`, `table.key`, and the functions of `FUNCTIONS`. A name that is not defined is `None`, and
+so is arithmetic with `None`: an absent hyperparameter stays absent through whatever is computed from it.
+"""
+
+from __future__ import annotations
+
+import ast
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Final
+
+from quantcli.formats.errors import ModelError
+
+Scope = Mapping[str, Any]
+"""What the names of an expression stand for."""
+
+_ARITHMETIC: Final[Mapping[type[ast.operator], Callable[[Any, Any], Any]]] = MappingProxyType({
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+})
+
+_COMPARISONS: Final[Mapping[type[ast.cmpop], Callable[[Any, Any], Any]]] = MappingProxyType({
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.Is: operator.is_,
+    ast.IsNot: operator.is_not,
+    ast.In: lambda value, options: value in options,
+    ast.NotIn: lambda value, options: value not in options,
+})
+
+_ORDERINGS: Final = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
+
+
+def _first(*values: Any) -> Any:
+    """The first value that is there."""
+    return next((value for value in values if value is not None), None)
+
+
+def _integer(value: Any) -> int | None:
+    """The value without its fraction."""
+    return None if value is None else int(value)
+
+
+def _lower(value: str | None) -> str | None:
+    """The text in lower case."""
+    return None if value is None else str(value).lower()
+
+
+FUNCTIONS: Final[Mapping[str, Callable[..., Any]]] = MappingProxyType({
+    "first": _first,
+    "int": _integer,
+    "lower": _lower,
+    "min": min,
+    "max": max,
+    "len": len,
+})
+"""The functions an expression may call."""
+
+
+@dataclass(frozen=True)
+class Expression:
+    """A parsed expression. Raises `ValueError` when made from a text outside the language."""
+
+    source: str
+    _body: ast.expr = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        try:
+            body = ast.parse(self.source.strip(), mode="eval").body
+        except SyntaxError as error:
+            raise ValueError(f"{self.source!r} is not an expression") from error
+        _check(body, self.source)
+        object.__setattr__(self, "_body", body)
+
+    def evaluate(self, scope: Scope) -> Any:
+        """The value, with names taken from `scope`.
+
+        Raises:
+            ModelError: if the values at hand do not allow it: a text where a number is needed, a division by zero.
+        """
+        try:
+            return _evaluate(self._body, scope)
+        except (TypeError, ValueError, ArithmeticError) as error:
+            raise ModelError(f"config.json: cannot compute {self.source!r}: {error}") from error
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call such as `rope_pairs(heads)`: a name from a closed vocabulary, and expressions for its arguments."""
+
+    name: str
+    arguments: tuple[Expression, ...]
+
+    @classmethod
+    def parse(cls, source: str) -> Call:
+        """Read `name` or `name(argument, ...)`. Raises `ValueError` for anything else."""
+        try:
+            body = ast.parse(source.strip(), mode="eval").body
+        except SyntaxError as error:
+            raise ValueError(f"{source!r} is not a call") from error
+        if isinstance(body, ast.Name):
+            return cls(body.id, ())
+        if isinstance(body, ast.Call) and isinstance(body.func, ast.Name) and not body.keywords:
+            return cls(body.func.id, tuple(Expression(ast.unparse(argument)) for argument in body.args))
+        raise ValueError(f"{source!r} is not a call")
+
+    def evaluate(self, scope: Scope) -> tuple[Any, ...]:
+        """The values of the arguments."""
+        return tuple(argument.evaluate(scope) for argument in self.arguments)
+
+
+def _check(node: ast.expr, source: str) -> None:
+    """Refuse every construct that `_evaluate` does not know."""
+    match node:
+        case ast.Constant() | ast.Name():
+            return
+        case ast.Attribute(value=value):
+            parts = [value]
+        case ast.List(elts=elements):
+            parts = elements
+        case ast.BinOp(left=left, right=right, op=op) if type(op) in _ARITHMETIC:
+            parts = [left, right]
+        case ast.UnaryOp(operand=operand, op=ast.USub() | ast.Not()):
+            parts = [operand]
+        case ast.BoolOp(values=values):
+            parts = values
+        case ast.Compare(left=left, comparators=comparators):
+            parts = [left, *comparators]
+        case ast.IfExp(test=test, body=body, orelse=orelse):
+            parts = [test, body, orelse]
+        case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]) if name in FUNCTIONS:
+            parts = arguments
+        case _:
+            raise ValueError(f"{ast.unparse(node)!r} in {source!r} is not part of the expression language")
+    for part in parts:
+        _check(part, source)
+
+
+def _evaluate(node: Any, scope: Scope) -> Any:
+    return _EVALUATORS[type(node)](node, scope)
+
+
+def _attribute(node: ast.Attribute, scope: Scope) -> Any:
+    table = _evaluate(node.value, scope)
+    return table.get(node.attr) if isinstance(table, Mapping) else None
+
+
+def _unary(node: ast.UnaryOp, scope: Scope) -> Any:
+    operand = _evaluate(node.operand, scope)
+    return not operand if isinstance(node.op, ast.Not) else _arithmetic(ast.Sub, 0, operand)
+
+
+def _arithmetic(op: type[ast.operator], left: Any, right: Any) -> Any:
+    if left is None or right is None:
+        return None
+    for value in (left, right):
+        if not isinstance(value, int | float):
+            raise TypeError(f"{value!r} is not a number")
+    return _ARITHMETIC[op](left, right)
+
+
+def _junction(node: ast.BoolOp, scope: Scope) -> Any:
+    conjunction = isinstance(node.op, ast.And)
+    result: Any = conjunction
+    for value in node.values:
+        result = _evaluate(value, scope)
+        if bool(result) is not conjunction:
+            break
+    return result
+
+
+def _comparison(node: ast.Compare, scope: Scope) -> bool:
+    left = _evaluate(node.left, scope)
+    for op, comparator in zip(node.ops, node.comparators, strict=True):
+        right = _evaluate(comparator, scope)
+        if isinstance(op, _ORDERINGS) and (left is None or right is None):
+            return False
+        if not _COMPARISONS[type(op)](left, right):
+            return False
+        left = right
+    return True
+
+
+_EVALUATORS: Final[Mapping[type[ast.expr], Callable[[Any, Scope], Any]]] = MappingProxyType({
+    ast.Constant: lambda node, scope: node.value,
+    ast.Name: lambda node, scope: scope.get(node.id),
+    ast.Attribute: _attribute,
+    ast.List: lambda node, scope: [_evaluate(element, scope) for element in node.elts],
+    ast.BinOp: lambda node, scope: _arithmetic(type(node.op), _evaluate(node.left, scope), _evaluate(node.right, scope)),
+    ast.UnaryOp: _unary,
+    ast.BoolOp: _junction,
+    ast.Compare: _comparison,
+    ast.IfExp: lambda node, scope: _evaluate(node.body if _evaluate(node.test, scope) else node.orelse, scope),
+    ast.Call: lambda node, scope: FUNCTIONS[node.func.id](*(_evaluate(argument, scope) for argument in node.args)),
+})

@@ -1,0 +1,224 @@
+"""Architectures: which one a checkpoint has, and what it says about metadata and tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+from quantcli.architectures.config import complete_config, hyperparameters
+from quantcli.architectures.mapping import map_tensors
+from quantcli.architectures.schema import PACKAGE_DIRECTORY, Declaration, MetadataRow, read_declaration
+from quantcli.formats.errors import ModelError, UnsupportedError
+from quantcli.formats.gguf_spec import Field, Metadata, ValueType, array, boolean, f32, string, u32
+from quantcli.formats.tensor import Tensor
+
+U32_LIMIT: Final = 1 << 32
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A model architecture as its data file declares it."""
+
+    declaration: Declaration
+
+    @property
+    def name(self) -> str:
+        """The name of the data file, which is how quantcli calls the architecture."""
+        return self.declaration.name
+
+    @property
+    def gguf(self) -> str:
+        """The value of `general.architecture`, by which GGUF readers know the architecture."""
+        return self.declaration.gguf
+
+    @property
+    def title(self) -> str:
+        """What people call the models of this architecture."""
+        return self.declaration.title
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names in `architectures` of a config.json that mean this architecture."""
+        return self.declaration.classes
+
+    @property
+    def graph(self) -> Mapping[str, Any]:
+        """The flags of the forward pass."""
+        return self.declaration.graph
+
+    def hyperparameters(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """All names that expressions of the data file may use, with their values for this configuration.
+
+        They are the keys of `config`, completed by the defaults of its `model_type`, the table `rope`, and the `[values]`.
+
+        Raises:
+            ModelError: if the configuration holds something that a value cannot be computed from.
+        """
+        completed = complete_config(config, self.declaration.defaults)
+        return hyperparameters(completed, self.declaration.values)
+
+    def metadata(self, config: Mapping[str, Any], file_type: int | None = None) -> Metadata:
+        """The hyperparameters as GGUF metadata, in the order and with the types the reference converter writes.
+
+        Args:
+            config: the parsed `config.json`.
+            file_type: the value of `general.file_type`, which the reference writes among these; left out where None.
+
+        Raises:
+            ModelError: if a required value is absent, or one is not of its type.
+            UnsupportedError: if the configuration names a variant that has no GGUF equivalent.
+        """
+        scope = {**self.hyperparameters(config), "file_type": file_type}
+        found: Metadata = {}
+        for row in self.declaration.metadata:
+            if row.when.evaluate(scope) and (field := _field(row, row.value.evaluate(scope))) is not None:
+                found[row.key.format(arch=self.gguf)] = field
+        return found
+
+    def tensors(self, checkpoint_tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> list[Tensor]:
+        """The tensors of the GGUF file: lazy, named and transformed, in the order of the reference converter.
+
+        A tensor keeps the type the checkpoint has it in, except that what GGUF readers want in F32 (vectors, norms, routers
+        ...) is F32, and so is every type but F32, F16 and BF16. This is what the reference converter writes with the
+        matching `--outtype`, with no loss for a checkpoint of mixed types.
+
+        Args:
+            checkpoint_tensors: by their names in the checkpoint, in the order of its files (within a file, of the names).
+            config: the parsed `config.json`.
+
+        Raises:
+            ModelError: naming all tensors that are missing, unknown or of another shape than the configuration says. No
+                data has been read, and no memory taken that the configuration alone decides.
+        """
+        return map_tensors(self.declaration, checkpoint_tensors, self.hyperparameters(config))
+
+
+@cache
+def architectures() -> tuple[Architecture, ...]:
+    """Every architecture of the package, by name."""
+    declarations = (read_declaration(path) for path in sorted(PACKAGE_DIRECTORY.glob("*.toml")))
+    return tuple(Architecture(declaration) for declaration in declarations if declaration is not None)
+
+
+def graph_of(gguf: str) -> Mapping[str, Any]:
+    """The flags of the forward pass for a value of `general.architecture`.
+
+    Raises:
+        UnsupportedError: if no architecture of the package has this value.
+    """
+    for architecture in architectures():
+        if architecture.gguf == gguf:
+            return architecture.graph
+    known = sorted({architecture.gguf for architecture in architectures()})
+    raise UnsupportedError(f"GGUF architecture {gguf!r} is not supported, only {', '.join(known)}")
+
+
+def find_architecture(config: Mapping[str, Any], extra_file: Path | None = None) -> Architecture:
+    """The architecture of a checkpoint.
+
+    Args:
+        config: the parsed `config.json`; its `architectures` decide, or its `model_type` where it has none.
+        extra_file: an architecture file from outside the package, which is taken whatever the configuration says.
+
+    Raises:
+        UnsupportedError: if no architecture knows the class.
+        FormatError: if `extra_file` cannot be read.
+    """
+    if extra_file is not None:
+        declaration = read_declaration(Path(extra_file))
+        if declaration is None:
+            raise UnsupportedError(f"{extra_file}: declares itself abstract, only to be extended")
+        return Architecture(declaration)
+    text = config.get("text_config")
+    wanted = _class_names(text if isinstance(text, Mapping) else {}) or _class_names(config)
+    for architecture in architectures():
+        if wanted and wanted[0] in architecture.classes:
+            return architecture
+        if not wanted and config.get("model_type") in architecture.declaration.defaults:
+            return architecture
+    raise UnsupportedError(
+        f"model class {_found(wanted, config)} is not supported; supported are {', '.join(sorted(_supported_classes()))}",
+        hint="an architecture can be described in a TOML file of your own: --arch-file FILE",
+    )
+
+
+def _class_names(config: Mapping[str, Any]) -> list[str]:
+    names = config.get("architectures")
+    return [str(name) for name in names] if isinstance(names, list) else []
+
+
+def _found(wanted: list[str], config: Mapping[str, Any]) -> str:
+    return wanted[0] if wanted else f"(config.json names none; its model_type is {config.get('model_type')!r})"
+
+
+def _supported_classes() -> Iterator[str]:
+    for architecture in architectures():
+        yield from architecture.classes
+
+
+def _field(row: MetadataRow, value: Any) -> Field | None:
+    """The typed value of a row, None where there is none to write."""
+    if value is None:
+        if row.required:
+            raise ModelError(f"config.json: nothing for {row.key!r} (looked for {row.value.source})")
+        return None
+    if row.map is not None:
+        if value not in row.map:
+            raise UnsupportedError(f"config.json: {value!r} for {row.key!r} is none of {', '.join(row.map)}")
+        value = row.map[value]
+    try:
+        return _MAKE[row.type](value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ModelError(f"config.json: {value!r} for {row.key!r} is not {row.type}") from error
+
+
+def _unsigned(value: Any) -> Field:
+    if isinstance(value, bool) or int(value) != value or not 0 <= value < U32_LIMIT:
+        raise ValueError(value)
+    return u32(value)
+
+
+def _float(value: Any) -> Field:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(value)
+    return f32(value)
+
+
+def _truth(value: Any) -> Field:
+    if not isinstance(value, bool):
+        raise ValueError(value)
+    return boolean(value)
+
+
+def _string(value: Any) -> Field:
+    if not isinstance(value, str):
+        raise ValueError(value)
+    return string(value)
+
+
+def _array(element: ValueType, item: Callable[[Any], Any]) -> Callable[[Any], Field]:
+    def make(values: Any) -> Field:
+        if not isinstance(values, list):
+            raise ValueError(values)
+        return array(element, [item(value) for value in values])
+
+    return make
+
+
+def _count_or_counts(value: Any) -> Field:
+    return _MAKE["i32[]" if isinstance(value, list) else "u32"](value)
+
+
+_MAKE: Final[Mapping[str, Callable[[Any], Field]]] = {
+    "u32": _unsigned,
+    "f32": _float,
+    "bool": _truth,
+    "string": _string,
+    "i32[]": _array(ValueType.INT32, int),
+    "f32[]": _array(ValueType.FLOAT32, float),
+    "bool[]": _array(ValueType.BOOL, bool),
+    "u32 or i32[]": _count_or_counts,
+}

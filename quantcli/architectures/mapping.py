@@ -1,0 +1,194 @@
+"""From the tensors of a checkpoint to the tensors of a GGUF file: matching, checking, and putting in order."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from functools import reduce
+from typing import Any, Final
+
+from quantcli.architectures.schema import Declaration, TensorRow, placeholders
+from quantcli.architectures.transforms import (
+    BF16,
+    F16,
+    F32,
+    GATHERS,
+    GENERATORS,
+    TRANSFORMS,
+    Generated,
+    Renamed,
+    as_float32,
+)
+from quantcli.formats.errors import ModelError
+from quantcli.formats.tensor import Tensor
+
+LISTED: Final = 5
+"""How many tensors of each kind an error names before it only counts."""
+
+Scope = Mapping[str, Any]
+
+
+@dataclass
+class _Problems:
+    """What does not fit, collected so that one error can tell all of it."""
+
+    missing: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+    misshapen: list[str] = field(default_factory=list)
+
+    def raise_if_any(self, gguf: str) -> None:
+        kinds = {"missing": self.missing, "unknown": self.unknown, "of another shape": self.misshapen}
+        told = [f"{len(names)} {kind}: {_listed(names)}" for kind, names in kinds.items() if names]
+        if told:
+            raise ModelError(f"the checkpoint's tensors are not those of a {gguf} model as config.json describes it; "
+                             + "; ".join(told))
+
+
+def _listed(names: Sequence[str]) -> str:
+    rest = len(names) - LISTED
+    return ", ".join(names[:LISTED]) + (f" and {rest} more" if rest > 0 else "")
+
+
+@dataclass(frozen=True)
+class _Match:
+    """A row for one layer, with the checkpoint tensors found for it."""
+
+    row: TensorRow
+    name: str
+    sources: tuple[str, ...]
+    scope: Scope
+    place: tuple[int, int]
+    """Where in the file: the position of the last source in the checkpoint, then the row's position."""
+
+
+def map_tensors(declaration: Declaration, checkpoint: Mapping[str, Tensor], scope: Scope) -> list[Tensor]:
+    """See `Architecture.tensors`."""
+    tensors = _normalized_names(declaration, checkpoint)
+    problems = _Problems()
+    counts = _index_counts(declaration, len(tensors), scope)
+    matches = list(_matches(declaration, tensors, counts, scope, problems))
+    used = {source for match in matches for source in match.sources}
+    problems.unknown += [
+        name for name in tensors if name not in used and not any(fnmatchcase(name, glob) for glob in declaration.ignore)
+    ]
+    problems.raise_if_any(declaration.gguf)
+    made = _generated(declaration, scope)
+    made += [_made(match, tensors) for match in _in_order(matches)]
+    return [_stored(tensor, declaration.store_as_float32) for tensor in made]
+
+
+def _normalized_names(declaration: Declaration, checkpoint: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The checkpoint's tensors by the names that the rows use."""
+    tensors = {}
+    prefix = declaration.base_prefix
+    bare = bool(prefix) and not any(prefix in name for name in checkpoint)
+    for given, tensor in checkpoint.items():
+        name = reduce(lambda text, part: text.replace(part, ""), declaration.drop_from_names, given)
+        tensors[prefix + name if bare else name] = tensor
+    return tensors
+
+
+def _index_counts(declaration: Declaration, available: int, scope: Scope) -> dict[str, int]:
+    """How far each placeholder runs. More layers than there are tensors is refused before they are counted out."""
+    counts = {}
+    for index, expression in declaration.indices.items():
+        count = expression.evaluate(scope)
+        if count is None:
+            continue
+        if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+            raise ModelError(f"config.json: {expression.source} is {count!r}, expected a count")
+        if count > available:
+            raise ModelError(f"config.json: {expression.source} is {count}, but the checkpoint holds {available} tensors")
+        counts[index] = count
+    return counts
+
+
+def _matches(
+    declaration: Declaration, tensors: Mapping[str, Tensor], counts: Mapping[str, int], scope: Scope, problems: _Problems
+) -> Iterator[_Match]:
+    positions = {name: position for position, name in enumerate(tensors)}
+    for order, row in enumerate(declaration.tensors):
+        for numbers in _numbers(placeholders(row.name), counts):
+            here = {**scope, **numbers}
+            if not row.when.evaluate(here):
+                continue
+            sources = _source_names(row, numbers, counts)
+            absent = [source for source in sources if source not in tensors] if sources else list(row.sources)
+            if absent:
+                if row.required.evaluate(here) or 0 < len(absent) < len(sources):
+                    problems.missing += absent
+                continue
+            problems.misshapen += _misshapen(row, sources, tensors, here)
+            last = max(positions[source] for source in sources)
+            yield _Match(row, row.name.format(**numbers), sources, here, (last, order))
+
+
+def _numbers(indices: frozenset[str], counts: Mapping[str, int]) -> Iterator[dict[str, int]]:
+    names = [index for index in counts if index in indices]
+    if len(names) < len(indices):
+        return
+    for values in itertools.product(*(range(counts[name]) for name in names)):
+        yield dict(zip(names, values, strict=True))
+
+
+def _source_names(row: TensorRow, numbers: Mapping[str, int], counts: Mapping[str, int]) -> tuple[str, ...]:
+    return tuple(
+        source.format(**numbers, **gathered)
+        for source in row.sources
+        for gathered in _numbers(placeholders(source) - numbers.keys(), counts)
+    )
+
+
+def _misshapen(row: TensorRow, sources: Sequence[str], tensors: Mapping[str, Tensor], scope: Scope) -> list[str]:
+    if row.shape is None:
+        return []
+    expected = [extent.evaluate(scope) for extent in row.shape]
+    return [
+        f"{source} is {list(tensors[source].shape)} where config.json says {expected}"
+        for source in sources
+        if len(tensors[source].shape) != len(expected)
+        or any(want not in (None, have) for want, have in zip(expected, tensors[source].shape, strict=True))
+    ]
+
+
+def _in_order(matches: Sequence[_Match]) -> list[_Match]:
+    """As the reference writes them: each when its last source, or the last of its group, comes by in the checkpoint."""
+    last_of_group: dict[tuple[Any, ...], int] = {}
+    for match in matches:
+        key = _group(match)
+        last_of_group[key] = max(last_of_group.get(key, 0), match.place[0])
+    return sorted(matches, key=lambda match: (last_of_group[_group(match)], match.place[1]))
+
+
+def _group(match: _Match) -> tuple[Any, ...]:
+    return (match.row.group or match.name, match.scope.get("layer") if match.row.group else None)
+
+
+def _made(match: _Match, tensors: Mapping[str, Tensor]) -> Tensor:
+    sources = [tensors[source] for source in match.sources]
+    tensor = GATHERS[match.row.gather](sources) if match.row.gather is not None else sources[0]
+    for call in match.row.transforms:
+        tensor = TRANSFORMS[call.name](tensor, *call.evaluate(match.scope))
+    return Renamed(match.name, tensor.shape, tensor.type, tensor)
+
+
+def _generated(declaration: Declaration, scope: Scope) -> list[Tensor]:
+    made: list[Tensor] = []
+    for row in declaration.generated:
+        if row.when.evaluate(scope):
+            values = GENERATORS[row.generator.name](*row.generator.evaluate(scope))
+            made.append(Generated(row.name, values.shape, F32, values))
+    return made
+
+
+def _stored(tensor: Tensor, always_float32: Sequence[str]) -> Tensor:
+    """The tensor in the type a GGUF file has it in."""
+    wants_float32 = (
+        len(tensor.shape) <= 1
+        or not tensor.name.endswith(".weight")
+        or tensor.type not in (F32, F16, BF16)
+        or any(fnmatchcase(tensor.name, glob) for glob in always_float32)
+    )
+    return replace(as_float32(tensor), name=tensor.name) if wants_float32 else tensor

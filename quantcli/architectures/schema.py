@@ -1,0 +1,253 @@
+"""The shape of an architecture file, and how it is read: TOML, with `extends`, into frozen rows.
+
+Everything is checked here, when a file is read, so that a mistake in a data file is reported with the file's name and never
+surfaces as a strange conversion.
+"""
+
+from __future__ import annotations
+
+import string as string_module
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from quantcli.architectures.expressions import Call, Expression
+from quantcli.architectures.transforms import GATHERS, GENERATORS, TRANSFORMS
+from quantcli.formats.errors import FormatError
+from quantcli.formats.gguf_spec import MAX_NAME_LENGTH
+
+PACKAGE_DIRECTORY: Final = Path(__file__).parent
+"""Where the architecture files of the package lie."""
+
+METADATA_TYPES: Final = ("u32", "f32", "bool", "string", "i32[]", "f32[]", "bool[]", "u32 or i32[]")
+"""What a metadata row may have for a type."""
+
+_FILE_KEYS: Final = {
+    "abstract", "extends", "gguf", "title", "classes", "base_prefix", "drop_from_names", "ignore", "store_as_float32",
+    "indices", "values", "metadata", "metadata_order", "generated", "tensors", "graph", "defaults",
+}
+Row = TypeVar("Row")
+
+_ALWAYS: Final = Expression("True")
+
+
+@dataclass(frozen=True)
+class MetadataRow:
+    """A GGUF key, the expression for its value, and when it is written. `{arch}` in the key is the GGUF architecture."""
+
+    key: str
+    type: str
+    value: Expression
+    when: Expression = _ALWAYS
+    required: bool = False
+    map: Mapping[str, Any] | None = None
+    """From what the configuration says to what GGUF says."""
+
+
+@dataclass(frozen=True)
+class TensorRow:
+    """A GGUF tensor, the checkpoint tensors it is made of, and how.
+
+    `sources` are name patterns; a placeholder such as `{expert}` that the GGUF name lacks runs over all its numbers.
+    `shape` is the shape each source must have; a dimension that evaluates to nothing is not checked. Tensors of one `group`
+    are written together, once the last of their sources has come by.
+    """
+
+    name: str
+    sources: tuple[str, ...]
+    shape: tuple[Expression, ...] | None
+    gather: str | None = None
+    transforms: tuple[Call, ...] = ()
+    when: Expression = _ALWAYS
+    required: Expression = _ALWAYS
+    group: str | None = None
+
+
+@dataclass(frozen=True)
+class GeneratedRow:
+    """A GGUF tensor that follows from the configuration alone."""
+
+    name: str
+    generator: Call
+    when: Expression = _ALWAYS
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """An architecture file, with everything it extends merged in."""
+
+    path: Path
+    name: str
+    gguf: str
+    title: str
+    classes: tuple[str, ...]
+    base_prefix: str
+    drop_from_names: tuple[str, ...]
+    ignore: tuple[str, ...]
+    store_as_float32: tuple[str, ...]
+    indices: Mapping[str, Expression]
+    values: Mapping[str, Expression]
+    metadata: tuple[MetadataRow, ...]
+    generated: tuple[GeneratedRow, ...]
+    tensors: tuple[TensorRow, ...]
+    graph: Mapping[str, Any]
+    defaults: Mapping[str, Mapping[str, Any]] = field(repr=False)
+
+
+def read_declaration(path: Path) -> Declaration | None:
+    """Read an architecture file, and the files of the package it extends. None for one that is only to be extended.
+
+    Raises:
+        FormatError: if a file is missing, is not TOML, or says something an architecture file cannot say.
+    """
+    merged = _merged_tables(path, ())
+    if merged.get("abstract"):
+        return None
+    try:
+        return _declaration(path, merged)
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        what = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
+        raise FormatError(path, f"not a valid architecture file: {what}") from error
+
+
+def _merged_tables(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise FormatError(path, "no such architecture file") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise FormatError(path, f"not a readable TOML file: {error}") from error
+    if unknown := sorted(tables.keys() - _FILE_KEYS):
+        raise FormatError(path, f"unknown keys {', '.join(unknown)}")
+    parent = tables.pop("extends", None)
+    if parent is None:
+        return tables
+    parent_path = PACKAGE_DIRECTORY / f"{parent}.toml"
+    if parent_path in above:
+        raise FormatError(path, f"extends {parent!r}, which extends it in turn")
+    inherited = _merged_tables(parent_path, (*above, path))
+    inherited.pop("abstract", None)
+    inherited.pop("classes", None)
+    return _merge(inherited, tables)
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """The tables of `above` laid over those of `below`, in the order of `below` and with what is new at the end."""
+    merged = dict(below)
+    for key, value in above.items():
+        inherited = merged.get(key)
+        merged[key] = _merge(inherited, value) if isinstance(inherited, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _declaration(path: Path, tables: dict[str, Any]) -> Declaration:
+    metadata = _rows(tables["metadata"], _metadata_row)
+    if (order := tables.get("metadata_order")) is not None:
+        rows = {row.key: row for row in metadata}
+        metadata = tuple(rows[key] for key in order)
+    indices = {name: Expression(source) for name, source in tables.get("indices", {}).items()}
+    tensors = _rows(tables["tensors"], _tensor_row)
+    for row in tensors:
+        _check_placeholders(row, indices)
+    return Declaration(
+        path=path,
+        name=path.stem,
+        gguf=tables["gguf"],
+        title=tables.get("title", path.stem),
+        classes=tuple(tables.get("classes", ())),
+        base_prefix=tables.get("base_prefix", ""),
+        drop_from_names=tuple(tables.get("drop_from_names", ())),
+        ignore=tuple(tables.get("ignore", ())),
+        store_as_float32=tuple(tables.get("store_as_float32", ())),
+        indices=indices,
+        values={name: Expression(source) for name, source in tables.get("values", {}).items()},
+        metadata=metadata,
+        generated=_rows(tables.get("generated", {}), _generated_row),
+        tensors=tensors,
+        graph=tables.get("graph", {}),
+        defaults={kind: _default_values(values) for kind, values in tables.get("defaults", {}).items()},
+    )
+
+
+def _rows(table: dict[str, Any], make: Callable[[str, dict[str, Any]], Row]) -> tuple[Row, ...]:
+    """One row per entry; an entry that an extending file set to false is gone."""
+    rows = []
+    for name, entry in table.items():
+        if entry is False:
+            continue
+        try:
+            rows.append(make(name, dict(entry)))
+        except KeyError as error:
+            raise ValueError(f"{name!r} lacks {error.args[0]!r}") from error
+        except (TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"{name!r}: {error}") from error
+    return tuple(rows)
+
+
+def _metadata_row(key: str, entry: dict[str, Any]) -> MetadataRow:
+    if entry["type"] not in METADATA_TYPES:
+        raise ValueError(f"unknown type {entry['type']!r}, expected one of {', '.join(METADATA_TYPES)}")
+    return MetadataRow(**{**entry, "key": key, "value": Expression(entry["value"]), "when": _condition(entry, "when")})
+
+
+def _tensor_row(name: str, entry: dict[str, Any]) -> TensorRow:
+    given = entry.pop("from")
+    sources = tuple(given) if isinstance(given, list) else (given,)
+    transforms = tuple(Call.parse(source) for source in entry.pop("transforms", ()))
+    shape = entry.pop("shape", None)
+    row = TensorRow(**{
+        **entry,
+        "name": name,
+        "sources": sources,
+        "shape": None if shape is None else tuple(Expression(extent) for extent in shape),
+        "transforms": transforms,
+        "when": _condition(entry, "when"),
+        "required": _condition(entry, "required"),
+    })
+    for call in transforms:
+        _one_of(call.name, TRANSFORMS, "transform")
+    if row.gather is not None:
+        _one_of(row.gather, GATHERS, "gather")
+    return row
+
+
+def _generated_row(name: str, entry: dict[str, Any]) -> GeneratedRow:
+    generator = Call.parse(entry["generator"])
+    _one_of(generator.name, GENERATORS, "generator")
+    return GeneratedRow(name, generator, _condition(entry, "when"))
+
+
+def _condition(entry: dict[str, Any], key: str) -> Expression:
+    given = entry.get(key, True)
+    return Expression(given if isinstance(given, str) else repr(bool(given)))
+
+
+def _one_of(name: str, vocabulary: Mapping[str, Any], kind: str) -> None:
+    if name not in vocabulary:
+        raise ValueError(f"unknown {kind} {name!r}, expected one of {', '.join(sorted(vocabulary))}")
+
+
+def _default_values(values: dict[str, Any]) -> dict[str, Any]:
+    """Constants as they are; `{ value = "..." }` as the expression it holds."""
+    return {
+        key: Expression(value["value"]) if isinstance(value, dict) and value.keys() == {"value"} else value
+        for key, value in values.items()
+    }
+
+
+def placeholders(pattern: str) -> frozenset[str]:
+    """The names in braces of a name pattern."""
+    return frozenset(name for _, name, _, _ in string_module.Formatter().parse(pattern) if name is not None)
+
+
+def _check_placeholders(row: TensorRow, indices: Mapping[str, Expression]) -> None:
+    if len(row.name) > MAX_NAME_LENGTH:
+        raise ValueError(f"{row.name!r} is longer than the {MAX_NAME_LENGTH} bytes GGUF allows")
+    used = placeholders(row.name).union(*(placeholders(source) for source in row.sources))
+    if undeclared := sorted(used - indices.keys()):
+        raise ValueError(f"{row.name!r} uses the undeclared index {undeclared[0]!r}")
+    gathers = len(row.sources) > 1 or any(placeholders(source) - placeholders(row.name) for source in row.sources)
+    if gathers != (row.gather is not None):
+        raise ValueError(f"{row.name!r} is made of {'several tensors' if gathers else 'one tensor'}: see `gather`")

@@ -1,0 +1,321 @@
+"""What happens to a tensor between a checkpoint and a GGUF file: pure functions from lazy tensors to a lazy tensor.
+
+`TRANSFORMS` takes one tensor, `GATHERS` takes several; architecture files name both. A result holds no data: it reads the
+rows it is asked for from its source, in memory of about the size of those rows, from any number of threads at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcli.formats.errors import ModelError
+from quantcli.formats.tensor import Tensor
+from quantcli.kernels.types import TYPES
+
+F32: Final = TYPES["F32"]
+F16: Final = TYPES["F16"]
+BF16: Final = TYPES["BF16"]
+
+BLOCK_BYTES: Final = 1 << 20
+"""About how much is read at a time where a result needs more of its source than it gives out."""
+
+Rows = NDArray[np.int64]
+
+
+# --- Tensors made from other tensors --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Renamed(Tensor):
+    """A tensor under another name, or its rows under another shape."""
+
+    source: Tensor
+
+    def read(self, start: int, stop: int, out: NDArray[np.uint8]) -> None:
+        """See `Tensor.read`."""
+        self.source.read(start, stop, out)
+
+
+@dataclass(frozen=True)
+class RearrangedRows(Tensor):
+    """The leading axis of a tensor, seen with several axes, those axes permuted and one of them cut.
+
+    Row `r` of the result is row `offset + strides . unravel(r, extents)` of the source. A vector has items for rows.
+    """
+
+    source: Tensor
+    extents: tuple[int, ...]
+    strides: tuple[int, ...]
+    offset: int
+
+    def source_rows(self, start: int, stop: int) -> Rows:
+        """Where the rows `start:stop` come from."""
+        places = np.unravel_index(np.arange(start, stop), self.extents)
+        rows = np.full(stop - start, self.offset, np.int64)
+        for place, stride in zip(places, self.strides, strict=True):
+            rows += place * stride
+        return rows
+
+    def read(self, start: int, stop: int, out: NDArray[np.uint8]) -> None:
+        """See `Tensor.read`."""
+        if len(self.shape) == 1:
+            out.view(self.type.layout)[0] = self.source.load()[self.source_rows(0, self.size)]
+        elif stop > start:
+            _read_scattered(self.source, self.source_rows(start, stop), out)
+
+
+def _read_scattered(source: Tensor, rows: Rows, out: NDArray[np.uint8]) -> None:
+    """Read the given rows in their given order, each stretch of neighbours at once."""
+    order = np.argsort(rows, kind="stable")
+    ascending = rows[order]
+    breaks = np.flatnonzero(np.diff(ascending) > 1) + 1
+    for stretch in np.split(np.arange(len(rows)), breaks):
+        first, last = int(ascending[stretch[0]]), int(ascending[stretch[-1]])
+        buffer = np.empty((last + 1 - first, source.row_bytes), np.uint8)
+        source.read(first, last + 1, buffer)
+        out[order[stretch]] = buffer[ascending[stretch] - first]
+
+
+@dataclass(frozen=True)
+class Joined(Tensor):
+    """The rows of several tensors, one tensor after another."""
+
+    parts: tuple[Tensor, ...]
+
+    def read(self, start: int, stop: int, out: NDArray[np.uint8]) -> None:
+        """See `Tensor.read`."""
+        before = 0
+        for part in self.parts:
+            first, last = max(start, before), min(stop, before + part.rows)
+            if first < last:
+                part.read(first - before, last - before, out[first - start : last - start])
+            before += part.rows
+
+
+@dataclass(frozen=True)
+class JoinedVectors(Tensor):
+    """Vectors, one after another in one vector."""
+
+    parts: tuple[Tensor, ...]
+
+    def read(self, start: int, stop: int, out: NDArray[np.uint8]) -> None:
+        """See `Tensor.read`."""
+        row, position = out.reshape(-1), 0
+        for part in self.parts:
+            if stop > start:
+                part.read(0, 1, row[position : position + part.nbytes].reshape(1, -1))
+            position += part.nbytes
+
+
+@dataclass(frozen=True)
+class Transposed(Tensor):
+    """The last two axes of a tensor exchanged. A stretch of rows is a stretch of columns, cut from blocks of the source."""
+
+    source: Tensor
+
+    def read(self, start: int, stop: int, out: NDArray[np.uint8]) -> None:
+        """See `Tensor.read`."""
+        columns, height = self.shape[-2], self.shape[-1]
+        target = out.view(self.type.layout)
+        for matrix in range(start // columns, -(-stop // columns)):
+            first, last = max(start, matrix * columns), min(stop, (matrix + 1) * columns)
+            self._read_columns(
+                matrix * height, first - matrix * columns, last - matrix * columns, target[first - start : last - start]
+            )
+
+    def _read_columns(self, top: int, first: int, last: int, target: NDArray[Any]) -> None:
+        height = self.shape[-1]
+        block = max(1, min(height, BLOCK_BYTES // max(1, self.source.row_bytes)))
+        buffer = np.empty((block, self.source.row_bytes), np.uint8)
+        for row in range(0, height, block):
+            count = min(block, height - row)
+            self.source.read(top + row, top + row + count, buffer[:count])
+            target[:, row : row + count] = buffer[:count].view(self.type.layout)[:, first:last].T
+
+
+@dataclass(frozen=True)
+class Computed(Tensor):
+    """Every number of a tensor put through a function that maps an array to one of the same shape."""
+
+    source: Tensor
+    function: Callable[[NDArray[Any]], NDArray[Any]]
+
+    def read(self, start: int, stop: int, out: NDArray[np.uint8]) -> None:
+        """See `Tensor.read`."""
+        buffer = np.empty((stop - start, self.source.row_bytes), np.uint8)
+        self.source.read(start, stop, buffer)
+        out.view(self.type.layout)[...] = self.function(buffer.view(self.source.type.layout))
+
+
+@dataclass(frozen=True)
+class Generated(Tensor):
+    """A small tensor that is in no checkpoint and follows from the hyperparameters."""
+
+    values: NDArray[Any]
+
+    def read(self, start: int, stop: int, out: NDArray[np.uint8]) -> None:
+        """See `Tensor.read`."""
+        out.view(self.type.layout)[...] = self.values.reshape(self.rows, self.row_length)[start:stop]
+
+
+# --- Numbers --------------------------------------------------------------------------------------------------------------
+
+
+def _widen_bf16(bits: NDArray[Any]) -> NDArray[np.float32]:
+    """BF16 is the upper half of F32."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def _to_float32(values: NDArray[Any]) -> NDArray[np.float32]:
+    return values.astype(np.float32)
+
+
+def as_float32(tensor: Tensor) -> Tensor:
+    """The same numbers in F32: exact for BF16 and F16, rounded for F64."""
+    if tensor.type is F32:
+        return tensor
+    _plain(tensor)
+    return Computed(tensor.name, tensor.shape, F32, tensor, _widen_bf16 if tensor.type is BF16 else _to_float32)
+
+
+def _arithmetic(tensor: Tensor) -> Tensor:
+    """The tensor in a type that is computed in. The reference computes F16 in half precision and all else in F32."""
+    return tensor if tensor.type is F16 else as_float32(tensor)
+
+
+def _plain(tensor: Tensor) -> None:
+    if tensor.type.is_quantized:
+        raise ModelError(f"tensor {tensor.name!r} is stored as {tensor.type.name}, which cannot be computed with")
+
+
+# --- The vocabulary -------------------------------------------------------------------------------------------------------
+
+
+def add(tensor: Tensor, addend: float) -> Tensor:
+    """`tensor + addend`, for norms whose weight is stored around zero."""
+    source = _arithmetic(tensor)
+    return Computed(source.name, source.shape, source.type, source, lambda values: values + values.dtype.type(addend))
+
+
+def rearrange_rows(tensor: Tensor, extents: Sequence[int], axes: Sequence[int]) -> Tensor:
+    """See the leading axes as axes of `extents` (one may be -1) and put those in the order `axes`; for a vector its items.
+
+    Raises:
+        ModelError: if the extents do not multiply to the number of rows.
+    """
+    length = tensor.rows if len(tensor.shape) > 1 else tensor.size
+    fixed = math.prod(extent for extent in extents if extent != -1)
+    full = [extent if extent != -1 else length // max(1, fixed) for extent in extents]
+    if math.prod(full) != length:
+        raise ModelError(f"tensor {tensor.name!r}: {length} rows cannot be seen as {' x '.join(map(str, extents))}")
+    strides = [math.prod(full[place + 1 :]) for place in range(len(full))]
+    return RearrangedRows(
+        tensor.name, tensor.shape, tensor.type, tensor, tuple(full[place] for place in axes),
+        tuple(strides[place] for place in axes), 0,
+    )
+
+
+def part(tensor: Tensor, axis: int, index: int, parts: int) -> Tensor:
+    """The `index`-th of `parts` equal parts along an axis other than the last; for a vector along its only one.
+
+    Raises:
+        ModelError: if the axis cannot be divided so.
+    """
+    rows = tensor.shape[:-1] if len(tensor.shape) > 1 else tensor.shape
+    place = axis % len(tensor.shape)
+    if place >= len(rows) or rows[place] % parts:
+        raise ModelError(f"tensor {tensor.name!r} {list(tensor.shape)} has no {parts} equal parts along axis {axis}")
+    below = rows[place] // parts * math.prod(rows[place + 1 :])
+    shape = tuple(extent // parts if other == place else extent for other, extent in enumerate(tensor.shape))
+    extents = (math.prod(rows[:place]), below)
+    return RearrangedRows(tensor.name, shape, tensor.type, tensor, extents, (parts * below, 1), index * below)
+
+
+def rope_pairs(tensor: Tensor, heads: int) -> Tensor:
+    """Bring together the rows that a rotary embedding turns together.
+
+    Hugging Face pairs row `i` of a head with row `i + head_dim / 2`; GGUF's `norm` rope pairs row `2 i` with `2 i + 1`.
+    Works on `(heads * head_dim, ...)` weights and `(heads * head_dim,)` biases.
+    """
+    return rearrange_rows(tensor, [heads, 2, -1], [0, 2, 1])
+
+
+def transpose(tensor: Tensor) -> Tensor:
+    """Exchange the last two axes, for layers that store `(in, out)`."""
+    shape = (*tensor.shape[:-2], tensor.shape[-1], tensor.shape[-2])
+    return Transposed(tensor.name, shape, tensor.type, tensor)
+
+
+def stack(tensors: Sequence[Tensor]) -> Tensor:
+    """Tensors of one shape, along a new first axis."""
+    first = _agreeing(tensors)
+    return Joined(first.name, (len(tensors), *first.shape), first.type, tuple(tensors))
+
+
+def concatenate(tensors: Sequence[Tensor]) -> Tensor:
+    """Tensors, one after another along their first axis."""
+    first = _agreeing(tensors, leading_axes=1)
+    shape = (sum(tensor.shape[0] for tensor in tensors), *first.shape[1:])
+    kind = Joined if len(first.shape) > 1 else JoinedVectors
+    return kind(first.name, shape, first.type, tuple(tensors))
+
+
+def _agreeing(tensors: Sequence[Tensor], leading_axes: int = 0) -> Tensor:
+    """The first tensor, of which the others have the type and, past `leading_axes`, the shape."""
+    first = tensors[0]
+    for tensor in tensors[1:]:
+        if (tensor.type, tensor.shape[leading_axes:]) != (first.type, first.shape[leading_axes:]):
+            raise ModelError(
+                f"tensors {first.name!r} ({first.type.name} {list(first.shape)}) and {tensor.name!r} "
+                f"({tensor.type.name} {list(tensor.shape)}) cannot be joined"
+            )
+    return first
+
+
+TRANSFORMS: Final[Mapping[str, Callable[..., Tensor]]] = MappingProxyType({
+    "add": add,
+    "as_float32": as_float32,
+    "part": part,
+    "rearrange_rows": rearrange_rows,
+    "rope_pairs": rope_pairs,
+    "transpose": transpose,
+})
+"""From one tensor and arguments to a tensor."""
+
+GATHERS: Final[Mapping[str, Callable[[Sequence[Tensor]], Tensor]]] = MappingProxyType({
+    "concatenate": concatenate,
+    "stack": stack,
+})
+"""From several tensors to one."""
+
+
+def llama3_rope_factors(rope: Mapping[str, Any], head_dim: int) -> NDArray[np.float32]:
+    """By how much Llama 3 slows each rotary frequency, `(head_dim / 2,)` float32.
+
+    Long wavelengths by `factor`, short ones not at all, those between smoothly. Source: `generate_extra_tensors` of the
+    reference converter's llama, in single precision as there.
+    """
+    single = np.float32
+    base, factor = rope.get("rope_theta", 10000.0), rope.get("factor", 8.0)
+    low, high = rope.get("low_freq_factor", 1.0), rope.get("high_freq_factor", 4.0)
+    context = rope.get("original_max_position_embeddings", 8192)
+    exponents = np.arange(0, head_dim, 2, dtype=single) / single(head_dim)
+    frequencies = single(1.0) / np.power(single(base), exponents)
+    wavelengths = single(2 * math.pi) / frequencies
+    smooth = (single(context) / wavelengths - single(low)) / single(high - low)
+    between = single(1) / ((single(1) - smooth) / single(factor) + smooth)
+    slowed = np.where(wavelengths > context / low, single(factor), between)
+    return np.where(wavelengths < context / high, single(1), slowed).astype(single)
+
+
+GENERATORS: Final[Mapping[str, Callable[..., NDArray[np.float32]]]] = MappingProxyType({
+    "llama3_rope_factors": llama3_rope_factors,
+})
+"""From hyperparameters to the numbers of a tensor that no checkpoint holds."""

@@ -1,0 +1,245 @@
+"""Special tokens and chat templates: which ids mean begin, end, unknown ..., and which of them encoding a text adds.
+
+A checkpoint says this in up to four places that overlap: the post-processor and the added tokens of `tokenizer.json`,
+`tokenizer_config.json`, template files beside it, and `config.json`. What wins over what follows `SpecialVocab` of
+llama.cpp's `gguf-py/gguf/vocab.py`, so that the same keys come out in the same order.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from quantcli.formats import vocabulary_spec as spec
+from quantcli.formats.errors import ModelError
+from quantcli.formats.gguf_spec import Metadata, ValueType, array, boolean, string, u32
+
+if TYPE_CHECKING:
+    from quantcli.formats.checkpoint import Checkpoint
+
+ROLES: Final = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+"""The roles looked for, in the order their keys are written; `eot` and `eom` join where a template demotes an `eos`."""
+
+Entry = str | Mapping[str, Any] | None
+"""A special token in `tokenizer_config.json`: its text, or an object that holds it as `content`."""
+
+
+def special_metadata(checkpoint: Checkpoint, vocabulary_size: int | None, *, roles: Sequence[str] = ROLES) -> Metadata:
+    """The metadata of special tokens, of the flags that add them, of chat templates and of normalization.
+
+    Ids at or above `vocabulary_size` are left out; with None every id is taken.
+
+    Raises:
+        ModelError: if an id is negative.
+    """
+    found = _Findings(list(roles))
+    tokenizer = checkpoint.json("tokenizer.json") or {}
+    configuration = dict(checkpoint.json("tokenizer_config.json") or {})
+    if tokenizer:
+        _read_post_processor(tokenizer, configuration, found)
+    _read_roles(configuration, tokenizer.get("added_tokens") or [], found, vocabulary_size)
+    _read_ids(checkpoint.config, found, vocabulary_size)
+
+    keys, flags = spec.SPECIAL_TOKENS, spec.ADD_SPECIAL_TOKENS
+    metadata = {keys[role]: u32(id_) for role, id_ in found.ids.items() if role in keys}
+    metadata |= {flags[role]: boolean(add) for role, add in found.add.items() if role in flags}
+    if configuration:
+        metadata |= template_metadata(configuration.get("chat_template", _template_files(checkpoint)))
+    return metadata | _normalizer_metadata(tokenizer.get("normalizer"))
+
+
+@dataclass
+class _Findings:
+    """What has been found so far; the order of each is the order in which its keys are written."""
+
+    roles: list[str]
+    ids: dict[str, int] = field(default_factory=dict)
+    add: dict[str, bool] = field(default_factory=dict)
+
+    def set_id(self, role: str, id_: object, vocabulary_size: int | None) -> None:
+        """Note the id of a role unless it is known already or cannot be one."""
+        if not isinstance(id_, int) or role in self.ids:
+            return
+        if id_ < 0:
+            raise ModelError(f"the id of the special token {role!r} is {id_}, expected 0 or more")
+        if vocabulary_size is None or id_ < vocabulary_size:
+            self.ids[role] = id_
+
+
+def _read_post_processor(tokenizer: Mapping[str, Any], configuration: dict[str, Any], found: _Findings) -> None:
+    """Learn from `tokenizer.json` what its post-processor puts around a text; this also fills gaps in `configuration`."""
+    complete = bool(configuration)
+    # Without a configuration only the flags matter: what the readers note of the tokens goes nowhere.
+    entries = configuration if complete else {}
+    for role, stand_in in (("bos", "cls"), ("eos", "sep")):
+        if complete and not entries.get(f"{role}_token") and entries.get(f"{stand_in}_token"):
+            entries[f"{role}_token"] = entries[f"{stand_in}_token"]
+    processor = tokenizer.get("post_processor") or {}
+    for step in processor.get("processors", [processor]):
+        reader = _POST_PROCESSORS.get(step.get("type"))
+        if reader:
+            reader(step, entries, found, complete)
+
+
+def _read_byte_level(step: Mapping[str, Any], entries: dict[str, Any], found: _Findings, complete: bool) -> None:
+    found.add.setdefault("bos", False)
+    found.add.setdefault("eos", False)
+
+
+def _read_roberta(step: Mapping[str, Any], entries: dict[str, Any], found: _Findings, complete: bool) -> None:
+    found.add |= {"bos": True, "eos": True, "sep": True}
+    for role, stand_in in (("cls", "bos"), ("sep", "eos")):
+        if complete and not entries.get(f"{role}_token"):
+            entries[f"{role}_token"] = step.get(role, [entries.get(f"{stand_in}_token")])[0]
+
+
+def _read_template(step: Mapping[str, Any], entries: dict[str, Any], found: _Findings, complete: bool) -> None:
+    """Read `TemplateProcessing`: `single` is a text between special tokens, `pair` two texts, perhaps with a separator."""
+    single, pair = step.get("single", []), step.get("pair", [])
+    first = last = None
+    if len(single) > 1:
+        if first := _special(single[0]):
+            _begin_with(first, entries, found, complete)
+        if last := _special(single[-1]):
+            _end_with(last, entries, found, complete)
+    if not pair:
+        return
+    start = 1 if first and _special(pair[0]) == first else 0
+    stop = len(pair) - 1 if last and _special(pair[-1]) == last else len(pair)
+    inner = pair[start:stop]
+    if inner and _sequence(inner[0]) == "A" and _sequence(inner[-1]) == "B" and inner[1:-1]:
+        _separate_with([_special(item) for item in inner[1:-1]], bool(last), entries, found, complete)
+
+
+def _begin_with(token: str, entries: dict[str, Any], found: _Findings, complete: bool) -> None:
+    if not complete:
+        entries["bos_token"] = token
+    elif token not in (entries.get("bos_token"), entries.get("cls_token")):
+        for role in ("bos_token", "cls_token"):
+            entries[role] = entries.get(role) or token
+    found.add["bos"] = token in (entries.get("bos_token"), entries.get("cls_token"))
+
+
+def _end_with(token: str, entries: dict[str, Any], found: _Findings, complete: bool) -> None:
+    if complete and token != entries.get("eos_token"):
+        # The configured end of sequence ends something smaller then: a turn, or a message.
+        smaller = next((role for role in ("eot", "eom") if role not in found.roles), None)
+        if smaller:
+            found.roles.append(smaller)
+            entries[f"{smaller}_token"] = entries.get("eos_token")
+    entries["eos_token"] = token
+    found.add["eos"] = True
+
+
+def _separate_with(
+    between: Sequence[str | None], ends: bool, entries: dict[str, Any], found: _Findings, complete: bool
+) -> None:
+    """A pair is joined by `[sep]`, `[eos]` or `[eos][sep]`; a lone token counts unless `single` ends with one."""
+    separators = (entries.get("sep_token"), entries.get("eos_token"))
+    add = bool(between[0]) and between[0] in separators and not ends
+    if len(between) == 2:
+        add = add or (bool(between[1]) and between[1] in separators)
+    found.add["sep"] = add
+    if add and complete and not entries.get("sep_token"):
+        entries["sep_token"] = entries.get("eos_token")
+
+
+_POST_PROCESSORS: Final = {
+    "ByteLevel": _read_byte_level,
+    "RobertaProcessing": _read_roberta,
+    "TemplateProcessing": _read_template,
+}
+"""Type of a post-processor step -> what it tells. Others tell nothing about special tokens."""
+
+
+def _special(item: Mapping[str, Any]) -> str | None:
+    token: str | None = item.get("SpecialToken", {}).get("id")
+    return token
+
+
+def _sequence(item: Mapping[str, Any]) -> str | None:
+    name: str | None = item.get("Sequence", {}).get("id")
+    return name
+
+
+def _read_roles(
+    configuration: Mapping[str, Any], added: Iterable[Mapping[str, Any]], found: _Findings, vocabulary_size: int | None
+) -> None:
+    """Take flags and ids from `tokenizer_config.json`; a token counts where `tokenizer.json` lists its text as added."""
+    ids: dict[Any, Any] = {}
+    for token in added:
+        ids.setdefault(token.get("content"), token.get("id"))
+    for role in found.roles:
+        add = configuration.get(f"add_{role}_token")
+        if isinstance(add, bool):
+            # The post-processor is what really runs, so it has the last word.
+            found.add.setdefault(role, add)
+        entry: Entry = configuration.get(f"{role}_token")
+        text = entry.get("content") if isinstance(entry, Mapping) else entry
+        if isinstance(text, str):
+            found.set_id(role, ids.get(text), vocabulary_size)
+
+
+def _read_ids(config: Mapping[str, Any], found: _Findings, vocabulary_size: int | None) -> None:
+    """Take the ids that are still unknown from `config.json`, at its root or in the text part of a multimodal model."""
+    text_config = config.get("text_config") or {}
+    for role in found.roles:
+        id_ = config.get(f"{role}_token_id")
+        found.set_id(role, text_config.get(f"{role}_token_id") if id_ is None else id_, vocabulary_size)
+
+
+def _template_files(checkpoint: Checkpoint) -> Any:
+    """The chat template that is a file of its own: a text, a list of named ones, or None."""
+    default = checkpoint.file("chat_template.jinja")
+    if default is None:
+        return (checkpoint.json("chat_template.json") or {}).get("chat_template")
+    text = default.read_text("utf-8")
+    more = sorted((checkpoint.directory / "additional_chat_templates").glob("*.jinja"))
+    if not more:
+        return text
+    named = [{"name": path.stem, "template": path.read_text("utf-8")} for path in more]
+    return [{"name": "default", "template": text}, *named]
+
+
+def template_metadata(template: Any) -> Metadata:
+    """The metadata of a chat template: a text, or a list of objects with `name` and `template`; anything else gives none.
+
+    Named templates come before the default one, and only letters, digits and underscores are kept in their names.
+    """
+    if isinstance(template, str):
+        return {spec.CHAT_TEMPLATE: string(template)}
+    if not isinstance(template, list):
+        return {}
+    templates = {
+        re.sub("[^a-zA-Z0-9]", "_", choice.get("name", "")): choice["template"]
+        for choice in template
+        if choice.get("name") and choice.get("template") is not None
+    }
+    default = templates.pop("default", None)
+    metadata = {f"{spec.CHAT_TEMPLATE}.{name}": string(text) for name, text in templates.items()}
+    if templates:
+        metadata[spec.CHAT_TEMPLATE_NAMES] = array(ValueType.STRING, list(templates))
+    if default is not None:
+        metadata[spec.CHAT_TEMPLATE] = string(default)
+    return metadata
+
+
+def _normalizer_metadata(normalizer: Mapping[str, Any] | None) -> Metadata:
+    flags: dict[str, bool] = {}
+    pending = [normalizer] if normalizer else []
+    while pending:
+        step = pending.pop(0)
+        flags |= _NORMALIZER_FLAGS.get(step.get("type", ""), {})
+        if step.get("type") == "BertNormalizer":
+            flags |= {key: step[name] for name, key in _BERT_NORMALIZER_KEYS.items() if name in step}
+        pending = [*step.get("normalizers", []), *pending]
+    return {key: boolean(flags[key]) for key in _BERT_NORMALIZER_KEYS.values() if flags.get(key) is not None}
+
+
+_BERT_NORMALIZER_KEYS: Final = {"lowercase": spec.NORMALIZER_LOWERCASE, "strip_accents": spec.NORMALIZER_STRIP_ACCENTS}
+_NORMALIZER_FLAGS: Final = {
+    "Lowercase": {spec.NORMALIZER_LOWERCASE: True},
+    "StripAccents": {spec.NORMALIZER_STRIP_ACCENTS: True},
+}

@@ -1,0 +1,71 @@
+"""A vocabulary on its way to GGUF: token texts, scores and types by id."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from quantcli.formats import vocabulary_spec as spec
+from quantcli.formats.gguf_spec import Metadata, ValueType, array
+from quantcli.formats.vocabulary_spec import TokenType
+
+WORD_START: Final = "\N{LOWER ONE EIGHTH BLOCK}"
+"""What SentencePiece writes for a space."""
+
+ADDED_TOKEN_SCORE: Final = -1000.0
+"""The score of a token that was added after the vocabulary was trained, as llama.cpp's converter writes it."""
+
+_CONTROL_TEXTS: Final = frozenset({"<pad>", "<mask>", "<2mass>", "[@BOS@]"})
+_CONTROL_BRACKETS: Final = (("<|", "|>"), ("<｜", "｜>"), ("<unused", ">"))
+
+
+@dataclass
+class TokenTable:
+    """Tokens by id: three lists of one length."""
+
+    texts: list[str] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    types: list[TokenType] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def append(self, text: str, score: float, type_: TokenType) -> None:
+        """Add a token at the next id."""
+        self.texts.append(text)
+        self.scores.append(score)
+        self.types.append(type_)
+
+    def put(self, id_: int, text: str, score: float, type_: TokenType) -> None:
+        """Replace the token at `id_`."""
+        self.texts[id_], self.scores[id_], self.types[id_] = text, score, type_
+
+    def pad(self, size: int, score: float) -> None:
+        """Fill up to `size` tokens with unused ones: models often have more embeddings than tokens."""
+        for id_ in range(len(self), size):
+            self.append(f"[PAD{id_}]", score, TokenType.UNUSED)
+
+    def metadata(self, *, scores: bool) -> Metadata:
+        """The arrays of texts, of scores where the algorithm uses them, and of types."""
+        arrays: Metadata = {spec.TOKENS: array(ValueType.STRING, self.texts)}
+        if scores:
+            arrays[spec.SCORES] = array(ValueType.FLOAT32, self.scores)
+        return arrays | {spec.TOKEN_TYPES: array(ValueType.INT32, [int(type_) for type_ in self.types])}
+
+
+def looks_special(text: str) -> bool:
+    """Whether an added token is meant as a control token although it is not marked as special.
+
+    Source: `does_token_look_special` of llama.cpp's converter (models of Cohere, DeepSeek and Gemma need it).
+    """
+    return text in _CONTROL_TEXTS or any(text.startswith(start) and text.endswith(end) for start, end in _CONTROL_BRACKETS)
+
+
+def added_token(text: str, attributes: Any) -> tuple[str, TokenType]:
+    """The text and type of an added token, from its attributes in `tokenizer_config.json` or `tokenizer.json`.
+
+    Control tokens stay as they are; others are texts a user may write, so they get real spaces.
+    """
+    if attributes.get("special") or looks_special(text):
+        return text, TokenType.CONTROL
+    return text.replace(WORD_START, " "), TokenType.USER_DEFINED

@@ -1,0 +1,194 @@
+"""The tokenizer itself: special tokens are cut out first, the algorithm encodes what is between, flags add the ends.
+
+Source: `llama_vocab::impl::tokenize` and `tokenizer_st_partition` of llama.cpp's `llama-vocab.cpp`.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from quantcli.formats import vocabulary_spec as spec
+from quantcli.formats.errors import ModelError, UnsupportedError
+from quantcli.formats.gguf_spec import Metadata
+from quantcli.runner.tokenizer.sentencepiece import SentencePieceModel
+from quantcli.runner.tokenizer.vocabulary import HIDDEN, Attribute, Vocabulary, parsed_tokens, read_vocabulary
+
+_WHITE_SPACE: Final = " \t\n\v\f\r"
+"""What a token that strips its surroundings takes: `isspace` of C."""
+
+
+class Model(Protocol):
+    """An algorithm with its vocabulary."""
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text that holds no special token."""
+        ...
+
+    def piece(self, id_: int) -> bytes:
+        """The bytes a token stands for."""
+        ...
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is done around the algorithm; metadata overrides the algorithm's defaults."""
+
+    add_bos: bool = False
+    add_eos: bool = False
+    add_space_prefix: bool = False
+    """Put a space before a text, and before what follows a special token."""
+
+
+@dataclass(frozen=True)
+class _Algorithm:
+    """What a value of `tokenizer.ggml.model` stands for."""
+
+    build: Callable[[Vocabulary, Metadata], Model]
+    settings: Callable[[Metadata], Settings]
+    special: Mapping[str, int] = field(default_factory=dict)
+    """Ids by role, for files that do not tell them."""
+
+
+_ALGORITHMS: Final = {
+    "llama": _Algorithm(
+        lambda vocabulary, metadata: SentencePieceModel(vocabulary),
+        lambda metadata: Settings(add_bos=True, add_space_prefix=True),
+        {"bos": 1, "eos": 2, "unk": 0},
+    ),
+}
+
+
+class Tokenizer:
+    """Encodes and decodes with one vocabulary.
+
+    `bos`, `eos` and the like are ids, None where the vocabulary has no such token; `end_of_generation` holds every id after
+    which a model is done.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, model: Model, settings: Settings) -> None:
+        self.vocabulary = vocabulary
+        self.settings = settings
+        self.bos = vocabulary.special.get("bos")
+        self.eos = vocabulary.special.get("eos")
+        self.end_of_generation = vocabulary.end_of_generation
+        self._model = model
+        self._parsed = parsed_tokens(vocabulary)
+
+    def __len__(self) -> int:
+        return len(self.vocabulary)
+
+    def encode(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
+        """The token ids of a text.
+
+        With `add_special` the tokens that the vocabulary wants around a text (begin, end) are added; with `parse_special`
+        the texts of control tokens, like `<|eot_id|>`, become these tokens instead of being encoded as text.
+        """
+        ids = [self.bos] if add_special and self.settings.add_bos and self.bos is not None else []
+        after_special = True
+        for fragment in self._fragments(text, parse_special):
+            if isinstance(fragment, int):
+                ids.append(fragment)
+            else:
+                prefix = " " if self.settings.add_space_prefix and after_special else ""
+                ids += self._model.encode(prefix + fragment)
+            after_special = isinstance(fragment, int)
+        if add_special and self.settings.add_eos and self.eos is not None:
+            ids.append(self.eos)
+        return ids
+
+    def piece(self, id_: int) -> bytes:
+        """The bytes of one token, which need not be whole characters; a control token's are its text."""
+        if not 0 <= id_ < len(self):
+            raise ModelError(f"token {id_} is outside the vocabulary of {len(self)}")
+        return self._model.piece(id_)
+
+    def is_hidden(self, id_: int) -> bool:
+        """Whether a token is control: it steers the model and is no part of a text."""
+        return bool(self.vocabulary.attributes[id_] & HIDDEN)
+
+    def decode(self, ids: Iterable[int], *, special: bool = False) -> str:
+        """The text of whole token ids, the inverse of `encode`: control tokens are left out unless `special`.
+
+        Bytes that are not UTF-8 become U+FFFD. To decode a text as it grows, use `StreamDecoder`.
+        """
+        data = b"".join(self.piece(id_) for id_ in ids if special or not self.is_hidden(id_))
+        if self.settings.add_space_prefix:
+            data = data.removeprefix(b" ")
+        return data.decode("utf-8", "replace")
+
+    def _fragments(self, text: str, parse_special: bool) -> list[str | int]:
+        """`text` cut at its special tokens. Longer ones are cut out first, so that a shorter one inside does not count."""
+        fragments: list[str | int] = [text] if text else []
+        for id_ in self._parsed:
+            token, attribute = self.vocabulary.texts[id_], self.vocabulary.attributes[id_]
+            if token in text and (parse_special or not attribute & HIDDEN):
+                fragments = [part for fragment in fragments for part in _cut(fragment, token, id_, attribute)]
+        return fragments
+
+
+def _cut(fragment: str | int, token: str, id_: int, attribute: Attribute) -> list[str | int]:
+    if isinstance(fragment, int):
+        return [fragment]
+    texts = fragment.split(token)
+    parts: list[str | int] = []
+    for index, text in enumerate(texts):
+        kept = text
+        if index > 0:
+            parts.append(id_)
+            kept = kept.lstrip(_WHITE_SPACE) if attribute & Attribute.STRIP_RIGHT else kept
+        if index < len(texts) - 1:
+            kept = kept.rstrip(_WHITE_SPACE) if attribute & Attribute.STRIP_LEFT else kept
+        if kept:
+            parts.append(kept)
+    return parts
+
+
+class StreamDecoder:
+    """Decodes token by token. A character whose bytes span tokens appears when its last byte has come."""
+
+    def __init__(self, tokenizer: Tokenizer, *, special: bool = False) -> None:
+        self._tokenizer = tokenizer
+        self._special = special
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, id_: int) -> str:
+        """The text that `id_` completes; control tokens give none unless `special`."""
+        if not self._special and self._tokenizer.is_hidden(id_):
+            return ""
+        return self._decoder.decode(self._tokenizer.piece(id_))
+
+    def finish(self) -> str:
+        """What an unfinished character at the end becomes."""
+        return self._decoder.decode(b"", final=True)
+
+
+def load_tokenizer(metadata: Metadata) -> Tokenizer:
+    """The tokenizer that GGUF metadata describes.
+
+    Raises:
+        ModelError: if there is none, or it is incomplete.
+        UnsupportedError: if its algorithm is not one of those known.
+    """
+    if spec.MODEL not in metadata:
+        raise ModelError(f"the file holds no tokenizer: no {spec.MODEL}")
+    name = metadata[spec.MODEL].value
+    algorithm = _ALGORITHMS.get(name)
+    if algorithm is None:
+        raise UnsupportedError(f"the tokenizer {name!r} is unknown, expected one of {', '.join(_ALGORITHMS)}")
+    vocabulary = read_vocabulary(metadata, algorithm.special)
+    model = algorithm.build(vocabulary, metadata)
+    return Tokenizer(vocabulary, model, _override(algorithm.settings(metadata), metadata))
+
+
+def _override(defaults: Settings, metadata: Metadata) -> Settings:
+    def flag(key: str, default: bool) -> bool:
+        return bool(metadata[key].value) if key in metadata else default
+
+    return Settings(
+        flag(spec.ADD_SPECIAL_TOKENS["bos"], defaults.add_bos),
+        flag(spec.ADD_SPECIAL_TOKENS["eos"], defaults.add_eos),
+        flag(spec.ADD_SPACE_PREFIX, defaults.add_space_prefix),
+    )

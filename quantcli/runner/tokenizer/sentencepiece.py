@@ -1,0 +1,111 @@
+"""SentencePiece BPE: join the neighbours whose union is the best-scored token, until no two can be joined.
+
+Source: `llm_tokenizer_spm_session` of llama.cpp's `llama-vocab.cpp`, after SentencePiece's `bpe_model.cc`.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from heapq import heapify, heappop, heappush
+from typing import Final
+
+from quantcli.runner.tokenizer.vocabulary import Attribute, Vocabulary
+
+WORD_START: Final = "\N{LOWER ONE EIGHTH BLOCK}"
+"""What stands for a space inside the vocabulary."""
+
+CACHED_WORDS: Final = 1 << 16
+
+
+class SentencePieceModel:
+    """Encodes with the scores of a vocabulary, and tells the bytes of its tokens."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        self._words = _word_pattern(vocabulary.texts)
+        self._encode_word = lru_cache(CACHED_WORDS)(self._join)
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text that holds no special token."""
+        ids: list[int] = []
+        for word in self._words.split(text.replace(" ", WORD_START)):
+            ids.extend(self._encode_word(word))
+        return ids
+
+    def piece(self, id_: int) -> bytes:
+        """The bytes a token stands for."""
+        return sentencepiece_bytes(self._vocabulary, id_)
+
+    def _join(self, word: str) -> tuple[int, ...]:
+        """Join the characters of `word` in the order of the scores of what they join to, leftmost first among equals."""
+        ids, scores = self._vocabulary.ids, self._vocabulary.scores
+        parts: list[str | None] = list(word)
+        # A doubly linked list over `parts`; the end of the last part is len(parts), the one before the first -1.
+        before = list(range(-1, len(parts) - 1))
+        after = list(range(1, len(parts) + 1))
+
+        # Candidates: (-score, left part, right part, length of both). The length tells whether a part has grown since.
+        queue: list[tuple[float, int, int, int]] = []
+        for left in range(len(parts) - 1):
+            id_ = ids.get(word[left : left + 2])
+            if id_ is not None:
+                queue.append((-scores[id_], left, left + 1, 2))
+        heapify(queue)
+
+        def consider(left: int, right: int) -> None:
+            joined = f"{parts[left]}{parts[right]}"
+            id_ = ids.get(joined)
+            if id_ is not None:
+                heappush(queue, (-scores[id_], left, right, len(joined)))
+
+        while queue:
+            _, left, right, length = heappop(queue)
+            first, second = parts[left], parts[right]
+            if first is None or second is None or len(first) + len(second) != length:
+                continue
+            parts[left], parts[right] = first + second, None
+            follower = after[left] = after[right]
+            if follower < len(parts):
+                before[follower] = left
+                consider(left, follower)
+            if before[left] >= 0:
+                consider(before[left], left)
+
+        result: list[int] = []
+        for part in parts:
+            if part is not None:
+                id_ = ids.get(part)
+                result.extend(self._bytes(part) if id_ is None else (id_,))
+        return tuple(result)
+
+    def _bytes(self, part: str) -> list[int]:
+        """Ids of the bytes of a character that is no token; the unknown token where the vocabulary has no bytes."""
+        ids, unknown = self._vocabulary.ids, self._vocabulary.special.get("unk", 0)
+        return [ids.get(f"<0x{byte:02X}>", ids.get(chr(byte), unknown)) for byte in part.encode("utf-8", "surrogateescape")]
+
+
+def sentencepiece_bytes(vocabulary: Vocabulary, id_: int) -> bytes:
+    """The bytes of a token whose text has `WORD_START` for spaces and `<0x0A>` for bytes."""
+    text, attribute = vocabulary.texts[id_], vocabulary.attributes[id_]
+    if attribute & (Attribute.UNKNOWN | Attribute.CONTROL | Attribute.USER_DEFINED):
+        return text.encode()
+    if attribute & Attribute.NORMAL:
+        return text.replace(WORD_START, " ").encode()
+    if attribute & Attribute.BYTE:
+        return bytes([int(text[3:5], 16)])
+    return b""
+
+
+def _word_pattern(texts: list[str]) -> re.Pattern[str]:
+    """Where a text can be cut without changing its tokens: before a `WORD_START` that no token joins to what precedes it.
+
+    Cutting makes words, and words repeat, so most of a text comes from the cache.
+    """
+    joined = {WORD_START}
+    for text in texts:
+        start = text.find(WORD_START, 1)
+        while start > 0:
+            joined.add(text[start - 1])
+            start = text.find(WORD_START, start + 1)
+    return re.compile(f"(?<=[^{re.escape(''.join(sorted(joined)))}])(?={WORD_START})")

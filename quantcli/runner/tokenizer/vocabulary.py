@@ -1,0 +1,239 @@
+"""The tokens of a GGUF file: their texts, what each of them is, and which of them begin and end a text.
+
+Files often mark special tokens wrongly, so some are recognised by their text; which, and how, follows
+`llama_vocab::impl::load` of llama.cpp's `llama-vocab.cpp`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import IntFlag
+from typing import Any, Final
+
+from quantcli.formats import vocabulary_spec as spec
+from quantcli.formats.errors import ModelError
+from quantcli.formats.gguf_spec import Metadata
+from quantcli.formats.vocabulary_spec import TokenType
+
+
+class Attribute(IntFlag):
+    """What is true of a token; a token of a wrong type can be two things at once."""
+
+    UNDEFINED = 0
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 4
+    USER_DEFINED = 8
+    UNUSED = 16
+    BYTE = 32
+    STRIP_LEFT = 64
+    STRIP_RIGHT = 128
+
+
+HIDDEN: Final = Attribute.CONTROL | Attribute.UNKNOWN
+"""Tokens that a text does not show, and that text is not parsed as unless asked."""
+
+END_OF_TURN_TEXTS: Final = (
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<end_of_turn>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<EOT>",
+    "_<EOT>",
+    "[EOT]",
+    "<｜end▁of▁sentence｜>",
+    "<end_of_utterance>",
+)
+"""Texts of the token that ends a turn, where the file does not name one."""
+
+END_OF_MESSAGE_TEXTS: Final = ("<|eom_id|>",)
+
+END_OF_GENERATION_TEXTS: Final = frozenset(
+    {
+        *END_OF_TURN_TEXTS,
+        *END_OF_MESSAGE_TEXTS,
+        "<|return|>",
+        "<|call|>",
+        "<|flush|>",
+        "<|calls|>",
+        "</s>",
+        "[EOS]",
+        "<eos>",
+        "<turn|>",
+        "<|tool_response>",
+        "[e~[",
+    }
+)
+"""Texts of tokens after which a model has nothing more to say."""
+
+INFILL_TEXTS: Final = {
+    "fim_pre": (
+        "<|fim_prefix|>",
+        "<fim-prefix>",
+        "<fim_prefix>",
+        "<｜fim▁begin｜>",
+        "<PRE>",
+        "▁<PRE>",
+        "<|code_prefix|>",
+        "<|prefix|>",
+    ),
+    "fim_suf": (
+        "<|fim_suffix|>",
+        "<fim-suffix>",
+        "<fim_suffix>",
+        "<｜fim▁hole｜>",
+        "<SUF>",
+        "▁<SUF>",
+        "<|code_suffix|>",
+        "<|suffix|>",
+    ),
+    "fim_mid": (
+        "<|fim_middle|>",
+        "<fim-middle>",
+        "<fim_middle>",
+        "<｜fim▁end｜>",
+        "<MID>",
+        "▁<MID>",
+        "<|code_middle|>",
+        "<|middle|>",
+    ),
+    "fim_pad": ("<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]"),
+    "fim_rep": ("<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>"),
+    "fim_sep": ("<|file_sep|>",),
+}
+"""Texts of the tokens between which a model fills in a middle, by role."""
+
+INFILL_ENDS: Final = ("fim_pad", "fim_rep", "fim_sep")
+"""Those after which the middle is complete."""
+
+ALWAYS_SHOWN_TEXTS: Final = ("<|channel|>", "<|message|>", "<|start|>", "<|constrain|>")
+"""Marks of the harmony format: whoever reads the text needs to see them."""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The tokens by id, and the ids with a role.
+
+    `special` maps roles (`bos`, `eos`, `eot`, `unk`, `sep`, `fim_pre`, ...) to ids.
+    """
+
+    texts: list[str]
+    scores: list[float]
+    attributes: list[Attribute]
+    ids: dict[str, int]
+    special: dict[str, int]
+    end_of_generation: frozenset[int]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+def read_vocabulary(metadata: Metadata, default_special: Mapping[str, int]) -> Vocabulary:
+    """The vocabulary in GGUF metadata; `default_special` gives the roles of ids that the file does not mention.
+
+    Raises:
+        ModelError: if the tokens are missing, or scores or types are fewer than tokens.
+    """
+    texts = [text or f"[EMPTY_{id_}]" for id_, text in enumerate(_array(metadata, spec.TOKENS, None))]
+    if not texts:
+        raise ModelError(f"the vocabulary is missing: no {spec.TOKENS} in the file")
+    scores = [float(score) for score in _array(metadata, spec.SCORES, len(texts))] or [0.0] * len(texts)
+    types = _array(metadata, spec.TOKEN_TYPES, len(texts)) or [TokenType.NORMAL] * len(texts)
+    attributes = [_ATTRIBUTES.get(int(type_), Attribute.UNDEFINED) for type_ in types]
+    ids = {text: id_ for id_, text in enumerate(texts)}
+
+    special = _special_ids(metadata, default_special, ids, attributes)
+    ends = _end_of_generation(special, ids, texts, attributes)
+    _strip_around(metadata, ids, attributes)
+    return Vocabulary(texts, scores, attributes, ids, special, ends)
+
+
+_ATTRIBUTES: Final = {type_.value: Attribute[type_.name] for type_ in TokenType}
+
+
+def _array(metadata: Metadata, key: str, length: int | None) -> list[Any]:
+    """The values at `key`, none where it is absent."""
+    if key not in metadata:
+        return []
+    values = list(metadata[key].value)
+    if length is not None and len(values) < length:
+        raise ModelError(f"{key} has {len(values)} values, expected one for each of {length} tokens")
+    return values
+
+
+def _special_ids(
+    metadata: Metadata, defaults: Mapping[str, int], ids: Mapping[str, int], attributes: list[Attribute]
+) -> dict[str, int]:
+    count = len(attributes)
+    special = {role: id_ for role, id_ in defaults.items() if id_ < count}
+    for key, role in _ROLE_KEYS.items():
+        if key in metadata and 0 <= metadata[key].value < count:
+            special[role] = metadata[key].value
+    texts = {"eot": END_OF_TURN_TEXTS, "eom": END_OF_MESSAGE_TEXTS, **INFILL_TEXTS}
+    for role, candidates in texts.items():
+        found = next((ids[text] for text in candidates if text in ids), None)
+        if role not in special and found is not None:
+            special[role] = found
+            attributes[found] |= Attribute.CONTROL
+    return special
+
+
+_ROLE_KEYS: Final = (
+    {key: role for role, key in spec.SPECIAL_TOKENS.items()}
+    | {f"tokenizer.ggml.{role}_token_id": role for role in INFILL_TEXTS}
+    | {  # names of older files
+        "tokenizer.ggml.prefix_token_id": "fim_pre",
+        "tokenizer.ggml.suffix_token_id": "fim_suf",
+        "tokenizer.ggml.middle_token_id": "fim_mid",
+    }
+)
+
+
+def _end_of_generation(
+    special: Mapping[str, int], ids: Mapping[str, int], texts: list[str], attributes: list[Attribute]
+) -> frozenset[int]:
+    ends = {special[role] for role in INFILL_ENDS if role in special}
+    for text in END_OF_GENERATION_TEXTS & ids.keys():
+        ends.add(ids[text])
+        attributes[ids[text]] |= Attribute.CONTROL
+    for text in ALWAYS_SHOWN_TEXTS:
+        if text in ids:
+            attributes[ids[text]] = Attribute.USER_DEFINED
+    ends |= {special[role] for role in ("eos", "eot", "eom") if role in special}
+
+    ending = {texts[id_] for id_ in ends}
+    # Where other tokens end a call and a channel, or a turn, these two are parts of the text.
+    if "<|end|>" in ending and ({"<|return|>", "<|flush|>"} & ending) and ({"<|call|>", "<|calls|>"} & ending):
+        ends.discard(ids["<|end|>"])
+        attributes[ids["<|end|>"]] = Attribute.USER_DEFINED
+    if "</s>" in ending and {"<|tool_response>", "<|plamo:eos|>"} & ending:
+        ends.discard(ids["</s>"])
+        attributes[ids["</s>"]] = Attribute.NORMAL
+    return frozenset(ends)
+
+
+def _strip_around(metadata: Metadata, ids: Mapping[str, int], attributes: list[Attribute]) -> None:
+    """Mark tokens that swallow the white space beside them; files do not say so, the model's name does."""
+    name = _string(metadata, "general.name").lower()
+    if any(part in name for part in ("phi-3", "phi3")):
+        kept = {ids.get(text) for text in ("<unk>", "<s>", "<|endoftext|>")}
+        for id_ in _parsed(attributes):
+            if id_ not in kept:
+                attributes[id_] |= Attribute.STRIP_RIGHT
+
+
+def _string(metadata: Metadata, key: str) -> str:
+    return str(metadata[key].value) if key in metadata else ""
+
+
+def _parsed(attributes: Iterable[Attribute]) -> list[int]:
+    """The ids of tokens that are looked for in a text before anything else."""
+    return [id_ for id_, attribute in enumerate(attributes) if attribute & (HIDDEN | Attribute.USER_DEFINED)]
+
+
+def parsed_tokens(vocabulary: Vocabulary) -> list[int]:
+    """The ids of tokens that are looked for in a text before anything else, in that order: longest first."""
+    return sorted(_parsed(vocabulary.attributes), key=lambda id_: -len(vocabulary.texts[id_].encode()))

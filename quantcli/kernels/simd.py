@@ -7,7 +7,7 @@ fast-math flags, no contraction (except in `fma`, which is one rounding by defin
     x = load(array, index, LANES)           LANES consecutive elements, from any alignment
     store(array, index, x)
     splat(scalar, LANES)                    the scalar in every lane
-    + - * /  < <= > >= == !=  & | ^ ~ << >>  between equal vectors, or a vector and a scalar of its element type; -x of floats
+    + - * /  < <= > >= == !=  & | ^ ~ << >>  between equal vectors, or one and a scalar of its element type; -x
     select(mask, a, b)  any_lane(mask)  all_lanes(mask)
     absolute  rint  round_away  truncate  sqrt  floor  fma  minimum  maximum
     convert(x, np.int32)                    lane by lane, as C casts do

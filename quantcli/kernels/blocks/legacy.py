@@ -1,0 +1,359 @@
+"""The legacy family: blocks of 32 with one scale (Q4_0, Q5_0, Q8_0) or a scale and a minimum (Q4_1, Q5_1), and the one- and
+two-bit types of the same simplicity (Q1_0: 128, Q2_0: 64).
+
+Without importance the levels follow from the extremes of a block: the block itself is the vector. With importance the scale
+is searched for, with a block in each lane. Rows are back to back in memory and every block stands for itself, so both work
+through the blocks of all rows as one sequence.
+
+Source: `quantize_row_*_ref`, `quantize_row_*_impl` and `dequantize_row_*` in `ggml-quants.c`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcli.kernels.blocks import Codec
+from quantcli.kernels.half import float_to_half, half_to_float
+from quantcli.kernels.jit import inline, kernel
+from quantcli.kernels.lanes import mean_squares, transpose, transpose_back
+from quantcli.kernels.search import affine_level, affine_search, nearest_int, symmetric_search
+from quantcli.kernels.simd import (
+    LANES,
+    absolute,
+    bits_mask,
+    convert,
+    first_lane,
+    load,
+    load_scalar,
+    mask_bits,
+    max_lanes,
+    maximum,
+    min_lanes,
+    minimum,
+    reinterpret,
+    round_away,
+    select,
+    shuffle,
+    splat,
+    sqrt,
+    store,
+    store_scalar,
+)
+from quantcli.kernels.types import TYPES
+
+Floats = NDArray[np.float32]
+Bytes = NDArray[np.uint8]
+Vec = Any
+"""A vector; numba infers of what."""
+
+F32 = np.float32
+I32 = np.int32
+U8 = np.uint8
+U32 = np.uint32
+
+_BLOCK: Final = 32
+_NIBBLE_PAIRS: Final = 16
+_NO_FIELD: Final = -1
+
+
+@inline
+def finite_inverse(value: Any) -> Any:
+    """1 / value, but 0 where that is infinite: for zero, as in the reference, and for subnormal scales, where the reference
+    multiplies by infinity, and converts that to the integer 0 unless something was added; callers see to those."""
+    inverse = F32(1) / value
+    return inverse if abs(inverse) < F32(np.inf) else F32(0)
+
+
+def field_offset(name: str, field: str) -> int:
+    """The byte at which a block of type `name` keeps `field`, -1 where it has no such field."""
+    fields = TYPES[name].layout.fields
+    return int(fields[field][1]) if fields and field in fields else _NO_FIELD
+
+
+# Four and five bits: how 32 levels lie in a block
+
+_first_half = shuffle(*range(_NIBBLE_PAIRS))
+_second_half = shuffle(*range(_NIBBLE_PAIRS, _BLOCK))
+_joined = shuffle(*range(_BLOCK))
+
+
+@inline
+def _store_levels(packed: Bytes, at: int, low_at: int, high_at: int, levels: Vec) -> None:
+    """Pack 32 levels, uint8, into the block at byte `at`. Levels j and j + 16 share the halves of byte j; the fifth bits,
+    where the type has them (`high_at` is not -1), are the bits of one uint32."""
+    if high_at != _NO_FIELD:
+        store_scalar(packed, at + high_at, mask_bits((levels & U8(16)) != U8(0)))
+    store(packed, at + low_at, (_first_half(levels, levels) & U8(15)) | (_second_half(levels, levels) << U8(4)))
+
+
+@inline
+def _load_levels(packed: Bytes, at: int, low_at: int, high_at: int) -> Vec:
+    """The 32 levels of the block at byte `at`, uint8: `_store_levels` undone."""
+    pairs = load(packed, at + low_at, _NIBBLE_PAIRS)
+    levels = _joined(pairs & U8(15), pairs >> U8(4))
+    if high_at != _NO_FIELD:
+        fifth = bits_mask(load_scalar(packed, at + high_at, np.uint32))
+        levels = select(fifth, levels | U8(16), levels)
+    return levels
+
+
+# Four and five bits without importance: a block is one vector
+
+
+def _symmetric_plain(name: str, half: int) -> Callable[[Floats, Bytes], None]:
+    """Levels -half..half-1, the value of largest magnitude at -half: its sign, the first one's, becomes the scale's."""
+    size, low_at, high_at = TYPES[name].block_bytes, field_offset(name, "qs"), field_offset(name, "qh")
+
+    @kernel
+    def quantize(x: Floats, out: Bytes) -> None:
+        values, packed = x.reshape(-1), out.reshape(-1)
+        for block in range(values.size // _BLOCK):
+            at, value = block * size, load(values, block * _BLOCK, _BLOCK)
+            magnitude = absolute(value)
+            largest = max_lanes(magnitude)
+            # A block of zeros, of either sign, has the scale 0 / -half: a negative zero.
+            extreme = values[block * _BLOCK + first_lane(magnitude == largest)] if largest > F32(0) else F32(0)
+            scale = extreme / F32(-half)
+            inverse = finite_inverse(scale)
+            # Where the inverse overflows the reference's conversion from infinity gives level 0, not the middle.
+            middle = F32(half + 0.5) if inverse != F32(0) or scale == F32(0) else F32(0)
+            store_scalar(packed, at, float_to_half(scale))
+            level = minimum(convert(value * inverse + middle, np.int32), splat(I32(2 * half - 1), _BLOCK))
+            _store_levels(packed, at, low_at, high_at, convert(level, np.uint8))
+
+    return quantize
+
+
+def _affine_plain(name: str, top: int) -> Callable[[Floats, Bytes], None]:
+    """Levels 0..top from the smallest to the largest value."""
+    size, low_at, high_at = TYPES[name].block_bytes, field_offset(name, "qs"), field_offset(name, "qh")
+    minimum_at = field_offset(name, "m")
+
+    @kernel
+    def quantize(x: Floats, out: Bytes) -> None:
+        values, packed = x.reshape(-1), out.reshape(-1)
+        for block in range(values.size // _BLOCK):
+            at, value = block * size, load(values, block * _BLOCK, _BLOCK)
+            # Of zeros of both signs the first is the minimum.
+            low = values[block * _BLOCK + first_lane(value == min_lanes(value))]
+            scale = abs(max_lanes(value) - low) / F32(top)
+            store_scalar(packed, at, float_to_half(scale))
+            store_scalar(packed, at + minimum_at, float_to_half(low))
+            scaled = (value - low) * finite_inverse(scale) + F32(0.5)
+            level = minimum(convert(scaled, np.int32), splat(I32(top), _BLOCK))
+            _store_levels(packed, at, low_at, high_at, convert(level, np.uint8))
+
+    return quantize
+
+
+# Four and five bits with importance: blocks are searched in lanes
+
+
+@inline
+def _fit_symmetric(half: int, values: Floats, weight: Floats, levels: Bytes) -> tuple[Vec, Vec]:
+    scale, inverse, empty = symmetric_search(values, weight, 0, _BLOCK, half)
+    for element in range(_BLOCK):
+        level = nearest_int(inverse * load(values, element * LANES, LANES))
+        level = minimum(splat(I32(half - 1), LANES), maximum(splat(I32(-half), LANES), level)) + I32(half)
+        store(levels, element * LANES, convert(select(empty, splat(I32(0), LANES), level), np.uint8))
+    return scale, scale
+
+
+@inline
+def _fit_affine(top: int, values: Floats, weight: Floats, levels: Bytes) -> tuple[Vec, Vec]:
+    scale, minimum_, inverse, low = affine_search(values, weight, 0, _BLOCK, top, -0.9, 0.05, 36, False)
+    for element in range(_BLOCK):
+        level = affine_level(load(values, element * LANES, LANES), inverse, low, top)
+        store(levels, element * LANES, convert(level, np.uint8))
+    return scale, -minimum_
+
+
+def _weighted(name: str, fit: Callable[..., Any], levels_parameter: int) -> Callable[[Floats, Floats, Bytes], None]:
+    """Search each block's scale with the weights importance * sqrt(mean square of the row + x * x)."""
+    size, low_at, high_at = TYPES[name].block_bytes, field_offset(name, "qs"), field_offset(name, "qh")
+    minimum_at = field_offset(name, "m")
+
+    @kernel
+    def quantize_weighted(x: Floats, importance: Floats, out: Bytes) -> None:
+        flat, packed = x.reshape(-1), out.reshape(-1)
+        blocks, per_row = flat.size // _BLOCK, importance.size // _BLOCK
+        squares = mean_squares(x)
+        starts, columns = np.empty(LANES, np.intp), np.empty(LANES, np.intp)
+        square = np.empty(LANES, np.float32)
+        values, weight = np.empty(_BLOCK * LANES, np.float32), np.empty(_BLOCK * LANES, np.float32)
+        levels, turned = np.empty(_BLOCK * LANES, np.uint8), np.empty(_BLOCK * LANES, np.uint8)
+        scales, minimums = np.empty(LANES, np.uint16), np.empty(LANES, np.uint16)
+        for first in range(0, blocks, LANES):
+            for lane in range(LANES):
+                # The last group repeats the last block in the lanes that are left.
+                block = min(first + lane, blocks - 1)
+                starts[lane] = block * _BLOCK
+                columns[lane] = block % per_row * _BLOCK
+                square[lane] = squares[block // per_row]
+            transpose(flat, starts, _BLOCK, values)
+            transpose(importance, columns, _BLOCK, weight)
+            for element in range(_BLOCK):
+                value = load(values, element * LANES, LANES)
+                spread = sqrt(load(square, 0, LANES) + value * value)
+                store(weight, element * LANES, load(weight, element * LANES, LANES) * spread)
+            scale, low = fit(levels_parameter, values, weight, levels)
+            store(scales, 0, float_to_half(scale))
+            store(minimums, 0, float_to_half(low))
+            transpose_back(levels, _BLOCK, turned)
+            for lane in range(min(LANES, blocks - first)):
+                at = (first + lane) * size
+                store_scalar(packed, at, scales[lane])
+                if minimum_at != _NO_FIELD:
+                    store_scalar(packed, at + minimum_at, minimums[lane])
+                level = load(turned, lane * _BLOCK, _BLOCK)
+                _store_levels(packed, at, low_at, high_at, level)
+
+    return quantize_weighted
+
+
+def _nibble_dequantize(name: str, zero_level: int) -> Callable[[Bytes, Floats], None]:
+    """`(level - zero_level) * scale`, plus the minimum where the type has one."""
+    size, low_at, high_at = TYPES[name].block_bytes, field_offset(name, "qs"), field_offset(name, "qh")
+    minimum_at = field_offset(name, "m")
+
+    @kernel
+    def dequantize(data: Bytes, out: Floats) -> None:
+        packed, values = data.reshape(-1), out.reshape(-1)
+        for block in range(values.size // _BLOCK):
+            at = block * size
+            scale = half_to_float(load_scalar(packed, at, np.uint16))
+            levels = _load_levels(packed, at, low_at, high_at)
+            value = (convert(levels, np.float32) - F32(zero_level)) * scale
+            if minimum_at != _NO_FIELD:
+                value = value + half_to_float(load_scalar(packed, at + minimum_at, np.uint16))
+            store(values, block * _BLOCK, value)
+
+    return dequantize
+
+
+def _symmetric(name: str, bits: int) -> Codec:
+    half = 1 << (bits - 1)
+    return Codec(_symmetric_plain(name, half), _weighted(name, _fit_symmetric, half), _nibble_dequantize(name, half))
+
+
+def _affine(name: str, bits: int) -> Codec:
+    top = (1 << bits) - 1
+    return Codec(_affine_plain(name, top), _weighted(name, _fit_affine, top), _nibble_dequantize(name, 0))
+
+
+# Eight bits
+
+_Q8_BYTES: Final = TYPES["Q8_0"].block_bytes
+_Q8_LEVELS: Final = field_offset("Q8_0", "qs")
+
+
+@kernel
+def _quantize_q8(x: Floats, out: Bytes) -> None:
+    values, packed = x.reshape(-1), out.reshape(-1)
+    for block in range(values.size // _BLOCK):
+        at, value = block * _Q8_BYTES, load(values, block * _BLOCK, _BLOCK)
+        scale = max_lanes(absolute(value)) / F32(127)
+        store_scalar(packed, at, float_to_half(scale))
+        level = convert(round_away(value * finite_inverse(scale)), np.int32)
+        store(packed, at + _Q8_LEVELS, convert(level, np.uint8))
+
+
+@kernel
+def _dequantize_q8(data: Bytes, out: Floats) -> None:
+    packed, values = data.reshape(-1), out.reshape(-1)
+    for block in range(values.size // _BLOCK):
+        at = block * _Q8_BYTES
+        levels = reinterpret(load(packed, at + _Q8_LEVELS, _BLOCK), np.int8)
+        store(values, block * _BLOCK, convert(levels, np.float32) * half_to_float(load_scalar(packed, at, np.uint16)))
+
+
+# One bit: the sign; the scale is the mean magnitude, whose sum is serial
+
+_Q1_BLOCK: Final = TYPES["Q1_0"].block_length
+_Q1_BYTES: Final = TYPES["Q1_0"].block_bytes
+_Q1_LEVELS: Final = field_offset("Q1_0", "qs")
+_WORD: Final = 32
+
+
+@kernel
+def _quantize_q1(x: Floats, out: Bytes) -> None:
+    flat, packed = x.reshape(-1), out.reshape(-1)
+    blocks = flat.size // _Q1_BLOCK
+    starts = np.empty(LANES, np.intp)
+    values, scales = np.empty(_Q1_BLOCK * LANES, np.float32), np.empty(LANES, np.uint16)
+    for first in range(0, blocks, LANES):
+        for lane in range(LANES):
+            starts[lane] = min(first + lane, blocks - 1) * _Q1_BLOCK
+        transpose(flat, starts, _Q1_BLOCK, values)
+        total = splat(F32(0), LANES)
+        for element in range(_Q1_BLOCK):
+            total = total + absolute(load(values, element * LANES, LANES))
+        store(scales, 0, float_to_half(total / F32(_Q1_BLOCK)))
+        for lane in range(min(LANES, blocks - first)):
+            at = (first + lane) * _Q1_BYTES
+            store_scalar(packed, at, scales[lane])
+            for word in range(_Q1_BLOCK // _WORD):
+                signs = mask_bits(load(flat, starts[lane] + word * _WORD, _WORD) >= F32(0))
+                store_scalar(packed, at + _Q1_LEVELS + word * _WORD // 8, signs)
+
+
+@kernel
+def _dequantize_q1(data: Bytes, out: Floats) -> None:
+    packed, values = data.reshape(-1), out.reshape(-1)
+    for block in range(values.size // _Q1_BLOCK):
+        at = block * _Q1_BYTES
+        scale = splat(half_to_float(load_scalar(packed, at, np.uint16)), _WORD)
+        for word in range(_Q1_BLOCK // _WORD):
+            positive = bits_mask(load_scalar(packed, at + _Q1_LEVELS + word * _WORD // 8, np.uint32))
+            store(values, block * _Q1_BLOCK + word * _WORD, select(positive, scale, -scale))
+
+
+# Two bits: -1, 0, 1 (and 2, which the quantizer never reaches) times the largest magnitude; four levels a byte
+
+_Q2_BLOCK: Final = TYPES["Q2_0"].block_length
+_Q2_BYTES: Final = TYPES["Q2_0"].block_bytes
+_Q2_LEVELS: Final = field_offset("Q2_0", "qs")
+_Q2_QUADS: Final = _Q2_BLOCK // 4
+
+
+@kernel
+def _quantize_q2(x: Floats, out: Bytes) -> None:
+    values, packed = x.reshape(-1), out.reshape(-1)
+    for block in range(values.size // _Q2_BLOCK):
+        at, value = block * _Q2_BYTES, load(values, block * _Q2_BLOCK, _Q2_BLOCK)
+        scale = max_lanes(absolute(value))
+        inverse = finite_inverse(scale)
+        # Where the inverse overflows the reference's conversion from infinity gives the lowest level, not the middle.
+        middle = F32(1) if inverse != F32(0) or scale == F32(0) else F32(0)
+        store_scalar(packed, at, float_to_half(scale))
+        levels = convert(convert(round_away(value * inverse) + middle, np.int32), np.uint8)
+        # Four neighbouring levels, the bytes of a word, move together into its lowest byte.
+        quads = reinterpret(levels, np.uint32)
+        quads = quads | (quads >> U32(6)) | (quads >> U32(12)) | (quads >> U32(18))
+        store(packed, at + _Q2_LEVELS, convert(quads, np.uint8))
+
+
+@kernel
+def _dequantize_q2(data: Bytes, out: Floats) -> None:
+    packed, values = data.reshape(-1), out.reshape(-1)
+    for block in range(values.size // _Q2_BLOCK):
+        at = block * _Q2_BYTES
+        quads = convert(load(packed, at + _Q2_LEVELS, _Q2_QUADS), np.uint32)
+        quads = (quads | (quads << U32(6)) | (quads << U32(12)) | (quads << U32(18))) & U32(0x03030303)
+        level = convert(reinterpret(quads, np.uint8), np.float32) - F32(1)
+        store(values, block * _Q2_BLOCK, level * half_to_float(load_scalar(packed, at, np.uint16)))
+
+
+CODECS: Final[Mapping[str, Codec]] = {
+    "Q4_0": _symmetric("Q4_0", 4),
+    "Q4_1": _affine("Q4_1", 4),
+    "Q5_0": _symmetric("Q5_0", 5),
+    "Q5_1": _affine("Q5_1", 5),
+    "Q8_0": Codec(_quantize_q8, None, _dequantize_q8),
+    "Q1_0": Codec(_quantize_q1, None, _dequantize_q1),
+    "Q2_0": Codec(_quantize_q2, None, _dequantize_q2),
+}

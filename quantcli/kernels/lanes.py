@@ -1,0 +1,56 @@
+"""Blocks into lanes and back: how a quantizer that searches `LANES` blocks at the same time lays its numbers out.
+
+A transposed array holds element l of the block in `lane` at `l * LANES + lane`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcli.kernels.jit import inline
+from quantcli.kernels.simd import LANES, load, splat, store, transpose_tile
+
+
+@inline
+def transpose(source: NDArray[Any], starts: NDArray[np.intp], length: int, out: NDArray[Any]) -> None:
+    """Lay `LANES` blocks of `length` elements (a multiple of 16) out element by element: block `lane` begins at
+    `source[starts[lane]]`, and its element l goes to `out[l * LANES + lane]`."""
+    for element in range(0, length, LANES):
+        transpose_tile(source, starts, 0, element, out, element * LANES, LANES, LANES)
+
+
+_ELEMENT_STARTS: Final = LANES * np.arange(256)
+
+
+@inline
+def transpose_back(source: NDArray[Any], length: int, out: NDArray[Any]) -> None:
+    """Lay transposed blocks of `length` elements (a multiple of 16, at most 256) out block by block: element l of block
+    `lane` goes from `source[l * LANES + lane]` to `out[lane * length + l]`."""
+    for element in range(0, length, LANES):
+        transpose_tile(source, _ELEMENT_STARTS, element, 0, out, element, length, LANES)
+
+
+@inline
+def mean_squares(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The mean square of each row `(rows, n)`, n a multiple of 16, summed from the first column to the last: a chain of
+    additions that wait for one another, so a row in each lane. The result has `rows` elements and some unused ones after.
+    """
+    rows, length = x.shape
+    flat = x.reshape(-1)
+    starts = np.empty(LANES, np.intp)
+    tile = np.empty(LANES * LANES, np.float32)
+    means = np.empty(rows + LANES, np.float32)
+    for first in range(0, rows, LANES):
+        for lane in range(LANES):
+            starts[lane] = min(first + lane, rows - 1) * length
+        total = splat(np.float32(0), LANES)
+        for column in range(0, length, LANES):
+            transpose_tile(flat, starts, 0, column, tile, 0, LANES, LANES)
+            for element in range(LANES):
+                value = load(tile, element * LANES, LANES)
+                total = total + value * value
+        store(means, first, total / np.float32(length))
+    return means

@@ -132,9 +132,7 @@ class GGUFFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
 
@@ -403,6 +401,5 @@ def _place_tensors(
         if start + before.nbytes > offset:
             raise FormatError(file.path, f"the tensors {before.name!r} and {after.name!r} overlap", offset=at)
     return {
-        info.name: StoredTensor(info.name, info.shape, info.type, file, data_offset + offset)
-        for info, offset, _ in table
+        info.name: StoredTensor(info.name, info.shape, info.type, file, data_offset + offset) for info, offset, _ in table
     }

@@ -112,8 +112,9 @@ def encode_string(value: str) -> bytes:
 
     Raises:
         UnicodeEncodeError: for a surrogate that does not stand for a byte (see `Field`).
+        TypeError: for what is no string.
     """
-    return value.encode("utf-8", "surrogateescape")
+    return str.encode(value, "utf-8", "surrogateescape")
 
 
 def decode_string(data: bytes) -> str:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from threading import Lock
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Final, Self
 
 import numpy as np
@@ -43,16 +43,18 @@ _LONGEST_WRITE: Final = 1 << 30
 _NAME_SHOWN: Final = 60
 """Characters of the target's name in the temporary one: a file name has at most 255 bytes."""
 
-_REASONS: Final[Mapping[int, tuple[str, str | None]]] = {
-    errno.ENOSPC: ("no space left on the disk", "free some space, or choose another place"),
-    errno.EDQUOT: ("the disk quota is used up", "free some space, or choose another place"),
-    errno.EFBIG: ("the file would be larger than this file system allows", "choose another place"),
-    errno.EACCES: ("no permission to write there", None),
-    errno.EPERM: ("no permission to write there", None),
-    errno.EROFS: ("the file system is read-only", "choose another place"),
-    errno.ENOENT: ("the directory does not exist", "create the directory first"),
-    errno.ENOTDIR: ("the directory does not exist", "create the directory first"),
-}
+_REASONS: Final[Mapping[int, tuple[str, str | None]]] = MappingProxyType(
+    {
+        errno.ENOSPC: ("no space left on the disk", "free some space, or choose another place"),
+        errno.EDQUOT: ("the disk quota is used up", "free some space, or choose another place"),
+        errno.EFBIG: ("the file would be larger than this file system allows", "choose another place"),
+        errno.EACCES: ("no permission to write there", None),
+        errno.EPERM: ("no permission to write there", None),
+        errno.EROFS: ("the file system is read-only", "choose another place"),
+        errno.ENOENT: ("the directory does not exist", "create the directory first"),
+        errno.ENOTDIR: ("the directory does not exist", "create the directory first"),
+    }
+)
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _CANNOT_RESERVE: Final = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ENODEV})
 
@@ -164,9 +166,7 @@ class GGUFWriter:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
             if kind is None:
                 self._finish()

@@ -1,0 +1,381 @@
+"""The plan: which type each tensor gets, and why, from names, shapes and metadata alone.
+
+A plan is a pure function; `--dry-run` prints it, the converter carries it out. It equals what llama-quantize decides
+(`llama_tensor_get_type` and what surrounds it in `src/llama-quant.cpp` of llama.cpp), with two differences: a pattern that
+matches no tensor is an error, and patterns also work where the base type is F32, F16 or BF16.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from quantcli.conversion.recipes import ModelFacts, Recipe, Role, Rule, TensorFacts, layer_of
+from quantcli.formats.errors import ModelError, UnsupportedError, UsageError
+from quantcli.formats.gguf_spec import Field
+from quantcli.formats.tensor import TensorInfo
+from quantcli.kernels.types import BlockType, block_type
+
+
+@dataclass(frozen=True)
+class Override:
+    """Gives `type` to every tensor whose name `pattern` is found in."""
+
+    pattern: re.Pattern[str]
+    type: BlockType
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions:
+    """What a user may ask for beyond the recipe."""
+
+    importance: Mapping[str, int] | None = None
+    """The tensors an importance matrix has values for, and how many; None without an importance matrix."""
+    overrides: Sequence[Override] = ()
+    """The first that matches a tensor wins over the recipe's rules."""
+    output_tensor_type: BlockType | None = None
+    token_embedding_type: BlockType | None = None
+    pure: bool = False
+    """Give every tensor the base type instead of asking the rules."""
+    leave_output_tensor: bool = False
+    allow_requantize: bool = False
+    no_fallback: bool = False
+    """Refuse a model with rows that do not divide into the blocks of their type, instead of falling back to another."""
+
+
+DEFAULT_OPTIONS: Final = PlanOptions()
+
+
+@dataclass(frozen=True)
+class PlannedTensor:
+    """A tensor of the output, in the order of the file. `shape` is in NumPy order (the row length last)."""
+
+    name: str
+    shape: tuple[int, ...]
+    source_type: BlockType
+    type: BlockType
+    reason: str
+    """Why this type, in a sentence for people."""
+    rule: str
+    """What decided: `keep`, `option`, `override`, `base`, or a rule's place in `recipes.toml` such as `Q4_K_M[1]`."""
+    wanted: BlockType
+    """The type decided on, of which `type` is a fallback where they differ."""
+    importance: bool
+    """Whether the importance matrix has values that guide this tensor's quantization."""
+    importance_required: bool
+    """Whether the tensor may not be written without such values."""
+
+    @property
+    def info(self) -> TensorInfo:
+        """The tensor as it will be written."""
+        return TensorInfo(self.name, self.shape, self.type)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor as it will be written."""
+        return self.info.nbytes
+
+    @property
+    def fallback_bytes(self) -> int:
+        """Bytes the fallback costs beyond the wanted type (negative where it saves some), 0 without a fallback."""
+        return self.nbytes - self.info.size * self.wanted.block_bytes // self.wanted.block_length
+
+
+def parse_override(text: str) -> Override:
+    """Read `REGEX=TYPE`. The expression is searched in tensor names and taken in lower case, as llama-quantize does.
+
+    Raises:
+        UsageError: if a part is missing, the expression is malformed or the type cannot hold weights.
+    """
+    pattern, separator, name = text.partition("=")
+    if not (pattern and separator and name):
+        raise UsageError(f"{text!r} is not of the form REGEX=TYPE", hint="for example: attn_v=Q8_0")
+    try:
+        return Override(re.compile(pattern.lower()), weight_type(name))
+    except re.error as error:
+        raise UsageError(f"{pattern!r} is not a regular expression: {error}") from None
+
+
+def parse_overrides(text: str) -> list[Override]:
+    """Read a file of overrides: `REGEX=TYPE`, separated by blanks or line ends.
+
+    Raises:
+        UsageError: as `parse_override` does.
+    """
+    return [parse_override(word) for word in text.split()]
+
+
+def weight_type(name: str) -> BlockType:
+    """The type called `name`, whatever the case, if it can hold the weights of a model.
+
+    Raises:
+        UsageError: if there is none, or it is one for intermediate results.
+    """
+    try:
+        found = block_type(name)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    if found.activation is None:
+        raise UsageError(f"{found.name} is not a type for weights")
+    return found
+
+
+def make_plan(
+    tensors: Sequence[TensorInfo],
+    metadata: Mapping[str, Field],
+    recipe: Recipe,
+    options: PlanOptions = DEFAULT_OPTIONS,
+) -> list[PlannedTensor]:
+    """Decide the type of every tensor of a model, in the order in which they are written.
+
+    Of `metadata`, `general.architecture` and the counts of blocks, heads and experts matter. Whether the plan may be
+    carried out is for `check_plan` to say.
+
+    Raises:
+        UsageError: if an override matches nothing, or a type asked for does not fit.
+        UnsupportedError: if no type fits a tensor's rows.
+        ModelError: if the importance matrix was made from another model, or a name does not tell the layer.
+    """
+    _check_overrides(tensors, recipe, options)
+    planner = _Planner(tensors, model_facts(metadata, importance=options.importance is not None), recipe, options)
+    return [planner.plan(tensor) for tensor in sorted(tensors, key=lambda tensor: file_order(tensor.name))]
+
+
+def check_plan(plan: Sequence[PlannedTensor], options: PlanOptions = DEFAULT_OPTIONS) -> None:
+    """Refuse what llama-quantize refuses when it carries a plan out. A dry run shows such a plan without asking here.
+
+    Raises:
+        UsageError: if a type needs importance values and has none, or a quantized tensor would be quantized again
+            without leave.
+        UnsupportedError: if a tensor's source type cannot be converted.
+    """
+    unguided = [tensor for tensor in plan if tensor.importance_required and not tensor.importance]
+    if unguided:
+        missing = "no importance matrix is given" if options.importance is None else "the importance matrix has none for it"
+        raise UsageError(
+            f"{_named(unguided)}: {unguided[0].type.name} needs importance values, and {missing}", hint="--imatrix FILE"
+        )
+    converted = [tensor for tensor in plan if tensor.type is not tensor.source_type]
+    foreign = [tensor for tensor in converted if tensor.source_type.family is None]
+    if foreign:
+        types = f"{foreign[0].source_type.name} to {foreign[0].type.name}"
+        raise UnsupportedError(f"{_named(foreign)}: there is no conversion from {types}")
+    quantized = [tensor for tensor in converted if tensor.source_type.is_quantized]
+    if quantized and not options.allow_requantize:
+        raise UsageError(
+            f"{_named(quantized)}: already quantized, to {quantized[0].source_type.name}",
+            hint="quantize the original model, or lose quality with --allow-requantize",
+        )
+
+
+def file_order(name: str) -> tuple[int, str]:
+    """The sort key of a tensor in the output: tensors of no block first, then block by block, each by name."""
+    return layer_of(name), name
+
+
+def model_facts(metadata: Mapping[str, Field], *, importance: bool) -> ModelFacts:
+    """What the rules may ask about the model that `metadata` describes."""
+    architecture = str(_value(metadata, "general.architecture", ""))
+
+    def number(key: str, default: int = 0) -> int:
+        return int(_value(metadata, f"{architecture}.{key}", default))
+
+    blocks, heads = number("block_count"), number("attention.head_count")
+    groups = number("attention.head_count_kv", heads)
+    return ModelFacts(
+        architecture=architecture,
+        blocks=blocks,
+        layers=blocks - number("nextn_predict_layers"),
+        experts=number("expert_count"),
+        heads_per_group=heads // groups if groups else 0,
+        heads_differ=heads != groups,
+        importance=importance,
+    )
+
+
+def _value(metadata: Mapping[str, Field], key: str, default: Any) -> Any:
+    """The value of a key; of an array, one number per layer, the first."""
+    if key not in metadata:
+        return default
+    field = metadata[key]
+    return field.value if field.element is None else field.value[0]
+
+
+def _check_overrides(tensors: Sequence[TensorInfo], recipe: Recipe, options: PlanOptions) -> None:
+    if recipe.base is None and options.overrides:
+        raise UsageError(f"{recipe.name} leaves every tensor as it is, and takes no tensor types")
+    for override in options.overrides:
+        if not any(override.pattern.search(tensor.name) for tensor in tensors):
+            raise UsageError(
+                f"the pattern {override.pattern.pattern!r} matches no tensor",
+                hint="--dry-run lists the names",
+            )
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """A decision before the shape is looked at. `exact` forbids a fallback."""
+
+    type: BlockType
+    rule: str
+    reason: str
+    exact: bool = False
+
+
+class _Planner:
+    """Plans the tensors of one model one after another, counting those of each role that rules have judged."""
+
+    def __init__(self, tensors: Sequence[TensorInfo], model: ModelFacts, recipe: Recipe, options: PlanOptions) -> None:
+        self._model = model
+        self._recipe = recipe
+        self._options = options
+        self._demanded = {"output": options.output_tensor_type, "token_embedding": options.token_embedding_type}
+        roles = (recipe.policy.role_of(tensor.name) for tensor in tensors)
+        self._totals = Counter(role.name for role in roles if role)
+        self._judged: Counter[str] = Counter()
+
+    def plan(self, tensor: TensorInfo) -> PlannedTensor:
+        role = self._recipe.policy.role_of(tensor.name)
+        kept = self._kept(tensor, role)
+        choice = kept or self._choose(tensor, role)
+        type = self._fit(tensor, choice)
+        planned = PlannedTensor(
+            name=tensor.name,
+            shape=tensor.shape,
+            source_type=tensor.type,
+            type=type,
+            reason=choice.reason,
+            rule=choice.rule,
+            wanted=choice.type,
+            importance=type is not tensor.type and type.is_quantized and self._importance_fits(tensor, role),
+            importance_required=not kept and self._needs_importance(tensor, type, role),
+        )
+        if type is choice.type:
+            return planned
+        return dataclasses.replace(planned, reason=f"{choice.reason}; {_fallback_reason(planned)}")
+
+    def _kept(self, tensor: TensorInfo, role: Role | None) -> _Choice | None:
+        """The choice of a tensor that is not converted at all."""
+
+        def because(reason: str) -> _Choice:
+            return _Choice(tensor.type, "keep", f"kept as {tensor.type.name}: {reason}")
+
+        if self._recipe.base is None:
+            return because(f"{self._recipe.name} converts nothing")
+        if _dimensions(tensor) < 2:
+            return because("it has one dimension")
+        if self._options.leave_output_tensor and role and role.name == "output":
+            return because("the output tensor is to be left")
+        kept = (keep for keep in self._recipe.policy.keep if keep.applies(tensor.name, self._model.architecture))
+        return next((because(keep.reason) for keep in kept), None)
+
+    def _choose(self, tensor: TensorInfo, role: Role | None) -> _Choice:
+        """Options for a role first, then overrides, then rules, then the base type."""
+        base = self._recipe.base
+        assert base is not None
+        override = next((entry for entry in self._options.overrides if entry.pattern.search(tensor.name)), None)
+        demanded = self._demanded.get(role.name) if role else None
+        if role and demanded and not (override and role.yields_to_override and role.yields_to_override.search(tensor.name)):
+            return _Choice(demanded, "option", f"{demanded.name} is asked for {role.label}", exact=True)
+        if override:
+            reason = f"{override.type.name} is asked for tensors like {override.pattern.pattern!r}"
+            return _Choice(override.type, "override", reason)
+        if base.is_quantized and not self._options.pure:
+            ruled = self._ask_rules(tensor, self._acting(role), base)
+            if ruled:
+                return ruled
+        return _Choice(base, "base", f"{base.name} is the base type of {self._recipe.name}")
+
+    def _acting(self, role: Role | None) -> Role | None:
+        """The role a tensor plays: another's, where the model has no tensor of that one."""
+        if role and role.stands_in_for and not self._totals[role.stands_in_for]:
+            return self._recipe.policy.roles[role.stands_in_for]
+        return role
+
+    def _ask_rules(self, tensor: TensorInfo, role: Role | None, base: BlockType) -> _Choice | None:
+        demanded = self._demanded.get(role.name) if role else None
+        if role and demanded:
+            return _Choice(demanded, "option", f"{demanded.name} is asked for {role.label}, which this tensor also is")
+        facts = TensorFacts(
+            **vars(self._model),
+            name=tensor.name,
+            role=role,
+            occurrence=self._judged[role.name] if role else 0,
+            role_tensors=self._totals[role.name] if role else 0,
+            matrices=tensor.shape[-3] if len(tensor.shape) > 2 else 1,
+            row=tensor.row_length,
+            base_block=base.block_length,
+        )
+        if role:
+            self._judged[role.name] += 1
+        rule = next((rule for rule in self._recipe.rules if rule.applies(facts)), None)
+        return _Choice(rule.type, rule.id, _rule_reason(self._recipe, rule, role)) if rule else None
+
+    def _fit(self, tensor: TensorInfo, choice: _Choice) -> BlockType:
+        """The wanted type, or the fallback for a row that does not divide into its blocks."""
+        fitting = self._recipe.policy.fit(choice.type, tensor.row_length)
+        if fitting is choice.type:
+            return fitting
+        what = f"tensor {tensor.name!r}: rows of {tensor.row_length} do not divide into {_blocks(choice.type)}"
+        if choice.exact or self._options.no_fallback:
+            raise UsageError(what, hint=f"{fitting.name} would fit" if fitting else None)
+        if fitting is None:
+            raise UnsupportedError(f"{what}, and {choice.type.name} has no fallback type", hint="choose another --type")
+        return fitting
+
+    def _needs_importance(self, tensor: TensorInfo, type: BlockType, role: Role | None) -> bool:
+        if type is tensor.type and self._options.importance is not None:
+            return False
+        exempt = role is not None and role.name in self._recipe.policy.importance_exempt
+        return type in self._recipe.importance_required and not exempt
+
+    def _importance_fits(self, tensor: TensorInfo, role: Role | None) -> bool:
+        """Whether the importance matrix has one value per column of the tensor, for each of its stacked matrices.
+
+        Raises:
+            ModelError: if it has another number of values.
+        """
+        count = (self._options.importance or {}).get(tensor.name)
+        expected = tensor.row_length * (tensor.shape[-3] if len(tensor.shape) > 2 else 1)
+        if count is None or count == expected:
+            return count is not None
+        # The rows of an embedding are looked up, not multiplied: values for it are those of a tied output.
+        if role and role.name == "token_embedding":
+            return False
+        raise ModelError(
+            f"tensor {tensor.name!r}: the importance matrix has {count} values, not {expected}",
+            hint="it was made from another model",
+        )
+
+
+def _named(tensors: Sequence[PlannedTensor]) -> str:
+    others = f" and {len(tensors) - 1} more" if len(tensors) > 1 else ""
+    return f"tensor {tensors[0].name!r}{others}"
+
+
+def _dimensions(tensor: TensorInfo) -> int:
+    """Dimensions as ggml counts them: leading ones (its trailing ones) do not."""
+    lengths = list(tensor.shape)
+    while len(lengths) > 1 and lengths[0] == 1:
+        del lengths[0]
+    return len(lengths)
+
+
+def _blocks(type: BlockType) -> str:
+    return f"{type.name} blocks of {type.block_length}"
+
+
+def _rule_reason(recipe: Recipe, rule: Rule, role: Role | None) -> str:
+    subject = role.label if role else "such tensors"
+    return " ".join(filter(None, (f"{recipe.name} gives {subject} {rule.type.name}", rule.circumstances)))
+
+
+def _fallback_reason(planned: PlannedTensor) -> str:
+    extra = planned.fallback_bytes
+    change = f"{abs(extra):,} bytes ({abs(extra) / (planned.nbytes - extra):.0%}) {'more' if extra >= 0 else 'less'}"
+    row = planned.shape[-1]
+    return f"rows of {row} do not divide into {_blocks(planned.wanted)}, so {planned.type.name} instead, {change}"

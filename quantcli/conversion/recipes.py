@@ -1,0 +1,302 @@
+"""The recipes of `recipes.toml`, checked and ready to be asked: which rule speaks of a tensor."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from functools import cached_property
+from importlib.resources import files
+from typing import Any, Final, Literal
+
+from quantcli.conversion.conditions import Condition, compile_condition
+from quantcli.formats.errors import ModelError, UsageError
+from quantcli.kernels.types import BlockType, block_type
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """What rules may ask about a model: its hyperparameters, and whether an importance matrix is given."""
+
+    architecture: str = ""
+    blocks: int = 0
+    layers: int = 0
+    experts: int = 0
+    heads_per_group: int = 0
+    heads_differ: bool = False
+    importance: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorFacts(ModelFacts):
+    """What rules may ask about a tensor of a model."""
+
+    name: str
+    role: Role | None
+    occurrence: int
+    """Tensors of this role that rules have judged before this one."""
+    role_tensors: int
+    """Tensors of this role in the whole model."""
+    matrices: int
+    row: int
+    base_block: int
+
+    @property
+    def total(self) -> int:
+        """What `position` is counted against."""
+        return self.role_tensors if self.role and self.role.counted_by == "tensors" else self.blocks
+
+    @cached_property
+    def position(self) -> int:
+        """Where in the model this tensor stands among those of its role.
+
+        Experts may be spread over several tensors of a layer, so that counting tensors would not find the layer.
+
+        Raises:
+            ModelError: if the position is a layer and the name does not tell a layer of the model.
+        """
+        if self.role is None or self.role.counted_by == "tensors" or self.experts <= 1:
+            return self.occurrence
+        layer = layer_of(self.name)
+        if not 0 <= layer < self.blocks:
+            raise ModelError(f"tensor {self.name!r}: its name tells no layer between 0 and {self.blocks - 1}")
+        return layer
+
+
+FACTS: Final = frozenset(
+    {entry.name for entry in fields(ModelFacts)} | {"occurrence", "position", "total", "matrices", "row", "base_block"}
+)
+"""The names a condition may use."""
+
+
+def layer_of(name: str) -> int:
+    """The block a tensor belongs to by its name, -1 for tensors of no block."""
+    found = re.match(r"blk\.(\d+)", name)
+    return int(found[1]) if found else -1
+
+
+@dataclass(frozen=True)
+class Role:
+    """What a tensor is to the rules; the fields are explained in `recipes.toml`."""
+
+    name: str
+    pattern: re.Pattern[str]
+    label: str
+    counted_by: Literal["tensors", "layers"] | None = None
+    stands_in_for: str | None = None
+    yields_to_override: re.Pattern[str] | None = None
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Tensors that are never quantized: those whose name one of `patterns` is found in, in these architectures (or all)."""
+
+    reason: str
+    patterns: tuple[re.Pattern[str], ...]
+    architectures: tuple[str, ...] = ()
+
+    def applies(self, name: str, architecture: str) -> bool:
+        """Whether the tensor `name` of a model of `architecture` is one of them."""
+        return (not self.architectures or architecture in self.architectures) and any(
+            pattern.search(name) for pattern in self.patterns
+        )
+
+
+@dataclass(frozen=True)
+class Clause:
+    """A named condition in a rule, or its opposite."""
+
+    name: str
+    test: Condition = field(repr=False, compare=False)
+    says: str
+    negated: bool = False
+
+    def holds(self, facts: TensorFacts) -> bool:
+        """Whether this is so for a tensor."""
+        return bool(self.test(facts)) != self.negated
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Gives `type` to the tensors it applies to. `id` names its place in the data: the list and the index in it."""
+
+    id: str
+    type: BlockType
+    roles: tuple[str, ...] = ()
+    name: re.Pattern[str] | None = None
+    clauses: tuple[Clause, ...] = ()
+
+    def applies(self, facts: TensorFacts) -> bool:
+        """Whether the rule speaks of this tensor."""
+        return (
+            (not self.roles or (facts.role is not None and facts.role.name in self.roles))
+            and (self.name is None or self.name.search(facts.name) is not None)
+            and all(clause.holds(facts) for clause in self.clauses)
+        )
+
+    @property
+    def circumstances(self) -> str:
+        """When the rule applies, in words; the absence of something goes without saying."""
+        return " ".join(clause.says for clause in self.clauses if not clause.negated)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What all recipes share."""
+
+    roles: Mapping[str, Role]
+    keep: tuple[Keep, ...]
+    fallbacks: Mapping[BlockType, BlockType]
+    importance_exempt: tuple[str, ...]
+
+    def role_of(self, name: str) -> Role | None:
+        """The role of the tensor `name`, None for one that no rule speaks of."""
+        return next((role for role in self.roles.values() if role.pattern.search(name)), None)
+
+    def fit(self, type: BlockType, row: int) -> BlockType | None:
+        """`type`, or the first of its fallbacks whose blocks a row of `row` weights divides into; None without any."""
+        fitting: BlockType | None = type
+        while fitting and row % fitting.block_length:
+            fitting = self.fallbacks.get(fitting)
+        return fitting
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A file type: what `--type` takes.
+
+    `file_type` is the number of `general.file_type`. `base` is the type of the tensors no rule speaks of; None, as in COPY,
+    for a recipe that leaves every tensor and the file type as they are. `importance_required` are the types that this
+    recipe refuses to use without an importance matrix.
+    """
+
+    name: str
+    file_type: int | None
+    base: BlockType | None
+    rules: tuple[Rule, ...]
+    importance_required: frozenset[BlockType]
+    policy: Policy = field(repr=False)
+    aliases: tuple[str, ...] = ()
+
+
+def load_recipes(text: str) -> dict[str, Recipe]:
+    """Every recipe of a TOML document laid out as `recipes.toml`, by name, in the order of the document.
+
+    Raises:
+        ValueError: if the document speaks of a role, condition, fact, list or type that does not exist.
+    """
+    document = tomllib.loads(text)
+    roles = {name: _role(name, **entry) for name, entry in document["roles"].items()}
+    policy = Policy(
+        roles=roles,
+        keep=tuple(_keep(**entry) for entry in document["keep"]),
+        fallbacks={block_type(wanted): block_type(instead) for wanted, instead in document["fallbacks"].items()},
+        importance_exempt=tuple(document["importance"]["exempt"]),
+    )
+    parser = _RuleParser(document, roles)
+    always = document["importance"]["required"]
+    return {name: _recipe(name, policy, parser, always, **entry) for name, entry in document["recipes"].items()}
+
+
+def find_recipe(name: str) -> Recipe:
+    """The recipe called `name`, or of which it is an alias, whatever the case.
+
+    Raises:
+        UsageError: for a name that no recipe has; the hint gives the nearest names.
+    """
+    wanted = name.upper()
+    for recipe in RECIPES.values():
+        if wanted in (recipe.name, *recipe.aliases):
+            return recipe
+    names = [known for recipe in RECIPES.values() for known in (recipe.name, *recipe.aliases)]
+    near = get_close_matches(wanted, names, n=3)
+    hint = f"did you mean {', '.join(near)}?" if near else f"one of {', '.join(names)}"
+    raise UsageError(f"unknown type {name!r}", hint=hint)
+
+
+def _role(name: str, pattern: str, label: str, yields_to_override: str | None = None, **rest: Any) -> Role:
+    yields = re.compile(yields_to_override) if yields_to_override else None
+    return Role(name, re.compile(pattern), label, yields_to_override=yields, **rest)
+
+
+def _keep(reason: str, patterns: list[str], architectures: Sequence[str] = ()) -> Keep:
+    return Keep(reason, tuple(re.compile(pattern) for pattern in patterns), tuple(architectures))
+
+
+def _recipe(
+    name: str,
+    policy: Policy,
+    parser: _RuleParser,
+    always: list[str],
+    *,
+    file_type: int | None = None,
+    base: str | None = None,
+    rules: Sequence[Any] = (),
+    aliases: Sequence[str] = (),
+    importance_required: Sequence[str] = (),
+) -> Recipe:
+    return Recipe(
+        name=name,
+        file_type=file_type,
+        base=block_type(base) if base else None,
+        rules=tuple(parser.rules(name, rules)),
+        importance_required=frozenset(block_type(entry) for entry in (*always, *importance_required)),
+        policy=policy,
+        aliases=tuple(aliases),
+    )
+
+
+class _RuleParser:
+    """Reads lists of rules: splices the shared lists in, and resolves the names of roles, conditions and types."""
+
+    def __init__(self, document: Mapping[str, Any], roles: Mapping[str, Role]) -> None:
+        self._shared: Mapping[str, list[Any]] = document["rules"]
+        self._roles = roles
+        self._clauses = {
+            name: Clause(name, compile_condition(entry["test"], FACTS), entry["says"])
+            for name, entry in document["conditions"].items()
+        }
+
+    def rules(self, owner: str, entries: Sequence[Any]) -> Iterator[Rule]:
+        """The rules of the list `owner`, with those of the lists it names in their place."""
+        for index, entry in enumerate(entries):
+            if isinstance(entry, dict):
+                yield self._rule(f"{owner}[{index}]", entry)
+            elif entry in self._shared:
+                yield from self.rules(entry, self._shared[entry])
+            else:
+                raise ValueError(f"{owner}: no shared rules {entry!r}")
+
+    def _rule(self, id: str, entry: Mapping[str, Any]) -> Rule:
+        unknown = entry.keys() - {"role", "name", "if", "type"}
+        roles = _names(entry.get("role", ()))
+        unknown |= {role for role in roles if role not in self._roles}
+        if unknown:
+            raise ValueError(f"{id}: unknown {', '.join(sorted(unknown))}")
+        name = entry.get("name")
+        return Rule(
+            id=id,
+            type=block_type(entry["type"]),
+            roles=roles,
+            name=re.compile(name) if name else None,
+            clauses=tuple(self._clause(id, text) for text in _names(entry.get("if", ()))),
+        )
+
+    def _clause(self, id: str, text: str) -> Clause:
+        name = text.removeprefix("not ")
+        if name not in self._clauses:
+            raise ValueError(f"{id}: no condition {name!r}")
+        clause = self._clauses[name]
+        return Clause(name, clause.test, clause.says, negated=text != name)
+
+
+def _names(value: str | Sequence[str]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+RECIPES: Final[Mapping[str, Recipe]] = load_recipes(
+    files("quantcli.conversion").joinpath("recipes.toml").read_text(encoding="utf-8")
+)
+"""Every recipe by name."""

@@ -26,8 +26,8 @@ class PlainDot:
 class PackedDot:
     """How `matmul` reads a packed type: `inline` functions on the bytes of a matrix, given the byte `offset` of a block.
 
-    codes(weights, offset, part)                the weights 32 * part to 32 * part + 31 of the block as 32 integers: a vector
-                                                of uint8 (at most 128) or int8
+    codes(weights, offset, part)                the weights 32 * part to 32 * part + 31 of the block as 32 integers: a
+                                                vector of uint8 (at most 128) or int8
     scales(weights, offset, scales, minimums)   writes what the codes stand for, float32, an entry per `group` weights:
                                                 weight = scales[g] * code - minimums[g]
 

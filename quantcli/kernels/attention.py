@@ -1,0 +1,146 @@
+"""Attention of a few new tokens over all cached ones, on a key-value cache of half or single precision.
+
+The cache of a layer is two arrays `(kv_heads, context, head_size)`, so that one head's past is one stretch of memory.
+`head_size` is a multiple of 8 there (`padded_head_size`): a model's odd head is padded with zeros, which change no sum.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, Final
+
+import numpy as np
+from numba import prange
+
+from quantcli.kernels.elementwise import exponential
+from quantcli.kernels.half import float_to_half, half_to_float
+from quantcli.kernels.jit import inline, parallel_kernel
+from quantcli.kernels.simd import LANES, fma, load, max_lanes, maximum, splat, store, sum_lanes
+
+STEP: Final = 8
+"""Numbers of a head handled together."""
+
+_ZERO = np.float32(0)
+_LOWEST = np.float32(-3.4e38)
+
+
+def padded_head_size(head_size: int) -> int:
+    """The head size as cached: the next multiple of `STEP`."""
+    return -(-head_size // STEP) * STEP
+
+
+@inline
+def _same(x: Any) -> Any:
+    return x
+
+
+@inline
+def _softmax(scores: Any, count: Any) -> Any:
+    """scores[:count] = exp(scores - max), not normalized; returns their sum. Writes up to a vector past `count`."""
+    for i in range(count, count + (-count) % LANES):
+        scores[i] = _LOWEST
+    top = splat(_LOWEST, LANES)
+    for i in range(0, count, LANES):
+        top = maximum(load(scores, i, LANES), top)
+    shift = splat(max_lanes(top), LANES)
+    total = splat(_ZERO, LANES)
+    for i in range(0, count, LANES):
+        e = exponential(load(scores, i, LANES) - shift)
+        store(scores, i, e)
+        total = total + e
+    # A lane past the end is exp of the clamp, about 1e-38: nothing beside the maximum's 1.
+    return sum_lanes(total)
+
+
+class AttentionKernels:
+    """The two kernels of a cache precision, compiled when first called."""
+
+    def __init__(self, narrow: Any, widen: Any) -> None:
+        self.store = _store_kernel(narrow)
+        self.attend = _attend_kernel(widen)
+
+
+@cache
+def attention_kernels(dtype: np.dtype[Any]) -> AttentionKernels:
+    """Kernels for caches of `dtype`: float32, or uint16 that holds halves.
+
+    Raises:
+        ValueError: for another dtype.
+    """
+    if dtype == np.float32:
+        return AttentionKernels(_same, _same)
+    if dtype == np.uint16:
+        return AttentionKernels(float_to_half, half_to_float)
+    raise ValueError(f"no attention over a cache of {dtype}")
+
+
+def _store_kernel(narrow: Any) -> Any:
+    @parallel_kernel
+    def store_rows(x: Any, cached: Any, position: Any) -> None:
+        """cached[:, position + i, :head_size] = x[i]; x float32 (rows, kv_heads, head_size)."""
+        rows, heads, size = x.shape
+        if rows == 1:
+            for head in range(heads):
+                for i in range(size):
+                    cached[head, position, i] = narrow(x[0, head, i])
+        else:
+            for row in prange(rows):
+                for head in range(heads):
+                    for i in range(size):
+                        cached[head, position + row, i] = narrow(x[row, head, i])
+
+    return store_rows
+
+
+def _attend_kernel(widen: Any) -> Any:
+    @inline
+    def score(query: Any, keys: Any, place: Any, size: Any) -> Any:
+        total = splat(_ZERO, STEP)
+        for i in range(0, size, STEP):
+            total = fma(load(query, i, STEP), widen(load(keys, place + i, STEP)), total)
+        return sum_lanes(total)
+
+    @inline
+    def one_head(
+        q: Any, keys: Any, values: Any, position: Any, scale: Any, softcap: Any, window: Any, out: Any, row: Any, head: Any,
+        query: Any, scores: Any,
+    ) -> None:  # fmt: skip
+        size, padded = q.shape[2], keys.shape[2]
+        kv_head = head // (q.shape[1] // keys.shape[0])
+        for i in range(size):
+            query[i] = q[row, head, i] * scale
+        last = position + row
+        first = max(0, last - window + 1) if window > 0 else 0
+        count = last + 1 - first
+        start = (kv_head * keys.shape[1] + first) * padded
+        for p in range(count):
+            scores[p] = score(query, keys, start + p * padded, padded)
+        if softcap > _ZERO:
+            for p in range(count):
+                scores[p] = softcap * np.tanh(scores[p] / softcap)
+        share = np.float32(1) / _softmax(scores, count)
+        for i in range(0, padded, STEP):
+            total = splat(_ZERO, STEP)
+            for p in range(count):
+                total = fma(splat(scores[p], STEP), widen(load(values, start + p * padded + i, STEP)), total)
+            store(query, i, total * share)
+        for i in range(size):
+            out[row, head, i] = query[i]
+
+    @parallel_kernel
+    def attend(
+        q: Any, keys: Any, values: Any, position: Any, scale: Any, softcap: Any, window: Any, out: Any
+    ) -> None:
+        """out[i, h] = softmax(scale * q[i, h] . keys[h', p]) . values[h', p] over the positions p <= position + i.
+
+        q, out float32 (rows, heads, head_size); keys, values (kv_heads, context, padded_head_size); head h reads
+        h' = h * kv_heads // heads. `softcap` > 0 bounds scores to softcap * tanh(score / softcap). `window` > 0 lets a
+        token see only that many positions, itself included.
+        """
+        rows, heads = q.shape[0], q.shape[1]
+        for task in prange(rows * heads):
+            query = np.zeros(keys.shape[2], np.float32)
+            scores = np.empty(position + rows + LANES, np.float32)
+            one_head(q, keys, values, position, scale, softcap, window, out, task % rows, task // rows, query, scores)
+
+    return attend

@@ -1,0 +1,147 @@
+"""What a transformer computes between its matrix products, on float32 rows: one row per token.
+
+Every kernel works in place or into `out`, row by row; several rows (a prompt) are shared among numba's threads, one row (a
+generated token) is not worth waking them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import prange
+
+from quantcli.kernels.jit import inline, parallel_kernel
+from quantcli.kernels.simd import LANES, convert, fma, load, maximum, minimum, reinterpret, rint, splat, store, sum_lanes
+
+_LOG2_E = np.float32(1.44269504)
+# ln 2 in two parts, so that n * ln 2 is exact to more than a float (Cody and Waite).
+_LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
+# The Cephes library's polynomial for (exp(r) - 1 - r) / r**2 on |r| <= ln(2) / 2, highest power first.
+_EXP_5, _EXP_4, _EXP_3 = np.float32(1.9875691500e-4), np.float32(1.3981999507e-3), np.float32(8.3334519073e-3)
+_EXP_2, _EXP_1, _EXP_0 = np.float32(4.1665795894e-2), np.float32(1.6666665459e-1), np.float32(5.0000001201e-1)
+# exp stays a normal number, and 2**n a float, between these.
+_EXP_MIN, _EXP_MAX = np.float32(-87.3), np.float32(88.3)
+_ONE, _ZERO = np.float32(1), np.float32(0)
+_EXPONENT_BIAS = np.int32(127)
+_MANTISSA_BITS = np.int32(23)
+
+
+@inline
+def exponential(x: Any) -> Any:
+    """exp of each lane of a float32 vector, within 2 units in the last place; clamped to normal numbers."""
+    x = minimum(maximum(x, splat(_EXP_MIN, LANES)), splat(_EXP_MAX, LANES))
+    n = rint(x * _LOG2_E)
+    r = fma(n, splat(-_LN2_HIGH, LANES), x)
+    r = fma(n, splat(-_LN2_LOW, LANES), r)
+    p = fma(splat(_EXP_5, LANES), r, splat(_EXP_4, LANES))
+    p = fma(p, r, splat(_EXP_3, LANES))
+    p = fma(p, r, splat(_EXP_2, LANES))
+    p = fma(p, r, splat(_EXP_1, LANES))
+    p = fma(p, r, splat(_EXP_0, LANES))
+    p = fma(p, r * r, r) + _ONE
+    power = reinterpret((convert(n, np.int32) + _EXPONENT_BIAS) << _MANTISSA_BITS, np.float32)
+    return p * power
+
+
+@inline
+def _rms_norm_row(x: Any, weight: Any, epsilon: Any, out: Any, row: Any) -> None:
+    n = x.shape[1]
+    first, whole = row * n, n - n % LANES
+    squares = splat(_ZERO, LANES)
+    for i in range(0, whole, LANES):
+        v = load(x, first + i, LANES)
+        squares = fma(v, v, squares)
+    total = sum_lanes(squares)
+    for i in range(whole, n):
+        total += x[row, i] * x[row, i]
+    scale = np.float32(1 / np.sqrt(total / np.float32(n) + epsilon))
+    for i in range(0, whole, LANES):
+        store(out, first + i, load(x, first + i, LANES) * scale * load(weight, i, LANES))
+    for i in range(whole, n):
+        out[row, i] = x[row, i] * scale * weight[i]
+
+
+@parallel_kernel
+def rms_norm(x: Any, weight: Any, epsilon: Any, out: Any) -> None:
+    """out = x / sqrt(mean(x**2) + epsilon) * weight, each row by itself.
+
+    x, out float32 (rows, n), which may be the same array; weight float32 (n,); epsilon float32.
+    """
+    rows = x.shape[0]
+    if rows == 1:
+        _rms_norm_row(x, weight, epsilon, out, 0)
+    else:
+        for row in prange(rows):
+            _rms_norm_row(x, weight, epsilon, out, row)
+
+
+@inline
+def _silu_multiply_row(gate: Any, up: Any, row: Any) -> None:
+    n = gate.shape[1]
+    first, whole = row * n, n - n % LANES
+    for i in range(0, whole, LANES):
+        g = load(gate, first + i, LANES)
+        store(gate, first + i, g / (exponential(splat(_ZERO, LANES) - g) + _ONE) * load(up, first + i, LANES))
+    for i in range(whole, n):
+        g = gate[row, i]
+        gate[row, i] = g / (_ONE + np.exp(-g)) * up[row, i]
+
+
+@parallel_kernel
+def silu_multiply(gate: Any, up: Any) -> None:
+    """gate = gate * sigmoid(gate) * up, in place: the gated MLP of llama. Both float32 (rows, n)."""
+    rows = gate.shape[0]
+    if rows == 1:
+        _silu_multiply_row(gate, up, 0)
+    else:
+        for row in prange(rows):
+            _silu_multiply_row(gate, up, row)
+
+
+@inline
+def _add_row(x: Any, y: Any, row: Any) -> None:
+    n = x.shape[1]
+    first, whole = row * n, n - n % LANES
+    for i in range(0, whole, LANES):
+        store(x, first + i, load(x, first + i, LANES) + load(y, first + i, LANES))
+    for i in range(whole, n):
+        x[row, i] += y[row, i]
+
+
+@parallel_kernel
+def add(x: Any, y: Any) -> None:
+    """x += y, the residual connection. Both float32 (rows, n)."""
+    rows = x.shape[0]
+    if rows == 1:
+        _add_row(x, y, 0)
+    else:
+        for row in prange(rows):
+            _add_row(x, y, row)
+
+
+@inline
+def _rotate_row(x: Any, cosines: Any, sines: Any, adjacent: Any, row: Any) -> None:
+    pairs = cosines.shape[1]
+    for head in range(x.shape[1]):
+        for i in range(pairs):
+            first, second = (2 * i, 2 * i + 1) if adjacent else (i, i + pairs)
+            a, b = x[row, head, first], x[row, head, second]
+            c, s = cosines[row, i], sines[row, i]
+            x[row, head, first] = a * c - b * s
+            x[row, head, second] = a * s + b * c
+
+
+@parallel_kernel
+def rotate(x: Any, cosines: Any, sines: Any, adjacent: Any) -> None:
+    """Rotary position embedding, in place: turn pairs of numbers of each head by the angles of the row's position.
+
+    x float32 (rows, heads, head_size); cosines, sines float32 (rows, pairs) with 2 * pairs <= head_size (the rest of the
+    head stays). Pairs are neighbours (2i, 2i + 1) where `adjacent`, else halves (i, i + pairs).
+    """
+    rows = x.shape[0]
+    if rows == 1:
+        _rotate_row(x, cosines, sines, adjacent, 0)
+    else:
+        for row in prange(rows):
+            _rotate_row(x, cosines, sines, adjacent, row)

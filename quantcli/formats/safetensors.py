@@ -10,28 +10,17 @@ import json
 import math
 from collections.abc import Mapping
 from os import PathLike
-from types import MappingProxyType
 from typing import Any, Final
 
 from quantcli.formats.errors import FormatError, UnsupportedError
 from quantcli.formats.files import InputFile
 from quantcli.formats.json_text import parse_object
-from quantcli.formats.tensor import OPAQUE_TYPES, OpaqueTensor, StoredTensor, Tensor
-from quantcli.kernels.types import TYPES, BlockType
+from quantcli.formats.tensor import ELEMENT_TYPES, MAX_COUNT, MAX_DIMENSIONS, Tensor, stored_tensor
 
 MAX_HEADER: Final = 100_000_000
 """Bytes the JSON may take; the limit of the reference implementation."""
 
-MAX_DIMENSIONS: Final = 64
-"""Dimensions a tensor may have; NumPy's limit."""
-
-ELEMENT_TYPES: Final[Mapping[str, BlockType]] = MappingProxyType(
-    {name: TYPES[name] for name in ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8")} | dict(OPAQUE_TYPES)
-)
-"""The dtypes of the format by name. Those GGUF does not have give an `OpaqueTensor`."""
-
 _LENGTH_BYTES: Final = 8
-_MAX_COUNT: Final = (1 << 63) - 1
 
 
 def open_safetensors(path: str | PathLike[str]) -> dict[str, Tensor]:
@@ -98,8 +87,8 @@ def _span(file: InputFile, name: str, entry: Any) -> tuple[int, int]:
     def fault(what: str) -> FormatError:
         return FormatError(file.path, f"tensor {name!r}: {what}", offset=_LENGTH_BYTES)
 
-    if not _is_text(name):
-        raise fault("the name is not Unicode text")
+    if not name.isprintable():
+        raise fault("the name is not printable text")
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise fault("expected dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
@@ -123,22 +112,12 @@ def _tensor(file: InputFile, name: str, entry: dict[str, Any], offset: int) -> T
     type, shape = ELEMENT_TYPES[entry["dtype"]], tuple(entry["shape"])
     if (shape[-1] if shape else 1) % type.block_length:
         raise UnsupportedError(f"{file.path}: tensor {name!r}: rows of {type.name} do not end on a byte")
-    kind = OpaqueTensor if type.name in OPAQUE_TYPES else StoredTensor
-    return kind(name, shape, type, file, offset)
+    return stored_tensor(name, shape, type, file, offset)
 
 
 def _are_counts(value: Any) -> bool:
     """True for a list of integers from 0 to what 63 bits hold (a JSON true is not one)."""
-    return isinstance(value, list) and all(type(item) is int and 0 <= item <= _MAX_COUNT for item in value)
-
-
-def _is_text(name: str) -> bool:
-    """False for a name with half a surrogate pair, which can be neither printed nor written."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return isinstance(value, list) and all(type(item) is int and 0 <= item <= MAX_COUNT for item in value)
 
 
 def _shown(value: Any) -> str:

@@ -114,14 +114,19 @@ class OpaqueTensor(StoredTensor):
         Raises:
             UnsupportedError: always.
         """
-        raise UnsupportedError(
-            f"{self.file.path}: tensor {self.name!r} is stored as {self.type.name}, which cannot be converted",
-            hint="Use a checkpoint in bfloat16, float16 or float32.",
-        )
+        raise opaque_error(self)
 
     def encoded(self) -> StoredTensor:
         """The same rows as bare bytes: a tensor of type I8 with `row_bytes` for its row length."""
         return StoredTensor(self.name, (self.rows, self.row_bytes), TYPES["I8"], self.file, self.offset)
+
+
+def opaque_error(tensor: FileTensor) -> UnsupportedError:
+    """What reading a tensor of one of `OPAQUE_TYPES` raises."""
+    return UnsupportedError(
+        f"{tensor.file.path}: tensor {tensor.name!r} is stored as {tensor.type.name}, which cannot be converted",
+        hint="Use a checkpoint in bfloat16, float16 or float32.",
+    )
 
 
 _OPAQUE = (
@@ -135,3 +140,19 @@ OPAQUE_TYPES: Final[Mapping[str, BlockType]] = MappingProxyType(
     {name: BlockType(name, -1, length, np.dtype(("V", size))) for name, length, size in _OPAQUE}
 )
 """Element types of checkpoints that GGUF does not have, by their safetensors name, with an id that no GGUF file holds."""
+
+ELEMENT_TYPES: Final[Mapping[str, BlockType]] = MappingProxyType(
+    {name: TYPES[name] for name in ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8")} | dict(OPAQUE_TYPES)
+)
+"""Every element type of a checkpoint, by its safetensors name."""
+
+MAX_DIMENSIONS: Final = 64
+"""Dimensions a checkpoint's tensor may have; NumPy's limit."""
+
+MAX_COUNT: Final = (1 << 63) - 1
+"""The largest size of a dimension: what every format and library here can count to."""
+
+
+def stored_tensor(name: str, shape: tuple[int, ...], type: BlockType, file: InputFile, offset: int) -> StoredTensor:
+    """A tensor in one piece, of any of `ELEMENT_TYPES`."""
+    return (OpaqueTensor if type.name in OPAQUE_TYPES else StoredTensor)(name, shape, type, file, offset)

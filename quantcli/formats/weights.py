@@ -16,6 +16,7 @@ from quantcli.formats.errors import FormatError, ModelError, QuantcliError, Unsu
 from quantcli.formats.files import InputFile
 from quantcli.formats.inside import resolve_inside
 from quantcli.formats.json_text import parse_object
+from quantcli.formats.pytorch import open_pytorch
 from quantcli.formats.safetensors import open_safetensors
 from quantcli.formats.tensor import Tensor
 
@@ -40,12 +41,14 @@ class _Kind:
 
 
 _KINDS: Final = (
+    # In this order: a header's length may begin like a pickle, and a GGUF may have a brace where safetensors have theirs.
     _Kind(re.compile(rb"GGUF"), None, "a GGUF file, expected a checkpoint"),
     _Kind(
         re.compile(rb"version https://git-lfs"), None, "a Git LFS pointer, not the file itself",
         "Run `git lfs pull` in the model's directory, or download it with `hf download`.",
     ),
     _Kind(re.compile(rb"(?s).{8}\{"), open_safetensors),
+    _Kind(re.compile(rb"PK\3\4|\x80[\2-\5]"), open_pytorch),
 )  # fmt: skip
 
 

@@ -36,7 +36,7 @@ def test_every_plain_type_reads_as_it_was_written(tmp_path: Path, dtype: str, sh
 
 def test_bfloat16_is_a_plain_type(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch", reason="NumPy has no bfloat16")
-    from safetensors.torch import save_file  # noqa: PLC0415
+    from safetensors.torch import save_file
 
     x = torch.randn(5, 8, generator=torch.Generator().manual_seed(1)).to(torch.bfloat16)
     save_file({"x": x}, tmp_path / "x.safetensors")
@@ -69,7 +69,7 @@ def test_a_type_gguf_lacks_is_listed_and_refused_only_when_read(tmp_path: Path) 
 
 def test_float8_is_listed_with_its_size(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch", reason="NumPy has no float8")
-    from safetensors.torch import save_file  # noqa: PLC0415
+    from safetensors.torch import save_file
 
     x = torch.arange(6.0).reshape(2, 3).to(torch.float8_e4m3fn)
     save_file({"x": x}, tmp_path / "x.safetensors")

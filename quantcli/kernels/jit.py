@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import numba
 from numba.core import caching
 from numba.core.dispatcher import Dispatcher
+from numba.core.extending import _Intrinsic
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -69,6 +70,11 @@ def sources_digest() -> str:
     return digest.hexdigest()[:16]
 
 
+def is_compiled(function: Any) -> bool:
+    """Whether a kernel is compiled for some arguments, in this process or in the cache on disk."""
+    return bool(function.signatures) or function._cache.holds_any()
+
+
 class _Locator(caching._CacheLocator):  # type: ignore[misc]
     def __init__(self, function: Callable[..., Any], file: str) -> None:
         self._py_file = file
@@ -105,6 +111,11 @@ class KernelCache(caching.FunctionCache):  # type: ignore[misc]
     def _index_key(self, sig: Any, codegen: Any) -> tuple[Any, ...]:
         return (sig, codegen.magic_tuple(), _identity(self._py_func))
 
+    def holds_any(self) -> bool:
+        """Whether the cache on disk has this kernel for some arguments."""
+        own = _identity(self._py_func)
+        return any(identity == own for _, _, identity in self._cache_file._load_index())
+
     def save_overload(self, sig: Any, data: Any) -> None:
         try:
             super().save_overload(sig, data)
@@ -113,9 +124,11 @@ class KernelCache(caching.FunctionCache):  # type: ignore[misc]
 
 
 def _identity(value: Any) -> Any:
-    """A stable stand-in for a function or a value it closes over."""
+    """A stable stand-in for a function or a value it closes over: two that differ in anything have different ones."""
     if isinstance(value, Dispatcher):
         value = value.py_func
+    elif isinstance(value, _Intrinsic):
+        value = value._defn
     if callable(value) and hasattr(value, "__code__"):
         cells = value.__closure__ or ()
         return (value.__module__, value.__qualname__, *(_identity(cell.cell_contents) for cell in cells))

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.kernels.blocks import codec
+from quantcli.kernels.jit import is_compiled, kernel
+from quantcli.kernels.simd import LANES, absolute, all_lanes, load, splat
 from quantcli.kernels.types import BlockType, block_type
 
 
@@ -67,6 +69,47 @@ def dequantize(
         raise ValueError(f"expected contiguous float32 output {shape}, got {out.dtype} {out.shape}")
     codec(source).dequantize(np.ascontiguousarray(data), out)
     return out
+
+
+def first_non_finite(x: NDArray[np.float32]) -> int:
+    """The index, in C order, of the first NaN or infinity in a contiguous float32 array; -1 where there is none."""
+    return int(_first_non_finite(x.reshape(-1)))
+
+
+@kernel
+def _first_non_finite(x: NDArray[np.float32]) -> int:
+    largest = np.float32(3.4028235e38)
+    whole = x.size // LANES * LANES
+    for start in range(0, whole, LANES):
+        if not all_lanes(absolute(load(x, start, LANES)) <= splat(largest, LANES)):
+            whole = start
+            break
+    for place in range(whole, x.size):
+        if not abs(x[place]) <= largest:
+            return place
+    return -1
+
+
+def compile_kernels(decode: set[BlockType], encode: set[tuple[BlockType, bool]]) -> None:
+    """Compile what `dequantize` from `decode` and `quantize` to `encode` (type, with importance) need, or fetch it from the
+    cache, so that nothing waits for it later."""
+    for source in decode:
+        dequantize(np.zeros((1, source.block_bytes), np.uint8), source)
+    for target, weighted in encode:
+        row = np.zeros((1, target.block_length), np.float32)
+        quantize(row, target, np.ones(target.block_length, np.float32) if weighted else None)
+    first_non_finite(np.zeros(1, np.float32))
+
+
+def uncompiled(decode: set[BlockType], encode: set[tuple[BlockType, bool]]) -> set[BlockType]:
+    """The types among them whose kernels this machine has not compiled yet."""
+    missing = {source for source in decode if not is_compiled(codec(source).dequantize)}
+    for target, weighted in encode:
+        functions = codec(target)
+        function = functions.quantize_weighted if weighted and functions.quantize_weighted else functions.quantize
+        if function is not None and not is_compiled(function):
+            missing.add(target)
+    return missing
 
 
 def _check_bytes(out: NDArray[np.uint8], shape: tuple[int, int]) -> None:

@@ -175,7 +175,7 @@ def _in_range(inverse: Vec, smallest: Vec, high: Vec, low: Vec, flat: Vec) -> bo
     lanes that count."""
     limit = splat(_ROUNDER_LIMIT, LANES)
     fine = (absolute(inverse * (high - low)) < limit) & (absolute(inverse * (smallest - low)) < limit)
-    return all_lanes(fine | flat)
+    return all_lanes(fine | flat)  # type: ignore[no-any-return]
 
 
 @inline

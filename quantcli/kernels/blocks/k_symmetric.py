@@ -139,10 +139,10 @@ def _pack_3(levels: NDArray[np.uint8], stored: Scratch, block: int, half: Any, o
         a, b = stored[sub * LANES + block] + 32, stored[(sub + 8) * LANES + block] + 32
         out[at + 96 + sub] = np.uint8((a & 15) | ((b & 15) << 4))
     for sub in range(4):
-        high = 0
+        bits = 0
         for quarter in range(4):
-            high |= ((stored[(quarter * 4 + sub) * LANES + block] + 32) >> 4) << (2 * quarter)
-        out[at + 104 + sub] = np.uint8(high)
+            bits |= ((stored[(quarter * 4 + sub) * LANES + block] + 32) >> 4) << (2 * quarter)
+        out[at + 104 + sub] = np.uint8(bits)
     store_half(out, at + 108, half)
 
 
@@ -273,11 +273,11 @@ def _dequantize_3(data: NDArray[np.uint8], out: NDArray[np.float32]) -> None:
 
 
 @inline
-def scale_3(packed: NDArray[np.uint8], at: int, sub: int) -> int:
+def scale_3(packed: NDArray[np.uint8], at: int, sub: int) -> np.int32:
     """The stored scale, -32..31, of sub-block `sub` of the Q3_K block whose twelve bytes of scales begin at `at`."""
     low = packed[at + sub % 8] >> (sub // 8 * 4) & 15
     high = packed[at + 8 + sub % 4] >> (sub // 4 * 2) & 3
-    return np.int32(low | (high << 4)) - 32
+    return np.int32(low | (high << 4)) - np.int32(32)
 
 
 @kernel

@@ -1,0 +1,92 @@
+"""F32, F16, BF16, F64: one number at a time, no block, nothing to search."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcli.kernels.blocks import Codec, PlainDot
+from quantcli.kernels.half import bfloat_to_float, float_to_bfloat, float_to_half, half_to_float
+from quantcli.kernels.jit import inline, kernel
+from quantcli.kernels.simd import LANES, load, load_scalar, reinterpret, store
+
+
+@inline
+def _same(value: Any) -> Any:
+    return value
+
+
+def _encoder(encode: Any, stored: Any) -> Any:
+    """A kernel that writes float32 rows as numbers of dtype `stored`."""
+
+    @kernel
+    def quantize(x: NDArray[np.float32], out: NDArray[np.uint8]) -> None:
+        source, target = x.reshape(-1), out.reshape(-1).view(stored)
+        whole = source.size // LANES * LANES
+        for start in range(0, whole, LANES):
+            store(target, start, encode(load(source, start, LANES)))
+        for place in range(whole, source.size):
+            target[place] = encode(source[place])
+
+    return quantize
+
+
+def _decoder(decode: Any, stored: Any) -> Any:
+    """A kernel that reads rows of dtype `stored` as float32."""
+
+    @kernel
+    def dequantize(data: NDArray[np.uint8], out: NDArray[np.float32]) -> None:
+        source, target = data.reshape(-1).view(stored), out.reshape(-1)
+        whole = source.size // LANES * LANES
+        for start in range(0, whole, LANES):
+            store(target, start, decode(load(source, start, LANES)))
+        for place in range(whole, source.size):
+            target[place] = decode(source[place])
+
+    return dequantize
+
+
+@kernel
+def _narrow(data: NDArray[np.uint8], out: NDArray[np.float32]) -> None:
+    source, target = data.reshape(-1).view(np.float64), out.reshape(-1)
+    for place in range(source.size):
+        target[place] = np.float32(source[place])
+
+
+@kernel
+def _widen(x: NDArray[np.float32], out: NDArray[np.uint8]) -> None:
+    source, target = x.reshape(-1), out.reshape(-1).view(np.float64)
+    for place in range(source.size):
+        target[place] = source[place]
+
+
+def _dot(decode: Any, stored: Any) -> PlainDot:
+    """How a product reads numbers of dtype `stored`."""
+    vector_bytes = LANES * np.dtype(stored).itemsize
+
+    @inline
+    def widen(weights: Any, offset: Any) -> Any:
+        return decode(reinterpret(load(weights, offset, vector_bytes), stored))
+
+    @inline
+    def widen_one(weights: Any, offset: Any) -> Any:
+        return decode(load_scalar(weights, offset, stored))
+
+    return PlainDot(widen, widen_one)
+
+
+def _codec(encode: Any, decode: Any, stored: Any) -> Codec:
+    return Codec(_encoder(encode, stored), None, _decoder(decode, stored), _dot(decode, stored))
+
+
+CODECS: Final = MappingProxyType(
+    {
+        "F32": _codec(_same, _same, np.float32),
+        "F16": _codec(float_to_half, half_to_float, np.uint16),
+        "BF16": _codec(float_to_bfloat, bfloat_to_float, np.uint16),
+        "F64": Codec(_widen, None, _narrow),
+    }
+)

@@ -1,0 +1,244 @@
+"""What a GGUF file says of itself, as short lines of label and text: a file in, words out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import numpy as np
+
+from quantcli.cli.output import binary_size, decimal_count, printable
+from quantcli.formats import vocabulary_spec as vocabulary
+from quantcli.formats.gguf_reader import GGUFFile
+from quantcli.formats.gguf_spec import Field, ValueType
+
+Lines = Iterator[tuple[str, str]]
+
+_ALGORITHMS: Final[Mapping[str, str]] = {
+    "llama": "SentencePiece BPE",
+    "gpt2": "byte-level BPE",
+    "bert": "WordPiece",
+    "t5": "SentencePiece unigram",
+    "rwkv": "RWKV",
+    "plamo2": "PLaMo-2",
+}
+_TOKEN_KEY: Final = ("tokenizer.ggml.", "_token_id")
+_LISTED: Final = 12
+"""Entries shown of a list, such as of tags."""
+
+_GUESSED_FILE_TYPE: Final = 1024
+"""Added to `general.file_type` where the converter was not told the type. Source: `llama.h`."""
+
+
+def describe(file: GGUFFile) -> Lines:
+    """Everything the default view says above its tables, as (label, text)."""
+    for part in (_identity, _numbers, _shape, _tokenizer, _quantization):
+        yield from part(file)
+
+
+def parameters(file: GGUFFile) -> int:
+    """Weights in all tensors."""
+    return sum(tensor.size for tensor in file.tensors.values())
+
+
+def bits_per_weight(file: GGUFFile) -> float | None:
+    """Bits of tensor data for one weight, headers and padding left out; None without weights."""
+    weights = parameters(file)
+    return 8 * sum(tensor.nbytes for tensor in file.tensors.values()) / weights if weights else None
+
+
+def short_value(field: Field, *, items: int = 5, characters: int = 100) -> str:
+    """A metadata value on one line: long texts and arrays begun, with their length."""
+    if field.type == ValueType.STRING:
+        return _begun(field.value, characters)
+    if field.type != ValueType.ARRAY:
+        return _number(field.type, field.value)
+    kind = field.element or ValueType.STRING
+    shown = [repr(_begun(value, 30)) if kind == ValueType.STRING else _number(kind, value) for value in field.value[:items]]
+    more = len(field.value) - len(shown)
+    return f"[{', '.join(shown)}{f', ... {more:,} more' if more else ''}]"
+
+
+def type_name(field: Field) -> str:
+    """The type of a metadata value: `uint32`, `string[32000]`."""
+    if field.element is None:
+        return field.type.name.lower()
+    return f"{field.element.name.lower()}[{len(field.value)}]"
+
+
+def file_type_name(file: GGUFFile) -> str | None:
+    """The recipe `general.file_type` names; None where it names none."""
+    from quantcli.conversion.recipes import RECIPES
+
+    number = file.get("general.file_type")
+    if not isinstance(number, int):
+        return None
+    names = {recipe.file_type: recipe.name for recipe in RECIPES.values() if recipe.file_type is not None}
+    return names.get(number % _GUESSED_FILE_TYPE, f"file type {number}")
+
+
+def _identity(file: GGUFFile) -> Lines:
+    kind = _string(file, "general.type")
+    if kind and kind != "model":
+        yield "Kind", printable(kind)
+    part, parts = file.split
+    if parts > 1:
+        yield "Part", f"{part} of {parts}; what follows is this part alone"
+    yield from _present(
+        file,
+        ("Architecture", "general.architecture"),
+        ("Description", "general.description"),
+        ("Author", "general.author"),
+        ("Organization", "general.organization"),
+        ("Version", "general.version"),
+        ("Fine-tune", "general.finetune"),
+        ("Base model", "general.base_model.0.name"),
+        ("Licence", "general.license"),
+        ("Languages", "general.languages"),
+        ("Tags", "general.tags"),
+        ("Source", "general.source.url"),
+        ("Source", "general.source.huggingface.repository"),
+    )
+
+
+def _numbers(file: GGUFFile) -> Lines:
+    bits = bits_per_weight(file)
+    if bits is not None:
+        yield "Parameters", f"{decimal_count(parameters(file))} in {len(file.tensors):,} tensors"
+    size = [binary_size(file.file_bytes), f"{bits:.2f} bits per weight" if bits is not None else None]
+    yield "Size", ", ".join(part for part in (*size, file_type_name(file)) if part)
+
+
+def _shape(file: GGUFFile) -> Lines:
+    """The hyperparameters, which are called after the architecture."""
+
+    def of(key: str) -> str | None:
+        field = file.metadata.get(f"{file.architecture}.{key}")
+        return None if field is None else _range(field)
+
+    def line(label: str, *parts: tuple[str, str]) -> Lines:
+        """A line of the parts that are known: each a key and what to say, with {} for its value."""
+        said = [text.format(value) for key, text in parts if (value := of(key)) is not None]
+        if said:
+            yield label, ", ".join(said)
+
+    yield from line("Context", ("context_length", "{} tokens"), ("attention.sliding_window", "window of {}"))
+    yield from line(
+        "Layers",
+        ("block_count", "{}"),
+        ("embedding_length", "embedding {}"),
+        ("feed_forward_length", "feed-forward {}"),
+    )
+    yield from line(
+        "Attention",
+        ("attention.head_count", "{} heads"),
+        ("attention.head_count_kv", "{} key-value heads"),
+        ("attention.key_length", "head size {}"),
+    )
+    yield from line(
+        "Experts",
+        ("expert_count", "{}"),
+        ("expert_used_count", "{} used per token"),
+        ("expert_shared_count", "{} shared"),
+        ("expert_feed_forward_length", "feed-forward {}"),
+    )
+    yield from line(
+        "Rotary embedding",
+        ("rope.freq_base", "base {}"),
+        ("rope.dimension_count", "{} dimensions"),
+        ("rope.scaling.type", "scaling {}"),
+        ("rope.scaling.factor", "factor {}"),
+        ("rope.scaling.original_context_length", "trained on {} tokens"),
+    )
+
+
+def _tokenizer(file: GGUFFile) -> Lines:
+    model = _string(file, vocabulary.MODEL)
+    if model is None:
+        return
+    tokens, merges = _list(file, vocabulary.TOKENS), _list(file, vocabulary.MERGES)
+    said = [f"{len(tokens):,} tokens", f"{_ALGORITHMS.get(model, 'model')} ({printable(model)})"]
+    if merges:
+        said.append(f"{len(merges):,} merges")
+    if pre := _string(file, vocabulary.PRE_TOKENIZER):
+        said.append(f"pre-tokenizer {printable(pre)}")
+    yield "Tokenizer", ", ".join(said)
+    yield from _special_tokens(file, tokens)
+
+
+def _special_tokens(file: GGUFFile, tokens: list[str]) -> Lines:
+    prefix, suffix = _TOKEN_KEY
+    named = []
+    for key, field in file.metadata.items():
+        if key.startswith(prefix) and key.endswith(suffix) and isinstance(field.value, int):
+            role = printable(key.removeprefix(prefix).removesuffix(suffix).replace("_", " "))
+            known = 0 <= field.value < len(tokens)
+            named.append(f"{role} {field.value}" + (f" {printable(tokens[field.value])}" if known else ""))
+    if named:
+        yield "Special tokens", ", ".join(named)
+    added = [role for role, key in vocabulary.ADD_SPECIAL_TOKENS.items() if file.get(key) is True]
+    if added:
+        yield "Added to a text", ", ".join(added)
+
+
+def _quantization(file: GGUFFile) -> Lines:
+    yield from _present(
+        file,
+        ("Quantized by", "general.quantized_by"),
+        ("Importance from", "quantize.imatrix.file"),
+        ("Importance data", "quantize.imatrix.dataset"),
+        ("Importance chunks", "quantize.imatrix.chunks_count"),
+        ("Importance entries", "quantize.imatrix.entries_count"),
+        ("Data", "imatrix.datasets"),
+        ("Chunks", "imatrix.chunk_count"),
+        ("Chunk size", "imatrix.chunk_size"),
+    )
+
+
+def _present(file: GGUFFile, *lines: tuple[str, str]) -> Lines:
+    for label, key in lines:
+        field = file.metadata.get(key)
+        if field is None:
+            continue
+        if field.type == ValueType.ARRAY:
+            yield label, ", ".join(printable(str(value)) for value in field.value[:_LISTED])
+        else:
+            yield label, short_value(field, characters=400)
+
+
+def _string(file: GGUFFile, key: str) -> str | None:
+    value = file.get(key)
+    return value if isinstance(value, str) else None
+
+
+def _list(file: GGUFFile, key: str) -> list[str]:
+    value = file.get(key)
+    return value if isinstance(value, list) else []
+
+
+def _range(field: Field) -> str:
+    """A hyperparameter: layers that differ are told by the smallest and largest."""
+    if ValueType.STRING in {field.type, field.element}:
+        return short_value(field)
+    if field.element is None:
+        return _grouped(_number(field.type, field.value))
+    ends = sorted({field.value.min(), field.value.max()}) if len(field.value) else []
+    return " to ".join(_grouped(_number(field.element, value)) for value in ends) or "none"
+
+
+def _begun(text: str, characters: int) -> str:
+    shown = printable(text[:characters])
+    return shown if len(text) <= characters else f"{shown}... ({len(text):,} characters)"
+
+
+def _number(kind: ValueType, value: Any) -> str:
+    """A number as it is written: a float in the shortest digits that give it back in its own precision."""
+    if kind == ValueType.BOOL:
+        return "true" if value else "false"
+    if kind == ValueType.FLOAT32:
+        return str(np.float32(value)).removesuffix(".0")
+    return str(value).removesuffix(".0")
+
+
+def _grouped(number: str) -> str:
+    return f"{int(number):,}" if number.isdigit() else number

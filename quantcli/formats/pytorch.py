@@ -26,7 +26,7 @@ from quantcli.kernels.types import BlockType
 MAX_PICKLE: Final = 1 << 26
 """Bytes a pickle may have; about 250 go to a tensor."""
 
-MAX_PAIRS: Final = 10_000_000
+MAX_PAIRS: Final = 1_000_000
 """Items that the constructor calls of one file may copy into dictionaries."""
 
 NESTS: Final = ("state_dict", "model_state_dict", "model", "module")

@@ -130,7 +130,7 @@ def find_architecture(config: Mapping[str, Any], extra_file: Path | None = None)
     if extra_file is not None:
         declaration = read_declaration(Path(extra_file))
         if declaration is None:
-            raise UnsupportedError(f"{extra_file}: declares itself abstract, only to be extended")
+            raise UnsupportedError(f"{extra_file}: names no `gguf` architecture")
         return Architecture(declaration)
     text = config.get("text_config")
     wanted = _class_names(text if isinstance(text, Mapping) else {}) or _class_names(config)

@@ -25,7 +25,7 @@ METADATA_TYPES: Final = ("u32", "f32", "bool", "string", "i32[]", "f32[]", "bool
 """What a metadata row may have for a type."""
 
 _FILE_KEYS: Final = {
-    "abstract", "extends", "gguf", "title", "classes", "base_prefix", "drop_from_names", "ignore", "store_as_float32",
+    "gguf", "title", "classes", "base_prefix", "drop_from_names", "ignore", "store_as_float32",
     "indices", "values", "metadata", "metadata_order", "generated", "tensors", "graph", "defaults",
 }
 Row = TypeVar("Row")
@@ -97,14 +97,18 @@ class Declaration:
 
 
 def read_declaration(path: Path) -> Declaration | None:
-    """Read an architecture file, and the files of the package it extends. None for one that is only to be extended.
+    """Read an architecture file, and the files of the package it extends.
+
+    None for a file that names no `gguf` architecture: one that is only there to be extended, or another kind of table.
 
     Raises:
         FormatError: if a file is missing, is not TOML, or says something an architecture file cannot say.
     """
     merged = _merged_tables(path, ())
-    if merged.get("abstract"):
+    if "gguf" not in merged:
         return None
+    if unknown := sorted(merged.keys() - _FILE_KEYS):
+        raise FormatError(path, f"not a valid architecture file: unknown keys {', '.join(unknown)}")
     try:
         return _declaration(path, merged)
     except (KeyError, ValueError, TypeError, AttributeError) as error:
@@ -119,8 +123,6 @@ def _merged_tables(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         raise FormatError(path, "no such architecture file") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise FormatError(path, f"not a readable TOML file: {error}") from error
-    if unknown := sorted(tables.keys() - _FILE_KEYS):
-        raise FormatError(path, f"unknown keys {', '.join(unknown)}")
     parent = tables.pop("extends", None)
     if parent is None:
         return tables
@@ -128,7 +130,6 @@ def _merged_tables(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     if parent_path in above:
         raise FormatError(path, f"extends {parent!r}, which extends it in turn")
     inherited = _merged_tables(parent_path, (*above, path))
-    inherited.pop("abstract", None)
     inherited.pop("classes", None)
     return _merge(inherited, tables)
 

@@ -1,0 +1,215 @@
+"""The `general.*` metadata of a GGUF file: what the model is called, where it comes from, how it likes to be sampled.
+
+Read from the model card's front matter, the configuration, the directory's name and the generation configuration, with the
+precedence, keys, types and order of `gguf-py/gguf/metadata.py` of llama.cpp.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+from quantcli.conversion.model_id import ModelId, count_parameters, parse_model_id, title
+from quantcli.formats.checkpoint import Checkpoint
+from quantcli.formats.errors import FormatError
+from quantcli.formats.gguf_spec import Field, Metadata, ValueType, array, f32, i32, string, u32
+from quantcli.formats.tensor import TensorInfo
+
+MAX_CARD: Final = 1 << 20
+"""Bytes of a model card that are looked at; front matter is at its start."""
+
+_SAMPLING: Final[Mapping[str, tuple[tuple[str, ...], Callable[[Any], Field]]]] = MappingProxyType({
+    "sequence": (("sequence",), string),
+    "top_k": (("top_k",), i32),
+    "top_p": (("top_p",), f32),
+    "min_p": (("min_p",), f32),
+    "xtc_probability": (("xtc_probability",), f32),
+    "xtc_threshold": (("xtc_threshold",), f32),
+    "temp": (("temperature",), f32),
+    "penalty_last_n": (("penalty_last_n",), i32),
+    "penalty_repeat": (("penalty_repeat", "repetition_penalty"), f32),
+    "mirostat": (("mirostat",), i32),
+    "mirostat_tau": (("mirostat_tau",), f32),
+    "mirostat_eta": (("mirostat_eta",), f32),
+})
+"""`general.sampling.KEY`: the keys of generation_config.json it is taken from, and its type."""
+
+_ACCEPTED: Final[Mapping[Callable[[Any], Field], Any]] = MappingProxyType({string: str, i32: int, f32: int | float})
+"""What a recommendation must be to be passed on."""
+
+_CARD: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({
+    "name": ("name", "model_name"),
+    "author": ("author", "model_author", "model_creator"),
+    "version": ("version", "model_version"),
+    "organization": ("organization", "model_organization"),
+    "finetune": ("finetune", "model_finetune"),
+    "basename": ("basename", "model_basename", "model_type"),
+    "description": ("description", "model_description"),
+    "size_label": ("size_label", "model_size_label"),
+    "license": ("license",),
+    "license.name": ("license_name",),
+    "license.link": ("license_link",),
+    "source.url": ("url", "model_url"),
+    "source.doi": ("doi", "model_doi"),
+    "source.uuid": ("uuid", "model_uuid"),
+    "source.repo_url": ("repo_url", "model_repo_url"),
+})
+"""`general.KEY`, in the order they are written, and the keys of the model card's front matter it is taken from."""
+
+_RELATED: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({
+    "base_model": ("base_model", "base_models", "base_model_sources"),
+    "dataset": ("datasets", "dataset", "dataset_sources"),
+})
+"""`general.KEY.count` and `general.KEY.N.*`, and where the card has the list."""
+
+_RELATED_FIELDS: Final = ("name", "author", "version", "organization", "description", "url", "doi", "uuid", "repo_url")
+
+_LISTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({
+    "tags": ("tags", "pipeline_tag"),
+    "languages": ("languages", "language"),
+})
+"""`general.KEY`, and the keys of the card whose entries it gathers."""
+
+_HUB_URL: Final = re.compile(r"https?://huggingface.co/([^/]+/[^/]+)$")
+
+
+def general_metadata(
+    checkpoint: Checkpoint, architecture: str, tensors: Sequence[TensorInfo], *, model_id: str | None = None
+) -> Metadata:
+    """Everything under `general.` but the file type and the quantization version, in the order of the reference converter.
+
+    Args:
+        checkpoint: where the model card and the configurations are.
+        architecture: the value of `general.architecture`.
+        tensors: the tensors of the GGUF file, for the size label.
+        model_id: what the model is called, where the directory's name does not say it (`ORG/NAME` of the hub).
+    """
+    parameters, size_label = count_parameters(tensors)
+    card = read_model_card(checkpoint.file("README.md"))
+    texts = _described(checkpoint, card, model_id, parameters)
+    texts["name"] = texts["name"] or checkpoint.directory.name
+    texts["size_label"] = texts["size_label"] or (size_label if parameters else None)
+    metadata: Metadata = {"general.architecture": string(architecture), "general.type": string("model")}
+    metadata |= _sampling(checkpoint)
+    metadata |= {f"general.{key}": string(text) for key, text in texts.items() if text}
+    for key, card_keys in _RELATED.items():
+        if any(card_key in card for card_key in card_keys):
+            metadata |= _related(key, _first(card, card_keys), parameters)
+    for key, card_keys in _LISTS.items():
+        entries = [entry for card_key in card_keys for entry in _entries(card.get(card_key))]
+        if entries:
+            metadata[f"general.{key}"] = array(ValueType.STRING, [str(entry) for entry in entries])
+    return metadata
+
+
+def read_model_card(path: Path | None) -> dict[str, Any]:
+    """The YAML front matter of a model card; empty where there is none that can be read, since nothing depends on it."""
+    if path is None:
+        return {}
+    with path.open("rb") as file:
+        lines = file.read(MAX_CARD).decode("utf-8", errors="replace").splitlines()
+    if not lines or lines[0] != "---":
+        return {}
+    end = lines.index("---", 1) if "---" in lines[1:] else len(lines)
+    text = "\n".join(lines[1:end]) + "\n"
+    # Norwegian is not a truth value, and YAML is not written with tabs; model cards know neither.
+    text = text.replace("- no\n", '- "no"\n').replace("\t", "  ")
+    import yaml  # type: ignore[import-untyped]
+
+    try:
+        card = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return {}
+    return card if isinstance(card, dict) else {}
+
+
+def _first(table: Mapping[str, Any], keys: Sequence[str]) -> Any:
+    return next((table[key] for key in keys if table.get(key) is not None), None)
+
+
+def _entries(value: Any) -> list[Any]:
+    if isinstance(value, str):
+        return [value]
+    return value if isinstance(value, list) else []
+
+
+def _described(
+    checkpoint: Checkpoint, card: Mapping[str, Any], model_id: str | None, parameters: int
+) -> dict[str, str | None]:
+    """The texts of `_CARD`, and where the card is silent what the model's names say."""
+    texts: dict[str, str | None] = {key: _text(_first(card, card_keys)) for key, card_keys in _CARD.items()}
+    for name in _names(checkpoint, model_id):
+        parsed = _titled(parse_model_id(name, parameters))
+        for key, text in asdict(parsed).items():
+            if texts[key] is None:
+                texts[key] = text
+    return texts
+
+
+def _names(checkpoint: Checkpoint, model_id: str | None) -> list[str]:
+    """What the model is called, most trusted first."""
+    configured = checkpoint.config.get("_name_or_path")
+    trusted = [configured] if isinstance(configured, str) and configured.count("/") <= 1 else []
+    return [*trusted, model_id or checkpoint.directory.name or checkpoint.directory.resolve().name]
+
+
+def _titled(parsed: ModelId) -> ModelId:
+    return replace(
+        parsed,
+        name=None if parsed.name is None else title(parsed.name),
+        organization=None if parsed.organization is None else title(parsed.organization),
+    )
+
+
+def _text(value: Any) -> str | None:
+    """A card's value as text: a list of licences with commas, a version that YAML took for a number as it was written."""
+    if value is None:
+        return None
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _sampling(checkpoint: Checkpoint) -> Metadata:
+    try:
+        generation = checkpoint.json("generation_config.json") or {}
+    except FormatError:  # it only recommends, and there are broken ones about
+        return {}
+    found: Metadata = {}
+    for key, (names, make) in _SAMPLING.items():
+        value = _first(generation, names)
+        if isinstance(value, _ACCEPTED[make]) and value != "":
+            found[f"general.sampling.{key}"] = make(value)
+    return found
+
+
+def _related(key: str, value: Any, parameters: int) -> Metadata:
+    entries = [_related_entry(entry, parameters) for entry in _entries(value)]
+    metadata: Metadata = {f"general.{key}.count": u32(len(entries))}
+    for number, entry in enumerate(entries):
+        metadata |= {
+            f"general.{key}.{number}.{name}": string(str(entry[name])) for name in _RELATED_FIELDS if entry.get(name)
+        }
+    return metadata
+
+
+def _related_entry(entry: Any, parameters: int) -> Mapping[str, Any]:
+    """A base model or a dataset: a table as it is, a name or an address taken apart."""
+    if isinstance(entry, dict):
+        return entry
+    if not isinstance(entry, str):
+        return {}
+    address = entry.startswith(("http://", "https://", "ssh://"))
+    hub = _HUB_URL.match(entry) if address else None
+    if address and hub is None:
+        return {"repo_url": entry}
+    parsed = parse_model_id(hub.group(1) if hub else entry, parameters)
+    titled = _titled(parsed)
+    known = {"name": titled.name, "organization": titled.organization, "version": parsed.version}
+    if address:
+        return {**known, "repo_url": entry}
+    if parsed.organization is None:
+        return known
+    return {**known, "repo_url": f"https://huggingface.co/{parsed.organization}/{parsed.name}"}

@@ -1,0 +1,163 @@
+"""What a model's name says: organization, base name, size, version, finetune.
+
+The heuristics, their order and their patterns are those of `gguf-py/gguf/metadata.py` and `utility.py` of llama.cpp, so
+that a converted file calls itself what the reference converter would have called it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from quantcli.formats.tensor import TensorInfo
+
+_VERSION: Final = re.compile(r"(v|iter)?\d+([.]\d+)*", re.IGNORECASE)
+_TYPE: Final = re.compile(r"i?q\d(_\w)*|b?fp?(16|32)", re.IGNORECASE)
+_SIZE: Final = re.compile(r"(([A]|\d+[x])?\d+([._]\d+)?[KMBT][\d]?|small|mini|medium|large|x?xl)", re.IGNORECASE)
+_FINETUNE: Final = re.compile(r"chat|instruct|vision|lora", re.IGNORECASE)
+_KEEPS_ITS_CASE: Final = re.compile(r"v\d+(?:\.\d+)*|\d.*")
+
+_SUFFIXES: Final = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (0.0, "K"))
+
+
+@dataclass(frozen=True)
+class ModelId:
+    """The parts of a model's name; None where the name does not tell."""
+
+    name: str | None = None
+    organization: str | None = None
+    basename: str | None = None
+    finetune: str | None = None
+    version: str | None = None
+    size_label: str | None = None
+
+
+@dataclass
+class _Word:
+    """A piece of the name between hyphens, and what it may be."""
+
+    text: str
+    kinds: set[str] = field(default_factory=set)
+
+
+def parse_model_id(model_id: str, parameters: int = 0) -> ModelId:
+    """Take a name such as `meta-llama/Llama-3.2-1B-Instruct` apart.
+
+    `parameters` is the true number of weights, 0 where it is unknown: a size that is far from it is no size but part of the
+    finetune's name, most often a context length.
+    """
+    if " " in model_id:
+        return ModelId(name=model_id)
+    organization, slash, name = model_id.partition("/")
+    if not slash:
+        organization, name = "", model_id
+    words = [_Word(text) for text in name.split("-") if text]
+    for position, word in enumerate(words):
+        _classify(word, position, parameters)
+    _prefer_numeric_sizes(words)
+    _mark_basename(words)
+
+    def joined(kind: str, without: str = "") -> str | None:
+        return "-".join(word.text for word in words if kind in word.kinds and without not in word.kinds) or None
+
+    sizes = "-".join(dict.fromkeys(word.text for word in words if "size_label" in word.kinds)) or None
+    finetune, version = joined("finetune"), joined("version", without="basename")
+    telling = (sizes, finetune, version) != (None, None, None)
+    return ModelId(
+        name=name,
+        organization=organization if slash and not organization.startswith(".") else None,
+        basename=joined("basename") if telling else None,
+        finetune=finetune,
+        version=version,
+        size_label=sizes,
+    )
+
+
+def _classify(word: _Word, position: int, parameters: int) -> None:
+    if _VERSION.fullmatch(word.text):
+        word.kinds.add("version")
+    elif _TYPE.fullmatch(word.text):
+        word.kinds.add("type")
+        word.text = word.text.upper()
+    elif position > 0 and _SIZE.fullmatch(word.text):
+        _classify_size(word, parameters)
+    elif position > 0 and _FINETUNE.fullmatch(word.text):
+        word.kinds.add("finetune")
+
+
+def _classify_size(word: _Word, parameters: int) -> None:
+    text = word.text.replace("_", ".")
+    if text[-1].isdecimal():  # as in bloom-7b1
+        text = f"{text[:-2]}.{text[-1]}{text[-2]}"
+    if text[-2].isdecimal():
+        text = text[:-1] + text[-1].upper()
+    if parameters and _is_far_off(text, parameters):
+        word.kinds.add("finetune")
+        text = text[:-1] + text[-1].lower()
+    else:
+        word.kinds.add("size_label")
+    word.text = text
+
+
+def _is_far_off(size: str, parameters: int) -> bool:
+    """Whether a size such as 7B is further than 7/8 of the model from it. A size in words is never far off."""
+    try:
+        claimed = float(size[:-1]) * 1000.0 ** " KMBT".find(size[-1])
+    except ValueError:
+        return False
+    return abs(claimed - parameters) > 7 * parameters // 8
+
+
+def _prefer_numeric_sizes(words: Sequence[_Word]) -> None:
+    """Where a size is given in numbers, sizes in words are not sizes."""
+    sizes = [word for word in words if "size_label" in word.kinds]
+    if any(letter.isdecimal() for word in sizes for letter in word.text):
+        for word in sizes:
+            if word.text.isalpha():
+                word.kinds.discard("size_label")
+
+
+def _mark_basename(words: Sequence[_Word]) -> None:
+    """The base name is what stands at the front; what nothing else explains behind it is the finetune."""
+    at_start = True
+    for word in words:
+        if at_start and ((not word.kinds and word.text[0].isalpha()) or "version" in word.kinds):
+            word.kinds.add("basename")
+        else:
+            at_start = False
+            if not word.kinds:
+                word.kinds.add("finetune")
+    for word in reversed(words):  # a version at its end is not part of it
+        if "basename" not in word.kinds or len(word.kinds) == 1:
+            break
+        word.kinds.discard("basename")
+
+
+def title(name: str) -> str:
+    """A name as a title: words in lower case get a capital, versions and acronyms stay."""
+    words = name.strip().replace("-", " ").split()
+    return " ".join(word.title() if word.islower() and not _KEEPS_ITS_CASE.fullmatch(word) else word for word in words)
+
+
+def count_parameters(tensors: Sequence[TensorInfo]) -> tuple[int, str]:
+    """The number of weights, and the size label they make: `1.1B`, or for experts as `8x7B` the size of one path.
+
+    An expert's weights count once in the label, since that is how such models are called.
+    """
+    experts = [tensor for tensor in tensors if "_exps." in tensor.name and len(tensor.shape) >= 3]
+    total = sum(tensor.size for tensor in tensors)
+    if not experts:
+        return total, rounded(total)
+    counts = [tensor.shape[-2 if ".bias" in tensor.name else -3] for tensor in experts]
+    one_path = total - sum(tensor.size - tensor.size // count for tensor, count in zip(experts, counts, strict=True))
+    return total, f"{sum(counts) // len(counts)}x{rounded(one_path)}"
+
+
+def rounded(count: int, digits: int = 2) -> str:
+    """A count as people say it, with at least `digits` digits: 1.1B, 135M, 260K."""
+    unit, suffix = next((unit, suffix) for unit, suffix in _SUFFIXES if count > unit)
+    scaled = count * (1 / unit if unit else 1e-3)
+    decimals = max(digits - len(str(round(scaled)).lstrip("0")), 0)
+    return f"{scaled:.{decimals}f}{suffix}"

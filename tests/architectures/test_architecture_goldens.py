@@ -1,0 +1,73 @@
+"""Variations of every family against what the reference converter made of them: names, order, types, bytes, metadata."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_checkpoint import write_checkpoint
+
+from quantcli.architectures.loader import find_architecture
+from quantcli.architectures.transforms import as_float32
+from quantcli.conversion.metadata import general_metadata
+from quantcli.formats.checkpoint import Checkpoint, open_checkpoint
+from quantcli.formats.gguf_spec import Metadata, ValueType
+
+GOLDENS = Path(__file__).parents[1] / "golden/architectures"
+
+
+CASES = {path.stem: json.loads(path.read_text()) for path in sorted(GOLDENS.glob("*.json"))}
+
+
+@pytest.fixture(params=CASES)
+def golden(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return CASES[request.param]
+
+
+def is_16_bit(golden: dict[str, Any]) -> bool:
+    """Of an F32 checkpoint the reference makes 16-bit tensors by itself; quantcli keeps what it finds."""
+    return all(dtype != "F32" for dtype, shape in golden["checkpoint"]["tensors"].values() if len(shape) > 1)
+
+
+@pytest.fixture
+def checkpoint(golden: dict[str, Any], tmp_path: Path):
+    with open_checkpoint(write_checkpoint(tmp_path, golden["checkpoint"])) as opened:
+        yield opened
+
+
+def digest(tensor) -> str:
+    return hashlib.sha256(tensor.load().tobytes()).hexdigest()
+
+
+def test_tensors_in_float32(golden: dict[str, Any], checkpoint: Checkpoint):
+    tensors = find_architecture(checkpoint.config).tensors(checkpoint.tensors, checkpoint.config)
+    found = [[t.name, "F32", list(t.shape), digest(as_float32(t))] for t in tensors]
+    assert found == golden["f32"]["tensors"]
+
+
+@pytest.mark.parametrize("golden", [name for name, case in CASES.items() if is_16_bit(case)], indirect=True)
+def test_tensors_in_their_own_type(golden: dict[str, Any], checkpoint: Checkpoint):
+    tensors = find_architecture(checkpoint.config).tensors(checkpoint.tensors, checkpoint.config)
+    assert [[t.name, t.type.name, list(t.shape), digest(t)] for t in tensors] == golden["auto"]["tensors"]
+
+
+def plain(metadata: Metadata) -> list[list[Any]]:
+    """As the goldens say it: key, types, value; floats as their 32 bits hold them."""
+    rows = []
+    for key, field in metadata.items():
+        types = [field.type.name] + ([field.element.name] if field.element is not None else [])
+        value = struct.unpack("f", struct.pack("f", field.value))[0] if field.type is ValueType.FLOAT32 else field.value
+        rows.append([key, types, value])
+    return rows
+
+
+def test_metadata(golden: dict[str, Any], checkpoint: Checkpoint):
+    architecture = find_architecture(checkpoint.config)
+    tensors = architecture.tensors(checkpoint.tensors, checkpoint.config)
+    found = general_metadata(checkpoint, architecture.gguf, tensors) | architecture.metadata(checkpoint.config, 0)
+    expected = [row for row in golden["f32"]["metadata"] if row[0] != "general.quantization_version"]
+    assert plain(found) == [[key, types[:1] + types[-1:] * (types[0] == "ARRAY"), value] for key, types, value in expected]

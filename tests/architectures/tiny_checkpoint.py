@@ -1,0 +1,43 @@
+"""Tiny checkpoints that are the same everywhere: a configuration, tensors filled from their names, small side files.
+
+A checkpoint is described by a table that JSON can hold, so the goldens carry the description and the tests make the very
+checkpoint again that the reference has converted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+DTYPE_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
+
+
+def tensor_bytes(name: str, dtype: str, shape: list[int]) -> bytes:
+    """Numbers in [-0.5, 0.5) from a generator seeded with the name; raw PCG64 output is the same in every NumPy."""
+    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
+    raw = np.random.PCG64(seed).random_raw(int(np.prod(shape)))
+    values = ((raw >> np.uint64(40)).astype(np.float32) / np.float32(1 << 24)) - np.float32(0.5)
+    if dtype == "BF16":
+        return (values.view(np.uint32) >> 16).astype("<u2").tobytes()
+    return values.astype({"F32": "<f4", "F16": "<f2"}[dtype]).tobytes()
+
+
+def write_checkpoint(place: Path, description: dict[str, Any]) -> Path:
+    """Write `place/NAME/config.json`, `model.safetensors` and the side files; the directory."""
+    directory = place / description["directory"]
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps(description["config"], indent=2))
+    for name, text in description.get("files", {}).items():
+        (directory / name).write_text(text, encoding="utf-8")
+    header, data = {}, bytearray()
+    for name, (dtype, shape) in description["tensors"].items():
+        chunk = tensor_bytes(name, dtype, shape)
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(chunk)]}
+        data += chunk
+    text = json.dumps(header).encode()
+    (directory / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data)
+    return directory

@@ -40,6 +40,11 @@ def parallel_kernel(function: _F) -> _F:
     return _cached(numba.njit(nogil=True, error_model="numpy", parallel=True)(function), function)
 
 
+def use_threads(count: int | None) -> None:
+    """Let parallel kernels called from this thread use `count` threads: at most, and for None, one per processor."""
+    numba.set_num_threads(min(count or numba.config.NUMBA_NUM_THREADS, numba.config.NUMBA_NUM_THREADS))
+
+
 def _cached(dispatcher: Any, function: _F) -> _F:
     dispatcher._cache = KernelCache(function)
     return dispatcher  # type: ignore[no-any-return]
@@ -117,6 +122,7 @@ class KernelCache(caching.FunctionCache):  # type: ignore[misc]
         return any(identity == own for _, _, identity in self._cache_file._load_index())
 
     def save_overload(self, sig: Any, data: Any) -> None:
+        """Keep compiled code on disk, if the disk lets us."""
         try:
             super().save_overload(sig, data)
         except OSError:

@@ -6,7 +6,7 @@ its norms; a pass keeps a few rows of numbers per token.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,6 +17,7 @@ from quantcli.formats.errors import GenerationError, ModelError, UnsupportedErro
 from quantcli.formats.gguf_reader import GGUFFile
 from quantcli.formats.tensor import StoredTensor
 from quantcli.kernels.elementwise import add, rms_norm, rotate, silu_multiply
+from quantcli.kernels.jit import is_compiled
 from quantcli.kernels.matmul import Multiply, multiplier
 from quantcli.kernels.rows import dequantize
 from quantcli.kernels.types import BlockType
@@ -84,6 +85,16 @@ class Model:
         tied = "output.weight" not in file.tensors
         self.output = self.embedding if tied else weights.matrix("output", self.vocabulary, sizes.width)
         self.rotary: Rotary = make_rotary(sizes, weights.optional_vector("rope_freqs.weight", sizes.rope_size // 2))
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether the kernels that multiply by this model's matrices are ready: else the first pass compiles them."""
+        return all(is_compiled(multiply) for multiply in {matrix.multiply for matrix in self._matrices()})
+
+    def _matrices(self) -> Iterator[Matrix]:
+        yield self.output
+        for layer in self.layers:
+            yield from (part for part in vars(layer).values() if isinstance(part, Matrix))
 
     def forward(self, tokens: Sequence[int], cache: Cache, *, every: bool = False) -> Floats:
         """Put tokens after those in `cache` and return logits, float32 `(1, vocabulary)`: those after the last token.

@@ -51,10 +51,10 @@ def short_value(field: Field, *, items: int = 5, characters: int = 100) -> str:
     """A metadata value on one line: long texts and arrays begun, with their length."""
     if field.type == ValueType.STRING:
         return _begun(field.value, characters)
-    if field.type != ValueType.ARRAY:
+    if field.element is None:
         return _number(field.type, field.value)
-    kind = field.element or ValueType.STRING
-    shown = [repr(_begun(value, 30)) if kind == ValueType.STRING else _number(kind, value) for value in field.value[:items]]
+    text = field.element == ValueType.STRING
+    shown = [f"'{_begun(value, 30)}'" if text else _number(field.element, value) for value in field.value[:items]]
     more = len(field.value) - len(shown)
     return f"[{', '.join(shown)}{f', ... {more:,} more' if more else ''}]"
 

@@ -59,7 +59,7 @@ _SMALLEST_ENTRY: Final = 8 + 1 + 4 + 1  # a key of one byte, a value of one
 _SMALLEST_TENSOR: Final = 8 + 4 + 4 + 8  # no name, no dimension
 _NUMBERS: Final = MappingProxyType({kind: struct.Struct(form) for kind, form in NUMBER_FORMATS.items()})
 
-_CONVERT: Final = "quantize convert makes a GGUF file from it"
+_CONVERT: Final = "`quantize convert` makes a GGUF file from it"
 _FOREIGN: Final = (
     (b"PK\x03\x04", 0, "a zip archive, perhaps a PyTorch checkpoint", _CONVERT),
     (b"\x80\x02", 0, "a pickle, perhaps a PyTorch checkpoint", _CONVERT),
@@ -146,6 +146,8 @@ def open_gguf(path: str | PathLike[str], *, allow_part: bool = False) -> GGUFFil
         FormatError: if the file is missing, cut short, no GGUF file, or contradicts itself; with the byte where.
         UnsupportedError: for a big-endian file, a version other than 2 and 3, or a part of a split model.
     """
+    if Path(path).is_dir():
+        raise FormatError(path, "expected a GGUF file, found a directory", hint=f"{_CONVERT} if it is a checkpoint")
     file = InputFile(path)
     try:
         opened = _read(file)

@@ -152,7 +152,7 @@ def test_what_people_take_for_gguf_is_named_with_a_way_on(tmp_path: Path, conten
 def test_a_missing_file_and_a_directory(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match=re.escape(str(tmp_path / "none.gguf"))):
         open_gguf(tmp_path / "none.gguf")
-    with pytest.raises(FormatError, match="expected a file, found a directory"):
+    with pytest.raises(FormatError, match="expected a GGUF file, found a directory"):
         open_gguf(tmp_path)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from quantcli.conversion.vocabulary.files import TokenizerFiles
 from quantcli.formats import vocabulary_spec as spec
 from quantcli.formats.errors import ModelError
 from quantcli.formats.gguf_spec import Metadata, ValueType, array, boolean, string, u32
@@ -26,7 +27,7 @@ Entry = str | Mapping[str, Any] | None
 """A special token in `tokenizer_config.json`: its text, or an object that holds it as `content`."""
 
 
-def special_metadata(checkpoint: Checkpoint, vocabulary_size: int | None, *, roles: Sequence[str] = ROLES) -> Metadata:
+def special_metadata(files: TokenizerFiles, vocabulary_size: int | None) -> Metadata:
     """The metadata of special tokens, of the flags that add them, of chat templates and of normalization.
 
     Ids at or above `vocabulary_size` are left out; with None every id is taken.
@@ -34,19 +35,18 @@ def special_metadata(checkpoint: Checkpoint, vocabulary_size: int | None, *, rol
     Raises:
         ModelError: if an id is negative.
     """
-    found = _Findings(list(roles))
-    tokenizer = checkpoint.json("tokenizer.json") or {}
-    configuration = dict(checkpoint.json("tokenizer_config.json") or {})
+    found = _Findings(list(ROLES))
+    tokenizer, configuration = files.tokenizer, dict(files.configuration)
     if tokenizer:
         _read_post_processor(tokenizer, configuration, found)
     _read_roles(configuration, tokenizer.get("added_tokens") or [], found, vocabulary_size)
-    _read_ids(checkpoint.config, found, vocabulary_size)
+    _read_ids(files.checkpoint.config, found, vocabulary_size)
 
     keys, flags = spec.SPECIAL_TOKENS, spec.ADD_SPECIAL_TOKENS
     metadata = {keys[role]: u32(id_) for role, id_ in found.ids.items() if role in keys}
     metadata |= {flags[role]: boolean(add) for role, add in found.add.items() if role in flags}
     if configuration:
-        metadata |= template_metadata(configuration.get("chat_template", _template_files(checkpoint)))
+        metadata |= template_metadata(configuration.get("chat_template", _template_files(files.checkpoint)))
     return metadata | _normalizer_metadata(tokenizer.get("normalizer"))
 
 

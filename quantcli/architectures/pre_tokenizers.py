@@ -1,0 +1,133 @@
+"""What is known of byte-level BPE pre-tokenizers: how each cuts a text, and how a tokenizer shows which one it has.
+
+The facts are in `pre_tokenizers.toml`. The converter writes the name of a pre-tokenizer, the tokenizer reads it back.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final
+
+TEST_TEXT: Final = (
+    "\n \n\n \n\n\n \t \t\t \t\n  \n   \n    \n     \n🚀 (normal) 😶\u200d🌫\ufe0f (multiple emojis concatenated"
+    ") ✅ 🦙🦙 3 33 333 3333 33333 333333 3333333 33333333 3.3 3..3 3...3 កាន់តែពិសេសអាច😁 ?我想在apple工作131415"
+    "1天～ ------======= нещо на Български ''''''```````\"\"\"\"......!!!!!!?????? I've been 'told he'"
+    "s there, 'RE you sure? 'M not sure I'll make it, 'D you like some tea? We'Ve a'lL"
+)
+"""A text on which pre-tokenizers differ: the ids a tokenizer gives for it identify its vocabulary and its pre-tokenizer.
+From the converter of llama.cpp, whose hashes are those in the table."""
+
+BYTE_LEVEL_PATTERN: Final = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+"""What Hugging Face's `ByteLevel` splits by: GPT-2's expression."""
+
+
+@dataclass(frozen=True)
+class PreTokenizer:
+    """A value of `tokenizer.ggml.pre`. The columns are explained in `pre_tokenizers.toml`."""
+
+    name: str
+    split: str | None = None
+    ignore_merges: bool = False
+    add_bos: bool = False
+    no_bos: bool = False
+
+    @property
+    def patterns(self) -> tuple[str, ...] | None:
+        """The regular expressions it splits by, or None if they are not known."""
+        return None if self.split is None else _table().splits[self.split][0]
+
+
+@dataclass(frozen=True)
+class _Table:
+    splits: Mapping[str, list[tuple[str, ...]]]
+    """Name -> lists of patterns that mean it; the first is the one used."""
+
+    pre_tokenizers: Mapping[str, PreTokenizer]
+    hashes: Mapping[str, str]
+
+
+@cache
+def _table() -> _Table:
+    tables = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
+    return _Table(
+        {name: [tuple(row["patterns"]), *map(tuple, row.get("also", []))] for name, row in tables["splits"].items()},
+        {name: PreTokenizer(name, **row) for name, row in tables["pre_tokenizers"].items()},
+        tables["hashes"],
+    )
+
+
+def pre_tokenizers() -> Mapping[str, PreTokenizer]:
+    """Every known pre-tokenizer by name."""
+    return _table().pre_tokenizers
+
+
+def name_by_hash(ids: Sequence[int]) -> str | None:
+    """The name of the pre-tokenizer of a tokenizer that gives `ids` for `TEST_TEXT`."""
+    return _table().hashes.get(sha256(str(list(ids)).encode()).hexdigest())
+
+
+def name_by_patterns(patterns: Sequence[str], *, ignore_merges: bool) -> str | None:
+    """The name of a pre-tokenizer that splits by `patterns`."""
+    table = _table()
+    splits = {name for name, lists in table.splits.items() if tuple(patterns) in lists}
+    fitting = (row for row in table.pre_tokenizers.values() if row.split in splits and row.ignore_merges == ignore_merges)
+    return next((row.name for row in fitting), None)
+
+
+def nearest_name(patterns: Sequence[str]) -> str:
+    """The name of the pre-tokenizer whose patterns look most like `patterns`."""
+    written = "\n".join(patterns)
+
+    def likeness(row: PreTokenizer) -> float:
+        return SequenceMatcher(None, written, "\n".join(row.patterns or ()), autojunk=False).ratio()
+
+    return max(pre_tokenizers().values(), key=likeness).name
+
+
+def patterns_of(pre_tokenizer: Mapping[str, Any] | None) -> list[str]:
+    """The regular expressions that a `pre_tokenizer` of tokenizer.json splits by; what is none appears as `<name>`."""
+    return [pattern for step in _steps(pre_tokenizer) for pattern in _PATTERNS.get(step["type"], _unknown)(step)]
+
+
+def _steps(pre_tokenizer: Mapping[str, Any] | None) -> Iterable[Mapping[str, Any]]:
+    if pre_tokenizer is None:
+        return
+    if pre_tokenizer.get("type") != "Sequence":
+        yield pre_tokenizer
+        return
+    for step in pre_tokenizer["pretokenizers"]:
+        yield from _steps(step)
+
+
+def _byte_level(step: Mapping[str, Any]) -> list[str]:
+    return [BYTE_LEVEL_PATTERN] if step.get("use_regex", True) else []
+
+
+def _digits(step: Mapping[str, Any]) -> list[str]:
+    return [r"\p{N}" if step.get("individual_digits") else r"\p{N}+"]
+
+
+def _punctuation(step: Mapping[str, Any]) -> list[str]:
+    one = r"[\p{P}\$\+<=>\^~\|`]"
+    return [one + "+" if step.get("behavior") == "Contiguous" else one]
+
+
+def _split(step: Mapping[str, Any]) -> list[str]:
+    pattern = step["pattern"]
+    isolated = step.get("behavior") == "Isolated" or (step.get("behavior") == "Removed" and step.get("invert"))
+    if "Regex" not in pattern or not isolated:
+        return _unknown(step)
+    return [pattern["Regex"].replace("\r", r"\r").replace("\n", r"\n").replace("\t", r"\t")]
+
+
+def _unknown(step: Mapping[str, Any]) -> list[str]:
+    return [f"<{step['type']}>"]
+
+
+_PATTERNS: Final = {"ByteLevel": _byte_level, "Digits": _digits, "Punctuation": _punctuation, "Split": _split}

@@ -1,0 +1,116 @@
+"""Which of the tokenizer files a vocabulary is taken from, and what an architecture adds to it.
+
+Source: the methods `set_vocab` and `_set_vocab_*` of llama.cpp's converter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from quantcli.conversion.vocabulary import hugging_face
+from quantcli.conversion.vocabulary.files import SENTENCEPIECE_MODEL, TOKENIZER, TokenizerFiles
+from quantcli.conversion.vocabulary.sentencepiece import sentencepiece_tokens
+from quantcli.conversion.vocabulary.special import special_metadata
+from quantcli.formats import vocabulary_spec as spec
+from quantcli.formats.errors import ModelError, UnsupportedError
+from quantcli.formats.gguf_spec import Metadata, ValueType, array, boolean, string, u32
+
+if TYPE_CHECKING:
+    from quantcli.formats.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class VocabularyRules:
+    """What an architecture's converter does beside the common things."""
+
+    space_prefix_from_configuration: bool = False
+    """Copy `add_prefix_space` of tokenizer_config.json."""
+
+    special_by_size: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
+    """Vocabulary size -> role -> id: models that are told by their size alone."""
+
+    add_by_size: Mapping[int, Mapping[str, bool]] = field(default_factory=dict)
+    """Vocabulary size -> role -> whether it is added around a text, whatever the checkpoint says."""
+
+
+LLAMA_RULES: Final = VocabularyRules(
+    space_prefix_from_configuration=True,
+    special_by_size={32016: {"eot": 32010}},  # CodeLlama
+    add_by_size={49152: {"bos": False}},  # Granite
+)
+
+
+def vocabulary_metadata(
+    checkpoint: Checkpoint,
+    vocabulary_size: int | None,
+    *,
+    rules: VocabularyRules = LLAMA_RULES,
+    pre_tokenizer: str | None = None,
+) -> Metadata:
+    """All metadata of the checkpoint's tokenizer, for a model with `vocabulary_size` embeddings (None: one per token).
+
+    `pre_tokenizer` names the pre-tokenizer of a byte-level BPE instead of recognising it.
+
+    Raises:
+        ModelError: if there is no tokenizer, or it does not fit the model.
+        FormatError: if a tokenizer file cannot be read.
+        UnsupportedError: if the algorithm or the pre-tokenizer is unknown.
+        UsageError: if no pre-tokenizer is called `pre_tokenizer`.
+    """
+    files = TokenizerFiles.read(checkpoint)
+    metadata: Metadata = {}
+    space_prefix = files.configuration.get("add_prefix_space")
+    if rules.space_prefix_from_configuration and space_prefix is not None:
+        metadata[spec.ADD_SPACE_PREFIX] = boolean(space_prefix)
+    convert = next((convert for holds, convert in _SOURCES if holds(files)), None)
+    if convert is None:
+        raise _nothing_usable(files)
+    metadata |= convert(files, vocabulary_size, pre_tokenizer)
+    for role, id_ in rules.special_by_size.get(vocabulary_size or 0, {}).items():
+        metadata.setdefault(spec.SPECIAL_TOKENS[role], u32(id_))
+    for role, add in rules.add_by_size.get(vocabulary_size or 0, {}).items():
+        metadata[spec.ADD_SPECIAL_TOKENS[role]] = boolean(add)
+    return metadata
+
+
+def _nothing_usable(files: TokenizerFiles) -> ModelError | UnsupportedError:
+    if files.tokenizer_path is None:
+        sought = f"looked for {SENTENCEPIECE_MODEL} and {TOKENIZER}"
+        return ModelError(f"{files.checkpoint.directory}: no tokenizer; {sought}")
+    kind = files.model.get("type", "no model")
+    return UnsupportedError(f"{files.tokenizer_path}: holds {kind}, expected BPE")
+
+
+def _from_sentencepiece(files: TokenizerFiles, vocabulary_size: int | None, pre_tokenizer: str | None) -> Metadata:
+    table = sentencepiece_tokens(files, vocabulary_size)
+    metadata = {spec.MODEL: string("llama"), spec.PRE_TOKENIZER: string("default")}
+    return metadata | table.metadata(scores=True) | special_metadata(files, len(table))
+
+
+def _from_byte_fallback(files: TokenizerFiles, vocabulary_size: int | None, pre_tokenizer: str | None) -> Metadata:
+    table = hugging_face.byte_fallback_tokens(files, hugging_face.load(files), vocabulary_size)
+    metadata = {spec.MODEL: string("llama"), spec.PRE_TOKENIZER: string("default")}
+    return metadata | table.metadata(scores=True) | special_metadata(files, len(table))
+
+
+def _from_byte_level(files: TokenizerFiles, vocabulary_size: int | None, pre_tokenizer: str | None) -> Metadata:
+    tokenizer = hugging_face.load(files)
+    name = (
+        hugging_face.pre_tokenizer_name(files, tokenizer)
+        if pre_tokenizer is None
+        else hugging_face.check_pre_tokenizer(pre_tokenizer)
+    )
+    table = hugging_face.byte_level_tokens(files, tokenizer, vocabulary_size)
+    metadata = {spec.MODEL: string("gpt2"), spec.PRE_TOKENIZER: string(name)} | table.metadata(scores=False)
+    metadata[spec.MERGES] = array(ValueType.STRING, hugging_face.merges(files))
+    return metadata | special_metadata(files, None)
+
+
+_SOURCES: Final[tuple[tuple[Callable[[TokenizerFiles], bool], Callable[..., Metadata]], ...]] = (
+    (lambda files: files.sentencepiece is not None, _from_sentencepiece),
+    (hugging_face.has_byte_fallback, _from_byte_fallback),
+    (hugging_face.is_byte_level, _from_byte_level),
+)
+"""Where a vocabulary can come from: how to see it, how to convert it. The first that is there counts."""

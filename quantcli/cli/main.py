@@ -31,25 +31,29 @@ class CommandGroup(click.Group):
     """Loads a command's module when it is called; words that name no command belong to `convert`."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """Every command's name, without loading any."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Load a command's module."""
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = import_module(f"quantcli.cli.{cmd_name}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands from the table: `--help` loads none of them."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        """A first word that is no command is a model to convert."""
         if args and args[0] not in COMMANDS:
             args = ["convert", *args]
         return super().resolve_command(ctx, args)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        # `quantize --type Q4_0 MODEL`: an option first that the group does not know belongs to `convert` as well.
+        """An option first that the group does not know, as in `quantize --type Q4_0 MODEL`, belongs to `convert` too."""
         own = {option for parameter in self.get_params(ctx) for option in parameter.opts}
         if args and args[0].startswith("-") and args[0] not in own:
             args = ["convert", *args]
@@ -95,39 +99,40 @@ def main(arguments: list[str] | None = None) -> None:
 
 def report(error: BaseException) -> int:
     """Write an error to stderr as `error: ...` and, where it helps, `hint: ...`; return the exit status it stands for."""
-    match error:
-        case KeyboardInterrupt() | click.Abort():
-            return _say("interrupted", None, INTERRUPTED)
-        case QuantcliError():
-            return _say(error.message, error.hint, error.exit_status)
-        case click.UsageError():
-            command = error.ctx.command_path if error.ctx else "quantize"
-            return _say(error.format_message(), f"{command} --help", error.exit_code)
-        case click.ClickException():
-            return _say(error.format_message(), None, error.exit_code)
-        case BrokenPipeError():
-            # The reader of our output went away: nothing to say, and nowhere to say it.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 1
-        case OSError():
-            place = f"{error.filename}: " if error.filename else ""
-            hint = "free some space, or choose another place with -o" if error.errno == errno.ENOSPC else None
-            return _say(f"{place}{error.strerror or error}", hint, 1)
-        case MemoryError():
-            return _say("out of memory", None, 1)
-        case SystemExit():
-            return error.code if isinstance(error.code, int) else 1
-        case _:
-            return _say(
-                f"unexpected {type(error).__name__}: {error}", "this is a bug; --debug shows where it happened", 1
-            )
-
-
-def _say(message: str, hint: str | None, status: int) -> int:
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else 1
+    if isinstance(error, BrokenPipeError):
+        # The reader of our output went away: nothing to say, and nowhere to say it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    message, hint, status = _explained(error)
     click.echo(f"error: {message}", err=True)
     if hint:
         click.echo(f"hint: {hint}", err=True)
     return status
+
+
+def _explained(error: BaseException) -> tuple[str, str | None, int]:
+    """What to say about an error: the message, a hint, the exit status."""
+    said: tuple[str, str | None, int]
+    match error:
+        case KeyboardInterrupt() | click.Abort():
+            said = "interrupted", None, INTERRUPTED
+        case QuantcliError():
+            said = error.message, error.hint, error.exit_status
+        case click.UsageError():
+            said = error.format_message(), f"{error.ctx.command_path if error.ctx else 'quantize'} --help", error.exit_code
+        case click.ClickException():
+            said = error.format_message(), None, error.exit_code
+        case OSError():
+            place = f"{error.filename}: " if error.filename else ""
+            hint = "free some space, or choose another place with -o" if error.errno == errno.ENOSPC else None
+            said = f"{place}{error.strerror or error}", hint, 1
+        case MemoryError():
+            said = "out of memory", None, 1
+        case _:
+            said = f"unexpected {type(error).__name__}: {error}", "this is a bug; --debug shows where it happened", 1
+    return said
 
 
 def _raise_interrupt(number: int, frame: Any) -> None:

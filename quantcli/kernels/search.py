@@ -1,9 +1,9 @@
 """The scale searches of the block quantizers, with one block in each lane.
 
-A quantizer looks for the scale (and minimum) whose rounding error is smallest, over a handful of trial scales. The sums of a
-trial are serial: their order is part of the result. So the blocks go into the lanes: `LANES` blocks are laid out element by
-element (`x[l * LANES + lane]`), and every lane runs the reference's serial algorithm, in its order, with its
-roundings. Same order, same bits, whatever the width of the machine.
+A quantizer looks for the scale (and minimum) whose rounding error is smallest, over a handful of trial scales. The sums of
+a trial are serial: their order is part of the result. So the blocks go into the lanes: `LANES` blocks are laid out element
+by element (`x[l * LANES + lane]`), and every lane runs the reference's serial algorithm, in its order, with its roundings.
+Same order, same bits, whatever the width of the machine.
 
 Sources: `make_qkx2_quants`, `make_qkx3_quants`, `make_qx_quants`, `make_q3_quants`, `make_qp_quants` in `ggml-quants.c`.
 """
@@ -49,10 +49,18 @@ _ROUNDER_LIMIT: Final = np.float32(4194303.0)
 
 @inline
 def nearest_int(value: Vec) -> Vec:
-    """float32 lanes to int32, halves to even, and beyond 2**22 in magnitude the same nonsense as the reference: `nearest_int`
-    in C reads the integer from the bits of `value + 1.5 * 2**23`, for infinities and NaN too."""
+    """float32 lanes to int32, halves to even, and beyond 2**22 in magnitude the same nonsense as the reference:
+    `nearest_int` in C reads the integer from the bits of `value + 1.5 * 2**23`, for infinities and NaN too."""
     bits = reinterpret(value + _ROUNDER, np.int32)
     return (bits & I32(0x007FFFFF)) - I32(0x00400000)
+
+
+@inline
+def finite_inverse(value: Any) -> Any:
+    """1 / value of a float32, but 0 where that is infinite: for zero, as in the reference, and for subnormal scales, where
+    the reference multiplies by infinity and converts that to the integer 0, unless something was added; callers see to it."""
+    inverse = F32(1) / value
+    return inverse if abs(inverse) < F32(np.inf) else F32(0)
 
 
 @inline
@@ -106,8 +114,8 @@ def affine_search(
     x: NDArray[Any], weight: NDArray[Any], base: int, length: int, top: int,
     first_step: float, step: float, steps: int, mean_absolute: bool,
 ) -> tuple[Vec, Vec, Vec, Vec]:  # fmt: skip
-    """Fit `x ~ scale * l - minimum` with l in 0..top, by weighted least squares over trial scales (`make_qkx2_quants`, which
-    on these inputs is also `make_qkx3_quants`).
+    """Fit `x ~ scale * l - minimum` with l in 0..top, by weighted least squares over trial scales (`make_qkx2_quants`,
+    which on these inputs is also `make_qkx3_quants`).
 
     `x` holds the transposed blocks from `base` on, `weight` the weights from 0 on. Returns (scale, minimum, inverse, low):
     the levels are round(inverse * (x - low)) clamped, for which see `affine_level`. Flat blocks have scale, inverse and

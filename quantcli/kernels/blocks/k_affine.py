@@ -1,4 +1,6 @@
-"""Q2_K, Q4_K, Q5_K: super-blocks of 256 weights whose sub-blocks have a scale and a minimum, x ~ d * scale * l - dmin * min.
+"""Q2_K, Q4_K, Q5_K: super-blocks of 256 weights whose sub-blocks have a scale and a minimum.
+
+A weight is about d * scale * level - dmin * minimum, with d and dmin per super-block.
 
 A batch is `LANES` super-blocks. Their sub-blocks go through the search `LANES` at a time, one in each lane; then the
 sub-blocks' scales and minimums are themselves quantized, with one super-block in each lane; then the levels are computed
@@ -19,6 +21,7 @@ from quantcli.kernels.blocks.super_blocks import (
     batch_spread,
     gather_batch,
     group_count,
+    kernel_of,
     load_half,
     spread_out,
     store_half,
@@ -50,6 +53,7 @@ from quantcli.kernels.simd import (
 )
 from quantcli.kernels.types import SUPER_BLOCK as K
 from quantcli.kernels.types import TYPES
+
 
 @inline
 def _plain_weights(x: Scratch, base: int, length: int, bits: int, weight: Scratch) -> None:
@@ -194,18 +198,61 @@ def _scale_writer(bits: int) -> Any:
     return write
 
 
+def _group_searcher(bits: int, weighted: bool) -> Any:
+    """The function that fits one group of sub-blocks. Its results go to `found`, five arrays by sub-block: scale, minimum,
+    the search's inverse and low (see `affine_level`), and the sum of the weights, which only `weighted` writes."""
+    length = 16 if bits == 2 else 32
+    top = (1 << bits) - 1
+    first_step, step, steps = (-0.9, 0.05, 36) if weighted else (-1.0, 0.1, 20) if bits == 4 else (-0.5, 0.1, 15)
+    mean_absolute = bits == 2 and not weighted
+
+    @inline
+    def search(x: Scratch, importance: Scratch, spread: Scratch, group: int, weight: Scratch, found: Scratch) -> None:
+        base, at = group * length * LANES, group * LANES
+        if weighted:
+            store(found[4], at, _importance_weights(x, base, length, importance, spread, group, weight))
+        else:
+            _plain_weights(x, base, length, bits, weight)
+        fit = affine_search(x, weight, base, length, top, first_step, step, steps, mean_absolute)
+        store(found[0], at, fit[0])
+        store(found[1], at, fit[1])
+        store(found[2], at, fit[2])
+        store(found[3], at, fit[3])
+
+    return search
+
+
+def _scale_quantizer(bits: int, weighted: bool) -> Any:
+    """The function that quantizes the sub-blocks' scales and minimums of a batch: their levels, transposed, and the
+    super-blocks' d and dmin."""
+    per_block = 16 if bits == 2 else 8
+    scale_top = 15 if bits == 2 else 63
+
+    @inline
+    def quantize_scales(found: Scratch, blocks: int, turned: Scratch, levels: Scratch, d: Scratch, dmin: Scratch) -> None:
+        spread_out(found[0], blocks, per_block, turned[0])
+        spread_out(found[1], blocks, per_block, turned[1])
+        if weighted:
+            spread_out(found[4], blocks, per_block, turned[2])
+            store(d, 0, positive_search(turned[0], turned[2], per_block, scale_top, levels[0]))
+            store(dmin, 0, positive_search(turned[1], turned[2], per_block, scale_top, levels[1]))
+        else:
+            store(d, 0, _largest_scales(turned[0], per_block, scale_top, levels[0]))
+            store(dmin, 0, _largest_scales(turned[1], per_block, scale_top, levels[1]))
+
+    return quantize_scales
+
+
 def _quantizer(bits: int, weighted: bool) -> Any:
     """The quantizer of a type: `bits` per level, with an importance vector or without. The rest follows: how many weights a
     sub-block has, the trials, how the scales are stored."""
     length = 16 if bits == 2 else 32
     per_block = K // length
     top = (1 << bits) - 1
-    scale_top = 15 if bits == 2 else 63
-    first_step, step, steps = (-0.9, 0.05, 36) if weighted else (-1.0, 0.1, 20) if bits == 4 else (-0.5, 0.1, 15)
-    mean_absolute = bits == 2 and not weighted
     spread_factor = 1.0 if bits == 2 else 2.0
     block_bytes = TYPES[f"Q{bits}_K"].block_bytes
     at_levels = _places(bits)[3]
+    search, quantize_scales = _group_searcher(bits, weighted), _scale_quantizer(bits, weighted)
     write_scales = _scale_writer(bits)
     pack = {2: _pack_2, 4: _pack_4, 5: _pack_5}[bits]
 
@@ -218,10 +265,11 @@ def _quantizer(bits: int, weighted: bool) -> Any:
         transposed, levels = np.empty((2, LANES * K), np.uint8)
         weight = np.empty(length * LANES, np.float32)
         # By sub-block, in order.
-        scale, low, inverse, search_low, weights, spread, unit, floor = np.zeros((8, LANES * per_block), np.float32)
+        found = np.zeros((5, LANES * per_block), np.float32)
+        spread, unit, floor = np.zeros((3, LANES * per_block), np.float32)
         # One super-block in each lane.
-        scale_t, low_t, weights_t = np.zeros((3, LANES * per_block), np.float32)
-        scale_levels, low_levels = np.zeros((2, LANES * per_block), np.int32)
+        turned = np.zeros((3, LANES * per_block), np.float32)
+        scale_levels = np.zeros((2, LANES * per_block), np.int32)
         d, dmin = np.empty((2, LANES), np.float32)
         for first in range(0, count, LANES):
             blocks = min(LANES, count - first)
@@ -231,46 +279,19 @@ def _quantizer(bits: int, weighted: bool) -> Any:
                 gather_batch(importance, first, count, batch_importance)
                 batch_spread(batch, spread_factor, per_block, spread)
             for group in range(groups):
-                base, at = group * length * LANES, group * LANES
                 transpose_group(batch, group, rows, length, xt)
                 if weighted:
                     transpose_group(batch_importance, group, rows, length, wt)
-                if weighted:
-                    store(weights, at, _importance_weights(xt, base, length, wt, spread, group, weight))
-                else:
-                    _plain_weights(xt, base, length, bits, weight)
-                found = affine_search(xt, weight, base, length, top, first_step, step, steps, mean_absolute)
-                store(scale, at, found[0])
-                store(low, at, found[1])
-                store(inverse, at, found[2])
-                store(search_low, at, found[3])
-            spread_out(scale, blocks, per_block, scale_t)
-            spread_out(low, blocks, per_block, low_t)
-            if weighted:
-                spread_out(weights, blocks, per_block, weights_t)
-                store(d, 0, positive_search(scale_t, weights_t, per_block, scale_top, scale_levels))
-                store(dmin, 0, positive_search(low_t, weights_t, per_block, scale_top, low_levels))
-            else:
-                store(d, 0, _largest_scales(scale_t, per_block, scale_top, scale_levels))
-                store(dmin, 0, _largest_scales(low_t, per_block, scale_top, low_levels))
-            write_scales(scale_levels, low_levels, d, dmin, blocks, unit, floor, packed, first * block_bytes)
+                search(xt, wt, spread, group, weight, found)
+            quantize_scales(found, blocks, turned, scale_levels, d, dmin)
+            write_scales(scale_levels[0], scale_levels[1], d, dmin, blocks, unit, floor, packed, first * block_bytes)
             for group in range(groups):
-                _final_levels(xt, group, length, top, unit, floor, inverse, search_low, transposed)
+                _final_levels(xt, group, length, top, unit, floor, found[2], found[3], transposed)
                 untranspose_group(transposed, group, columns, length, levels)
             for block in range(blocks):
                 pack(levels, block, packed, (first + block) * block_bytes + at_levels)
 
-    if weighted:
-
-        def quantize_weighted(x: NDArray[np.float32], importance: NDArray[np.float32], out: NDArray[np.uint8]) -> None:
-            run(x, importance, out)
-
-        return kernel(quantize_weighted)
-
-    def quantize(x: NDArray[np.float32], out: NDArray[np.uint8]) -> None:
-        run(x, x.reshape(-1), out)
-
-    return kernel(quantize)
+    return kernel_of(run, weighted)
 
 
 def _dequantizer(bits: int) -> Any:

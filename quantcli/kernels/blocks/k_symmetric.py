@@ -17,6 +17,7 @@ from quantcli.kernels.blocks.super_blocks import (
     batch_spread,
     gather_batch,
     group_count,
+    kernel_of,
     load_half,
     spread_out,
     store_half,
@@ -172,18 +173,16 @@ def _pack_6(levels: NDArray[np.uint8], stored: Scratch, block: int, half: Any, o
     store_half(out, at + 208, half)
 
 
-def _quantizer(bits: int, weighted: bool) -> Any:
-    """The quantizer of a type: `bits` per level, with an importance vector or without."""
+def _group_searcher(bits: int, weighted: bool) -> Any:
+    """The function that fits one group of sub-blocks: returns their scales, writes their stored levels to `searched` and,
+    for Q3_K with importance, the sums of their weights to `weights`."""
     half = 1 << (bits - 1)
-    block_bytes = TYPES[f"Q{bits}_K"].block_bytes
-    pack = _pack_3 if bits == 3 else _pack_6
 
     @inline
     def search(
-        x: Scratch, group: int, importance: Scratch, spread: Scratch, weight: Scratch, weights: Scratch,
+        x: Scratch, importance: Scratch, spread: Scratch, group: int, weight: Scratch, weights: Scratch,
         descended: Scratch, searched: NDArray[np.uint8],
     ) -> Vec:  # fmt: skip
-        """The scales of a group of sub-blocks; their stored levels go to `searched`."""
         base = group * LENGTH * LANES
         if bits == 3 and not weighted:
             return _search_3(x, base, descended, searched)
@@ -195,6 +194,58 @@ def _quantizer(bits: int, weighted: bool) -> Any:
         _fitted_levels(x, base, half, inverse, empty, searched)
         return scale
 
+    return search
+
+
+def _scale_quantizer(bits: int, weighted: bool) -> Any:
+    """The function that quantizes the sub-blocks' scales of a batch: their levels, transposed, the super-blocks' d, the
+    magnitude of their largest scale, and what each sub-block's stored scale comes to."""
+
+    @inline
+    def quantize_scales(
+        found: Scratch, blocks: int, turned: Scratch, stored: Scratch, d: Scratch, largest: Scratch, unit: Scratch
+    ) -> None:
+        spread_out(found[0], blocks, PER_BLOCK, turned[0])
+        if bits == 3 and weighted:
+            spread_out(found[1], blocks, PER_BLOCK, turned[1])
+            store(d, 0, _importance_scales_3(turned[0], turned[1], stored))
+        else:
+            unit_d, magnitude = _extreme_scales(turned[0], bits, stored)
+            store(d, 0, unit_d)
+            store(largest, 0, magnitude)
+        for block in range(blocks):
+            stored_d = half_to_float(float_to_half(d[block]))
+            for sub in range(PER_BLOCK):
+                unit[block * PER_BLOCK + sub] = stored_d * F32(stored[sub * LANES + block])
+
+    return quantize_scales
+
+
+def _block_packer(bits: int) -> Any:
+    """The function that packs one super-block."""
+    block_bytes = TYPES[f"Q{bits}_K"].block_bytes
+
+    @inline
+    def pack(
+        levels: NDArray[np.uint8], stored: Scratch, block: int, d: Any, largest: Any, out: NDArray[np.uint8], at: int
+    ) -> None:
+        if bits == 3:
+            _pack_3(levels, stored, block, float_to_half(d), out, at)
+        elif largest < TINY:
+            out[at : at + block_bytes] = 0
+        else:
+            _pack_6(levels, stored, block, float_to_half(d), out, at)
+
+    return pack
+
+
+def _quantizer(bits: int, weighted: bool) -> Any:
+    """The quantizer of a type: `bits` per level, with an importance vector or without."""
+    half = 1 << (bits - 1)
+    block_bytes = TYPES[f"Q{bits}_K"].block_bytes
+    search, quantize_scales = _group_searcher(bits, weighted), _scale_quantizer(bits, weighted)
+    pack = _block_packer(bits)
+
     @inline
     def run(x: NDArray[np.float32], importance: NDArray[np.float32], out: NDArray[np.uint8]) -> None:
         flat, packed = x.reshape(-1), out.reshape(-1)
@@ -203,58 +254,33 @@ def _quantizer(bits: int, weighted: bool) -> Any:
         batch, batch_importance, xt, wt, descended = np.empty((5, LANES * K), np.float32)
         searched, transposed, levels = np.empty((3, LANES * K), np.uint8)
         weight = np.empty(LENGTH * LANES, np.float32)
-        # By sub-block, in order.
-        scale, weights, spread, unit = np.zeros((4, LANES * PER_BLOCK), np.float32)
+        # By sub-block, in order: the scales and the sums of the weights; what the search needs, and what it led to.
+        found = np.zeros((2, LANES * PER_BLOCK), np.float32)
+        spread, unit = np.zeros((2, LANES * PER_BLOCK), np.float32)
         # One super-block in each lane.
-        scale_t, weights_t = np.zeros((2, LANES * PER_BLOCK), np.float32)
-        stored = np.zeros(LANES * PER_BLOCK, np.int32)
-        d, largest = np.empty((2, LANES), np.float32)
+        turned, stored = np.zeros((2, LANES * PER_BLOCK), np.float32), np.zeros(LANES * PER_BLOCK, np.int32)
+        d, largest = np.zeros((2, LANES), np.float32)
         for first in range(0, count, LANES):
             blocks = min(LANES, count - first)
             groups = group_count(blocks, PER_BLOCK)
             gather_batch(flat, first, count, batch)
             if weighted:
                 gather_batch(importance, first, count, batch_importance)
-                if bits == 3:
-                    batch_spread(batch, 2.0, PER_BLOCK, spread)
+                batch_spread(batch, 2.0, PER_BLOCK, spread)
             for group in range(groups):
                 transpose_group(batch, group, rows, LENGTH, xt)
                 if weighted:
                     transpose_group(batch_importance, group, rows, LENGTH, wt)
-                store(scale, group * LANES, search(xt, group, wt, spread, weight, weights, descended, searched))
-            spread_out(scale, blocks, PER_BLOCK, scale_t)
-            if bits == 3 and weighted:
-                spread_out(weights, blocks, PER_BLOCK, weights_t)
-                store(d, 0, _importance_scales_3(scale_t, weights_t, stored))
-            else:
-                found = _extreme_scales(scale_t, bits, stored)
-                store(d, 0, found[0])
-                store(largest, 0, found[1])
-            for block in range(blocks):
-                stored_d = half_to_float(float_to_half(d[block]))
-                for sub in range(PER_BLOCK):
-                    unit[block * PER_BLOCK + sub] = stored_d * F32(stored[sub * LANES + block])
+                scales = search(xt, wt, spread, group, weight, found[1], descended, searched)
+                store(found[0], group * LANES, scales)
+            quantize_scales(found, blocks, turned, stored, d, largest, unit)
             for group in range(groups):
                 _final_levels(xt, group, half, unit, searched, transposed)
                 untranspose_group(transposed, group, columns, LENGTH, levels)
             for block in range(blocks):
-                at = (first + block) * block_bytes
-                if bits == 6 and largest[block] < TINY:
-                    packed[at : at + block_bytes] = 0
-                else:
-                    pack(levels, stored, block, float_to_half(d[block]), packed, at)
+                pack(levels, stored, block, d[block], largest[block], packed, (first + block) * block_bytes)
 
-    if weighted:
-
-        def quantize_weighted(x: NDArray[np.float32], importance: NDArray[np.float32], out: NDArray[np.uint8]) -> None:
-            run(x, importance, out)
-
-        return kernel(quantize_weighted)
-
-    def quantize(x: NDArray[np.float32], out: NDArray[np.uint8]) -> None:
-        run(x, x.reshape(-1), out)
-
-    return kernel(quantize)
+    return kernel_of(run, weighted)
 
 
 @kernel

@@ -13,12 +13,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.kernels.half import half_to_float
-from quantcli.kernels.jit import inline
+from quantcli.kernels.jit import inline, kernel
 from quantcli.kernels.search import F32
 from quantcli.kernels.simd import LANES, load_scalar, transpose_tile
 from quantcli.kernels.types import SUPER_BLOCK as K
 
 Scratch = NDArray[Any]
+
+
+def kernel_of(run: Any, weighted: bool) -> Any:
+    """A quantizer's kernel from its body `run(x, importance, out)`: with an importance vector, or without the parameter."""
+    if weighted:
+
+        def quantize_weighted(x: NDArray[np.float32], importance: NDArray[np.float32], out: NDArray[np.uint8]) -> None:
+            run(x, importance, out)
+
+        return kernel(quantize_weighted)
+
+    def quantize(x: NDArray[np.float32], out: NDArray[np.uint8]) -> None:
+        run(x, x.reshape(-1), out)
+
+    return kernel(quantize)
 
 
 @inline
@@ -29,9 +44,9 @@ def group_count(blocks: int, per_block: int) -> int:
 
 @inline
 def gather_batch(source: Scratch, first: int, count: int, batch: Scratch) -> None:
-    """Copy the `LANES` super-blocks from number `first` of `count` on to `batch`. Past the end the last one is repeated, and
-    its results are never stored. `source` is the weights, or an importance vector of one row, which begins again with each
-    row."""
+    """Copy the `LANES` super-blocks from number `first` of `count` on to `batch`. Past the end the last one is repeated,
+    and its results are never stored. `source` is the weights, or an importance vector of one row, which begins again with
+    each row."""
     for block in range(LANES):
         begin = (min(first + block, count - 1) * K) % source.size
         for element in range(K):

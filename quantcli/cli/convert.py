@@ -1,0 +1,143 @@
+"""`quantize MODEL --type T`: a checkpoint to GGUF files."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from quantcli.cli.output import binary_size, columns, decimal_count, print_json, show
+from quantcli.formats.errors import UsageError
+
+if TYPE_CHECKING:
+    from quantcli.conversion.convert import Conversion, Progress
+    from quantcli.conversion.plan import PlanOptions
+
+
+@click.command("convert")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("-t", "--type", "types", metavar="T[,T...]", help="Recipe, or several; `quantize types` lists them.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), metavar="FILE",
+    help="File to write, or a directory; {type} stands for the recipe. Default: MODEL-TYPE.gguf here.",
+)  # fmt: skip
+@click.option("--overwrite", is_flag=True, help="Replace an existing output.")
+@click.option("--dry-run", is_flag=True, help="Show what would be written and why; write nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads. Default: one per processor.")
+@click.option("--imatrix", type=click.Path(path_type=Path), metavar="FILE", help="Importance matrix (GGUF or .dat).")
+@click.option("--tensor-type", "overrides", multiple=True, metavar="REGEX=T", help="Type by tensor name; first match wins.")
+@click.option("--tensor-type-file", type=click.Path(path_type=Path), metavar="FILE", help="File of REGEX=T.")
+@click.option("--output-tensor-type", metavar="T", help="Type for output.weight.")
+@click.option("--token-embedding-type", metavar="T", help="Type for token_embd.weight.")
+@click.option("--pure", is_flag=True, help="Every tensor in the recipe's base type.")
+@click.option("--leave-output-tensor", is_flag=True, help="Keep output.weight as it is.")
+@click.option("--allow-requantize", is_flag=True, help="Quantize tensors that are quantized already, at a loss.")
+@click.option("--no-fallback", is_flag=True, help="Fail where a row does not fit a type's block, instead of using another.")
+@click.option("--arch-file", type=click.Path(path_type=Path), metavar="TOML", help="An architecture of your own.")
+def command(
+    model: Path,
+    types: str | None,
+    output: Path | None,
+    overwrite: bool,
+    dry_run: bool,
+    as_json: bool,
+    threads: int | None,
+    imatrix: Path | None,
+    arch_file: Path | None,
+    **plan: Any,
+) -> None:
+    """Turn a checkpoint into a quantized GGUF file.
+
+    MODEL is a Hugging Face directory, a .safetensors or PyTorch file, or a GGUF file.
+    """
+    if types is None:
+        raise UsageError("no --type given", hint="a good first choice is --type Q4_K_M; `quantize types` lists all")
+    names = [name.strip() for name in types.split(",") if name.strip()]
+    from quantcli.conversion.convert import convert
+    from quantcli.formats.imatrix import read_imatrix
+
+    with _progress() as progress:
+        results = convert(
+            model,
+            names,
+            output,
+            options=_plan_options(**plan),
+            imatrix=read_imatrix(imatrix) if imatrix else None,
+            architecture_file=arch_file,
+            threads=threads,
+            overwrite=overwrite,
+            dry_run=dry_run,
+            progress=progress,
+        )
+    if as_json:
+        documents = [result.as_json() for result in results]
+        print_json(documents[0] if len(names) == 1 else documents)
+    else:
+        for result in results:
+            _show(result)
+
+
+def _plan_options(
+    overrides: Sequence[str],
+    tensor_type_file: Path | None,
+    output_tensor_type: str | None,
+    token_embedding_type: str | None,
+    *,
+    pure: bool,
+    leave_output_tensor: bool,
+    allow_requantize: bool,
+    no_fallback: bool,
+) -> PlanOptions:
+    from quantcli.conversion.plan import PlanOptions, parse_override, parse_overrides, weight_type
+
+    parsed = [parse_override(text) for text in overrides]
+    if tensor_type_file:
+        parsed += parse_overrides(tensor_type_file.read_text(encoding="utf-8"))
+    return PlanOptions(
+        overrides=parsed,
+        output_tensor_type=weight_type(output_tensor_type) if output_tensor_type else None,
+        token_embedding_type=weight_type(token_embedding_type) if token_embedding_type else None,
+        pure=pure,
+        leave_output_tensor=leave_output_tensor,
+        allow_requantize=allow_requantize,
+        no_fallback=no_fallback,
+    )
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """One bar in source bytes on stderr, only on a terminal; and a line when kernels have to be compiled."""
+    from tqdm import tqdm
+
+    from quantcli.conversion.convert import Progress
+
+    with tqdm(
+        total=0, unit="B", unit_scale=True, unit_divisor=1000, desc="quantizing", leave=False, delay=0.2,
+        file=sys.stderr, disable=not sys.stderr.isatty(),
+    ) as bar:  # fmt: skip
+
+        def compiling(types: Sequence[str]) -> Callable[[float], None]:
+            click.echo(f"compiling kernels for this machine, once: {', '.join(types)}", err=True)
+            return lambda seconds: click.echo(f"compiled in {seconds:.1f} s, kept for the next time", err=True)
+
+        yield Progress(compiling=compiling, start=bar.reset, advance=bar.update)
+
+
+def _show(result: Conversion) -> None:
+    size = f"{binary_size(result.output_bytes)}, {result.bits_per_weight:.2f} bits per weight"
+    what = f"{result.type}, {decimal_count(result.parameters)} parameters, {size}"
+    if result.output is None:
+        table = columns("tensor", "shape", "from", "to", "bytes", "because", right=("bytes",))
+        for tensor in result.plan:
+            shape = " x ".join(str(length) for length in reversed(tensor.shape))
+            source, target = tensor.source_type.name, tensor.type.name
+            table.add_row(tensor.name, shape, source, target, f"{tensor.nbytes:,}", tensor.reason)
+        show(table)
+        click.echo(f"would write {what}; nothing was written")
+    else:
+        click.echo(f"{result.output}: {what}, in {result.seconds:.1f} s")

@@ -1,0 +1,170 @@
+"""The pipeline: rows are read, decoded, checked, quantized and written, in chunks, by a pool of threads.
+
+A chunk is some whole rows of one tensor. Every thread takes the next chunk, does all of the work on it in buffers of its
+own, and writes the result to its place in the file, so nothing waits for an order and memory does not grow with the model.
+The kernels release the GIL. How the rows are cut does not change a byte.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from threading import Event, Lock, Thread
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcli.conversion.plan import PlannedTensor
+from quantcli.formats.errors import ValueRangeError
+from quantcli.formats.gguf_writer import GGUFWriter
+from quantcli.formats.imatrix import Imatrix
+from quantcli.formats.tensor import Tensor
+from quantcli.kernels import rows
+from quantcli.kernels.types import BlockType
+
+CHUNK_WEIGHTS: Final = 1 << 19
+"""Weights in a chunk, about: two megabytes of float32, which stay in a core's second-level cache while five steps pass over
+them, and enough work that handing it out costs nothing. A single longer row is one chunk."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """One file to be written: its plan, in file order, and the open writer that expects those tensors."""
+
+    plan: Sequence[PlannedTensor]
+    writer: GGUFWriter
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Rows `start` to `stop` of tensor `index` of the plans."""
+
+    index: int
+    start: int
+    stop: int
+
+
+def kernels_needed(outputs: Sequence[Sequence[PlannedTensor]]) -> tuple[set[BlockType], set[tuple[BlockType, bool]]]:
+    """What the plans call for: the types to decode, and the types to quantize to, each with or without importance."""
+    changed = [tensor for plan in outputs for tensor in plan if tensor.type is not tensor.source_type]
+    return {tensor.source_type for tensor in changed}, {(tensor.type, tensor.importance) for tensor in changed}
+
+
+def run_pipeline(
+    tensors: Mapping[str, Tensor],
+    outputs: Sequence[Output],
+    imatrix: Imatrix | None,
+    *,
+    threads: int,
+    advance: Callable[[int], None],
+) -> None:
+    """Write every tensor of every output, reading the source once.
+
+    `tensors` are the sources by the plans' names; all plans list the same names in the same order. `advance` is called with
+    the source bytes of each finished chunk, from any thread, one at a time. The first error of any thread ends all of them
+    and is raised here; so does Ctrl-C.
+
+    Raises:
+        ValueRangeError: if a weight that would be quantized is NaN or infinite.
+        FormatError: if the source cannot be read any more.
+        OutputError: if the disk is full.
+    """
+    chunks = _chunks([tensors[planned.name] for planned in outputs[0].plan], outputs[0].plan)
+    taking, reporting, stop = Lock(), Lock(), Event()
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        worker = _Worker(tensors, outputs, imatrix)
+        try:
+            while not stop.is_set():
+                with taking:
+                    chunk = next(chunks, None)
+                if chunk is None:
+                    return
+                done = worker.convert(chunk)
+                with reporting:
+                    advance(done)
+        except BaseException as error:
+            failures.append(error)
+            stop.set()
+
+    pool = [Thread(target=work, name=f"quantize-{number}") for number in range(threads)]
+    for thread in pool:
+        thread.start()
+    try:
+        for thread in pool:
+            thread.join()
+    except BaseException:
+        stop.set()
+        for thread in pool:
+            thread.join()
+        raise
+    if failures:
+        raise failures[0]
+
+
+def _chunks(tensors: Sequence[Tensor], plan: Sequence[PlannedTensor]) -> Iterator[_Chunk]:
+    """Cut every tensor into chunks that stay within one matrix of a stack, since each has importance values of its own."""
+    for index, (tensor, planned) in enumerate(zip(tensors, plan, strict=True)):
+        per_matrix = tensor.shape[-2] if planned.importance and len(tensor.shape) > 2 else tensor.rows
+        step = max(1, CHUNK_WEIGHTS // max(1, tensor.row_length))
+        for matrix in range(0, tensor.rows, max(1, per_matrix)):
+            for start in range(matrix, matrix + per_matrix, step):
+                yield _Chunk(index, start, min(start + step, matrix + per_matrix))
+
+
+class _Worker:
+    """One thread's buffers, and the steps of a chunk."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], outputs: Sequence[Output], imatrix: Imatrix | None) -> None:
+        self._tensors = tensors
+        self._outputs = outputs
+        self._imatrix = imatrix
+        self._buffers: dict[str, NDArray[np.uint8]] = {}
+
+    def _buffer(self, purpose: str, shape: tuple[int, int], dtype: Any) -> NDArray[Any]:
+        """Room for an array, kept for the next chunk."""
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        held = self._buffers.get(purpose)
+        if held is None or held.size < size:
+            held = self._buffers[purpose] = np.empty(size, np.uint8)
+        return held[:size].view(dtype).reshape(shape)
+
+    def convert(self, chunk: _Chunk) -> int:
+        """Carry one chunk through to every output; returns its source bytes."""
+        tensor = self._tensors[self._outputs[0].plan[chunk.index].name]
+        count = chunk.stop - chunk.start
+        raw = self._buffer("raw", (count, tensor.row_bytes), np.uint8)
+        tensor.read(chunk.start, chunk.stop, raw)
+        values: NDArray[np.float32] | None = None
+        for output in self._outputs:
+            planned = output.plan[chunk.index]
+            data = raw
+            if planned.type is not tensor.type:
+                if values is None:
+                    values = self._decoded(tensor, chunk, raw)
+                data = self._buffer("blocks", (count, planned.type.row_bytes(tensor.row_length)), np.uint8)
+                rows.quantize(values, planned.type, self._importance_of(planned, chunk), data)
+            output.writer.write(chunk.index, chunk.start * data.shape[1], data.reshape(-1))
+        return raw.size
+
+    def _decoded(self, tensor: Tensor, chunk: _Chunk, raw: NDArray[np.uint8]) -> NDArray[np.float32]:
+        values = self._buffer("values", (raw.shape[0], tensor.row_length), np.float32)
+        rows.dequantize(raw, tensor.type, values)
+        bad = rows.first_non_finite(values)
+        if bad >= 0:
+            row, column = divmod(bad, tensor.row_length)
+            place = (*np.unravel_index(chunk.start + row, tensor.shape[:-1]), column)
+            raise ValueRangeError(
+                f"tensor {tensor.name!r}: weight {[int(index) for index in place]} is {values[row, column]}",
+                hint="the checkpoint is damaged, or was saved after its training diverged",
+            )
+        return values
+
+    def _importance_of(self, planned: PlannedTensor, chunk: _Chunk) -> NDArray[np.float32] | None:
+        if self._imatrix is None or not planned.importance:
+            return None
+        matrices = planned.shape[-3] if len(planned.shape) > 2 else 1
+        return self._imatrix.values(planned.name, matrices)[chunk.start // planned.shape[-2]]

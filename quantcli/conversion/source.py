@@ -1,0 +1,64 @@
+"""What is converted, in GGUF's terms, wherever it came from: named lazy tensors and the metadata that goes with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from quantcli.architectures.loader import find_architecture
+from quantcli.conversion.metadata import general_metadata
+from quantcli.conversion.vocabulary import vocabulary_metadata
+from quantcli.formats.checkpoint import Checkpoint, open_checkpoint
+from quantcli.formats.files import InputFile
+from quantcli.formats.gguf_reader import open_gguf
+from quantcli.formats.gguf_spec import MAGIC, Metadata
+from quantcli.formats.tensor import Tensor
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model to be written as GGUF: its tensors under their GGUF names, and its metadata but for what a recipe adds."""
+
+    path: Path
+    architecture: str
+    tensors: dict[str, Tensor]
+    metadata: Metadata
+    source_bytes: int
+    """Bytes of the tensors as they are stored."""
+
+
+@contextmanager
+def open_source(path: Path, architecture_file: Path | None = None) -> Iterator[Source]:
+    """Open a checkpoint or a GGUF file for conversion; its files are closed on leaving.
+
+    Raises:
+        FormatError, UnsupportedError, ModelError: as the readers and the architecture's mapping do.
+    """
+    if path.is_file() and _is_gguf(path):
+        with open_gguf(path) as file:
+            architecture = str(file.get("general.architecture", ""))
+            tensors: dict[str, Tensor] = dict(file.tensors)
+            yield Source(path, architecture, tensors, file.metadata, sum(tensor.nbytes for tensor in tensors.values()))
+    else:
+        with open_checkpoint(path) as checkpoint:
+            yield _from_checkpoint(checkpoint, architecture_file)
+
+
+def _is_gguf(path: Path) -> bool:
+    with InputFile(path) as file:
+        return file.size >= len(MAGIC) and file.read(0, len(MAGIC)) == MAGIC
+
+
+def _from_checkpoint(checkpoint: Checkpoint, architecture_file: Path | None) -> Source:
+    architecture = find_architecture(checkpoint.config, architecture_file)
+    tensors = {tensor.name: tensor for tensor in architecture.tensors(checkpoint.tensors, checkpoint.config)}
+    vocabulary_size = tensors["token_embd.weight"].shape[0]
+    metadata = (
+        general_metadata(checkpoint, architecture.gguf, list(tensors.values()))
+        | architecture.metadata(checkpoint.config)
+        | vocabulary_metadata(checkpoint, vocabulary_size)
+    )
+    stored = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
+    return Source(checkpoint.path, architecture.gguf, tensors, metadata, stored)

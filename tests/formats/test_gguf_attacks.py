@@ -184,7 +184,7 @@ def test_what_is_odd_but_sound_is_read(tmp_path: Path) -> None:
 def test_every_cut_of_a_sound_file_is_refused(golden: Path, tmp_path: Path) -> None:
     content = (golden / "gguf" / "every-value.gguf").read_bytes()
     path = tmp_path / "model.gguf"
-    for length in [*range(1312), *range(1312, len(content) - 32, 97)]:
+    for length in [*range(0, 1312, 3), *range(1312, len(content) - 32, 97)]:
         path.write_bytes(content[:length])
         with pytest.raises(FormatError):
             open_gguf(path)
@@ -194,7 +194,7 @@ def test_a_flipped_byte_gives_a_file_or_an_error_of_the_tree(golden: Path, tmp_p
     content = (golden / "gguf" / "every-value.gguf").read_bytes()
     path = tmp_path / "model.gguf"
     refused = 0
-    for position in range(0, 1312):
+    for position in range(0, 1312, 3):
         damaged = bytearray(content)
         damaged[position] ^= 0xFF
         path.write_bytes(damaged)
@@ -202,7 +202,7 @@ def test_a_flipped_byte_gives_a_file_or_an_error_of_the_tree(golden: Path, tmp_p
             open_gguf(path).close()
         except QuantcliError:
             refused += 1
-    assert refused > 400
+    assert refused > 130
 
 
 def test_no_memory_is_taken_for_a_lie(tmp_path: Path) -> None:

@@ -80,8 +80,8 @@ def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
         hub = "For a model of the Hugging Face hub, download it first: `hf download ORG/NAME --local-dir DIR`."
         raise FormatError(path, "no such file or directory", hint=hub)
     directory = path if path.is_dir() else path.parent
-    tensors = open_directory(directory) if path.is_dir() else open_tensor_file(path)
-    return Checkpoint(path, directory, _read_config(directory), tensors)
+    config = _read_config(directory)
+    return Checkpoint(path, directory, config, open_directory(path) if path.is_dir() else open_tensor_file(path))
 
 
 _STRANGERS: Final = (
@@ -95,6 +95,8 @@ _STRANGERS: Final = (
 def _read_config(directory: Path) -> dict[str, Any]:
     config = resolve_inside(directory, "config.json")
     if config is None:
+        if not any(directory.iterdir()):
+            raise FormatError(directory, "the directory is empty", hint="Give the directory that holds a model.")
         hints = (hint for name, hint in _STRANGERS if (directory / name).exists())
         raise FormatError(
             directory / "config.json",
@@ -108,4 +110,4 @@ def _read_json(path: Path) -> dict[str, Any]:
     with InputFile(path) as file:
         if file.size > MAX_JSON:
             raise FormatError(path, f"{file.size} bytes, at most {MAX_JSON} expected")
-        return parse_object(path, file.read(0, file.size), path.name, unique=False)
+        return parse_object(path, file.read(0, file.size), "the file", unique=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from quantcli.formats.errors import FormatError
@@ -22,15 +23,15 @@ def resolve_inside(directory: Path, name: str) -> Path | None:
     if not name or "\0" in name or posix.is_absolute() or windows.anchor or ".." in {*posix.parts, *windows.parts}:
         raise FormatError(directory, f"the file name {name!r} leads out of the model's directory")
     path = directory / name
+    if not os.path.lexists(path):
+        return None
     try:
         target = path.resolve(strict=True)
     except FileNotFoundError:
-        if path.is_symlink():
-            hint = "The download may be incomplete: download the model again."
-            raise FormatError(path, f"a link to {path.readlink()}, which does not exist", hint=hint) from None
-        return None
-    except (OSError, RuntimeError) as error:
-        raise FormatError(path, f"cannot be followed: {error}") from None
+        hint = "The download may be incomplete: download the model again."
+        raise FormatError(path, "a link to a file that does not exist", hint=hint) from None
+    except (OSError, RuntimeError):  # Python 3.11 and 3.12 raise RuntimeError for links in a circle
+        raise FormatError(path, "a link that cannot be followed") from None
     home = directory.resolve()
     if not target.is_relative_to(home) and target.parent != _blobs(home):
         hint = "Replace the link by the file, or give the directory the file is in."

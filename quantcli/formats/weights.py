@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from quantcli.formats.errors import FormatError, ModelError, QuantcliError, UnsupportedError
+from quantcli.formats.errors import FormatError, ModelError, UnsafePickleError, UnsupportedError
 from quantcli.formats.files import InputFile
 from quantcli.formats.inside import resolve_inside
 from quantcli.formats.json_text import parse_object
@@ -48,7 +48,8 @@ _KINDS: Final = (
         "Run `git lfs pull` in the model's directory, or download it with `hf download`.",
     ),
     _Kind(re.compile(rb"(?s).{8}\{"), open_safetensors),
-    _Kind(re.compile(rb"PK\3\4|\x80[\2-\5]"), open_pytorch),
+    _Kind(re.compile(rb"PK\x03\x04|\x80[\x02-\x05]"), open_pytorch),
+    _Kind(re.compile(rb"\s*\{"), None, "a JSON file, expected tensors", "Give the directory that holds it."),
 )  # fmt: skip
 
 
@@ -76,8 +77,8 @@ def open_tensor_file(path: Path) -> Tensors:
 
 # --- a directory ----------------------------------------------------------------------------------------------------------
 
-_SIDE_FILES: Final = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state|tokenizer|adapter_model)\b.*")
-"""PyTorch files that trainers leave beside a model."""
+_SIDE_FILES: Final = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state|tokenizer|adapter_model)[._-].*")
+"""Files that trainers leave beside a model."""
 
 _NUMBERED: Final = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.\w+)")
 
@@ -118,10 +119,8 @@ def open_directory(directory: Path) -> Tensors:
             return _open_unindexed(directory, others)
     found = sorted(entry.name for entry in directory.iterdir())
     raise ModelError(
-        f"{directory}: no model in this directory: "
-        + (f"found {_listed(found)}" if found else "it is empty")
-        + ", expected *.safetensors or PyTorch files",
-        hint="Give the directory that holds config.json and model.safetensors.",
+        f"{directory}: no model in this directory: found {_listed(found)}, expected *.safetensors or PyTorch files",
+        hint="Give the directory that holds the model's tensors beside its config.json.",
     )
 
 
@@ -171,6 +170,8 @@ def _open_shards(directory: Path, names: Iterable[str]) -> tuple[dict[str, Tenso
                 missing.append(name)
             else:
                 shards[name] = open_tensor_file(path)
+        except UnsafePickleError:
+            raise
         except (FormatError, UnsupportedError) as error:
             problems.append(error.message)
     return shards, ([f"missing shards: {_listed(missing)}"] if missing else []) + problems
@@ -196,7 +197,7 @@ def _doubles(shards: Mapping[str, Tensors]) -> list[str]:
     return [f"tensors in several shards: {_listed(doubles)}"] if doubles else []
 
 
-def _contradiction(path: Path, problems: list[str]) -> QuantcliError:
+def _contradiction(path: Path, problems: list[str]) -> ModelError:
     return ModelError(
         f"{path}: " + "; ".join(problems), hint="The download may be incomplete: download the model again."
     )

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from quantcli.kernels.types import BlockType
 
-Quantizer = Callable[[NDArray[np.float32], BlockType, NDArray[np.float32] | None], NDArray[np.uint8]]
+Quantizer = Callable[..., NDArray[np.uint8]]
 
 
 def find_quantizer() -> Quantizer | None:
-    """A function (rows float32 (rows, n), type, importance (n,) or None) -> uint8 (rows, bytes_per_row) that calls
-    `ggml_quantize_chunk` on one thread, or None where llama-cpp-python is not installed."""
+    """A function (rows float32 (rows, n), type, importance (n,) or None, out) -> uint8 (rows, bytes_per_row) that calls
+    `ggml_quantize_chunk` on one thread, into `out` where given; None where llama-cpp-python is not installed."""
     package = find_spec("llama_cpp")
     if package is None or package.origin is None:
         return None
@@ -29,10 +29,14 @@ def find_quantizer() -> Quantizer | None:
     chunk.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * 3, ctypes.c_void_p]
 
     def quantize(
-        x: NDArray[np.float32], kind: BlockType, importance: NDArray[np.float32] | None
+        x: NDArray[np.float32],
+        kind: BlockType,
+        importance: NDArray[np.float32] | None,
+        out: NDArray[np.uint8] | None = None,
     ) -> NDArray[np.uint8]:
         rows, length = x.shape
-        out = np.empty((rows, kind.row_bytes(length)), np.uint8)
+        if out is None:
+            out = np.empty((rows, kind.row_bytes(length)), np.uint8)
         weights = None if importance is None else importance.ctypes.data
         written = chunk(kind.id, x.ctypes.data, out.ctypes.data, 0, rows, length, weights)
         assert written == out.size

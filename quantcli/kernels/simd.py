@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, Final
 
@@ -450,6 +450,74 @@ def shuffle(*pattern: int) -> Any:
     return intrinsic(shuffled)
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def lookup(typing: Any, table: Any, index: Any) -> Any:
+    """Lane i is lane `index[i] % lanes` of the float32 `table`; `index` is int32. One instruction with AVX2 (8 lanes) and
+    AVX-512 (16), a load per lane elsewhere."""
+    instructions = {8: ("avx2", "avx2.permps"), 16: ("avx512f", "avx512.permvar.sf.512")}
+    feature, name = instructions.get(table.lanes, ("", ""))
+
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        values, places = args
+        if feature in machine_features():
+            return _call(builder, f"llvm.x86.{name}", values.type, [values, places])
+        places = builder.and_(places, ir.Constant(places.type, [table.lanes - 1] * table.lanes))
+        result = ir.Constant(values.type, ir.Undefined)
+        for number in range(table.lanes):
+            here = ir.Constant(_I32, number)
+            found = builder.extract_element(values, builder.extract_element(places, here))
+            result = builder.insert_element(result, found, here)
+        return result
+
+    return table(table, index), code
+
+
+def byte_table(*values: int) -> Any:
+    """An intrinsic `f(index)` whose lane i is `values[index[i]]`: 16 values of -128..127, `index` uint8 lanes below 16, the
+    result int8. Make it once, in a module constant. A byte shuffle where the machine has one."""
+
+    def looked_up(typing: Any, index: Any) -> Any:
+        result = Vector(types.int8, index.lanes)
+        name = {16: "ssse3.pshuf.b.128", 32: "avx2.pshuf.b", 64: "avx512.pshuf.b.512"}.get(index.lanes, "")
+        feature = {16: "ssse3", 32: "avx2", 64: "avx512bw"}.get(index.lanes, "")
+
+        def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            kind = args[0].type
+            if feature in machine_features():
+                table = ir.Constant(kind, [value & 255 for value in values] * (index.lanes // 16))
+                return _call(builder, f"llvm.x86.{name}", kind, [table, args[0]])
+            choices = [ir.Constant(kind, [value & 255] * index.lanes) for value in values]
+            for bit in range(4):
+                digit = builder.and_(args[0], ir.Constant(kind, [1 << bit] * index.lanes))
+                odd = builder.icmp_unsigned("!=", digit, ir.Constant(kind, [0] * index.lanes))
+                choices = [builder.select(odd, high, low) for low, high in zip(choices[::2], choices[1::2], strict=True)]
+            return choices[0]
+
+        return result(index), code
+
+    return intrinsic(looked_up)
+
+
+def staircase(bounds: Sequence[float], values: Sequence[float]) -> Any:
+    """An intrinsic `f(x)` on float32 lanes: `values[n]`, float32, where n counts the ascending `bounds` that x is not below
+    (all of them for NaN). Make it once, in a module constant."""
+
+    def climbed(typing: Any, x: Any) -> Any:
+        def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            def splatted(value: float) -> Any:
+                return ir.Constant(args[0].type, [float(value)] * x.lanes)
+
+            result = splatted(values[0])
+            for bound, value in zip(bounds, values[1:], strict=True):
+                below = builder.fcmp_ordered("<", args[0], splatted(bound))
+                result = builder.select(below, result, splatted(value))
+            return result
+
+        return x(x), code
+
+    return intrinsic(climbed)
+
+
 # Across lanes
 
 
@@ -533,21 +601,32 @@ def sum_lanes(typing: Any, vector: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def max_lanes(typing: Any, vector: Any) -> Any:
-    """The largest lane; NaN lanes are ignored."""
-    return _extreme_lane(vector, "max")
+    """The largest lane; float lanes must not be NaN."""
+    return _extreme_lane(vector, ">", "max")
 
 
 @intrinsic  # type: ignore[untyped-decorator]
 def min_lanes(typing: Any, vector: Any) -> Any:
-    """The smallest lane; NaN lanes are ignored."""
-    return _extreme_lane(vector, "min")
+    """The smallest lane; float lanes must not be NaN."""
+    return _extreme_lane(vector, "<", "min")
 
 
-def _extreme_lane(vector: Vector, which: str) -> Any:
-    name = f"llvm.vector.reduce.{'f' if vector.is_float else 's' if vector.is_signed else 'u'}{which}"
+def _extreme_lane(vector: Vector, sign: str, name: str) -> Any:
+    """Floats by comparing halves with halves: LLVM's own reduction takes extra care of NaN in every step."""
 
     def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _call(builder, f"{name}.{_suffix(args[0].type)}", args[0].type.element, [args[0]])
+        value, lanes = args[0], vector.lanes
+        if not vector.is_float:
+            reduction = f"llvm.vector.reduce.{'s' if vector.is_signed else 'u'}{name}.{_suffix(value.type)}"
+            return _call(builder, reduction, value.type.element, [value])
+        while lanes > 1:
+            lanes //= 2
+            halves = [
+                builder.shuffle_vector(value, value, ir.Constant(ir.VectorType(_I32, lanes), list(range(first, first + lanes))))
+                for first in (0, lanes)
+            ]
+            value = builder.select(_comparison(sign)(builder, vector, *halves), *halves)
+        return builder.extract_element(value, ir.Constant(_I32, 0))
 
     return vector.element(vector), code
 
@@ -591,7 +670,7 @@ def dot_pairs(typing: Any, a: Any, b: Any) -> Any:
     def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         if feature in machine_features():
             return _call(builder, f"llvm.x86.{name}", _llvm(result), list(args))
-        return _generic_dot(builder, *args, 2, _I32, "sext")
+        return _generic_dot(builder, args[0], args[1], 2, _I32, "sext")
 
     return result(a, a), code
 
@@ -629,8 +708,8 @@ def _signed_quads(builder: Any, quads: ir.VectorType, total: Any, x: Any, y: Any
 def dot_quads(typing: Any, accumulator: Any, a: Any, b: Any) -> Any:
     """accumulator + groups of four: lane i adds a[4i..4i+3] . b[4i..4i+3]; a uint8 or int8, b int8, accumulator int32.
 
-    Exact for int8 `a` with b >= -127, and for uint8 `a` as long as each sum of two neighbouring products fits an int16 (true
-    for a <= 128): the AVX2 instruction saturates there.
+    Exact for int8 `a` with b >= -127, and for uint8 `a` as long as each sum of two neighbouring products fits an int16
+    (true for a <= 128): the AVX2 instruction saturates there.
     """
     quads, emit = _llvm(accumulator), _signed_quads if a.is_signed else _unsigned_quads
 

@@ -51,6 +51,11 @@ class BlockType:
         """True for packed types: those whose block holds more than one weight."""
         return self.block_length > 1
 
+    def offset(self, field: str) -> int:
+        """The byte at which a block keeps `field` of its layout, -1 where it has no such field."""
+        fields = self.layout.fields or {}
+        return int(fields[field][1]) if field in fields else -1
+
     def row_bytes(self, length: int) -> int:
         """Bytes of a row of `length` weights.
 

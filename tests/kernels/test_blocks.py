@@ -139,6 +139,7 @@ def _nasty_rows() -> NDArray[np.float32]:
         np.nextafter(np.exp2(np.repeat(np.arange(-72.0, 72.0), 16)), 0, dtype=np.float32),
         np.linspace(-1, 1, LENGTH),
         np.tile([1.0, -1.0], LENGTH // 2),
+        np.repeat(np.exp2(np.linspace(-14, 14, LENGTH // 16)), 16) * np.sign(normal[35]),
         np.where(np.arange(LENGTH) % 32 == 5, 1e4, 1e-4) * normal[39],
     ]
     return np.ascontiguousarray(rows, np.float32)

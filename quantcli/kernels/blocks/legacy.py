@@ -20,7 +20,7 @@ from quantcli.kernels.blocks import Codec
 from quantcli.kernels.half import float_to_half, half_to_float
 from quantcli.kernels.jit import inline, kernel
 from quantcli.kernels.lanes import mean_squares, transpose, transpose_back
-from quantcli.kernels.search import affine_level, affine_search, nearest_int, symmetric_search
+from quantcli.kernels.search import affine_level, affine_search, finite_inverse, nearest_int, symmetric_search
 from quantcli.kernels.simd import (
     LANES,
     absolute,
@@ -60,20 +60,6 @@ _NIBBLE_PAIRS: Final = 16
 _NO_FIELD: Final = -1
 
 
-@inline
-def finite_inverse(value: Any) -> Any:
-    """1 / value, but 0 where that is infinite: for zero, as in the reference, and for subnormal scales, where the reference
-    multiplies by infinity, and converts that to the integer 0 unless something was added; callers see to those."""
-    inverse = F32(1) / value
-    return inverse if abs(inverse) < F32(np.inf) else F32(0)
-
-
-def field_offset(name: str, field: str) -> int:
-    """The byte at which a block of type `name` keeps `field`, -1 where it has no such field."""
-    fields = TYPES[name].layout.fields
-    return int(fields[field][1]) if fields and field in fields else _NO_FIELD
-
-
 # Four and five bits: how 32 levels lie in a block
 
 _first_half = shuffle(*range(_NIBBLE_PAIRS))
@@ -106,7 +92,7 @@ def _load_levels(packed: Bytes, at: int, low_at: int, high_at: int) -> Vec:
 
 def _symmetric_plain(name: str, half: int) -> Callable[[Floats, Bytes], None]:
     """Levels -half..half-1, the value of largest magnitude at -half: its sign, the first one's, becomes the scale's."""
-    size, low_at, high_at = TYPES[name].block_bytes, field_offset(name, "qs"), field_offset(name, "qh")
+    size, low_at, high_at = TYPES[name].block_bytes, TYPES[name].offset("qs"), TYPES[name].offset("qh")
 
     @kernel
     def quantize(x: Floats, out: Bytes) -> None:
@@ -130,8 +116,8 @@ def _symmetric_plain(name: str, half: int) -> Callable[[Floats, Bytes], None]:
 
 def _affine_plain(name: str, top: int) -> Callable[[Floats, Bytes], None]:
     """Levels 0..top from the smallest to the largest value."""
-    size, low_at, high_at = TYPES[name].block_bytes, field_offset(name, "qs"), field_offset(name, "qh")
-    minimum_at = field_offset(name, "m")
+    size, low_at, high_at = TYPES[name].block_bytes, TYPES[name].offset("qs"), TYPES[name].offset("qh")
+    minimum_at = TYPES[name].offset("m")
 
     @kernel
     def quantize(x: Floats, out: Bytes) -> None:
@@ -174,8 +160,8 @@ def _fit_affine(top: int, values: Floats, weight: Floats, levels: Bytes) -> tupl
 
 def _weighted(name: str, fit: Callable[..., Any], levels_parameter: int) -> Callable[[Floats, Floats, Bytes], None]:
     """Search each block's scale with the weights importance * sqrt(mean square of the row + x * x)."""
-    size, low_at, high_at = TYPES[name].block_bytes, field_offset(name, "qs"), field_offset(name, "qh")
-    minimum_at = field_offset(name, "m")
+    size, low_at, high_at = TYPES[name].block_bytes, TYPES[name].offset("qs"), TYPES[name].offset("qh")
+    minimum_at = TYPES[name].offset("m")
 
     @kernel
     def quantize_weighted(x: Floats, importance: Floats, out: Bytes) -> None:
@@ -217,8 +203,8 @@ def _weighted(name: str, fit: Callable[..., Any], levels_parameter: int) -> Call
 
 def _nibble_dequantize(name: str, zero_level: int) -> Callable[[Bytes, Floats], None]:
     """`(level - zero_level) * scale`, plus the minimum where the type has one."""
-    size, low_at, high_at = TYPES[name].block_bytes, field_offset(name, "qs"), field_offset(name, "qh")
-    minimum_at = field_offset(name, "m")
+    size, low_at, high_at = TYPES[name].block_bytes, TYPES[name].offset("qs"), TYPES[name].offset("qh")
+    minimum_at = TYPES[name].offset("m")
 
     @kernel
     def dequantize(data: Bytes, out: Floats) -> None:
@@ -248,7 +234,7 @@ def _affine(name: str, bits: int) -> Codec:
 # Eight bits
 
 _Q8_BYTES: Final = TYPES["Q8_0"].block_bytes
-_Q8_LEVELS: Final = field_offset("Q8_0", "qs")
+_Q8_LEVELS: Final = TYPES["Q8_0"].offset("qs")
 
 
 @kernel
@@ -275,7 +261,7 @@ def _dequantize_q8(data: Bytes, out: Floats) -> None:
 
 _Q1_BLOCK: Final = TYPES["Q1_0"].block_length
 _Q1_BYTES: Final = TYPES["Q1_0"].block_bytes
-_Q1_LEVELS: Final = field_offset("Q1_0", "qs")
+_Q1_LEVELS: Final = TYPES["Q1_0"].offset("qs")
 _WORD: Final = 32
 
 
@@ -316,7 +302,7 @@ def _dequantize_q1(data: Bytes, out: Floats) -> None:
 
 _Q2_BLOCK: Final = TYPES["Q2_0"].block_length
 _Q2_BYTES: Final = TYPES["Q2_0"].block_bytes
-_Q2_LEVELS: Final = field_offset("Q2_0", "qs")
+_Q2_LEVELS: Final = TYPES["Q2_0"].offset("qs")
 _Q2_QUADS: Final = _Q2_BLOCK // 4
 
 

@@ -1,0 +1,268 @@
+"""The four-bit types whose levels are not evenly spaced: IQ4_NL (blocks of 32) and IQ4_XS (super-blocks of eight such
+blocks, each with a six-bit scale).
+
+The scale of a block of 32 is searched for over 16 trials, with a block, or for IQ4_XS a super-block, in each lane. Rows are
+back to back in memory and no block looks at another, so both types work through the blocks of all rows as one sequence.
+
+Source: `quantize_row_iq4_nl_impl` and `dequantize_row_iq4_*` in `ggml-quants.c`, `kvalues_iq4nl` in `ggml-common.h`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcli.kernels.blocks import Codec
+from quantcli.kernels.half import float_to_half, half_to_float
+from quantcli.kernels.jit import inline, kernel
+from quantcli.kernels.lanes import transpose, transpose_back
+from quantcli.kernels.search import TINY, nearest_int
+from quantcli.kernels.simd import (
+    LANES,
+    absolute,
+    byte_table,
+    convert,
+    load,
+    load_scalar,
+    maximum,
+    minimum,
+    select,
+    splat,
+    sqrt,
+    staircase,
+    store,
+    store_scalar,
+)
+from quantcli.kernels.types import SUPER_BLOCK, TYPES
+
+Floats = NDArray[np.float32]
+Bytes = NDArray[np.uint8]
+Vec = Any
+"""A vector of `LANES` numbers; numba infers of what."""
+
+F32 = np.float32
+I32 = np.int32
+U8 = np.uint8
+U32 = np.uint32
+
+LEVELS: Final = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+"""What the sixteen codes stand for, in units of the block's scale: `kvalues_iq4nl`."""
+
+# The reference searches for the level by halving and compares two differences in the end. Those are exact wherever they
+# come close, so its choice is this one: the upper level from the midpoint on (and the last for NaN, where zero meets an
+# infinite inverse).
+_MIDPOINTS: Final = tuple((low + high) / 2 for low, high in pairwise(LEVELS))
+_nearest_level = staircase(_MIDPOINTS, LEVELS)
+_nearest_code = staircase(_MIDPOINTS, range(16))
+_level_of = byte_table(*LEVELS)
+
+_BLOCK: Final = 32
+_PAIRS: Final = 16
+_TRIALS: Final = 7
+"""Trial inverse scales on each side of the one that puts the largest value on the first level."""
+
+
+@inline
+def _weigh(values: Floats, length: int, weight: Floats, weighted: bool) -> None:
+    """Turn the importance in `weight` into the weights of the errors: importance * sqrt(twice the mean square + x * x), the
+    mean over all `length` elements, summed in order. Without importance the weights are x * x."""
+    total = splat(F32(0), LANES)
+    if weighted:
+        for element in range(length):
+            value = load(values, element * LANES, LANES)
+            total = total + value * value
+        total = total * F32(2 / length)
+    for element in range(length):
+        value = load(values, element * LANES, LANES)
+        if weighted:
+            store(weight, element * LANES, load(weight, element * LANES, LANES) * sqrt(total + value * value))
+        else:
+            store(weight, element * LANES, value * value)
+
+
+@inline
+def _trial(values: Floats, weight: Floats, base: int, inverse: Vec) -> tuple[Vec, Vec]:
+    """The sums of w * level * x and w * level * level over one block, for the levels nearest to inverse * x."""
+    sum_lx = splat(F32(0), LANES)
+    sum_l2 = splat(F32(0), LANES)
+    for element in range(base, base + _BLOCK):
+        value = load(values, element * LANES, LANES)
+        level = _nearest_level(inverse * value)
+        weighted = load(weight, element * LANES, LANES) * level
+        sum_lx = sum_lx + weighted * value
+        sum_l2 = sum_l2 + weighted * level
+    return sum_lx, sum_l2
+
+
+@inline
+def _search_scale(values: Floats, weight: Floats, base: int) -> Vec:
+    """The scale of the 32 elements from `base` on, by weighted least squares over the trials; 0 for blocks below `TINY`."""
+    zero = splat(F32(0), LANES)
+    largest = zero
+    extreme = zero
+    for element in range(base, base + _BLOCK):
+        value = load(values, element * LANES, LANES)
+        above = absolute(value) > largest
+        largest = select(above, absolute(value), largest)
+        extreme = select(above, value, extreme)
+    # Not first_level / extreme, as in the trials: the reference inverts a rounded scale here.
+    inverse = splat(F32(1), LANES) / (extreme / F32(-LEVELS[0]))
+    sum_lx, sum_l2 = _trial(values, weight, base, inverse)
+    scale = select(sum_l2 > zero, sum_lx / sum_l2, zero)
+    best = scale * sum_lx
+    for trial in range(-_TRIALS, _TRIALS + 1):
+        inverse = splat(F32(trial) + F32(LEVELS[0]), LANES) / extreme
+        sum_lx, sum_l2 = _trial(values, weight, base, inverse)
+        better = (sum_l2 > zero) & (sum_lx * sum_lx > best * sum_l2)
+        scale = select(better, sum_lx / sum_l2, scale)
+        best = select(better, scale * sum_lx, best)
+    return select(largest < TINY, zero, scale)
+
+
+@inline
+def _encode(values: Floats, base: int, scale: Vec, codes: Bytes) -> None:
+    """Write the codes nearest to x / scale of the 32 elements from `base` on, in pairs: j and j + 16 share byte j."""
+    inverse = select(scale != splat(F32(0), LANES), splat(F32(1), LANES) / scale, splat(F32(0), LANES))
+    for pair in range(_PAIRS):
+        low = convert(_nearest_code(inverse * load(values, (base + pair) * LANES, LANES)), np.int32)
+        high = convert(_nearest_code(inverse * load(values, (base + pair + _PAIRS) * LANES, LANES)), np.int32)
+        store(codes, (base // 2 + pair) * LANES, convert(low | (high << I32(4)), np.uint8))
+
+
+@inline
+def _write_plain(
+    values: Floats, weight: Floats, codes: Bytes, turned: Bytes, packed: Bytes, first: int, count: int
+) -> None:
+    """Quantize transposed blocks of 32 and write the first `count` of them from block `first` on."""
+    scale = _search_scale(values, weight, 0)
+    _encode(values, 0, scale, codes)
+    transpose_back(codes, _PAIRS, turned)
+    halves = np.empty(LANES, np.uint16)
+    store(halves, 0, float_to_half(scale))
+    for lane in range(count):
+        at = (first + lane) * _NL_BYTES
+        store_scalar(packed, at, halves[lane])
+        store(packed, at + _NL_CODES, load(turned, lane * _PAIRS, _PAIRS))
+
+
+@inline
+def _write_super(
+    values: Floats, weight: Floats, codes: Bytes, turned: Bytes, packed: Bytes, first: int, count: int
+) -> None:
+    """Quantize transposed super-blocks and write the first `count` of them from block `first` on. The scales of the eight
+    blocks are integers -32..31 times the super-block's, which the one of largest magnitude sets."""
+    zero = splat(F32(0), LANES)
+    scales = np.empty(_XS_BLOCKS * LANES, np.float32)
+    largest = zero
+    extreme = zero
+    for block in range(_XS_BLOCKS):
+        scale = _search_scale(values, weight, block * _BLOCK)
+        store(scales, block * LANES, scale)
+        above = absolute(scale) > largest
+        largest = select(above, absolute(scale), largest)
+        extreme = select(above, scale, extreme)
+    step = -extreme / F32(32)
+    inverse = select(step != zero, splat(F32(1), LANES) / step, zero)
+    # Four low bits and two high bits per block: the words scales_l and scales_h of the layout, for each lane.
+    low_bits, high_bits = splat(U32(0), LANES), splat(U32(0), LANES)
+    for block in range(_XS_BLOCKS):
+        level = nearest_int(inverse * load(scales, block * LANES, LANES))
+        level = maximum(splat(I32(-32), LANES), minimum(splat(I32(31), LANES), level))
+        _encode(values, block * _BLOCK, step * convert(level, np.float32), codes)
+        stored = convert(level + I32(32), np.uint32)
+        low_bits = low_bits | ((stored & U32(15)) << U32(4 * block))
+        high_bits = high_bits | ((stored >> U32(4)) << U32(2 * block))
+    transpose_back(codes, SUPER_BLOCK // 2, turned)
+    halves, lows, highs = np.empty(LANES, np.uint16), np.empty(LANES, np.uint32), np.empty(LANES, np.uint16)
+    store(halves, 0, float_to_half(step))
+    store(lows, 0, low_bits)
+    store(highs, 0, convert(high_bits, np.uint16))
+    for lane in range(count):
+        at = (first + lane) * _XS_BYTES
+        store_scalar(packed, at, halves[lane])
+        store_scalar(packed, at + _XS_HIGH, highs[lane])
+        store_scalar(packed, at + _XS_LOW, lows[lane])
+        for part in range(0, SUPER_BLOCK // 2, _PAIRS):
+            store(packed, at + _XS_CODES + part, load(turned, lane * (SUPER_BLOCK // 2) + part, _PAIRS))
+
+
+def _quantizers(length: int, write: Callable[..., None]) -> tuple[Callable[..., None], Callable[..., None]]:
+    """The quantizers without and with importance of a type with blocks of `length`."""
+
+    @inline
+    def run(flat: Floats, importance: Floats, packed: Bytes, weighted: bool) -> None:
+        blocks, per_row = flat.size // length, max(importance.size // length, 1)
+        starts, columns = np.empty(LANES, np.intp), np.empty(LANES, np.intp)
+        values, weight = np.empty(length * LANES, np.float32), np.empty(length * LANES, np.float32)
+        codes, turned = np.empty(length // 2 * LANES, np.uint8), np.empty(length // 2 * LANES, np.uint8)
+        for first in range(0, blocks, LANES):
+            for lane in range(LANES):
+                # The last group repeats the last block in the lanes that are left.
+                block = min(first + lane, blocks - 1)
+                starts[lane] = block * length
+                columns[lane] = block % per_row * length
+            transpose(flat, starts, length, values)
+            if weighted:
+                transpose(importance, columns, length, weight)
+            _weigh(values, length, weight, weighted)
+            write(values, weight, codes, turned, packed, first, min(LANES, blocks - first))
+
+    @kernel
+    def quantize(x: Floats, out: Bytes) -> None:
+        run(x.reshape(-1), np.empty(0, np.float32), out.reshape(-1), False)
+
+    @kernel
+    def quantize_weighted(x: Floats, importance: Floats, out: Bytes) -> None:
+        run(x.reshape(-1), importance, out.reshape(-1), True)
+
+    return quantize, quantize_weighted
+
+
+@inline
+def _decode(packed: Bytes, at: int, scale: Any, values: Floats, base: int) -> None:
+    """Write 32 values from 16 bytes of codes."""
+    pairs = load(packed, at, _PAIRS)
+    store(values, base, convert(_level_of(pairs & U8(15)), np.float32) * scale)
+    store(values, base + _PAIRS, convert(_level_of(pairs >> U8(4)), np.float32) * scale)
+
+
+_NL_BYTES: Final = TYPES["IQ4_NL"].block_bytes
+_NL_CODES: Final = TYPES["IQ4_NL"].offset("qs")
+_XS_BYTES: Final = TYPES["IQ4_XS"].block_bytes
+_XS_BLOCKS: Final = SUPER_BLOCK // _BLOCK
+_XS_HIGH: Final = TYPES["IQ4_XS"].offset("scales_h")
+_XS_LOW: Final = TYPES["IQ4_XS"].offset("scales_l")
+_XS_CODES: Final = TYPES["IQ4_XS"].offset("qs")
+
+
+@kernel
+def _dequantize_nl(data: Bytes, out: Floats) -> None:
+    packed, values = data.reshape(-1), out.reshape(-1)
+    for block in range(values.size // _BLOCK):
+        at = block * _NL_BYTES
+        scale = half_to_float(load_scalar(packed, at, np.uint16))
+        _decode(packed, at + _NL_CODES, scale, values, block * _BLOCK)
+
+
+@kernel
+def _dequantize_xs(data: Bytes, out: Floats) -> None:
+    packed, values = data.reshape(-1), out.reshape(-1)
+    for block in range(values.size // SUPER_BLOCK):
+        at = block * _XS_BYTES
+        scale = half_to_float(load_scalar(packed, at, np.uint16))
+        high = load_scalar(packed, at + _XS_HIGH, np.uint16)
+        low = load_scalar(packed, at + _XS_LOW, np.uint32)
+        for part in range(_XS_BLOCKS):
+            level = ((low >> U32(4 * part)) & U32(15)) | (((high >> U32(2 * part)) & U32(3)) << U32(4))
+            part_scale = scale * F32(I32(level) - I32(32))
+            _decode(packed, at + _XS_CODES + part * _PAIRS, part_scale, values, block * SUPER_BLOCK + part * _BLOCK)
+
+
+CODECS: Final[Mapping[str, Codec]] = {
+    "IQ4_NL": Codec(*_quantizers(_BLOCK, _write_plain), _dequantize_nl),
+    "IQ4_XS": Codec(*_quantizers(SUPER_BLOCK, _write_super), _dequantize_xs),
+}

@@ -1,0 +1,212 @@
+"""The micro-scaling types: four-bit floats (sign, two bits of exponent, one of mantissa) under a small shared scale. MXFP4:
+blocks of 32 and a power of two; NVFP4: blocks of 64, in four parts of 16 with an unsigned E4M3 float each.
+
+A block is worked through in vectors of its own elements; importance changes nothing.
+
+Source: `quantize_row_mxfp4_ref`, `quantize_row_nvfp4_ref`, `dequantize_row_*` in `ggml-quants.c`, `ggml_e8m0_to_fp32_half`,
+`ggml_fp32_to_ue4m3`, `ggml_ue4m3_to_fp32` in `ggml-impl.h`, `kvalues_fp4` in `ggml-common.h`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import floor, frexp, log
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcli.kernels.blocks import Codec
+from quantcli.kernels.jit import inline, kernel
+from quantcli.kernels.simd import (
+    absolute,
+    byte_table,
+    convert,
+    lane,
+    load,
+    max_lanes,
+    reinterpret,
+    select,
+    shuffle,
+    splat,
+    store,
+)
+from quantcli.kernels.types import TYPES
+
+Floats = NDArray[np.float32]
+Bytes = NDArray[np.uint8]
+Vec = Any
+"""A vector; numba infers of what."""
+
+F32 = np.float32
+I32 = np.int32
+U8 = np.uint8
+U32 = np.uint32
+
+LEVELS: Final = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
+"""What the sixteen codes stand for, in halves: `kvalues_fp4`. The scales below are halved too, to make up for it."""
+
+_level_of = byte_table(*LEVELS)
+
+
+def _code_search(lanes: int) -> Callable[[Vec, Any], Vec]:
+    """A function that gives the codes, uint8, of the levels nearest to value / scale; on a tie the first.
+
+    The errors are computed and compared as in `best_index_mxfp4`. Comparing with midpoints would be shorter, and wrong for
+    values far above the scale, where the rounded errors of several levels are equal. A level of the other sign is never
+    nearer than zero, so magnitudes are enough.
+    """
+
+    @inline
+    def nearest_codes(value: Vec, scale: Any) -> Vec:
+        magnitude = absolute(value)
+        best = magnitude
+        nearest = splat(I32(0), lanes)
+        for code in range(1, 8):
+            error = absolute(F32(LEVELS[code]) * scale - magnitude)
+            nearer = error < best
+            best = select(nearer, error, best)
+            nearest = select(nearer, splat(I32(code), lanes), nearest)
+        negative = (value < F32(0)) & (nearest != I32(0))
+        return convert(select(negative, nearest | I32(8), nearest), np.uint8)
+
+    return nearest_codes
+
+
+# MXFP4: a power of two for 32 weights
+
+_MX_BLOCK: Final = TYPES["MXFP4"].block_length
+_MX_BYTES: Final = TYPES["MXFP4"].block_bytes
+_MX_CODES: Final = TYPES["MXFP4"].offset("qs")
+_MX_PAIRS: Final = _MX_BLOCK // 2
+_mx_codes = _code_search(_MX_BLOCK)
+_mx_low = shuffle(*range(_MX_PAIRS))
+_mx_high = shuffle(*range(_MX_PAIRS, _MX_BLOCK))
+
+_SMALLEST_EXPONENT: Final = -149
+
+
+def _early_steps(exponent: int) -> int:
+    """How many of the floats just below 2**exponent have a `log2f` that is rounded up to `exponent`: those whose logarithm
+    is nearer to it than to the float before. The reference's scale is floor(log2f(x)); this is that rounding, without a C
+    library. Counted in steps of 24-bit floats."""
+    if exponent == 0:
+        return 0
+    # The spacing of the floats just below the exponent, which are larger in magnitude where it is negative.
+    digits = frexp(abs(exponent))[1] - (exponent > 0 and abs(exponent) & (abs(exponent) - 1) == 0)
+    half_step = 2.0 ** (digits - 1 - 24)
+    return floor(half_step * log(2) * 2.0**24)
+
+
+_EARLY: Final = np.array([_early_steps(exponent) for exponent in range(_SMALLEST_EXPONENT, 129)], np.int32)
+_NORMAL: Final = F32(2.0**-126)
+
+
+@inline
+def _floor_log2(value: Any) -> Any:
+    """floor(log2f(value)) of a positive float32 as int32, with the rounding of `log2f`."""
+    shift = I32(24) if value < _NORMAL else I32(0)
+    scaled = value * F32(2.0**24) if value < _NORMAL else value
+    bits = lane(reinterpret(splat(scaled, 1), np.int32), 0)
+    exponent = (bits >> I32(23)) - I32(127) - shift
+    missing = I32(0x800000) - (bits & I32(0x7FFFFF))
+    return exponent + I32(1) if missing <= _EARLY[exponent + I32(1 - _SMALLEST_EXPONENT)] else exponent
+
+
+@inline
+def _power_scale(exponent: Any) -> Any:
+    """2**(exponent - 128) of a stored exponent 0..255, float32: half of what it means."""
+    bits = U32(0x00200000) << U32(exponent) if exponent < 2 else U32(exponent - 1) << U32(23)
+    return lane(reinterpret(splat(U32(bits), 1), np.float32), 0)
+
+
+@kernel
+def _quantize_mx(x: Floats, out: Bytes) -> None:
+    values, packed = x.reshape(-1), out.reshape(-1)
+    for block in range(values.size // _MX_BLOCK):
+        at, value = block * _MX_BYTES, load(values, block * _MX_BLOCK, _MX_BLOCK)
+        largest = max_lanes(absolute(value))
+        # Six is the largest level, 2**2 times 1.5. Below 2**-125 the byte wraps around, in the reference too: a huge scale,
+        # and codes of zero.
+        exponent = (_floor_log2(largest) + I32(125)) & I32(255) if largest > F32(0) else I32(0)
+        packed[at] = exponent
+        codes = _mx_codes(value, _power_scale(exponent))
+        store(packed, at + _MX_CODES, _mx_low(codes, codes) | (_mx_high(codes, codes) << U8(4)))
+
+
+@kernel
+def _dequantize_mx(data: Bytes, out: Floats) -> None:
+    packed, values = data.reshape(-1), out.reshape(-1)
+    for block in range(values.size // _MX_BLOCK):
+        at, start = block * _MX_BYTES, block * _MX_BLOCK
+        scale = _power_scale(I32(packed[at]))
+        pairs = load(packed, at + _MX_CODES, _MX_PAIRS)
+        store(values, start, convert(_level_of(pairs & U8(15)), np.float32) * scale)
+        store(values, start + _MX_PAIRS, convert(_level_of(pairs >> U8(4)), np.float32) * scale)
+
+
+# NVFP4: an unsigned E4M3 float for each 16 weights
+
+_NV_BLOCK: Final = TYPES["NVFP4"].block_length
+_NV_BYTES: Final = TYPES["NVFP4"].block_bytes
+_NV_CODES: Final = TYPES["NVFP4"].offset("qs")
+_NV_PARTS: Final = TYPES["NVFP4"].layout["d"].shape[0]
+_NV_LENGTH: Final = _NV_BLOCK // _NV_PARTS
+_NV_PAIRS: Final = _NV_LENGTH // 2
+_nv_codes = _code_search(_NV_LENGTH)
+_nv_low = shuffle(*range(_NV_PAIRS))
+_nv_high = shuffle(*range(_NV_PAIRS, _NV_LENGTH))
+_nv_joined = shuffle(*range(_NV_LENGTH))
+
+
+def _half_e4m3(byte: int) -> float:
+    """Half the value of an unsigned E4M3 float: four bits of exponent (bias 7), three of mantissa; NaN counts as 0."""
+    exponent, mantissa = byte >> 3 & 15, byte & 7
+    if byte == 0x7F:
+        return 0.0
+    return (mantissa / 8 if exponent == 0 else 1 + mantissa / 8) * 2.0 ** (max(exponent, 1) - 7) / 2
+
+
+_HALF_E4M3: Final = np.array([_half_e4m3(byte) for byte in range(256)], np.float32)
+
+
+@inline
+def _to_e4m3(value: Any) -> Any:
+    """A float32 >= 0 as an unsigned E4M3 float, uint8: the mantissa rounded by its next bit alone, subnormals to the
+    nearest subnormal with halves up, and everything that rounds to 256 and above to the largest, 448."""
+    if value < F32(2.0**-6):
+        return U8(min(I32(value * F32(512) + F32(0.5)), I32(7)))
+    bits = lane(reinterpret(splat(value, 1), np.int32), 0)
+    # Bits 20..30 are the exponent and the mantissa of three bits: a carry out of the mantissa is right by itself.
+    rounded = (((bits >> I32(19)) + I32(1)) >> I32(1)) - I32((127 - 7) << 3)
+    return U8(rounded) if rounded < I32(0x78) else U8(0x7E)
+
+
+@kernel
+def _quantize_nv(x: Floats, out: Bytes) -> None:
+    values, packed = x.reshape(-1), out.reshape(-1)
+    for block in range(values.size // _NV_BLOCK):
+        at, start = block * _NV_BYTES, block * _NV_BLOCK
+        for part in range(_NV_PARTS):
+            value = load(values, start + part * _NV_LENGTH, _NV_LENGTH)
+            scale = _to_e4m3(max_lanes(absolute(value)) / F32(6))
+            packed[at + part] = scale
+            codes = _nv_codes(value, _HALF_E4M3[scale])
+            store(packed, at + _NV_CODES + part * _NV_PAIRS, _nv_low(codes, codes) | (_nv_high(codes, codes) << U8(4)))
+
+
+@kernel
+def _dequantize_nv(data: Bytes, out: Floats) -> None:
+    packed, values = data.reshape(-1), out.reshape(-1)
+    for block in range(values.size // _NV_BLOCK):
+        at, start = block * _NV_BYTES, block * _NV_BLOCK
+        for part in range(_NV_PARTS):
+            pairs = load(packed, at + _NV_CODES + part * _NV_PAIRS, _NV_PAIRS)
+            levels = convert(_level_of(_nv_joined(pairs & U8(15), pairs >> U8(4))), np.float32)
+            store(values, start + part * _NV_LENGTH, levels * _HALF_E4M3[packed[at + part]])
+
+
+CODECS: Final[Mapping[str, Codec]] = {
+    "MXFP4": Codec(_quantize_mx, None, _dequantize_mx),
+    "NVFP4": Codec(_quantize_nv, None, _dequantize_nv),
+}

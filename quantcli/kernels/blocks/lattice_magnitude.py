@@ -1,0 +1,490 @@
+"""IQ2 and IQ3: groups of weights as a scale, signs, and a codebook point for the magnitudes.
+
+A batch is `LANES` super-blocks, cut into sub-blocks that have a scale each. `LANES` sub-blocks at a time, one in each lane,
+are rounded with a row of trial scales; every point that is not in the codebook is replaced by the best one near it; the
+trial with the best fit wins, and its scale is what least squares gives for its points. At the end a super-block's scales
+are quantized against the largest, with one super-block in each lane.
+
+Source: `quantize_row_iq2_*_impl` and `quantize_row_iq3_*_impl` in `ggml-quants.c`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcli.kernels.blocks.codebooks import LATTICES
+from quantcli.kernels.blocks.lattice_search import Lookup, lookup_tables, nearest
+from quantcli.kernels.blocks.lattice_unpack import (
+    QH_2S,
+    QH_3S,
+    QS_2S,
+    QS_2XS,
+    QS_2XXS,
+    QS_3S,
+    QS_3XXS,
+    SCALES_2S,
+    SCALES_2XS,
+    SCALES_3S,
+    SIGNS_3S,
+)
+from quantcli.kernels.blocks.super_blocks import (
+    batch_spread,
+    gather_batch,
+    group_count,
+    spread_out,
+    store_half,
+    transpose_group,
+)
+from quantcli.kernels.half import float_to_half
+from quantcli.kernels.jit import inline, kernel
+from quantcli.kernels.search import F32, I32, TINY, Vec, nearest_int, positive_search
+from quantcli.kernels.simd import LANES, convert, load, maximum, minimum, select, splat, sqrt, store, store_scalar
+from quantcli.kernels.types import SUPER_BLOCK as K
+from quantcli.kernels.types import TYPES
+
+Scratch = NDArray[Any]
+Bytes = NDArray[np.uint8]
+
+OFF_GRID, ALL_IF_ONE, ALL = range(3)
+"""Which points are rounded again with the scale found: those not in the codebook, all if one is not, or all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """What sets the quantizers of this module apart.
+
+    A sub-block is `length` weights. The `2 * reach + 1` trial scales give the largest magnitude (where `fitted`, that of an
+    unconstrained fit) values that are `step` apart, around that of the topmost level. With `even_signs` eight signs take
+    seven bits. Sub-blocks below `tiny` are zero. `again` is OFF_GRID, ALL_IF_ONE or ALL. `spread` is the factor of the mean
+    square in the weights, `gain` that of the super-block's scale, which its authors found by trial.
+    """
+
+    length: int
+    reach: int
+    step: float
+    fitted: bool
+    even_signs: bool
+    tiny: float
+    again: int
+    spread: float
+    gain: float
+
+
+SCHEMES: Final = {
+    "IQ2_XXS": Scheme(32, 6, 0.1, True, True, float(TINY), ALL, 1.0, 1.0),
+    "IQ2_XS": Scheme(16, 9, 0.1, False, True, float(TINY), OFF_GRID, 1.0, 1.0),
+    "IQ2_S": Scheme(16, 9, 0.1, False, False, 1e-8, OFF_GRID, 2.0, 0.9875),
+    "IQ3_XXS": Scheme(32, 15, 0.2, False, True, 1e-8, OFF_GRID, 2.0, 1.0125),
+    # Only zero is below the smallest float.
+    "IQ3_S": Scheme(32, 9, 0.2, False, False, 1e-45, ALL_IF_ONE, 2.0, 1.033),
+}
+
+
+class Workspace(NamedTuple):
+    """The scratch arrays of one group of sub-blocks, one sub-block in each lane.
+
+    `weight`, `root` (its square root) and `magnitude` are float32, element by element. `scales` are those of the trials;
+    `rounded` and `placed` their points' codes, int32, before and after moving them into the codebook. `result` is the codes
+    settled on, `signs` the signs of each octet, int32.
+    """
+
+    weight: Scratch
+    root: Scratch
+    magnitude: Scratch
+    scales: Scratch
+    rounded: Scratch
+    placed: Scratch
+    result: Scratch
+    signs: Scratch
+
+
+@inline
+def _weigh(
+    x: Scratch, base: int, length: int, importance: Scratch, variance: Vec, weighted: bool, space: Workspace
+) -> None:
+    """What an error costs: importance * sqrt(variance + x * x), without an importance x * x."""
+    for element in range(length):
+        value = load(x, base + element * LANES, LANES)
+        weight = value * value
+        if weighted:
+            weight = load(importance, base + element * LANES, LANES) * sqrt(variance + weight)
+        store(space.weight, element * LANES, weight)
+        store(space.root, element * LANES, sqrt(weight))
+
+
+@inline
+def _split_signs(x: Scratch, base: int, octet: int, even: bool, space: Workspace) -> None:
+    """Take the signs of eight elements off their magnitudes, a bit each.
+
+    With `even` the eighth sign must follow from the seven others: where the number of minus signs is odd, the element that
+    costs least changes its sign, and its magnitude is negative from here on. Only seven signs are kept.
+    """
+    zero, one = splat(I32(0), LANES), splat(I32(1), LANES)
+    signs, odd, cheapest = zero, zero, zero
+    least = splat(F32(np.inf), LANES)
+    for element in range(8):
+        place = (octet * 8 + element) * LANES
+        value = load(x, base + place, LANES)
+        negative = ~(value >= splat(F32(0), LANES))
+        signs = signs | select(negative, splat(I32(1 << element), LANES), zero)
+        odd = odd ^ select(negative, one, zero)
+        store(space.magnitude, place, select(negative, value * F32(-1), value))
+        cost = load(space.weight, place, LANES) * value * value
+        cheapest = select(cost < least, splat(I32(element), LANES), cheapest)
+        least = minimum(cost, least)
+    if even:
+        flips = odd != zero
+        signs = select(flips, signs ^ (one << cheapest), signs) & I32(127)
+        for element in range(8):
+            place = (octet * 8 + element) * LANES
+            value = load(space.magnitude, place, LANES)
+            turned = flips & (cheapest == splat(I32(element), LANES))
+            store(space.magnitude, place, select(turned, value * F32(-1), value))
+    store(space.signs, octet * LANES, signs)
+
+
+@inline
+def _largest(magnitude: Scratch, length: int) -> Vec:
+    largest = load(magnitude, 0, LANES)
+    for element in range(1, length):
+        largest = maximum(largest, load(magnitude, element * LANES, LANES))
+    return largest
+
+
+@inline
+def _round(space: Workspace, at: int, points: int, bits: int, inverse: Vec) -> None:
+    """Round to `rounded[at:]` without regard to the codebook: levels stand for 1, 3, 5, ..."""
+    dimensions, top = (8, 2) if bits == 2 else (4, 7)
+    for point in range(points):
+        code = splat(I32(0), LANES)
+        for dimension in range(dimensions):
+            value = load(space.magnitude, (point * dimensions + dimension) * LANES, LANES)
+            level = nearest_int(F32(0.5) * (inverse * value - F32(1)))
+            level = maximum(splat(I32(0), LANES), minimum(splat(I32(top), LANES), level))
+            code = code | (level << I32(bits * dimension))
+        store(space.rounded, at + point * LANES, code)
+
+
+@inline
+def _place(space: Workspace, tables: Lookup, code: int, point: int, lane: int, bits: int, scale: float) -> Any:
+    """The code of the best point in the codebook for what rounds to `code`."""
+    first, last = tables.starts[code], tables.starts[code + 1]
+    if last - first == 1:
+        return np.int32(tables.candidates[first])
+    spaced = F32(scale) * load(tables.levels, 0, LANES)
+    at = point * (8 if bits == 2 else 4) * LANES + lane
+    return np.int32(nearest(space.magnitude, space.root, at, bits, spaced, tables.candidates, first, last))
+
+
+@inline
+def _fit(space: Workspace, codes: Scratch, at: int, points: int, bits: int) -> tuple[Vec, Vec]:
+    """The sums of w * x * q and w * q * q, where q is what a code's level stands for."""
+    dimensions = 8 if bits == 2 else 4
+    sum_qx = splat(F32(0), LANES)
+    sum_q2 = splat(F32(0), LANES)
+    for point in range(points):
+        code = load(codes, at + point * LANES, LANES)
+        for dimension in range(dimensions):
+            place = (point * dimensions + dimension) * LANES
+            level = (code >> I32(bits * dimension)) & I32((1 << bits) - 1)
+            q = convert(level + level + I32(1), np.float32)
+            weight = load(space.weight, place, LANES)
+            sum_qx = sum_qx + weight * load(space.magnitude, place, LANES) * q
+            sum_q2 = sum_q2 + weight * q * q
+    return sum_qx, sum_q2
+
+
+@inline
+def _try_scales(
+    space: Workspace, tables: Lookup, points: int, bits: int, reach: int, step: float, largest: Vec, scale: Vec
+) -> tuple[Vec, Vec]:
+    """Fit with every trial scale. Returns the best scale, `scale` where none fits, and the number of its trial, -1."""
+    width, bottom = points * LANES, 5 if bits == 2 else 15
+    zero = splat(F32(0), LANES)
+    best, chosen = zero, splat(I32(-1), LANES)
+    for trial in range(2 * reach + 1):
+        inverse = splat(F32(bottom) + F32(trial - reach) * F32(step), LANES) / largest
+        store(space.scales, trial * LANES, splat(F32(1), LANES) / inverse)
+        _round(space, trial * width, points, bits, inverse)
+        for point in range(points):
+            for lane in range(LANES):
+                at = trial * width + point * LANES + lane
+                this_scale = space.scales[trial * LANES + lane]
+                space.placed[at] = _place(space, tables, space.rounded[at], point, lane, bits, this_scale)
+        sum_qx, sum_q2 = _fit(space, space.placed, trial * width, points, bits)
+        better = (sum_q2 > zero) & (sum_qx * sum_qx > best * sum_q2)
+        scale = select(better, sum_qx / sum_q2, scale)
+        best = select(better, scale * sum_qx, best)
+        chosen = select(better, splat(I32(trial), LANES), chosen)
+    return scale, chosen
+
+
+@inline
+def _take_trial(space: Workspace, points: int, lane: int, trial: int, again: int) -> int:
+    """Copy a lane's points of a trial to `result`; without a trial they are 0. Returns the points to round again, a bit
+    each."""
+    wanted = 0
+    for point in range(points):
+        at = point * LANES + lane
+        space.result[at] = 0
+        if trial >= 0:
+            code = space.placed[trial * points * LANES + at]
+            space.result[at] = code
+            wanted |= (code != space.rounded[trial * points * LANES + at]) << point
+    everything = (1 << points) - 1
+    if again == ALL or (again == ALL_IF_ONE and (wanted != 0 or trial < 0)):
+        return everything
+    return wanted
+
+
+@inline
+def _round_again(space: Workspace, tables: Lookup, points: int, bits: int, again: int, scale: Vec, chosen: Vec) -> Vec:
+    """Settle on the chosen trials' points, some rounded again with the scale they led to, and return the scale of these."""
+    wanted = np.empty(LANES, np.int32)
+    store(wanted, 0, chosen)
+    for lane in range(LANES):
+        wanted[lane] = _take_trial(space, points, lane, wanted[lane], again)
+    nothing = splat(I32(0), LANES)
+    redo = select(scale > splat(F32(0), LANES), load(wanted, 0, LANES), nothing)
+    store(wanted, 0, redo)
+    store(space.scales, 0, scale)
+    _round(space, 0, points, bits, splat(F32(1), LANES) / scale)
+    for lane in range(LANES):
+        for point in range(points):
+            at = point * LANES + lane
+            if wanted[lane] >> point & 1:
+                space.result[at] = _place(space, tables, space.rounded[at], point, lane, bits, space.scales[lane])
+    sum_qx, sum_q2 = _fit(space, space.result, 0, points, bits)
+    return select((redo != nothing) & (sum_q2 > splat(F32(0), LANES)), sum_qx / sum_q2, scale)
+
+
+@inline
+def _clear(space: Workspace, points: int, octets: int, empty: Vec, turned: Vec, flip: int) -> None:
+    """Zero the codes and signs of the lanes of `empty`, and turn all signs of those of `turned`."""
+    nothing = splat(I32(0), LANES)
+    for point in range(points):
+        store(space.result, point * LANES, select(empty, nothing, load(space.result, point * LANES, LANES)))
+    for octet in range(octets):
+        signs = load(space.signs, octet * LANES, LANES)
+        signs = select(turned, signs ^ splat(I32(flip), LANES), signs)
+        store(space.signs, octet * LANES, select(empty, nothing, signs))
+
+
+def _searcher(name: str) -> Any:
+    """The `inline` search of a type: for the scales of a group of sub-blocks, their signs and their points."""
+    scheme, lattice = SCHEMES[name], LATTICES[name]
+    length, reach, step, again, tiny = scheme.length, scheme.reach, scheme.step, scheme.again, scheme.tiny
+    fitted, even = scheme.fitted, scheme.even_signs
+    bits, levels = lattice.bits, len(lattice.values)
+    points, octets = length // lattice.dimensions, length // 8
+
+    @inline
+    def search(x: Scratch, base: int, space: Workspace, tables: Lookup) -> Vec:
+        zero = splat(F32(0), LANES)
+        for octet in range(octets):
+            _split_signs(x, base, octet, even, space)
+        largest = _largest(space.magnitude, length)
+        empty = largest < F32(tiny)
+        scale = largest / F32(2 * levels - 1)
+        if fitted:
+            scale = positive_search(space.magnitude, space.weight, length, levels + 1, space.rounded)
+            largest = scale * F32(levels)
+            empty = empty | (largest <= zero)
+        scale, chosen = _try_scales(space, tables, points, bits, reach, step, largest, scale)
+        scale = _round_again(space, tables, points, bits, again, scale, chosen)
+        turned = scale < zero
+        _clear(space, points, octets, empty, turned, 127 if even else 255)
+        return select(empty, zero, select(turned, scale * F32(-1), scale))
+
+    return search
+
+
+@inline
+def _block_scales(scales: Scratch, per_block: int, gain: float, halves: Scratch, levels: Scratch) -> Vec:
+    """Quantize the sub-blocks' scales of `LANES` super-blocks, transposed, to four bits: levels stand for 1, 3, ... 31.
+    Writes the levels, int32, transposed, and the bits of the super-blocks' d, uint16. Returns their largest scales."""
+    zero = splat(F32(0), LANES)
+    largest = zero
+    for sub in range(per_block):
+        largest = maximum(largest, load(scales, sub * LANES, LANES))
+    d = largest / F32(31)
+    inverse = splat(F32(1), LANES) / d
+    store(halves, 0, float_to_half(d * F32(gain)))
+    for sub in range(per_block):
+        level = nearest_int(F32(0.5) * (inverse * load(scales, sub * LANES, LANES) - F32(1)))
+        level = maximum(splat(I32(0), LANES), minimum(splat(I32(15), LANES), level))
+        store(levels, sub * LANES, select(largest == zero, splat(I32(0), LANES), level))
+    return largest
+
+
+@inline
+def _in_order(
+    space: Workspace, tables: Lookup, group: int, points: int, octets: int, indices: Scratch, signs: Scratch
+) -> None:
+    """From a group's codes and signs, transposed, to places in the codebook and signs, in the order of the sub-blocks."""
+    for lane in range(LANES):
+        sub = group * LANES + lane
+        for point in range(points):
+            indices[sub * points + point] = tables.index[space.result[point * LANES + lane]]
+        for octet in range(octets):
+            signs[sub * octets + octet] = space.signs[octet * LANES + lane]
+
+
+# Each of these packs one super-block to `out[at:]`, all but its d: the scale levels of its sub-blocks, the places in the
+# codebook of its points, and the signs of its octets.
+
+
+@inline
+def _pack_iq2_xxs(levels: Scratch, block: int, indices: Scratch, signs: Scratch, out: Bytes, at: int) -> None:
+    for part in range(8):
+        word = np.uint32(levels[part * LANES + block]) << 28
+        entry = at + QS_2XXS + 8 * part
+        for octet in range(4):
+            word |= np.uint32(signs[4 * part + octet]) << (7 * octet)
+            out[entry + octet] = indices[4 * part + octet]
+        store_scalar(out, entry + 4, np.uint32(word))
+
+
+@inline
+def _pack_iq2_xs(levels: Scratch, block: int, indices: Scratch, signs: Scratch, out: Bytes, at: int) -> None:
+    for octet in range(32):
+        store_scalar(out, at + QS_2XS + 2 * octet, np.uint16(indices[octet] | signs[octet] << 9))
+    _pack_nibbles(levels, block, 16, out, at + SCALES_2XS)
+
+
+@inline
+def _pack_iq2_s(levels: Scratch, block: int, indices: Scratch, signs: Scratch, out: Bytes, at: int) -> None:
+    for octet in range(32):
+        out[at + QS_2S + octet] = indices[octet] & 255
+        out[at + QS_2S + 32 + octet] = signs[octet]
+    for part in range(8):
+        high = 0
+        for octet in range(4):
+            high |= (indices[4 * part + octet] >> 8) << (2 * octet)
+        out[at + QH_2S + part] = high
+    _pack_nibbles(levels, block, 16, out, at + SCALES_2S)
+
+
+@inline
+def _pack_iq3_xxs(levels: Scratch, block: int, indices: Scratch, signs: Scratch, out: Bytes, at: int) -> None:
+    for point in range(64):
+        out[at + QS_3XXS + point] = indices[point]
+    for part in range(8):
+        word = np.uint32(levels[part * LANES + block]) << 28
+        for octet in range(4):
+            word |= np.uint32(signs[4 * part + octet]) << (7 * octet)
+        store_scalar(out, at + QS_3XXS + 64 + 4 * part, np.uint32(word))
+
+
+@inline
+def _pack_iq3_s(levels: Scratch, block: int, indices: Scratch, signs: Scratch, out: Bytes, at: int) -> None:
+    for point in range(64):
+        out[at + QS_3S + point] = indices[point] & 255
+    for part in range(8):
+        high = 0
+        for point in range(8):
+            high |= (indices[8 * part + point] >> 8) << point
+        out[at + QH_3S + part] = high
+    for octet in range(32):
+        out[at + SIGNS_3S + octet] = signs[octet]
+    _pack_nibbles(levels, block, 8, out, at + SCALES_3S)
+
+
+@inline
+def _pack_nibbles(levels: Scratch, block: int, count: int, out: Bytes, at: int) -> None:
+    for pair in range(count // 2):
+        out[at + pair] = levels[2 * pair * LANES + block] | levels[(2 * pair + 1) * LANES + block] << 4
+
+
+def _quantizer(name: str, pack: Any) -> Any:
+    """The kernel of a type: x float32 (rows, n), importance float32 (n,) or of size 0, the tables, out uint8."""
+    scheme, block_bytes, search = SCHEMES[name], TYPES[name].block_bytes, _searcher(name)
+    length, trials, even, factor, gain = scheme.length, 2 * scheme.reach + 1, scheme.even_signs, scheme.spread, scheme.gain
+    points, octets, per_block = length // LATTICES[name].dimensions, length // 8, K // length
+
+    @kernel
+    def rows(x: Scratch, importance: Scratch, tables: Lookup, out: Bytes) -> None:
+        source, packed = x.reshape(-1), out.reshape(-1)
+        count, weighted = source.size // K, importance.size > 0
+        batch, batch_importance = np.empty((2, LANES * K), np.float32)
+        x_t, importance_t = np.empty((2, LANES * K), np.float32)
+        scales, scales_t, spread = np.zeros((3, LANES * per_block), np.float32)
+        levels = np.empty(LANES * per_block, np.int32)
+        indices, signs = np.empty(LANES * per_block * points, np.int32), np.empty(LANES * per_block * octets, np.int32)
+        halves, largest = np.empty(LANES, np.uint16), np.empty(LANES, np.float32)
+        starts = np.arange(LANES) * length
+        space = Workspace(
+            np.empty(length * LANES, np.float32),
+            np.empty(length * LANES, np.float32),
+            np.empty(length * LANES, np.float32),
+            np.empty(trials * LANES, np.float32),
+            np.empty(trials * points * LANES, np.int32),
+            np.empty(trials * points * LANES, np.int32),
+            np.empty(points * LANES, np.int32),
+            np.empty(octets * LANES, np.int32),
+        )
+        for first in range(0, count, LANES):
+            blocks = min(LANES, count - first)
+            gather_batch(source, first, count, batch)
+            batch_spread(batch, factor, per_block, spread)
+            if weighted:
+                gather_batch(importance, first, count, batch_importance)
+            for group in range(group_count(blocks, per_block)):
+                base = group * LANES * length
+                transpose_group(batch, group, starts, length, x_t)
+                if weighted:
+                    transpose_group(batch_importance, group, starts, length, importance_t)
+                variance = load(spread, group * LANES, LANES)
+                _weigh(x_t, base, length, importance_t, variance, weighted, space)
+                store(scales, group * LANES, search(x_t, base, space, tables))
+                _in_order(space, tables, group, points, octets, indices, signs)
+            spread_out(scales, blocks, per_block, scales_t)
+            store(largest, 0, _block_scales(scales_t, per_block, gain, halves, levels))
+            for block in range(blocks):
+                at = (first + block) * block_bytes
+                these = indices[block * per_block * points : (block + 1) * per_block * points]
+                those = signs[block * per_block * octets : (block + 1) * per_block * octets]
+                if even and largest[block] == F32(0):
+                    these[:] = 0
+                    those[:] = 0
+                store_half(packed, at, halves[block])
+                pack(levels, block, these, those, packed, at)
+
+    return rows
+
+
+def _weighted(name: str, rows: Any) -> Callable[[Scratch, Scratch, Bytes], None]:
+    def quantize_weighted(x: Scratch, importance: Scratch, out: Bytes) -> None:
+        rows(x, importance, lookup_tables(name), out)
+
+    return quantize_weighted
+
+
+def _plain(name: str, rows: Any) -> Callable[[Scratch, Bytes], None]:
+    def quantize(x: Scratch, out: Bytes) -> None:
+        rows(x, np.empty(0, np.float32), lookup_tables(name), out)
+
+    return quantize
+
+
+_ROWS: Final = {
+    name: _quantizer(name, pack)
+    for name, pack in (
+        ("IQ2_XXS", _pack_iq2_xxs),
+        ("IQ2_XS", _pack_iq2_xs),
+        ("IQ2_S", _pack_iq2_s),
+        ("IQ3_XXS", _pack_iq3_xxs),
+        ("IQ3_S", _pack_iq3_s),
+    )
+}
+
+QUANTIZE: Final = {name: _plain(name, _ROWS[name]) for name in ("IQ3_XXS", "IQ3_S")}
+"""The `quantize` of the types that are useful without an importance vector."""
+
+QUANTIZE_WEIGHTED: Final = {name: _weighted(name, rows) for name, rows in _ROWS.items()}
+"""The `quantize_weighted` of each type."""

@@ -1,0 +1,100 @@
+"""The nearest codebook point: what every quantizer of a lattice type does, thousands of times per super-block.
+
+Here the candidates are in the vector lanes. At a given scale, a dimension of the point has as many possible errors as the
+lattice has levels, three or eight: they fit in one register, and the error of a candidate is a sum of looked-up errors,
+added in the order of the dimensions as the reference does.
+
+Source: `iq2_find_best_neighbour`, `iq3_find_best_neighbour` and `iq1_find_best_neighbour2` in `ggml-quants.c`.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcli.kernels.blocks.codebooks import LATTICES, neighbours
+from quantcli.kernels.jit import inline
+from quantcli.kernels.search import F32, I32, Vec
+from quantcli.kernels.simd import LANES, convert, load, lookup, min_lanes, select, splat
+
+Scratch = NDArray[Any]
+
+FARTHEST: Final = np.finfo(np.float32).max
+"""`FLT_MAX`: an error that no candidate has to beat."""
+
+LANE_NUMBERS: Final = np.arange(LANES, dtype=np.int32)
+
+
+class Lookup(NamedTuple):
+    """What a quantizer needs to know of a codebook: its `Neighbours`, with `LANES` more candidates at the end than there
+    are, and the odd numbers 1, 3, ... that levels stand for, float32, repeated to fill a vector."""
+
+    starts: NDArray[np.int32]
+    candidates: NDArray[np.uint16]
+    index: NDArray[np.int16]
+    levels: NDArray[np.float32]
+
+
+@cache
+def lookup_tables(name: str) -> Lookup:
+    """The tables of a block type."""
+    near = neighbours(name)
+    cycle = np.arange(LANES) % (1 << LATTICES[name].bits)
+    return Lookup(near.starts, np.pad(near.candidates, (0, LANES)), near.index, (2 * cycle + 1).astype(np.float32))
+
+
+@inline
+def _errors(x: Scratch, weight: Scratch, place: int, spaced: Vec) -> tuple[Vec, Vec, Vec, Vec]:
+    """What the levels of four consecutive dimensions cost, weight * (scaled level - x)**2 each."""
+    a = spaced - x[place]
+    b = spaced - x[place + LANES]
+    c = spaced - x[place + 2 * LANES]
+    d = spaced - x[place + 3 * LANES]
+    return (
+        weight[place] * a * a,
+        weight[place + LANES] * b * b,
+        weight[place + 2 * LANES] * c * c,
+        weight[place + 3 * LANES] * d * d,
+    )
+
+
+@inline
+def _summed(total: Vec, errors: tuple[Vec, Vec, Vec, Vec], codes: Vec, bits: int) -> Vec:
+    """`total` and the errors of the lowest four levels of each code. `lookup` disregards the higher ones."""
+    total = total + lookup(errors[0], codes)
+    total = total + lookup(errors[1], codes >> I32(bits))
+    total = total + lookup(errors[2], codes >> I32(2 * bits))
+    return total + lookup(errors[3], codes >> I32(3 * bits))
+
+
+@inline
+def nearest(
+    x: Scratch, weight: Scratch, place: int, bits: int, spaced: Vec, candidates: NDArray[np.uint16], first: int, last: int
+) -> int:
+    """Of `candidates[first:last]`, the code whose point is nearest to the point at `x[place]`: the first of the smallest
+    sums of weight * (scaled level - x)**2.
+
+    `x` and `weight` are transposed: dimension i is at `place + i * LANES`. `spaced` is the scaled levels, repeated to fill
+    the vector. A point is eight dimensions of two `bits` or four of three.
+    """
+    numbers = load(LANE_NUMBERS, 0, LANES)
+    near = _errors(x, weight, place, spaced)
+    far = near
+    if bits == 2:
+        far = _errors(x, weight, place + 4 * LANES, spaced)
+    best = splat(FARTHEST, LANES)
+    where = numbers
+    for at in range(first, last, LANES):
+        codes = convert(load(candidates, at, LANES), np.int32)
+        error = _summed(splat(F32(0), LANES), near, codes, bits)
+        if bits == 2:
+            error = _summed(error, far, codes >> I32(8), bits)
+        offset = numbers + I32(at - first)
+        better = (error < best) & (offset < I32(last - first))
+        best = select(better, error, best)
+        where = select(better, offset, where)
+    smallest = splat(min_lanes(best), LANES)
+    return candidates[first + min_lanes(select(best == smallest, where, splat(I32(1 << 16), LANES)))]

@@ -21,8 +21,8 @@ from quantcli.architectures.transforms import (
     Renamed,
     as_float32,
 )
-from quantcli.formats.errors import ModelError
-from quantcli.formats.tensor import Tensor
+from quantcli.formats.errors import ModelError, UnsupportedError
+from quantcli.formats.tensor import OPAQUE_TYPES, Tensor
 
 LISTED: Final = 5
 """How many tensors of each kind an error names before it only counts."""
@@ -65,7 +65,9 @@ class _Match:
 
 def map_tensors(declaration: Declaration, checkpoint: Mapping[str, Tensor], scope: Scope) -> list[Tensor]:
     """See `Architecture.tensors`."""
-    tensors = _normalized_names(declaration, checkpoint)
+    headless = bool(declaration.base_prefix) and not any(declaration.base_prefix in name for name in checkpoint)
+    tensors = _normalized_names(checkpoint, declaration.base_prefix if headless else "", declaration.drop_from_names)
+    scope = {**scope, "headless": headless}
     problems = _Problems()
     counts = _index_counts(declaration, len(tensors), scope)
     matches = list(_matches(declaration, tensors, counts, scope, problems))
@@ -74,20 +76,28 @@ def map_tensors(declaration: Declaration, checkpoint: Mapping[str, Tensor], scop
         name for name in tensors if name not in used and not any(fnmatchcase(name, glob) for glob in declaration.ignore)
     ]
     problems.raise_if_any(declaration.gguf)
+    _refuse_opaque([tensors[name] for name in tensors if name in used])
     made = _generated(declaration, scope)
     made += [_made(match, tensors) for match in _in_order(matches)]
     return [_stored(tensor, declaration.store_as_float32) for tensor in made]
 
 
-def _normalized_names(declaration: Declaration, checkpoint: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _refuse_opaque(used: Sequence[Tensor]) -> None:
+    """Stop before anything is written where a weight that is needed is in an encoding that cannot be read."""
+    opaque = [tensor for tensor in used if tensor.type.name in OPAQUE_TYPES]
+    if opaque:
+        kinds = ", ".join(sorted({tensor.type.name for tensor in opaque}))
+        raise UnsupportedError(
+            f"{len(opaque)} tensors are stored as {kinds}, which cannot be converted: "
+            + _listed([tensor.name for tensor in opaque]),
+            hint="Use a checkpoint in bfloat16, float16 or float32.",
+        )
+
+
+def _normalized_names(checkpoint: Mapping[str, Tensor], prefix: str, dropped: Sequence[str]) -> dict[str, Tensor]:
     """The checkpoint's tensors by the names that the rows use."""
-    tensors = {}
-    prefix = declaration.base_prefix
-    bare = bool(prefix) and not any(prefix in name for name in checkpoint)
-    for given, tensor in checkpoint.items():
-        name = reduce(lambda text, part: text.replace(part, ""), declaration.drop_from_names, given)
-        tensors[prefix + name if bare else name] = tensor
-    return tensors
+    return {prefix + reduce(lambda text, part: text.replace(part, ""), dropped, name): tensor
+            for name, tensor in checkpoint.items()}  # fmt: skip
 
 
 def _index_counts(declaration: Declaration, available: int, scope: Scope) -> dict[str, int]:

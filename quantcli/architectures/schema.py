@@ -130,7 +130,8 @@ def _merged_tables(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     if parent_path in above:
         raise FormatError(path, f"extends {parent!r}, which extends it in turn")
     inherited = _merged_tables(parent_path, (*above, path))
-    inherited.pop("classes", None)
+    for own in ("classes", "defaults"):  # what makes a configuration this architecture's is not inherited
+        inherited.pop(own, None)
     return _merge(inherited, tables)
 
 
@@ -160,7 +161,7 @@ def _declaration(path: Path, tables: dict[str, Any]) -> Declaration:
         classes=tuple(tables.get("classes", ())),
         base_prefix=tables.get("base_prefix", ""),
         drop_from_names=tuple(tables.get("drop_from_names", ())),
-        ignore=tuple(tables.get("ignore", ())),
+        ignore=tuple(glob for glob, reason in tables.get("ignore", {}).items() if reason is not False),
         store_as_float32=tuple(tables.get("store_as_float32", ())),
         indices=indices,
         values={name: Expression(source) for name, source in tables.get("values", {}).items()},

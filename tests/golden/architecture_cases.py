@@ -80,6 +80,7 @@ def llama_case(directory: str, changes: Case, dtype: str = "BF16", **more: Any) 
     shaped = {**config, **more.pop("shaped", {})}
     extra = more.pop("extra", {})
     options = {key: more.pop(key) for key in ("prefix", "norms") if key in more}
+    shaped = {key: value for key, value in shaped.items() if value is not None}
     tensors = dict(sorted({**llama_tensors(shaped, dtype, **options), **extra}.items()))
     return {"directory": directory, "config": config, "tensors": tensors, **more}
 
@@ -94,6 +95,40 @@ LLAMA3 = {
 
 YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512, "beta_fast": 32, "beta_slow": 1.0,
         "attention_factor": 1.1}
+
+
+def mixtral_case(directory: str, changes: Case, experts: int = 3) -> Case:
+    """A Mixtral: the MLP of a llama, once for each expert, and a router."""
+    case = llama_case(
+        directory,
+        {"architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "num_local_experts": experts, **changes},
+    )
+    for layer in range(case["config"]["num_hidden_layers"]):
+        name, moe = f"model.layers.{layer}.mlp.", f"model.layers.{layer}.block_sparse_moe."
+        dense = {part: case["tensors"].pop(f"{name}{part}_proj.weight") for part in ("gate", "up", "down")}
+        case["tensors"][f"{moe}gate.weight"] = ["BF16", [experts, case["config"]["hidden_size"]]]
+        for expert in range(experts):
+            for part, projection in (("w1", "gate"), ("w2", "down"), ("w3", "up")):
+                case["tensors"][f"{moe}experts.{expert}.{part}.weight"] = dense[projection]
+    return case | {"tensors": dict(sorted(case["tensors"].items()))}
+
+
+def qwen_case(directory: str, version: int, changes: Case) -> Case:
+    """A Qwen 2, with biases, or a Qwen 3, with norms of queries and keys."""
+    kind = f"qwen{version}"
+    case = llama_case(
+        directory,
+        {"architectures": [f"Qwen{version}ForCausalLM"], "model_type": kind, "rms_norm_eps": 1e-6, **changes},
+        shaped={"head_dim": changes.get("head_dim", 128 if version == 3 else None)},
+    )
+    for name, (dtype, shape) in list(case["tensors"].items()):
+        if version == 2 and name.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight")):
+            case["tensors"][name.replace("weight", "bias")] = [dtype, shape[:1]]
+        if version == 3 and name.endswith(("q_proj.weight", "k_proj.weight")):
+            head_dim = changes.get("head_dim", 128)
+            case["tensors"][name.replace("_proj", "_norm")] = [dtype, [head_dim]]
+    return case | {"tensors": dict(sorted(case["tensors"].items()))}
+
 
 CASES: dict[str, Case] = {
     "llama-gqa": llama_case("Tiny-Llama-GQA", {}),
@@ -162,5 +197,22 @@ CASES: dict[str, Case] = {
     "mistral-head-dim": llama_case(
         "Mistral-Nemo-12B-2407",
         {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "head_dim": 24, "sliding_window": None},
+    ),
+    "mixtral": mixtral_case("Mixtral-8x7B-v0.1", {}),
+    "mixtral-many": mixtral_case("tiny-moe", {"num_experts_per_tok": 4, "head_dim": 16}, experts=12),
+    "qwen2": qwen_case("Qwen2.5-0.5B-Instruct", 2, {"rope_theta": 1000000.0}),
+    "qwen2-tied": qwen_case("qwen-yarn", 2, {"tie_word_embeddings": True, "rope_scaling": YARN, "head_dim": 32}),
+    "qwen3": qwen_case("Qwen3-0.6B", 3, {"head_dim": 32, "tie_word_embeddings": True}),
+    "qwen3-sparse-config": qwen_case("Qwen3-sparse", 3, {"max_position_embeddings": None, "rope_theta": None}),
+    "gemma": llama_case(
+        "gemma-2b-it",
+        {"architectures": ["GemmaForCausalLM"], "model_type": "gemma", "head_dim": 32, "tie_word_embeddings": None,
+         "rms_norm_eps": None, "hidden_act": "gelu"},
+        extra={"lm_head.weight": ["BF16", [512, 64]]},
+    ),
+    "gemma-f16": llama_case(
+        "gemma-f16",
+        {"architectures": ["GemmaForCausalLM"], "model_type": "gemma", "head_dim": 16, "tie_word_embeddings": True},
+        "F16",
     ),
 }  # fmt: skip

@@ -234,12 +234,12 @@ class _Planner:
         self._recipe = recipe
         self._options = options
         self._demanded = {"output": options.output_tensor_type, "token_embedding": options.token_embedding_type}
-        roles = (recipe.policy.role_of(tensor.name) for tensor in tensors)
-        self._totals = Counter(role.name for role in roles if role)
+        self._roles = {tensor.name: recipe.policy.role_of(tensor.name) for tensor in tensors}
+        self._totals = Counter(role.name for role in self._roles.values() if role)
         self._judged: Counter[str] = Counter()
 
     def plan(self, tensor: TensorInfo) -> PlannedTensor:
-        role = self._recipe.policy.role_of(tensor.name)
+        role = self._roles[tensor.name]
         kept = self._kept(tensor, role)
         choice = kept or self._choose(tensor, role)
         type = self._fit(tensor, choice)

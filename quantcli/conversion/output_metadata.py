@@ -1,0 +1,110 @@
+"""The metadata of a quantized file: the source's, with what quantizing changes, in llama-quantize's order.
+
+Keys that are set move to the end, as they do in `gguf.cpp`, where setting is removing and appending: two files can only be
+equal byte for byte if their keys come in the same order. Source: `llama_model_quantize_impl` of llama.cpp.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Final
+
+from quantcli.conversion.plan import file_order
+from quantcli.conversion.recipes import RECIPES, Recipe, find_recipe
+from quantcli.formats.errors import UsageError
+from quantcli.formats.gguf_spec import Field, Metadata, boolean, f32, string, u32
+from quantcli.formats.imatrix import Imatrix
+from quantcli.formats.tensor import TensorInfo
+
+QUANTIZATION_VERSION: Final = 2
+"""The version of the packed types, `GGML_QNT_VERSION` of `ggml.h`."""
+
+GUESSED: Final = 1024
+"""Added to a file type that was told from the tensors. Source: `LLAMA_FTYPE_GUESSED`."""
+
+SPLIT_KEYS: Final = ("split.no", "split.count", "split.tensors.count")
+"""What says that a file is a part of a model; a whole one does not."""
+
+_FILE_TYPE: Final = "general.file_type"
+
+
+def quantized_metadata(
+    source: Mapping[str, Field],
+    recipe: Recipe,
+    imatrix: Imatrix | None = None,
+    *,
+    overrides: Mapping[str, Field] = MappingProxyType({}),
+    tensors: Sequence[TensorInfo] = (),
+) -> Metadata:
+    """The metadata of the file that `recipe` makes of a source with the metadata `source`.
+
+    `overrides` are a user's own, which planning must have seen as well. `tensors` are the source's, needed where the recipe
+    keeps the file type and the source does not say it.
+    """
+    metadata = dict(source)
+    file_type = _kept_file_type(source, tensors) if recipe.file_type is None else recipe.file_type
+    replace_keys(metadata, {"general.quantization_version": u32(QUANTIZATION_VERSION), _FILE_TYPE: u32(file_type)})
+    for key in SPLIT_KEYS:
+        metadata.pop(key, None)
+    replace_keys(metadata, overrides)
+    replace_keys(metadata, imatrix.metadata() if imatrix else {})
+    return metadata
+
+
+def replace_keys(metadata: Metadata, entries: Mapping[str, Field]) -> None:
+    """Set `entries` in `metadata`, each at its end, also where the key was there before."""
+    for key, entry in entries.items():
+        metadata.pop(key, None)
+        metadata[key] = entry
+
+
+def parse_metadata_override(text: str) -> tuple[str, Field]:
+    """Read `KEY=TYPE:VALUE`, where the type is `int`, `float`, `bool` or `str`. Whole numbers become UINT32.
+
+    Raises:
+        UsageError: if the text is not of this form, or the value not of the type.
+    """
+    key, separator, typed = text.partition("=")
+    kind, colon, value = typed.partition(":")
+    parse = _OVERRIDE_TYPES.get(kind)
+    if not (key and separator and colon and parse):
+        raise UsageError(f"{text!r} is not of the form KEY=TYPE:VALUE", hint=f"the types are {', '.join(_OVERRIDE_TYPES)}")
+    try:
+        return key, parse(value)
+    except ValueError:
+        raise UsageError(f"{text!r}: {value!r} is not a value of type {kind}") from None
+
+
+def _kept_file_type(source: Mapping[str, Field], tensors: Iterable[TensorInfo]) -> int:
+    """The file type of a source: what it says, or what most of its tensors are; of equals, what was first that often."""
+    if _FILE_TYPE in source:
+        return int(source[_FILE_TYPE].value)
+    counts: Counter[str] = Counter()
+    most = ""
+    for tensor in sorted(tensors, key=lambda tensor: file_order(tensor.name)):
+        counts[tensor.type.name] += 1
+        if counts[tensor.type.name] > counts[most]:
+            most = tensor.type.name
+    try:
+        guess = find_recipe(most).file_type
+    except UsageError:
+        guess = RECIPES["F32"].file_type
+    return GUESSED + (guess or 0)
+
+
+def _unsigned(text: str) -> Field:
+    value = int(text)
+    if not 0 <= value < 1 << 32:
+        raise ValueError(text)
+    return u32(value)
+
+
+def _truth(text: str) -> Field:
+    return boolean(("false", "true").index(text) == 1)
+
+
+_OVERRIDE_TYPES: Final[Mapping[str, Callable[[str], Field]]] = MappingProxyType(
+    {"int": _unsigned, "float": lambda text: f32(float(text)), "bool": _truth, "str": string}
+)

@@ -1,0 +1,208 @@
+"""Read importance matrices: for each tensor, how much each of its columns matters to what it is multiplied with.
+
+Two layouts exist. Since 2025 an importance matrix is a GGUF file with two tensors for each tensor of the model, the sums
+of squared activations and how many were summed; before, it was a plain sequence of entries, usually called `.dat`. Source:
+`common/imatrix-loader.cpp` and `tools/quantize/quantize.cpp` of llama.cpp, whose float arithmetic is followed to the bit.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from os import PathLike, fspath
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcli.formats.errors import FormatError, ValueRangeError
+from quantcli.formats.files import InputFile
+from quantcli.formats.gguf_reader import GGUFFile, open_gguf
+from quantcli.formats.gguf_spec import MAGIC, Metadata, ValueType, decode_string, encode_string, string, u32
+from quantcli.formats.tensor import Tensor
+
+_SUMS: Final = ".in_sum2"
+_COUNTS: Final = ".counts"
+_DATASETS: Final = "imatrix.datasets"
+_CHUNK_COUNT: Final = "imatrix.chunk_count"
+_REQUIRED_KEYS: Final[Mapping[str, tuple[ValueType, ValueType | None]]] = MappingProxyType(
+    {
+        _DATASETS: (ValueType.ARRAY, ValueType.STRING),
+        _CHUNK_COUNT: (ValueType.UINT32, None),
+        "imatrix.chunk_size": (ValueType.UINT32, None),
+    }
+)
+"""Metadata an importance matrix must have, and of which type."""
+
+_LONGEST_STRING: Final = 127
+"""Bytes llama-quantize keeps of the strings it writes about an importance matrix."""
+
+Values = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Imatrix:
+    """An importance matrix.
+
+    `entries` maps the name of a model's tensor to float32 values, finite and none negative: `(n,)` for rows of `n` weights,
+    `(experts, n)` for stacked experts. The old layout does not tell experts apart: there it is `(experts * n,)`. `path` is
+    the file as it was named, `datasets` what it was computed from, `chunks` on how many chunks of text (0 if unknown).
+    """
+
+    path: str
+    datasets: tuple[str, ...]
+    chunks: int
+    entries: Mapping[str, Values]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """How many values there are for each tensor."""
+        return {name: values.size for name, values in self.entries.items()}
+
+    def values(self, name: str, matrices: int) -> Values:
+        """The values for the tensor `name`, float32 `(matrices, n)`: a row for each of its stacked matrices.
+
+        Raises:
+            KeyError: if there are none.
+        """
+        return self.entries[name].reshape(matrices, -1)
+
+    def metadata(self) -> Metadata:
+        """What llama-quantize notes about an importance matrix in the file it writes, in its order."""
+        notes = {"quantize.imatrix.file": string(_shortened(self.path))}
+        if self.datasets:
+            notes["quantize.imatrix.dataset"] = string(_shortened(self.datasets[0]))
+        notes["quantize.imatrix.entries_count"] = u32(len(self.entries))
+        if self.chunks > 0:
+            notes["quantize.imatrix.chunks_count"] = u32(self.chunks)
+        return notes
+
+
+def read_imatrix(path: str | PathLike[str]) -> Imatrix:
+    """Read an importance matrix of either layout.
+
+    Raises:
+        FormatError: if the file is missing, cut short, or is no importance matrix.
+        ValueRangeError: if a value is negative or not finite; the message names the tensor and the index.
+    """
+    with InputFile(path) as file:
+        if file.size >= len(MAGIC) and file.read(0, len(MAGIC)) == MAGIC:
+            imatrix = _read_gguf(path)
+        else:
+            imatrix = _read_legacy(path, file.read(0, file.size))
+    for name, values in imatrix.entries.items():
+        _check_values(path, name, values)
+    return imatrix
+
+
+def _shortened(text: str) -> str:
+    return decode_string(encode_string(text)[:_LONGEST_STRING])
+
+
+def _check_values(path: str | PathLike[str], name: str, values: Values) -> None:
+    bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
+    if bad.size:
+        what = f"importance {values.reshape(-1)[bad[0]]} at index {bad[0]}, expected a finite number, zero or greater"
+        raise ValueRangeError(f"{fspath(path)}: tensor {name!r}: {what}", hint="compute the importance matrix again")
+
+
+def _read_gguf(path: str | PathLike[str]) -> Imatrix:
+    with open_gguf(path) as file:
+        if file.get("general.type") != "imatrix":
+            found = f"a GGUF file whose general.type is {file.get('general.type')!r}"
+            raise FormatError(path, f"expected an importance matrix, found {found}")
+        for key, (kind, element) in _REQUIRED_KEYS.items():
+            entry = file.metadata.get(key)
+            if entry is None or (entry.type, entry.element) != (kind, element):
+                raise FormatError(path, f"an importance matrix with a wrong {key}, or without one")
+        names = {name.removesuffix(end) for name in file.tensors for end in (_SUMS, _COUNTS) if name.endswith(end)}
+        if not names:
+            raise FormatError(path, "an importance matrix without entries")
+        return Imatrix(
+            path=fspath(path),
+            datasets=tuple(file.get(_DATASETS)),
+            chunks=int(file.get(_CHUNK_COUNT)),
+            entries={name: _normalized(file, name) for name in sorted(names)},
+        )
+
+
+def _normalized(file: GGUFFile, name: str) -> Values:
+    """The mean square of each column: sums divided by counts in float32, and 1 for experts that were never used."""
+    sums, counts = (_floats(file, name, suffix).reshape(-1) for suffix in (_SUMS, _COUNTS))
+    if not counts.size or sums.size % counts.size:
+        raise FormatError(file.path, f"tensor {name!r}: {sums.size} sums do not divide into {counts.size} counts")
+    if not np.isfinite(counts).all():
+        raise ValueRangeError(f"{file.path}: tensor {name!r}: a count that is not finite")
+    # C's lround: halves go away from zero. What is negative counts as none.
+    whole = np.floor(counts.astype(np.float64) + 0.5).astype(np.float32)[:, None]
+    per_matrix = sums.reshape(counts.size, -1)
+    means = np.divide(per_matrix, whole, out=np.ones_like(per_matrix), where=whole > 0)
+    return means[0] if counts.size == 1 else means
+
+
+def _floats(file: GGUFFile, name: str, suffix: str) -> Values:
+    tensor: Tensor | None = file.tensors.get(name + suffix)
+    if tensor is None or tensor.type.name != "F32":
+        found = "none" if tensor is None else f"one of {tensor.type.name}"
+        raise FormatError(file.path, f"tensor {name!r}: expected an F32 tensor {name + suffix!r}, found {found}")
+    return np.asarray(tensor.load(), np.float32)
+
+
+def _read_legacy(path: str | PathLike[str], data: bytes) -> Imatrix:
+    reader = _LegacyReader(path, data)
+    count = reader.integer("the number of entries")
+    if count < 1:
+        raise FormatError(path, "neither a GGUF file nor an importance matrix of the old layout", offset=0)
+    entries: dict[str, Values] = {}
+    for index in range(count):
+        name = reader.string(f"the name of entry {index}")
+        calls = reader.integer(f"the calls of {name!r}")
+        sums = reader.floats(f"the values of {name!r}")
+        entries[name] = sums / np.float32(calls) if calls > 0 else sums
+    chunks, dataset = 0, ""
+    # Older files end here.
+    if not reader.at_end:
+        chunks = reader.integer("the number of chunks")
+        dataset = "" if reader.at_end else reader.string("the name of the dataset")
+    return Imatrix(fspath(path), (dataset,) if dataset else (), chunks, entries)
+
+
+class _LegacyReader:
+    """A position in a file of the old layout, little-endian, which no read may pass the end of."""
+
+    def __init__(self, path: str | PathLike[str], data: bytes) -> None:
+        self._path = Path(path)
+        self._data = data
+        self._position = 0
+
+    @property
+    def at_end(self) -> bool:
+        return self._position == len(self._data)
+
+    def integer(self, what: str) -> int:
+        value: int = struct.unpack("<i", self._take(4, what))[0]
+        return value
+
+    def string(self, what: str) -> str:
+        return decode_string(self._counted(1, what))
+
+    def floats(self, what: str) -> Values:
+        data = self._counted(4, what)
+        if not data:
+            raise FormatError(self._path, f"{what}: there are none", offset=self._position)
+        return np.frombuffer(data, "<f4").astype(np.float32)
+
+    def _counted(self, size: int, what: str) -> bytes:
+        """As many items of `size` bytes as the integer before them says."""
+        return self._take(self.integer(f"the length of {what}") * size, what)
+
+    def _take(self, count: int, what: str) -> bytes:
+        start, left = self._position, len(self._data) - self._position
+        if not 0 <= count <= left:
+            found = f"{what} takes {count} bytes, {left} left in the file"
+            raise FormatError(self._path, f"not an importance matrix, or cut short: {found}", offset=start)
+        self._position = start + count
+        return self._data[start : self._position]

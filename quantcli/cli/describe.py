@@ -26,6 +26,9 @@ _TOKEN_KEY: Final = ("tokenizer.ggml.", "_token_id")
 _LISTED: Final = 12
 """Entries shown of a list, such as of tags."""
 
+_WRITTEN_OUT: Final = 1e15
+"""Whole floats below this are shown without an exponent."""
+
 _GUESSED_FILE_TYPE: Final = 1024
 """Added to `general.file_type` where the converter was not told the type. Source: `llama.h`."""
 
@@ -232,12 +235,12 @@ def _begun(text: str, characters: int) -> str:
 
 
 def _number(kind: ValueType, value: Any) -> str:
-    """A number as it is written: a float in the shortest digits that give it back in its own precision."""
+    """A number as people write it: a float in the shortest digits that give it back in its own precision."""
     if kind == ValueType.BOOL:
         return "true" if value else "false"
-    if kind == ValueType.FLOAT32:
-        return str(np.float32(value)).removesuffix(".0")
-    return str(value).removesuffix(".0")
+    if abs(value) < _WRITTEN_OUT and int(value) == value:
+        return str(int(value))
+    return str(np.float32(value) if kind == ValueType.FLOAT32 else value)
 
 
 def _grouped(number: str) -> str:

@@ -31,7 +31,7 @@ EVERYTHING: Metadata = {
     "llama.embedding_length": u32(256),
     "llama.attention.head_count": array(ValueType.INT32, [4, 8]),
     "llama.attention.head_count_kv": u32(2),
-    "llama.rope.freq_base": f32(500000),
+    "llama.rope.freq_base": f32(1000000),
     "llama.rope.scaling.type": string("yarn"),
     "llama.rope.scaling.factor": f32(1.1),
     "llama.expert_count": u32(8),
@@ -98,7 +98,7 @@ def test_the_page_says_what_people_ask(everything: Path) -> None:
     assert said["Layers"] == "2, embedding 256"
     assert said["Attention"] == "4 to 8 heads, 2 key-value heads"
     assert said["Experts"] == "8, 2 used per token"
-    assert said["Rotary embedding"] == "base 500,000, scaling yarn, factor 1.1"
+    assert said["Rotary embedding"] == "base 1,000,000, scaling yarn, factor 1.1"
     assert said["Tokenizer"] == "100 tokens, SentencePiece BPE (llama)"
     assert said["Special tokens"] == r"bos 1 <s>, eos 2 </s>, eot 3 \x1b[31m\n, padding -1"
     assert said["Added to a text"] == "bos"
@@ -127,6 +127,9 @@ def test_the_metadata_are_listed_with_their_types(everything: Path) -> None:
     assert list(said)[2:] == list(EVERYTHING)
     assert said["llama.context_length"] == "uint32 131072"
     assert said["llama.rope.scaling.factor"] == "float32 1.1"
+    assert said["llama.rope.freq_base"] == "float32 1000000"
+    assert said["tokenizer.ggml.scores"] == "float32[3] [0, -inf, 1.5]"
+    assert said["sampling.temperature"] == "float32 nan"
     assert said["tokenizer.ggml.add_bos_token"] == "bool true"
     assert said["tokenizer.ggml.tokens"] == (r"string[100] ['<unk>', '<s>', '</s>', '\x1b[31m\n', '\xff', ... 95 more]")
     assert said["llama.attention.head_count"] == "int32[2] [4, 8]"

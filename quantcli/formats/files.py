@@ -42,7 +42,7 @@ class InputFile:
         except (OSError, ValueError) as error:
             raise FormatError(path, f"cannot be opened: {_reason(error)}") from None
         if not stat.S_ISREG(status.st_mode):
-            kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+            kind = "a directory" if stat.S_ISDIR(status.st_mode) else "a device, pipe or socket"
             raise FormatError(path, f"expected a file, found {kind}")
         self.size: Final = status.st_size
         """Bytes in the file."""

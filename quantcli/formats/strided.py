@@ -20,6 +20,8 @@ _GAP: Final = 1 << 15
 
 def is_contiguous(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
     """True if a view with these `strides`, in elements, has its elements in order and without gaps."""
+    if 0 in shape:
+        return True
     expected = 1
     for size, stride in zip(reversed(shape), reversed(strides), strict=True):
         if size > 1 and stride != expected:

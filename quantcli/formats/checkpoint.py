@@ -13,13 +13,13 @@ from quantcli.formats.files import InputFile
 from quantcli.formats.inside import resolve_inside
 from quantcli.formats.json_text import parse_object
 from quantcli.formats.tensor import FileTensor, Tensor
-from quantcli.formats.weights import open_directory, open_tensor_file
+from quantcli.formats.weights import open_directory, open_single
 
 MAX_JSON: Final = 1 << 28
 """Bytes a side file may have. The largest known, the tokenizer.json of big vocabularies, have some 40 million."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Checkpoint:
     """A model as it was published.
 
@@ -72,7 +72,7 @@ def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
     Raises:
         FormatError: if there is nothing at `path`, config.json is missing or a file is damaged or foreign.
         UnsafePickleError: if a PyTorch file is more than a state dict.
-        ModelError: if there is no model in the directory, or shards and index disagree.
+        ModelError: if there is no model in the directory, shards and index disagree, or `path` is one shard of several.
         UnsupportedError: if the checkpoint is stored in a way that is not read.
     """
     path = Path(path)
@@ -81,7 +81,7 @@ def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
         raise FormatError(path, "no such file or directory", hint=hub)
     directory = path if path.is_dir() else path.parent
     config = _read_config(directory)
-    return Checkpoint(path, directory, config, open_directory(path) if path.is_dir() else open_tensor_file(path))
+    return Checkpoint(path, directory, config, open_directory(path) if path.is_dir() else open_single(path))
 
 
 _STRANGERS: Final = (

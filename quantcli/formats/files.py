@@ -6,7 +6,6 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Sequence
-from io import FileIO
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -16,6 +15,12 @@ from quantcli.formats.errors import FormatError
 
 _LONGEST_READ: Final = 1 << 30
 """Bytes asked for in one call: macOS refuses more than 2 GiB and Linux shortens it."""
+
+_COPIED_READ: Final = 1 << 20
+"""Bytes asked for in one call where they come in an object of their own."""
+
+_BINARY: Final[int] = getattr(os, "O_BINARY", 0)
+"""Windows translates line ends unless it is told not to."""
 
 _read_at: Final[Callable[[int, Sequence[memoryview], int], int] | None] = getattr(os, "preadv", None)
 """The positional read of POSIX, which needs no lock. Windows has none."""
@@ -34,7 +39,7 @@ class InputFile:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._file: FileIO | None = None
+        self._descriptor: int | None = None
         self._lock = Lock()
         self.path = Path(path)
         try:
@@ -54,10 +59,10 @@ class InputFile:
         Raises:
             FormatError: if the file ends before, cannot be read, or is another file than before.
         """
-        file = self._file or self._open()
+        descriptor = self.fileno()
         while out:
             try:
-                count = self._read_some(file, out[:_LONGEST_READ], position)
+                count = self._read_some(descriptor, out[:_LONGEST_READ], position)
             except OSError as error:
                 raise FormatError(self.path, f"cannot be read: {_reason(error)}", offset=position) from None
             if count == 0:
@@ -78,15 +83,20 @@ class InputFile:
         return bytes(out)
 
     def fileno(self) -> int:
-        """The descriptor, opened if it was not: for memory maps. It is the file's own; do not close it."""
-        return (self._file or self._open()).fileno()
+        """The descriptor, opened if it was not. It is the file's own; do not close it.
+
+        Raises:
+            FormatError: if the file cannot be opened, or is another file than before.
+        """
+        descriptor = self._descriptor
+        return self._open() if descriptor is None else descriptor
 
     def close(self) -> None:
         """Give the descriptor back. A later read opens the file again."""
         with self._lock:
-            file, self._file = self._file, None
-        if file is not None:
-            file.close()
+            descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
 
     def __enter__(self) -> Self:
         return self
@@ -102,26 +112,28 @@ class InputFile:
     def __repr__(self) -> str:
         return f"InputFile({str(self.path)!r})"
 
-    def _open(self) -> FileIO:
+    def _open(self) -> int:
         with self._lock:
-            if self._file is None:
+            if self._descriptor is None:
                 try:
-                    file = FileIO(self.path)
+                    descriptor = os.open(self.path, os.O_RDONLY | _BINARY)
                 except OSError as error:
                     hint = "Raise the limit of open files (`ulimit -n`)." if error.errno == errno.EMFILE else None
                     raise FormatError(self.path, f"cannot be opened: {_reason(error)}", hint=hint) from None
-                if _identity(os.fstat(file.fileno())) != self._identity:
-                    file.close()
+                if _identity(os.fstat(descriptor)) != self._identity:
+                    os.close(descriptor)
                     raise FormatError(self.path, "the file has changed since it was first looked at")
-                self._file = file
-            return self._file
+                self._descriptor = descriptor
+            return self._descriptor
 
-    def _read_some(self, file: FileIO, out: memoryview, position: int) -> int:
+    def _read_some(self, descriptor: int, out: memoryview, position: int) -> int:
         if _read_at is not None:
-            return _read_at(file.fileno(), [out], position)
+            return _read_at(descriptor, [out], position)
         with self._lock:
-            file.seek(position)
-            return file.readinto(out) or 0
+            os.lseek(descriptor, position, os.SEEK_SET)
+            data = os.read(descriptor, min(len(out), _COPIED_READ))
+        out[: len(data)] = data
+        return len(data)
 
 
 def _identity(status: os.stat_result) -> tuple[int, ...]:

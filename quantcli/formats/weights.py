@@ -27,6 +27,9 @@ _LISTED: Final = 8
 
 _MAX_INDEX: Final = 100_000_000
 
+_NUMBERED: Final = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.\w+)")
+"""The name of a shard."""
+
 # --- one file -------------------------------------------------------------------------------------------------------------
 
 
@@ -75,12 +78,23 @@ def open_tensor_file(path: Path) -> Tensors:
     return kind.read(path)
 
 
+def open_single(path: Path) -> Tensors:
+    """The tensors of a model that is the one file `path`.
+
+    Raises:
+        ModelError: if it is one shard of several; and as `open_tensor_file`.
+    """
+    shard = _NUMBERED.fullmatch(path.name)
+    if shard and int(shard["count"]) > 1:
+        what = f"{path}: shard {int(shard['number'])} of {int(shard['count'])}, expected the whole model"
+        raise ModelError(what, hint="Give the directory that holds all shards.")
+    return open_tensor_file(path)
+
+
 # --- a directory ----------------------------------------------------------------------------------------------------------
 
 _SIDE_FILES: Final = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state|tokenizer|adapter_model)[._-].*")
 """Files that trainers leave beside a model."""
-
-_NUMBERED: Final = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.\w+)")
 
 
 @dataclass(frozen=True, slots=True)

@@ -172,10 +172,10 @@ def test_closing_gives_descriptors_back_and_reading_takes_them_again(model: Path
     with open_checkpoint(model) as checkpoint:
         files = {tensor.file for tensor in checkpoint.tensors.values() if isinstance(tensor, FileTensor)}
         assert len(files) == 8
-        assert all(file._file is None for file in files)
+        assert all(file._descriptor is None for file in files)
         values(checkpoint)
-        assert all(file._file is not None for file in files)
-    assert all(file._file is None for file in files)
+        assert all(file._descriptor is not None for file in files)
+    assert all(file._descriptor is None for file in files)
     assert values(checkpoint)["t3"] == [3]
     checkpoint.close()
 
@@ -236,6 +236,12 @@ def test_several_models_in_a_directory(model: Path) -> None:
     safetensors(model / "a.safetensors", a=[1])
     safetensors(model / "b.safetensors", a=[1])
     assert "which of these files is the model? a.safetensors, b.safetensors" in refusal(model, ModelError)
+
+
+def test_one_shard_is_not_the_model(model: Path) -> None:
+    path = safetensors(model / "model-00002-of-00003.safetensors", a=[1])
+    assert refusal(path, ModelError) == f"{path}: shard 2 of 3, expected the whole model"
+    assert values(open_checkpoint(safetensors(model / "model-00001-of-00001.safetensors", a=[1]))) == {"a": [1]}
 
 
 def test_an_unsafe_pickle_keeps_its_error(model: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 from pathlib import Path
@@ -23,6 +24,7 @@ def file(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     elif not hasattr(os, "preadv"):
         pytest.skip("this system has no positional read")
     monkeypatch.setattr(files, "_LONGEST_READ", 1000)
+    monkeypatch.setattr(files, "_COPIED_READ", 700)
     (tmp_path / "x").write_bytes(CONTENT)
     return InputFile(tmp_path / "x")
 
@@ -64,14 +66,29 @@ def test_a_shorter_file_is_noticed(file: InputFile) -> None:
 
 
 def test_opens_when_read_and_again_after_closing(file: InputFile) -> None:
-    assert file._file is None
+    assert file._descriptor is None
     with file:
         file.read(0, 1)
-        assert file._file is not None
-    assert file._file is None
+        assert file._descriptor is not None
+    assert file._descriptor is None
     assert file.read(3, 1) == b"\3"
     file.close()
     file.close()
+
+
+def test_a_forgotten_file_is_closed_without_a_warning(file: InputFile) -> None:
+    file.read(0, 1)
+    descriptor = file.fileno()
+    forgotten = InputFile(file.path)
+    forgotten.read(0, 1)
+    forgotten_descriptor = forgotten.fileno()
+    circle = [forgotten]
+    circle.append(circle)  # type: ignore[arg-type]
+    del forgotten, circle
+    gc.collect()
+    os.fstat(descriptor)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(forgotten_descriptor)
 
 
 def test_another_file_in_its_place_is_noticed(file: InputFile) -> None:

@@ -279,6 +279,15 @@ def test_big_endian_is_refused_by_name(tmp_path: Path) -> None:
         open_pytorch(path)
 
 
+def test_an_archive_without_a_byte_order_is_little_endian(tmp_path: Path) -> None:
+    """As PyTorch 1.6 to 1.13 wrote them; and with the headers that files beyond 4 GB have."""
+    with zipfile.ZipFile(tmp_path / "x.pt", "w") as file:
+        for name, content in (("archive/data.pkl", SOUND), ("archive/data/0", struct.pack("<8f", *range(8)))):
+            with file.open(name, "w", force_zip64=True) as entry:
+                entry.write(content)
+    assert open_pytorch(tmp_path / "x.pt")["w"].load().tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
 def test_an_unknown_byte_order_is_an_error(tmp_path: Path) -> None:
     path = archive(tmp_path / "x.pt", SOUND, {"x/byteorder": b"middle"})
     with pytest.raises(FormatError, match="byte order b'middle', expected 'little'"):

@@ -150,6 +150,18 @@ def test_a_file_cut_anywhere_is_refused(tmp_path: Path, cut: int) -> None:
         open_safetensors(path)
 
 
+def test_a_flipped_byte_gives_tensors_or_an_error_of_ours(tmp_path: Path) -> None:
+    content = file_of(two(8, 12) | {"__metadata__": {"format": "pt"}}, bytes(12))
+    path = tmp_path / "model.safetensors"
+    for position in range(len(content) - 12):
+        for flip in (0x01, 0x10, 0x80, 0xFF):
+            path.write_bytes(content[:position] + bytes([content[position] ^ flip]) + content[position + 1 :])
+            try:
+                assert sum(tensor.nbytes for tensor in open_safetensors(path).values()) == 12
+            except QuantcliError as error:
+                assert "\n" not in error.message
+
+
 def test_a_directory_is_not_a_file(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="expected a file, found a directory"):
         open_safetensors(tmp_path)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, Protocol
 
+from quantcli.architectures.pre_tokenizers import PreTokenizer, pre_tokenizers
 from quantcli.formats import vocabulary_spec as spec
 from quantcli.formats.errors import ModelError, UnsupportedError
 from quantcli.formats.gguf_spec import Metadata
@@ -44,19 +45,50 @@ class Settings:
 
 @dataclass(frozen=True)
 class _Algorithm:
-    """What a value of `tokenizer.ggml.model` stands for."""
+    """What a value of `tokenizer.ggml.model` stands for: how to build it, and what holds where a file does not say."""
 
     build: Callable[[Vocabulary, Metadata], Model]
     settings: Callable[[Metadata], Settings]
-    special: Mapping[str, int] = field(default_factory=dict)
-    """Ids by role, for files that do not tell them."""
+    special: Callable[[Metadata], Mapping[str, int]]
+    """Ids by role."""
+
+
+def _sentencepiece(vocabulary: Vocabulary, metadata: Metadata) -> Model:
+    return SentencePieceModel(vocabulary)
+
+
+def _byte_level(vocabulary: Vocabulary, metadata: Metadata) -> Model:
+    # Takes a while to import, and half of all models do without.
+    from quantcli.runner.tokenizer.byte_level import ByteLevelModel
+
+    if spec.MERGES not in metadata:
+        raise ModelError(f"the tokenizer is incomplete: no {spec.MERGES} in the file")
+    return ByteLevelModel(vocabulary, list(metadata[spec.MERGES].value), _pre_tokenizer(metadata))
+
+
+def _byte_level_special(metadata: Metadata) -> Mapping[str, int]:
+    # Falcon's end of text, from the days when it was the only such model.
+    return {"eos": 11} if _pre_tokenizer(metadata).no_bos else {"bos": 11, "eos": 11}
+
+
+def _pre_tokenizer(metadata: Metadata) -> PreTokenizer:
+    name = metadata[spec.PRE_TOKENIZER].value if spec.PRE_TOKENIZER in metadata else "default"
+    known = pre_tokenizers()
+    if name not in known:
+        raise UnsupportedError(f"the pre-tokenizer {name!r} is unknown, expected one of {', '.join(known)}")
+    return known[name]
 
 
 _ALGORITHMS: Final = {
     "llama": _Algorithm(
-        lambda vocabulary, metadata: SentencePieceModel(vocabulary),
+        _sentencepiece,
         lambda metadata: Settings(add_bos=True, add_space_prefix=True),
-        {"bos": 1, "eos": 2, "unk": 0},
+        lambda metadata: {"bos": 1, "eos": 2, "unk": 0},
+    ),
+    "gpt2": _Algorithm(
+        _byte_level,
+        lambda metadata: Settings(add_bos=_pre_tokenizer(metadata).add_bos),
+        _byte_level_special,
     ),
 }
 
@@ -178,7 +210,7 @@ def load_tokenizer(metadata: Metadata) -> Tokenizer:
     algorithm = _ALGORITHMS.get(name)
     if algorithm is None:
         raise UnsupportedError(f"the tokenizer {name!r} is unknown, expected one of {', '.join(_ALGORITHMS)}")
-    vocabulary = read_vocabulary(metadata, algorithm.special)
+    vocabulary = read_vocabulary(metadata, algorithm.special(metadata))
     model = algorithm.build(vocabulary, metadata)
     return Tokenizer(vocabulary, model, _override(algorithm.settings(metadata), metadata))
 

@@ -89,9 +89,9 @@ def sentencepiece_bytes(vocabulary: Vocabulary, id_: int) -> bytes:
     """The bytes of a token whose text has `WORD_START` for spaces and `<0x0A>` for bytes."""
     text, attribute = vocabulary.texts[id_], vocabulary.attributes[id_]
     if attribute & (Attribute.UNKNOWN | Attribute.CONTROL | Attribute.USER_DEFINED):
-        return text.encode()
+        return text.encode("utf-8", "surrogateescape")
     if attribute & Attribute.NORMAL:
-        return text.replace(WORD_START, " ").encode()
+        return text.replace(WORD_START, " ").encode("utf-8", "surrogateescape")
     if attribute & Attribute.BYTE:
         return bytes([int(text[3:5], 16)])
     return b""

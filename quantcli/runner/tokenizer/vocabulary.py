@@ -6,7 +6,7 @@ Files often mark special tokens wrongly, so some are recognised by their text; w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntFlag
 from typing import Any, Final
@@ -229,11 +229,14 @@ def _string(metadata: Metadata, key: str) -> str:
     return str(metadata[key].value) if key in metadata else ""
 
 
-def _parsed(attributes: Iterable[Attribute]) -> list[int]:
+def _parsed(attributes: list[Attribute]) -> list[int]:
     """The ids of tokens that are looked for in a text before anything else."""
-    return [id_ for id_, attribute in enumerate(attributes) if attribute & (HIDDEN | Attribute.USER_DEFINED)]
+    parsed = {attribute for attribute in set(attributes) if attribute & (HIDDEN | Attribute.USER_DEFINED)}
+    return [id_ for id_, attribute in enumerate(attributes) if attribute in parsed]
 
 
 def parsed_tokens(vocabulary: Vocabulary) -> list[int]:
     """The ids of tokens that are looked for in a text before anything else, in that order: longest first."""
-    return sorted(_parsed(vocabulary.attributes), key=lambda id_: -len(vocabulary.texts[id_].encode()))
+    return sorted(
+        _parsed(vocabulary.attributes), key=lambda id_: -len(vocabulary.texts[id_].encode("utf-8", "surrogateescape"))
+    )

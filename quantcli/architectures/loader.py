@@ -166,9 +166,9 @@ def _field(row: MetadataRow, value: Any) -> Field | None:
             raise ModelError(f"config.json: nothing for {row.key!r} (looked for {row.value.source})")
         return None
     if row.map is not None:
-        if value not in row.map:
+        if str(value) not in row.map:
             raise UnsupportedError(f"config.json: {value!r} for {row.key!r} is none of {', '.join(row.map)}")
-        value = row.map[value]
+        value = row.map[str(value)]
     try:
         return _MAKE[row.type](value)
     except (TypeError, ValueError, OverflowError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -106,7 +107,8 @@ def _index_counts(declaration: Declaration, available: int, scope: Scope) -> dic
     for index, expression in declaration.indices.items():
         count = expression.evaluate(scope)
         if count is None:
-            continue
+            source = declaration.values.get(expression.source, expression).source
+            raise ModelError(f"config.json: nothing for the number of {index}s (looked for {source})")
         if not isinstance(count, int) or isinstance(count, bool) or count < 0:
             raise ModelError(f"config.json: {expression.source} is {count!r}, expected a count")
         if count > available:
@@ -120,6 +122,7 @@ def _matches(
 ) -> Iterator[_Match]:
     positions = {name: position for position, name in enumerate(tensors)}
     for order, row in enumerate(declaration.tensors):
+        _refuse_multitude(row, counts, len(tensors))
         for numbers in _numbers(placeholders(row.name), counts):
             here = {**scope, **numbers}
             if not row.when.evaluate(here):
@@ -133,6 +136,16 @@ def _matches(
             problems.misshapen += _misshapen(row, sources, tensors, here)
             last = max(positions[source] for source in sources)
             yield _Match(row, row.name.format(**numbers), sources, here, (last, order))
+
+
+def _refuse_multitude(row: TensorRow, counts: Mapping[str, int], available: int) -> None:
+    """Refuse layers times experts that no checkpoint of this size can hold, before they are counted out."""
+    used = placeholders(row.name).union(*map(placeholders, row.sources))
+    wanted = math.prod(counts.get(index, 0) for index in used)
+    if wanted > available:
+        raise ModelError(
+            f"config.json describes {wanted} tensors such as {row.sources[0]}, but the checkpoint holds {available} tensors"
+        )
 
 
 def _numbers(indices: frozenset[str], counts: Mapping[str, int]) -> Iterator[dict[str, int]]:

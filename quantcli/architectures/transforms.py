@@ -65,9 +65,11 @@ class RearrangedRows(Tensor):
 
     def read(self, start: int, stop: int, out: NDArray[np.uint8]) -> None:
         """See `Tensor.read`."""
+        if start == stop:
+            return
         if len(self.shape) == 1:
             out.view(self.type.layout)[0] = self.source.load()[self.source_rows(0, self.size)]
-        elif stop > start:
+        else:
             _read_scattered(self.source, self.source_rows(start, stop), out)
 
 
@@ -107,10 +109,9 @@ class JoinedVectors(Tensor):
 
     def read(self, start: int, stop: int, out: NDArray[np.uint8]) -> None:
         """See `Tensor.read`."""
-        row, position = out.reshape(-1), 0
+        position = 0
         for part in self.parts:
-            if stop > start:
-                part.read(0, 1, row[position : position + part.nbytes].reshape(1, -1))
+            part.read(start, stop, out[:, position : position + part.nbytes])
             position += part.nbytes
 
 
@@ -211,8 +212,10 @@ def rearrange_rows(tensor: Tensor, extents: Sequence[int], axes: Sequence[int]) 
         ModelError: if the extents do not multiply to the number of rows.
     """
     length = tensor.rows if len(tensor.shape) > 1 else tensor.size
+    if not all(isinstance(extent, int) and (extent > 0 or extent == -1) for extent in extents):
+        raise ModelError(f"tensor {tensor.name!r}: {list(extents)} are no extents of axes")
     fixed = math.prod(extent for extent in extents if extent != -1)
-    full = [extent if extent != -1 else length // max(1, fixed) for extent in extents]
+    full = [extent if extent != -1 else length // fixed for extent in extents]
     if math.prod(full) != length:
         raise ModelError(f"tensor {tensor.name!r}: {length} rows cannot be seen as {' x '.join(map(str, extents))}")
     strides = [math.prod(full[place + 1 :]) for place in range(len(full))]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from datetime import date
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -100,9 +101,9 @@ def general_metadata(
         if any(card_key in card for card_key in card_keys):
             metadata |= _related(key, _first(card, card_keys), parameters)
     for key, card_keys in _LISTS.items():
-        entries = [entry for card_key in card_keys for entry in _entries(card.get(card_key))]
+        entries = [text for card_key in card_keys for text in _texts(_entries(card.get(card_key)))]
         if entries:
-            metadata[f"general.{key}"] = array(ValueType.STRING, [str(entry) for entry in entries])
+            metadata[f"general.{key}"] = array(ValueType.STRING, entries)
     return metadata
 
 
@@ -166,10 +167,13 @@ def _titled(parsed: ModelId) -> ModelId:
 
 
 def _text(value: Any) -> str | None:
-    """A card's value as text: a list of licences with commas, a version that YAML took for a number as it was written."""
-    if value is None:
-        return None
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    """A card's value as text: a list, such as of licences, with commas; what YAML took for a number as a number."""
+    return ",".join(_texts(value if isinstance(value, list) else [value])) or None
+
+
+def _texts(values: Sequence[Any]) -> list[str]:
+    """The values that are a text, a number or a date; tables and lists have no place here."""
+    return [str(value) for value in values if isinstance(value, str | int | float | date)]
 
 
 def _sampling(checkpoint: Checkpoint) -> Metadata:
@@ -190,7 +194,7 @@ def _related(key: str, value: Any, parameters: int) -> Metadata:
     metadata: Metadata = {f"general.{key}.count": u32(len(entries))}
     for number, entry in enumerate(entries):
         metadata |= {
-            f"general.{key}.{number}.{name}": string(str(entry[name])) for name in _RELATED_FIELDS if entry.get(name)
+            f"general.{key}.{number}.{name}": string(text) for name in _RELATED_FIELDS if (text := _text(entry.get(name)))
         }
     return metadata
 

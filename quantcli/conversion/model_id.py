@@ -19,7 +19,8 @@ _SIZE: Final = re.compile(r"(([A]|\d+[x])?\d+([._]\d+)?[KMBT][\d]?|small|mini|me
 _FINETUNE: Final = re.compile(r"chat|instruct|vision|lora", re.IGNORECASE)
 _KEEPS_ITS_CASE: Final = re.compile(r"v\d+(?:\.\d+)*|\d.*")
 
-_SUFFIXES: Final = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (0.0, "K"))
+_SUFFIXES: Final = ((1e12, 1e-12, "T"), (1e9, 1e-9, "B"), (1e6, 1e-6, "M"), (-1.0, 1e-3, "K"))
+"""Above which count, by which factor, and as what."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ def count_parameters(tensors: Sequence[TensorInfo]) -> tuple[int, str]:
 
 def rounded(count: int, digits: int = 2) -> str:
     """A count as people say it, with at least `digits` digits: 1.1B, 135M, 260K."""
-    unit, suffix = next((unit, suffix) for unit, suffix in _SUFFIXES if count > unit)
-    scaled = count * (1 / unit if unit else 1e-3)
+    factor, suffix = next((factor, suffix) for above, factor, suffix in _SUFFIXES if count > above)
+    scaled = count * factor
     decimals = max(digits - len(str(round(scaled)).lstrip("0")), 0)
     return f"{scaled:.{decimals}f}{suffix}"

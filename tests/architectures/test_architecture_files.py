@@ -1,0 +1,166 @@
+"""Architecture files: that those of the package hold together, and what is said of ones that do not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from quantcli.architectures.loader import architectures, find_architecture, graph_of
+from quantcli.architectures.schema import PACKAGE_DIRECTORY, read_declaration
+from quantcli.formats.errors import FormatError, ModelError, UnsupportedError
+from quantcli.formats.gguf_spec import f32, u32
+
+OWN = """
+extends = "llama"
+gguf = "llama"
+title = "Mine"
+classes = ["MineForCausalLM"]
+
+[values]
+feed_forward = "3 * hidden"
+
+[tensors]
+"output.weight" = { from = "head.weight" }
+"blk.{layer}.ffn_gate.weight" = false
+
+[metadata]
+"{arch}.attention.scale" = { type = "f32", value = "attention_multiplier" }
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path):
+    def write(text: str) -> Path:
+        path = tmp_path / "mine.toml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_every_class_means_one_architecture():
+    classes = [name for architecture in architectures() for name in architecture.classes]
+    assert len(classes) == len(set(classes))
+    assert {"LlamaForCausalLM", "MistralForCausalLM"} <= set(classes)
+
+
+def test_every_model_type_means_one_architecture():
+    types = [kind for architecture in architectures() for kind in architecture.declaration.defaults]
+    assert len(types) == len(set(types))
+
+
+def test_the_graph_of_a_file_is_found_by_its_architecture():
+    assert graph_of("llama")["rope_pairs"] == "adjacent"
+    assert graph_of("qwen2")["rope_pairs"] == "halves"
+    with pytest.raises(UnsupportedError, match="'clip' is not supported, only gemma, llama"):
+        graph_of("clip")
+
+
+def test_an_unknown_class_is_told_with_what_is_known():
+    with pytest.raises(UnsupportedError, match=r"class WhisperModel is not supported; .*LlamaForCausalLM") as caught:
+        find_architecture({"architectures": ["WhisperModel"]})
+    assert "--arch-file" in (caught.value.hint or "")
+
+
+def test_without_a_class_the_model_type_decides():
+    assert find_architecture({"model_type": "mistral"}).name == "llama"
+    with pytest.raises(UnsupportedError, match="model_type is 'unheard_of'"):
+        find_architecture({"model_type": "unheard_of"})
+    with pytest.raises(UnsupportedError, match="model_type is None"):
+        find_architecture({})
+
+
+def test_the_language_model_inside_a_larger_one_decides():
+    config = {"architectures": ["SomeVisionModel"], "text_config": {"architectures": ["Qwen2ForCausalLM"]}}
+    assert find_architecture(config).name == "qwen2"
+
+
+def test_a_file_of_ones_own(own):
+    architecture = find_architecture({"architectures": ["Whatever"]}, own(OWN))
+    assert (architecture.name, architecture.gguf, architecture.classes) == ("mine", "llama", ("MineForCausalLM",))
+    config = {
+        "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "vocab_size": 9, "n_ctx": 32, "norm_eps": 1e-5,
+        "attention_multiplier": 0.5,
+    }  # fmt: skip
+    metadata = architecture.metadata(config)
+    assert metadata["llama.feed_forward_length"] == u32(24)
+    assert list(metadata)[-1] == "llama.attention.scale"
+    assert metadata["llama.attention.scale"] == f32(0.5)
+    rows = {row.name: row for row in architecture.declaration.tensors}
+    assert rows["output.weight"].sources == ("head.weight",)
+    assert rows["output.weight"].shape is not None
+    assert "blk.{layer}.ffn_gate.weight" not in rows
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("gguf = [", "not a readable TOML file"),
+        (OWN.replace('"llama"', '"lama"', 1), "lama.toml: no such architecture file"),
+        (OWN + "[tokens]\n", "unknown keys tokens"),
+        (OWN.replace("3 * hidden", "3 ** hidden"), "not part of the expression language"),
+        (OWN.replace('type = "f32"', 'type = "float"'), "unknown type 'float', expected one of u32"),
+        (OWN.replace(', value = "attention_multiplier"', ""), "'{arch}.attention.scale' lacks 'value'"),
+        (OWN.replace('"head.weight" }', '"head.weight", transforms = ["flip"] }'), "unknown transform 'flip'"),
+        (OWN.replace('"head.weight" }', '"head.weight", gather = "heap" }'), "unknown gather 'heap'"),
+        (OWN.replace('"head.weight" }', '["a", "b"] }'), "is made of several tensors"),
+        (OWN.replace('"head.weight" }', '"head.weight", gather = "stack" }'), "is made of one tensor"),
+        (OWN.replace('"head.weight" }', '"{part}.head" }'), "undeclared index 'part'"),
+        (OWN.replace('"head.weight" }', '"head.weight", form = 1 }'), "'output.weight': .*form"),
+        (OWN.replace("output.weight", "x" * 64), "longer than the 63 bytes"),
+        ('[tensors]\n"a" = 1', "names no `gguf` architecture"),
+        ('gguf = "x"\n[tensors]\n', "'metadata' is missing"),
+    ],
+)
+def test_mistakes_are_found_when_the_file_is_read(own, text, what):
+    with pytest.raises((FormatError, UnsupportedError), match=what) as caught:
+        find_architecture({}, own(text))
+    assert ".toml" in caught.value.message
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(FormatError, match="no such architecture file"):
+        find_architecture({}, tmp_path / "none.toml")
+
+
+def test_files_that_extend_each_other(tmp_path, monkeypatch):
+    monkeypatch.setattr("quantcli.architectures.schema.PACKAGE_DIRECTORY", tmp_path)
+    (tmp_path / "a.toml").write_text('extends = "b"\ngguf = "a"\n')
+    (tmp_path / "b.toml").write_text('extends = "a"\n')
+    with pytest.raises(FormatError, match="extends 'a', which extends it in turn"):
+        read_declaration(tmp_path / "a.toml")
+
+
+def test_what_is_only_there_to_be_extended_is_no_architecture():
+    assert read_declaration(PACKAGE_DIRECTORY / "base.toml") is None
+
+
+def llama_metadata(**changes):
+    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", **changes}
+    return find_architecture(config).metadata(config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"hidden_size": None, "head_dim": 64}, "nothing for '{arch}.embedding_length'"),
+        ({"vocab_size": None}, "nothing for '{arch}.vocab_size'"),
+        ({"max_position_embeddings": -5}, "-5 for '{arch}.context_length' is not u32"),
+        ({"max_position_embeddings": 2**32}, "is not u32"),
+        ({"max_position_embeddings": 0.5}, "is not u32"),
+        ({"max_position_embeddings": float("nan")}, "is not u32"),
+        ({"max_position_embeddings": True}, "is not u32"),
+        ({"max_position_embeddings": "many"}, "'many' for '{arch}.context_length' is not u32"),
+        ({"rms_norm_eps": "small"}, "is not f32"),
+        ({"rope_theta": [1]}, "is not f32"),
+    ],
+)
+def test_hyperparameters_that_are_not_of_their_type(changes, what):
+    with pytest.raises(ModelError, match=what):
+        llama_metadata(**changes)
+
+
+def test_variants_without_a_gguf_name_are_refused():
+    with pytest.raises(UnsupportedError, match=r"'dice' for '{arch}.expert_gating_func' is none of softmax, sigmoid"):
+        llama_metadata(scoring_func="dice")

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import pytest
+
+from quantcli.architectures.expressions import Call, Expression
+from quantcli.formats.errors import ModelError
+
+SCOPE = {"hidden": 64, "heads": 4, "rope": {"factor": 2.0, "kind": "YARN", "inner": {"base": 10.0}}, "flag": False}
+
+
+@pytest.mark.parametrize(
+    ("source", "value"),
+    [
+        ("hidden // heads", 16),
+        ("4 * hidden + 1 - heads % 3", 256),
+        ("-(hidden // -48)", 2),
+        ("hidden / 128", 0.5),
+        ("int(0.4 * hidden)", 25),
+        ("first(nothing, flag, heads)", False),
+        ("first(nothing, also_nothing)", None),
+        ("rope.factor", 2.0),
+        ("rope.inner.base", 10.0),
+        ("rope.absent.base", None),
+        ("heads.factor", None),
+        ("lower(rope.kind) == 'yarn' and rope.factor is not None", True),
+        ("heads in [2, 4] and hidden not in [1]", True),
+        ("hidden if flag else heads", 4),
+        ("not flag or nothing", True),
+        ("4 * nothing", None),
+        ("-nothing", None),
+        ("int(nothing)", None),
+        ("nothing > 3", False),
+        ("1 < heads <= 4", True),
+        ("max(hidden, 100) - min(heads, 9) + len([1, 2])", 98),
+    ],
+)
+def test_values(source, value):
+    found = Expression(source).evaluate(SCOPE)
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["", "a b", "open('x')", "__import__('os')", "a[0]", "lambda: 1", "[x for x in a]", "a ** b", "f'{a}'", "a.b()",
+     "(a := 1)", "{1: 2}", "first(*a)", "first(a=1)", "a @ b", "a << 9999999"],
+)  # fmt: skip
+def test_what_is_not_in_the_language_is_refused_when_read(source):
+    with pytest.raises(ValueError, match=r"not an expression|not part of the expression language"):
+        Expression(source)
+
+
+@pytest.mark.parametrize(
+    ("source", "what"),
+    [("hidden // (heads - 4)", "zero"), ("name * 3", "not a number"), ("int(name)", "invalid literal"),
+     ("heads < name", "not supported"), ("3 in heads", "not iterable"), ("int(1e999)", "infinity")],
+)  # fmt: skip
+def test_values_that_cannot_be_computed_with(source, what):
+    with pytest.raises(ModelError, match=rf"config.json: cannot compute .*{what}"):
+        Expression(source).evaluate({**SCOPE, "name": "sixty-four"})
+
+
+def test_calls():
+    assert Call.parse("transpose") == Call("transpose", ())
+    call = Call.parse("rearrange_rows([heads, 3, -1], [1, 0, 2])")
+    assert call.name == "rearrange_rows"
+    assert call.evaluate(SCOPE) == ([4, 3, -1], [1, 0, 2])
+    for source in ("1", "a.b(1)", "f(x=1)", "f(", "f(open(1))"):
+        with pytest.raises(ValueError, match=r"not a call|not part of"):
+            Call.parse(source)

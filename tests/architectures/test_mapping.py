@@ -1,0 +1,136 @@
+"""What is said of checkpoints that do not fit their configuration, and that it is said before anything is read."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from memory import memory_tensor
+
+from quantcli.architectures.loader import find_architecture
+from quantcli.formats.errors import ModelError, UnsupportedError
+from quantcli.formats.tensor import OPAQUE_TYPES, OpaqueTensor
+
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 8, "intermediate_size": 12,
+    "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 16,
+    "tie_word_embeddings": False,
+}  # fmt: skip
+
+LAYER = {
+    "self_attn.q_proj": (8, 8), "self_attn.k_proj": (4, 8), "self_attn.v_proj": (4, 8), "self_attn.o_proj": (8, 8),
+    "mlp.gate_proj": (12, 8), "mlp.up_proj": (12, 8), "mlp.down_proj": (8, 12),
+    "input_layernorm": (8,), "post_attention_layernorm": (8,),
+}  # fmt: skip
+
+
+@pytest.fixture
+def tensors():
+    shapes = {"lm_head": (16, 8), "model.embed_tokens": (16, 8), "model.norm": (8,)}
+    shapes |= {f"model.layers.{layer}.{name}": shape for layer in range(2) for name, shape in LAYER.items()}
+    return {f"{n}.weight": memory_tensor(np.ones(shape, np.float32), f"{n}.weight") for n, shape in sorted(shapes.items())}
+
+
+def mapped(tensors, **changes):
+    config = CONFIG | changes
+    return find_architecture(config).tensors(tensors, config)
+
+
+def failure(tensors, **changes) -> str:
+    with pytest.raises(ModelError) as caught:
+        mapped(tensors, **changes)
+    assert not any(tensor.read_rows for tensor in tensors.values() if hasattr(tensor, "read_rows"))
+    assert "\n" not in caught.value.message
+    return caught.value.message
+
+
+def test_a_checkpoint_that_fits(tensors):
+    assert len(mapped(tensors)) == len(tensors)
+
+
+def test_all_that_is_wrong_is_told_at_once(tensors):
+    del tensors["model.norm.weight"]
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    tensors["model.layers.0.mlp.extra.weight"] = memory_tensor(np.ones((2, 2), np.float32))
+    tensors["model.layers.0.mlp.gate_proj.weight"] = memory_tensor(np.ones((12, 9), np.float32))
+    message = failure(tensors)
+    assert "2 missing: model.norm.weight, model.layers.1.mlp.up_proj.weight" in message
+    assert "1 unknown: model.layers.0.mlp.extra.weight" in message
+    assert "1 of another shape: model.layers.0.mlp.gate_proj.weight is [12, 9] where config.json says [12, 8]" in message
+
+
+def test_long_lists_are_cut_and_counted(tensors):
+    message = failure({name: tensor for name, tensor in tensors.items() if "layers.1" not in name}, num_hidden_layers=9)
+    assert "72 missing: model.layers.1.input_layernorm.weight, " in message
+    assert message.endswith("and 67 more")
+
+
+def test_a_head_is_needed_unless_the_embeddings_are_tied(tensors):
+    del tensors["lm_head.weight"]
+    assert "1 missing: lm_head.weight" in failure(tensors)
+    names = [tensor.name for tensor in mapped(tensors, tie_word_embeddings=True)]
+    assert "output.weight" not in names
+
+
+def test_biases_that_the_configuration_promises_are_needed(tensors):
+    assert "8 missing: model.layers.0.self_attn.q_proj.bias" in failure(tensors, attention_bias=True)
+
+
+def test_biases_that_the_configuration_does_not_mention_are_taken(tensors):
+    tensors["model.layers.1.self_attn.q_proj.bias"] = memory_tensor(np.arange(8, dtype=np.float32))
+    bias = next(tensor for tensor in mapped(tensors) if tensor.name == "blk.1.attn_q.bias")
+    assert bias.load().tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"num_hidden_layers": 10**12}, "is 1000000000000, but the checkpoint holds 21 tensors"),
+        ({"num_hidden_layers": -1}, "is -1, expected a count"),
+        ({"num_hidden_layers": 2.0}, "is 2.0, expected a count"),
+        ({"num_hidden_layers": "two"}, "is 'two', expected a count"),
+        ({"num_hidden_layers": None}, r"nothing for the number of layers \(looked for first\(n_layers, num_hidden"),
+        ({"vocab_size": 10**15}, "config.json says .1000000000000000, 8"),
+        ({"head_dim": 10**12, "rope_scaling": {"rope_type": "llama3"}}, "of another shape"),
+        ({"num_attention_heads": 0}, "zero"),
+        ({"num_key_value_heads": 0}, "of another shape"),
+        ({"hidden_size": "8"}, "not a number"),
+        ({"rope_scaling": "linear"}, "expected a table"),
+    ],
+)
+def test_absurd_configurations_are_refused_before_memory_is_taken(tensors, changes, what):
+    assert re.search(what, failure(tensors, **changes))
+
+
+def test_more_experts_than_tensors():
+    config = CONFIG | {
+        "architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "num_hidden_layers": 30, "num_local_experts": 30,
+    }  # fmt: skip
+    tensors = {f"t{number}": memory_tensor(np.ones((1, 1), np.float32)) for number in range(40)}
+    with pytest.raises(ModelError, match=r"describes 900 tensors such as .*\{expert\}.w1.weight, but .* holds 40"):
+        find_architecture(config).tensors(tensors, config)
+
+
+def test_a_missing_expert_is_named():
+    config = CONFIG | {"architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "num_local_experts": 2}
+    tensors = {
+        f"model.layers.{layer}.block_sparse_moe.experts.{expert}.w{w}.weight": memory_tensor(np.ones((1, 1), np.float32))
+        for layer in range(2) for expert in range(2) for w in (1, 2, 3)
+    }  # fmt: skip
+    del tensors["model.layers.1.block_sparse_moe.experts.1.w2.weight"]
+    with pytest.raises(ModelError, match=r"model.layers.1.block_sparse_moe.experts.1.w2.weight|missing"):
+        find_architecture(config).tensors(tensors, config)
+
+
+def test_an_encoding_that_cannot_be_read_is_refused_by_name(tensors):
+    name = "model.layers.0.mlp.up_proj.weight"
+    tensors[name] = OpaqueTensor(name, (12, 8), OPAQUE_TYPES["F8_E4M3"], file=None, offset=0)
+    with pytest.raises(UnsupportedError, match=f"1 tensors are stored as F8_E4M3, which cannot be converted: {name}"):
+        mapped(tensors)
+
+
+def test_an_unreadable_tensor_that_is_not_needed_does_no_harm(tensors):
+    name = "model.layers.0.self_attn.attention.bias"
+    tensors[name] = OpaqueTensor(name, (8, 8), OPAQUE_TYPES["BOOL"], file=None, offset=0)
+    assert len(mapped(tensors)) == len(tensors) - 1

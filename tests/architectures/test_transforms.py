@@ -1,0 +1,152 @@
+"""Lazy transforms against the same arithmetic on whole arrays, by arbitrary stretches of rows and from several threads."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from memory import counting, memory_tensor
+
+from quantcli.architectures import transforms
+from quantcli.architectures.transforms import (
+    BLOCK_BYTES,
+    add,
+    as_float32,
+    concatenate,
+    llama3_rope_factors,
+    part,
+    rearrange_rows,
+    rope_pairs,
+    stack,
+    transpose,
+)
+from quantcli.formats.errors import ModelError
+
+
+def rope_permuted(weights, heads):
+    """The permutation as the reference converter does it, on a whole array."""
+    return (
+        weights.reshape(heads, 2, weights.shape[0] // heads // 2, *weights.shape[1:]).swapaxes(1, 2).reshape(weights.shape)
+    )
+
+
+W = counting(24, 5)
+E = counting(3, 8, 6)
+B = (np.random.default_rng(0).standard_normal((7, 9)).astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
+H = np.random.default_rng(1).standard_normal((6, 4)).astype(np.float16)
+
+CASES = {
+    "rope_pairs": (rope_pairs(memory_tensor(W), 4), rope_permuted(W, 4)),
+    "rope_pairs of one head": (rope_pairs(memory_tensor(W), 1), rope_permuted(W, 1)),
+    "rope_pairs of a bias": (rope_pairs(memory_tensor(counting(24)), 3), rope_permuted(counting(24), 3)),
+    "rope_pairs of bf16": (rope_pairs(memory_tensor(B[:6]), 1), rope_permuted(B[:6], 1)),
+    "fused per head to fused per kind": (
+        rearrange_rows(memory_tensor(W), [4, 3, -1], [1, 0, 2]),
+        W.reshape(4, 3, 2, 5).transpose(1, 0, 2, 3).reshape(24, 5),
+    ),
+    "first part": (part(memory_tensor(W), 0, 0, 3), W[:8]),
+    "last part": (part(memory_tensor(W), 0, 2, 3), W[16:]),
+    "part of experts": (part(memory_tensor(E), -2, 1, 2), E[:, 4:]),
+    "part of a vector": (part(memory_tensor(counting(12)), 0, 1, 3), counting(12)[4:8]),
+    "part of a part": (part(part(memory_tensor(W), 0, 1, 2), 0, 1, 3), W[16:20]),
+    "transpose": (transpose(memory_tensor(W)), W.T),
+    "transpose of experts": (transpose(memory_tensor(E)), E.transpose(0, 2, 1)),
+    "transpose of f16": (transpose(memory_tensor(H)), H.T),
+    "stack": (stack([memory_tensor(W), memory_tensor(W + 1)]), np.stack([W, W + 1])),
+    "stack of vectors": (stack([memory_tensor(W[0]), memory_tensor(W[1])]), W[:2]),
+    "concatenate": (concatenate([memory_tensor(W), memory_tensor(W[:7])]), np.concatenate([W, W[:7]])),
+    "concatenate vectors": (
+        concatenate([memory_tensor(counting(4)), memory_tensor(counting(3))]),
+        np.concatenate([counting(4), counting(3)]),
+    ),
+    "add in f32": (add(memory_tensor(W), 1), W + 1),
+    "add in f16": (add(memory_tensor(H), 1), H + np.float16(1)),
+    "add to bf16": (add(memory_tensor(B), 1), (B.astype(np.uint32) << 16).view(np.float32) + np.float32(1)),
+    "bf16 as f32": (as_float32(memory_tensor(B)), (B.astype(np.uint32) << 16).view(np.float32)),
+    "f16 as f32": (as_float32(memory_tensor(H)), H.astype(np.float32)),
+    "f64 as f32": (as_float32(memory_tensor(counting(3, 4, dtype=np.float64) / 3)),
+                   (counting(3, 4, dtype=np.float64) / 3).astype(np.float32)),
+    "transforms of transforms": (rope_pairs(transpose(memory_tensor(counting(5, 24))), 4),
+                                 rope_permuted(counting(5, 24).T, 4)),
+}  # fmt: skip
+
+
+@pytest.fixture(params=CASES)
+def case(request):
+    return CASES[request.param]
+
+
+def rows_of(tensor, start, stop):
+    out = np.full((stop - start, tensor.row_bytes), 0xAA, np.uint8)
+    tensor.read(start, stop, out)
+    return out
+
+
+def test_whole(case):
+    tensor, expected = case
+    assert tensor.shape == expected.shape
+    np.testing.assert_array_equal(tensor.load(), expected)
+
+
+def test_every_stretch_of_rows(case):
+    tensor, expected = case
+    whole = np.ascontiguousarray(expected).view(np.uint8).reshape(tensor.rows, tensor.row_bytes)
+    for start in range(tensor.rows + 1):
+        for stop in range(start, tensor.rows + 1):
+            np.testing.assert_array_equal(rows_of(tensor, start, stop), whole[start:stop])
+
+
+def test_from_several_threads_at_once():
+    values = counting(512, 64)
+    tensor = rope_pairs(transpose(memory_tensor(np.ascontiguousarray(values.T))), 8)
+    expected = rope_permuted(values, 8).view(np.uint8)
+    with ThreadPoolExecutor(8) as pool:
+        stretches = [(start, start + 37) for start in range(0, 470, 11)] * 4
+        for (start, stop), rows in zip(stretches, pool.map(lambda s: rows_of(tensor, *s), stretches), strict=True):
+            np.testing.assert_array_equal(rows, expected[start:stop])
+
+
+def test_reads_no_more_than_it_is_asked_for():
+    source = memory_tensor(counting(1024, 4))
+    rows_of(rope_pairs(source, 8), 130, 190)
+    assert sum(source.read_rows) == 60
+
+
+def test_transposing_reads_its_source_in_blocks(monkeypatch):
+    monkeypatch.setattr(transforms, "BLOCK_BYTES", 64)
+    source = memory_tensor(counting(100, 4))
+    np.testing.assert_array_equal(transpose(source).load(), source.values.T)
+    assert max(source.read_rows) * source.row_bytes <= 64 < BLOCK_BYTES
+
+
+def test_what_does_not_divide_is_refused():
+    with pytest.raises(ModelError, match="24 rows cannot be seen as 5 x 2 x -1"):
+        rope_pairs(memory_tensor(W), 5)
+    with pytest.raises(ModelError, match="no extents"):
+        rope_pairs(memory_tensor(W), 0)
+    with pytest.raises(ModelError, match="no 5 equal parts"):
+        part(memory_tensor(W), 0, 0, 5)
+    with pytest.raises(ModelError, match="no 5 equal parts along axis 1"):
+        part(memory_tensor(W), 1, 0, 5)
+
+
+def test_what_does_not_fit_is_not_joined():
+    with pytest.raises(ModelError, match="cannot be joined"):
+        stack([memory_tensor(W), memory_tensor(W[:7])])
+    with pytest.raises(ModelError, match="cannot be joined"):
+        concatenate([memory_tensor(W, "a"), memory_tensor(W.astype(np.float16), "b")])
+
+
+def test_llama3_rope_factors_against_torch():
+    torch = pytest.importorskip("torch", reason="torch computes what the reference writes")
+    for base, size, context in [(500000.0, 128, 8192), (500000.0, 64, 8192), (10000.0, 80, 300), (1e6, 256, 4096)]:
+        rope = {"rope_theta": base, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                "original_max_position_embeddings": context}  # fmt: skip
+        expected = []
+        for frequency in 1.0 / (base ** (torch.arange(0, size, 2, dtype=torch.float32) / size)):
+            wavelength = 2 * torch.pi / frequency
+            smooth = (context / wavelength - 1.0) / 3.0
+            between = 1 / ((1 - smooth) / 8.0 + smooth)
+            expected.append(1.0 if wavelength < context / 4 else 8.0 if wavelength > context else float(between))
+        np.testing.assert_allclose(llama3_rope_factors(rope, size), np.float32(expected), rtol=2e-7)

@@ -66,7 +66,8 @@ def test_a_broken_generation_configuration_recommends_nothing(tmp_path):
 
 
 def test_values_of_a_card_become_texts(tmp_path):
-    metadata = found(tmp_path, card("version: 1.5\nname: 7\nlicense: [mit, apache-2.0]\ntags: [a, 2, [x], null]\nauthor: {}"))
+    text = "version: 1.5\nname: 7\nlicense: [mit, apache-2.0]\ntags: [a, 2, [x], null]\nauthor: {}"
+    metadata = found(tmp_path, card(text))
     assert plain(metadata)["version"] == "1.5"
     assert plain(metadata)["name"] == "7"
     assert plain(metadata)["license"] == "mit,apache-2.0"

@@ -46,7 +46,7 @@ def test_a_size_that_is_none_of_the_model_is_part_of_the_finetune():
     assert parse_model_id("Yi-34B-200K", 34_000_000_000).finetune == "200k"
 
 
-@pytest.mark.parametrize("count", [1, 9, 10, 999, 1000, 1001, 259_840, 999_999, 6_580_000, 135_000_000, 1.1e9, 6.74e9, 3e13])
+@pytest.mark.parametrize("count", [0, 1, 10, 999, 1000, 1001, 259_840, 999_999, 6_580_000, 1.35e8, 1.1e9, 6.74e9, 3e13])
 def test_counts_are_rounded_as_the_gguf_package_rounds_them(count):
     utility = pytest.importorskip("gguf.utility", reason="the reference for sizes")
     assert rounded(int(count)) == utility.model_weight_count_rounded_notation(int(count))
@@ -60,4 +60,4 @@ def test_experts_count_once_in_the_label():
     ]
     assert count_parameters(tensors) == (49_048_000, "8x7.0M")
     assert count_parameters(tensors[:1]) == (1_000_000, "1000K")
-    assert count_parameters([]) == (0, "0.0K")
+    assert count_parameters([]) == (0, "0.00K")

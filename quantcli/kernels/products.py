@@ -28,6 +28,7 @@ from quantcli.kernels.simd import (
     load,
     max_lanes,
     maximum,
+    prefetch,
     rint,
     shuffle,
     splat,
@@ -47,6 +48,11 @@ WORDS: Final = PART // 4
 
 MAX_GROUPS: Final = 16
 """Groups of weights with a scale of their own in a block, at most."""
+
+_LINE: Final = 64
+_AHEAD: Final = 2048
+"""Bytes of a cache line, and how far before their use weights are asked for: a row is read once, and what the machine
+fetches ahead by itself ends at a page."""
 
 _ZERO = np.float32(0)
 _NO_PRODUCT = np.int32(0)
@@ -264,6 +270,8 @@ def _packed_one(dot: PackedDot, shape: _Shape, part_scale: Any, minimum_part: An
         total, taken = splat(_ZERO, WORDS), _ZERO
         for i in range(blocks):
             offset, index = row * weights.shape[1] + i * block_bytes, column * blocks + i
+            for line in range(0, block_bytes, _LINE):
+                prefetch(weights, offset + _AHEAD + line)
             scales_of(weights, offset, scales, minimums)
             for s in range(spans):
                 inner = splat(_ZERO, WORDS)

@@ -9,10 +9,11 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import Final
 
-from quantcli.kernels.blocks import Codec
-from quantcli.kernels.blocks.lattice_magnitude import QUANTIZE, QUANTIZE_WEIGHTED
+from quantcli.kernels.blocks import Codec, lattice_magnitude, lattice_ternary
 from quantcli.kernels.blocks.lattice_unpack import DEQUANTIZE
 
+_WEIGHTED: Final = lattice_magnitude.QUANTIZE_WEIGHTED | lattice_ternary.QUANTIZE_WEIGHTED
+
 CODECS: Final = MappingProxyType(
-    {name: Codec(QUANTIZE.get(name), QUANTIZE_WEIGHTED.get(name), unpack) for name, unpack in DEQUANTIZE.items()}
+    {name: Codec(lattice_magnitude.QUANTIZE.get(name), _WEIGHTED[name], unpack) for name, unpack in DEQUANTIZE.items()}
 )

@@ -173,12 +173,9 @@ def _round(space: Workspace, at: int, points: int, bits: int, inverse: Vec) -> N
 @inline
 def _place(space: Workspace, tables: Lookup, code: int, point: int, lane: int, bits: int, scale: float) -> Any:
     """The code of the best point in the codebook for what rounds to `code`."""
-    first, last = tables.starts[code], tables.starts[code + 1]
-    if last - first == 1:
-        return np.int32(tables.candidates[first])
     spaced = F32(scale) * load(tables.levels, 0, LANES)
     at = point * (8 if bits == 2 else 4) * LANES + lane
-    return np.int32(nearest(space.magnitude, space.root, at, bits, spaced, tables.candidates, first, last))
+    return nearest(space.magnitude, space.root, at, bits, spaced, tables, code)
 
 
 @inline

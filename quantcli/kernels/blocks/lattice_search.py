@@ -71,15 +71,16 @@ def _summed(total: Vec, errors: tuple[Vec, Vec, Vec, Vec], codes: Vec, bits: int
 
 
 @inline
-def nearest(
-    x: Scratch, weight: Scratch, place: int, bits: int, spaced: Vec, candidates: NDArray[np.uint16], first: int, last: int
-) -> int:
-    """Of `candidates[first:last]`, the code whose point is nearest to the point at `x[place]`: the first of the smallest
-    sums of weight * (scaled level - x)**2.
+def nearest(x: Scratch, weight: Scratch, place: int, bits: int, spaced: Vec, tables: Lookup, code: int) -> Any:
+    """The codebook's code for the point at `x[place]`, given the one it rounds to, int32.
 
-    `x` and `weight` are transposed: dimension i is at `place + i * LANES`. `spaced` is the scaled levels, repeated to fill
-    the vector. A point is eight dimensions of two `bits` or four of three.
+    Of the candidates for `code`, the first with the smallest sum of weight * (scaled level - x)**2. `x` and `weight` are
+    transposed: dimension i is at `place + i * LANES`. `spaced` is the scaled levels, repeated to fill the vector. A point
+    is eight dimensions of two `bits` or four of three.
     """
+    first, last = tables.starts[code], tables.starts[code + 1]
+    if last - first == 1:
+        return np.int32(tables.candidates[first])
     numbers = load(LANE_NUMBERS, 0, LANES)
     near = _errors(x, weight, place, spaced)
     far = near
@@ -88,7 +89,7 @@ def nearest(
     best = splat(FARTHEST, LANES)
     where = numbers
     for at in range(first, last, LANES):
-        codes = convert(load(candidates, at, LANES), np.int32)
+        codes = convert(load(tables.candidates, at, LANES), np.int32)
         error = _summed(splat(F32(0), LANES), near, codes, bits)
         if bits == 2:
             error = _summed(error, far, codes >> I32(8), bits)
@@ -97,4 +98,5 @@ def nearest(
         best = select(better, error, best)
         where = select(better, offset, where)
     smallest = splat(min_lanes(best), LANES)
-    return candidates[first + min_lanes(select(best == smallest, where, splat(I32(1 << 16), LANES)))]
+    winner = min_lanes(select(best == smallest, where, splat(I32(1 << 16), LANES)))
+    return np.int32(tables.candidates[first + winner])

@@ -12,9 +12,9 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-from quantcli.conversion.recipes import ModelFacts, Recipe, Role, Rule, TensorFacts, layer_of
+from quantcli.conversion.recipes import BlockCounts, ModelFacts, Policy, Recipe, Role, TensorFacts, layer_of
 from quantcli.formats.errors import ModelError, UnsupportedError, UsageError
 from quantcli.formats.gguf_spec import Field
 from quantcli.formats.tensor import TensorInfo
@@ -81,7 +81,7 @@ class PlannedTensor:
 
     @property
     def fallback_bytes(self) -> int:
-        """Bytes the fallback costs beyond the wanted type (negative where it saves some), 0 without a fallback."""
+        """Bytes the fallback costs beyond the wanted type, 0 without a fallback."""
         return self.nbytes - self.info.size * self.wanted.block_bytes // self.wanted.block_length
 
 
@@ -137,11 +137,12 @@ def make_plan(
 
     Raises:
         UsageError: if an override matches nothing, or a type asked for does not fit.
-        UnsupportedError: if no type fits a tensor's rows.
+        UnsupportedError: if no type fits a tensor's rows, or only one that `no_fallback` forbids.
         ModelError: if the importance matrix was made from another model, or a name does not tell the layer.
     """
     _check_overrides(tensors, recipe, options)
-    planner = _Planner(tensors, model_facts(metadata, importance=options.importance is not None), recipe, options)
+    facts = model_facts(metadata, recipe.policy, importance=options.importance is not None)
+    planner = _Planner(tensors, facts, recipe, options)
     return [planner.plan(tensor) for tensor in sorted(tensors, key=lambda tensor: file_order(tensor.name))]
 
 
@@ -172,24 +173,35 @@ def check_plan(plan: Sequence[PlannedTensor], options: PlanOptions = DEFAULT_OPT
         )
 
 
+def without_importance(plan: Sequence[PlannedTensor]) -> list[PlannedTensor]:
+    """The tensors that are quantized with no importance values to guide it: worth a note where a matrix is given."""
+    return [
+        tensor
+        for tensor in plan
+        if tensor.type.is_quantized and tensor.type is not tensor.source_type and not tensor.importance
+    ]
+
+
 def file_order(name: str) -> tuple[int, str]:
     """The sort key of a tensor in the output: tensors of no block first, then block by block, each by name."""
     return layer_of(name), name
 
 
-def model_facts(metadata: Mapping[str, Field], *, importance: bool) -> ModelFacts:
+def model_facts(metadata: Mapping[str, Field], policy: Policy, *, importance: bool) -> ModelFacts:
     """What the rules may ask about the model that `metadata` describes."""
-    architecture = str(_value(metadata, "general.architecture", ""))
+    named = metadata.get("general.architecture")
+    architecture = str(named.value) if named else ""
 
     def number(key: str, default: int = 0) -> int:
-        return int(_value(metadata, f"{architecture}.{key}", default))
+        return _number(metadata, f"{architecture}.{key}", default)
 
-    blocks, heads = number("block_count"), number("attention.head_count")
+    block_count, heads = number("block_count"), number("attention.head_count")
+    counted = policy.blocks.get(architecture)
     groups = number("attention.head_count_kv", heads)
     return ModelFacts(
         architecture=architecture,
-        blocks=blocks,
-        layers=blocks - number("nextn_predict_layers"),
+        blocks=counted(BlockCounts(block_count, number("num_loops", 1))) if counted else block_count,
+        layers=block_count - number("nextn_predict_layers"),
         experts=number("expert_count"),
         heads_per_group=heads // groups if groups else 0,
         heads_differ=heads != groups,
@@ -197,12 +209,15 @@ def model_facts(metadata: Mapping[str, Field], *, importance: bool) -> ModelFact
     )
 
 
-def _value(metadata: Mapping[str, Field], key: str, default: Any) -> Any:
-    """The value of a key; of an array, one number per layer, the first."""
+def _number(metadata: Mapping[str, Field], key: str, default: int) -> int:
+    """The whole number of a key, or the first of an array that has one for each layer."""
     if key not in metadata:
         return default
     field = metadata[key]
-    return field.value if field.element is None else field.value[0]
+    try:
+        return int(field.value if field.element is None else field.value[0])
+    except (ValueError, IndexError):
+        raise ModelError(f"{key} is {field.value!r}, expected a whole number") from None
 
 
 def _check_overrides(tensors: Sequence[TensorInfo], recipe: Recipe, options: PlanOptions) -> None:
@@ -285,35 +300,36 @@ class _Planner:
             reason = f"{override.type.name} is asked for tensors like {override.pattern.pattern!r}"
             return _Choice(override.type, "override", reason)
         if base.is_quantized and not self._options.pure:
-            ruled = self._ask_rules(tensor, self._acting(role), base)
+            ruled = self._ask_rules(tensor, role, base)
             if ruled:
                 return ruled
-        return _Choice(base, "base", f"{base.name} is the base type of {self._recipe.name}")
+        return _Choice(base, "base", f"the base type of {self._recipe.name}")
 
-    def _acting(self, role: Role | None) -> Role | None:
-        """The role a tensor plays: another's, where the model has no tensor of that one."""
-        if role and role.stands_in_for and not self._totals[role.stands_in_for]:
-            return self._recipe.policy.roles[role.stands_in_for]
-        return role
-
-    def _ask_rules(self, tensor: TensorInfo, role: Role | None, base: BlockType) -> _Choice | None:
+    def _ask_rules(self, tensor: TensorInfo, own_role: Role | None, base: BlockType) -> _Choice | None:
+        role, label = own_role, own_role.label if own_role else "such tensors"
+        if own_role and own_role.stands_in_for and not self._totals[own_role.stands_in_for]:
+            role = self._recipe.policy.roles[own_role.stands_in_for]
+            label = f"{own_role.label}, which serves as {role.label},"
         demanded = self._demanded.get(role.name) if role else None
-        if role and demanded:
-            return _Choice(demanded, "option", f"{demanded.name} is asked for {role.label}, which this tensor also is")
+        if demanded:
+            return _Choice(demanded, "option", f"{demanded.name} is asked for {label}".rstrip(","))
         facts = TensorFacts(
             **vars(self._model),
             name=tensor.name,
             role=role,
             occurrence=self._judged[role.name] if role else 0,
             role_tensors=self._totals[role.name] if role else 0,
-            matrices=tensor.shape[-3] if len(tensor.shape) > 2 else 1,
+            matrices=_matrices(tensor),
             row=tensor.row_length,
             base_block=base.block_length,
         )
         if role:
             self._judged[role.name] += 1
         rule = next((rule for rule in self._recipe.rules if rule.applies(facts)), None)
-        return _Choice(rule.type, rule.id, _rule_reason(self._recipe, rule, role)) if rule else None
+        if rule is None:
+            return None
+        reason = f"{self._recipe.name} gives {label} {rule.type.name} {rule.circumstances}"
+        return _Choice(rule.type, rule.id, reason.rstrip())
 
     def _fit(self, tensor: TensorInfo, choice: _Choice) -> BlockType:
         """The wanted type, or the fallback for a row that does not divide into its blocks."""
@@ -321,10 +337,11 @@ class _Planner:
         if fitting is choice.type:
             return fitting
         what = f"tensor {tensor.name!r}: rows of {tensor.row_length} do not divide into {_blocks(choice.type)}"
-        if choice.exact or self._options.no_fallback:
+        if choice.exact:
             raise UsageError(what, hint=f"{fitting.name} would fit" if fitting else None)
-        if fitting is None:
-            raise UnsupportedError(f"{what}, and {choice.type.name} has no fallback type", hint="choose another --type")
+        if fitting is None or self._options.no_fallback:
+            hint = f"{fitting.name} would take over without --no-fallback" if fitting else "choose another --type"
+            raise UnsupportedError(what, hint=hint)
         return fitting
 
     def _needs_importance(self, tensor: TensorInfo, type: BlockType, role: Role | None) -> bool:
@@ -340,7 +357,7 @@ class _Planner:
             ModelError: if it has another number of values.
         """
         count = (self._options.importance or {}).get(tensor.name)
-        expected = tensor.row_length * (tensor.shape[-3] if len(tensor.shape) > 2 else 1)
+        expected = tensor.row_length * _matrices(tensor)
         if count is None or count == expected:
             return count is not None
         # The rows of an embedding are looked up, not multiplied: values for it are those of a tied output.
@@ -365,17 +382,17 @@ def _dimensions(tensor: TensorInfo) -> int:
     return len(lengths)
 
 
+def _matrices(tensor: TensorInfo) -> int:
+    """How many matrices are stacked in a tensor: the experts."""
+    return tensor.shape[-3] if len(tensor.shape) > 2 else 1
+
+
 def _blocks(type: BlockType) -> str:
     return f"{type.name} blocks of {type.block_length}"
 
 
-def _rule_reason(recipe: Recipe, rule: Rule, role: Role | None) -> str:
-    subject = role.label if role else "such tensors"
-    return " ".join(filter(None, (f"{recipe.name} gives {subject} {rule.type.name}", rule.circumstances)))
-
-
 def _fallback_reason(planned: PlannedTensor) -> str:
     extra = planned.fallback_bytes
-    change = f"{abs(extra):,} bytes ({abs(extra) / (planned.nbytes - extra):.0%}) {'more' if extra >= 0 else 'less'}"
+    change = f"{extra:,} bytes ({extra / (planned.nbytes - extra):.0%}) more"
     row = planned.shape[-1]
     return f"rows of {row} do not divide into {_blocks(planned.wanted)}, so {planned.type.name} instead, {change}"

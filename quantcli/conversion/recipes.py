@@ -65,6 +65,17 @@ class TensorFacts(ModelFacts):
         return layer
 
 
+@dataclass(frozen=True)
+class BlockCounts:
+    """Hyperparameters that tell how many blocks a model has."""
+
+    block_count: int
+    num_loops: int
+
+
+BLOCK_COUNTS: Final = frozenset(entry.name for entry in fields(BlockCounts))
+"""The names a formula under [blocks] may use."""
+
 FACTS: Final = frozenset(
     {entry.name for entry in fields(ModelFacts)} | {"occurrence", "position", "total", "matrices", "row", "base_block"}
 )
@@ -91,17 +102,17 @@ class Role:
 
 @dataclass(frozen=True)
 class Keep:
-    """Tensors that are never quantized: those whose name one of `patterns` is found in, in these architectures (or all)."""
+    """Tensors that are never quantized: those whose name `pattern` is found in, in these architectures (or all)."""
 
     reason: str
-    patterns: tuple[re.Pattern[str], ...]
+    pattern: re.Pattern[str]
     architectures: tuple[str, ...] = ()
 
     def applies(self, name: str, architecture: str) -> bool:
         """Whether the tensor `name` of a model of `architecture` is one of them."""
-        return (not self.architectures or architecture in self.architectures) and any(
-            pattern.search(name) for pattern in self.patterns
-        )
+        if self.architectures and architecture not in self.architectures:
+            return False
+        return self.pattern.search(name) is not None
 
 
 @dataclass(frozen=True)
@@ -147,6 +158,8 @@ class Policy:
     """What all recipes share."""
 
     roles: Mapping[str, Role]
+    blocks: Mapping[str, Condition]
+    """By architecture, how many blocks a model has that says so otherwise than by `block_count`, from `BlockCounts`."""
     keep: tuple[Keep, ...]
     fallbacks: Mapping[BlockType, BlockType]
     importance_exempt: tuple[str, ...]
@@ -191,6 +204,7 @@ def load_recipes(text: str) -> dict[str, Recipe]:
     roles = {name: _role(name, **entry) for name, entry in document["roles"].items()}
     policy = Policy(
         roles=roles,
+        blocks={name: compile_condition(text, BLOCK_COUNTS) for name, text in document["blocks"].items()},
         keep=tuple(_keep(**entry) for entry in document["keep"]),
         fallbacks={block_type(wanted): block_type(instead) for wanted, instead in document["fallbacks"].items()},
         importance_exempt=tuple(document["importance"]["exempt"]),
@@ -222,7 +236,7 @@ def _role(name: str, pattern: str, label: str, yields_to_override: str | None = 
 
 
 def _keep(reason: str, patterns: list[str], architectures: Sequence[str] = ()) -> Keep:
-    return Keep(reason, tuple(re.compile(pattern) for pattern in patterns), tuple(architectures))
+    return Keep(reason, re.compile("|".join(patterns)), tuple(architectures))
 
 
 def _recipe(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -74,15 +75,16 @@ class RearrangedRows(Tensor):
 
 
 def _read_scattered(source: Tensor, rows: Rows, out: NDArray[np.uint8]) -> None:
-    """Read the given rows in their given order, each stretch of neighbours at once."""
-    order = np.argsort(rows, kind="stable")
+    """Read the given rows, all different, in their given order: each stretch of neighbours at once."""
+    order = np.argsort(rows)
     ascending = rows[order]
-    breaks = np.flatnonzero(np.diff(ascending) > 1) + 1
-    for stretch in np.split(np.arange(len(rows)), breaks):
-        first, last = int(ascending[stretch[0]]), int(ascending[stretch[-1]])
-        buffer = np.empty((last + 1 - first, source.row_bytes), np.uint8)
-        source.read(first, last + 1, buffer)
-        out[order[stretch]] = buffer[ascending[stretch] - first]
+    buffer = np.empty_like(out)
+    edges = [0, *(np.flatnonzero(np.diff(ascending) != 1) + 1).tolist(), len(rows)]
+    for first, last in pairwise(edges):
+        source.read(int(ascending[first]), int(ascending[last - 1]) + 1, buffer[first:last])
+    ranks = np.empty_like(order)
+    ranks[order] = np.arange(len(rows))
+    np.take(buffer, ranks, axis=0, out=out, mode="clip")
 
 
 @dataclass(frozen=True)

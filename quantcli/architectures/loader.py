@@ -10,7 +10,13 @@ from typing import Any, Final
 
 from quantcli.architectures.config import complete_config, hyperparameters
 from quantcli.architectures.mapping import map_tensors
-from quantcli.architectures.schema import PACKAGE_DIRECTORY, Declaration, MetadataRow, read_declaration
+from quantcli.architectures.schema import (
+    PACKAGE_DIRECTORY,
+    Declaration,
+    MetadataRow,
+    VocabularyRules,
+    read_declaration,
+)
 from quantcli.formats.errors import ModelError, UnsupportedError
 from quantcli.formats.gguf_spec import Field, Metadata, ValueType, array, boolean, f32, string, u32
 from quantcli.formats.tensor import Tensor
@@ -43,6 +49,11 @@ class Architecture:
     def classes(self) -> tuple[str, ...]:
         """The class names in `architectures` of a config.json that mean this architecture."""
         return self.declaration.classes
+
+    @property
+    def vocabulary(self) -> VocabularyRules:
+        """What its vocabularies have that others do not."""
+        return self.declaration.vocabulary
 
     @property
     def graph(self) -> Mapping[str, Any]:

@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 from quantcli.architectures.expressions import Call, Expression
 from quantcli.architectures.transforms import GATHERS, GENERATORS, TRANSFORMS
@@ -26,7 +26,7 @@ METADATA_TYPES: Final = ("u32", "f32", "bool", "string", "i32[]", "f32[]", "bool
 
 _FILE_KEYS: Final = {
     "gguf", "title", "classes", "base_prefix", "drop_from_names", "ignore", "store_as_float32",
-    "indices", "values", "metadata", "metadata_order", "generated", "tensors", "graph", "defaults",
+    "indices", "values", "metadata", "metadata_order", "vocabulary", "generated", "tensors", "graph", "defaults",
 }
 Row = TypeVar("Row")
 
@@ -75,6 +75,43 @@ class GeneratedRow:
 
 
 @dataclass(frozen=True)
+class VocabularyRules:
+    """What the reference converter does to the vocabularies of an architecture beside what it does to all.
+
+    Roles of special tokens are those of `quantcli.formats.vocabulary_spec`: `bos`, `eos`, `eot` ...
+    """
+
+    copy_space_prefix: bool = False
+    """Whether `add_prefix_space` of tokenizer_config.json is written."""
+
+    space_prefix: bool | None = None
+    """Whether texts get a space in front, where that is fixed."""
+
+    special: Mapping[str, int] = field(default_factory=dict)
+    """Role -> id, for roles a checkpoint does not name."""
+
+    special_by_size: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
+    """The same for models that are told by the size of their vocabulary."""
+
+    add_by_size: Mapping[int, Mapping[str, bool]] = field(default_factory=dict)
+    """Vocabulary size -> role -> whether it is added around a text, whatever the checkpoint says."""
+
+    @classmethod
+    def parse(cls, table: Mapping[str, Any]) -> Self:
+        """The rules in a table `[vocabulary]`.
+
+        Raises:
+            TypeError, ValueError: if it has a key that is no rule, or a size that is no number.
+        """
+        by_size = {
+            name: {int(size): roles for size, roles in entries.items()}
+            for name, entries in table.items()
+            if name.endswith("_by_size")
+        }
+        return cls(**{**table, **by_size})
+
+
+@dataclass(frozen=True)
 class Declaration:
     """An architecture file, with everything it extends merged in."""
 
@@ -90,6 +127,7 @@ class Declaration:
     indices: Mapping[str, Expression]
     values: Mapping[str, Expression]
     metadata: tuple[MetadataRow, ...]
+    vocabulary: VocabularyRules
     generated: tuple[GeneratedRow, ...]
     tensors: tuple[TensorRow, ...]
     graph: Mapping[str, Any]
@@ -166,6 +204,7 @@ def _declaration(path: Path, tables: dict[str, Any]) -> Declaration:
         indices=indices,
         values={name: Expression(source) for name, source in tables.get("values", {}).items()},
         metadata=metadata,
+        vocabulary=VocabularyRules.parse(tables.get("vocabulary", {})),
         generated=_rows(tables.get("generated", {}), _generated_row),
         tensors=tensors,
         graph=tables.get("graph", {}),

@@ -58,7 +58,7 @@ def _from_checkpoint(checkpoint: Checkpoint, architecture_file: Path | None) -> 
     metadata = (
         general_metadata(checkpoint, architecture.gguf, list(tensors.values()))
         | architecture.metadata(checkpoint.config)
-        | vocabulary_metadata(checkpoint, vocabulary_size)
+        | vocabulary_metadata(checkpoint, vocabulary_size, rules=architecture.vocabulary)
     )
     stored = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
     return Source(checkpoint.path, architecture.gguf, tensors, metadata, stored)

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from quantcli.conversion.vocabulary.convert import LLAMA_RULES, VocabularyRules, vocabulary_metadata
+from quantcli.conversion.vocabulary.convert import vocabulary_metadata
 
-__all__ = ["LLAMA_RULES", "VocabularyRules", "vocabulary_metadata"]
+__all__ = ["vocabulary_metadata"]

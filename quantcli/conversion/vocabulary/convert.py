@@ -5,10 +5,10 @@ Source: the methods `set_vocab` and `_set_vocab_*` of llama.cpp's converter.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from quantcli.architectures.schema import VocabularyRules
 from quantcli.conversion.vocabulary import hugging_face
 from quantcli.conversion.vocabulary.files import SENTENCEPIECE_MODEL, TOKENIZER, TokenizerFiles
 from quantcli.conversion.vocabulary.sentencepiece import sentencepiece_tokens
@@ -20,38 +20,20 @@ from quantcli.formats.gguf_spec import Metadata, ValueType, array, boolean, stri
 if TYPE_CHECKING:
     from quantcli.formats.checkpoint import Checkpoint
 
-
-@dataclass(frozen=True)
-class VocabularyRules:
-    """What an architecture's converter does beside the common things."""
-
-    space_prefix_from_configuration: bool = False
-    """Copy `add_prefix_space` of tokenizer_config.json."""
-
-    special_by_size: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
-    """Vocabulary size -> role -> id: models that are told by their size alone."""
-
-    add_by_size: Mapping[int, Mapping[str, bool]] = field(default_factory=dict)
-    """Vocabulary size -> role -> whether it is added around a text, whatever the checkpoint says."""
-
-
-LLAMA_RULES: Final = VocabularyRules(
-    space_prefix_from_configuration=True,
-    special_by_size={32016: {"eot": 32010}},  # CodeLlama
-    add_by_size={49152: {"bos": False}},  # Granite
-)
+NO_RULES: Final = VocabularyRules()
+"""For architectures without any of their own."""
 
 
 def vocabulary_metadata(
     checkpoint: Checkpoint,
     vocabulary_size: int | None,
     *,
-    rules: VocabularyRules = LLAMA_RULES,
+    rules: VocabularyRules = NO_RULES,
     pre_tokenizer: str | None = None,
 ) -> Metadata:
     """All metadata of the checkpoint's tokenizer, for a model with `vocabulary_size` embeddings (None: one per token).
 
-    `pre_tokenizer` names the pre-tokenizer of a byte-level BPE instead of recognising it.
+    `rules` are the architecture's; `pre_tokenizer` names the pre-tokenizer of a byte-level BPE instead of recognising it.
 
     Raises:
         ModelError: if there is no tokenizer, or it does not fit the model.
@@ -60,18 +42,20 @@ def vocabulary_metadata(
         UsageError: if no pre-tokenizer is called `pre_tokenizer`.
     """
     files = TokenizerFiles.read(checkpoint)
-    metadata: Metadata = {}
-    space_prefix = files.configuration.get("add_prefix_space")
-    if rules.space_prefix_from_configuration and space_prefix is not None:
-        metadata[spec.ADD_SPACE_PREFIX] = boolean(space_prefix)
     convert = next((convert for holds, convert in _SOURCES if holds(files)), None)
     if convert is None:
         raise _nothing_usable(files)
+    metadata: Metadata = {}
+    space_prefix = files.configuration.get("add_prefix_space")
+    if rules.copy_space_prefix and space_prefix is not None:
+        metadata[spec.ADD_SPACE_PREFIX] = boolean(space_prefix)
     metadata |= convert(files, vocabulary_size, pre_tokenizer)
-    for role, id_ in rules.special_by_size.get(vocabulary_size or 0, {}).items():
+    for role, id_ in {**rules.special, **rules.special_by_size.get(vocabulary_size or 0, {})}.items():
         metadata.setdefault(spec.SPECIAL_TOKENS[role], u32(id_))
     for role, add in rules.add_by_size.get(vocabulary_size or 0, {}).items():
         metadata[spec.ADD_SPECIAL_TOKENS[role]] = boolean(add)
+    if rules.space_prefix is not None:
+        metadata[spec.ADD_SPACE_PREFIX] = boolean(rules.space_prefix)
     return metadata
 
 

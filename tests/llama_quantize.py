@@ -15,7 +15,7 @@ import numpy as np
 from quantcli.conversion.plan import PlanOptions
 from quantcli.conversion.recipes import Recipe
 from quantcli.formats.gguf_reader import open_gguf
-from quantcli.formats.gguf_spec import Metadata
+from quantcli.formats.gguf_spec import Metadata, ValueType
 from quantcli.formats.tensor import TensorInfo
 
 _LINE = re.compile(r"\[ *\d+/ *\d+\] (\S+) +- \[[^]]*\], type = +(\w+), size = [^\n(]*(?:\((\w+)\))?\n")
@@ -41,10 +41,24 @@ def write_hollow_model(path: Path, metadata: Metadata, tensors: Sequence[TensorI
     os.truncate(path, header + sum(-(-tensor.nbytes // 32) * 32 for tensor in tensors))
 
 
+_OVERRIDES = {
+    ValueType.UINT32: ("LLAMA_KV_OVERRIDE_TYPE_INT", "val_i64"),
+    ValueType.FLOAT32: ("LLAMA_KV_OVERRIDE_TYPE_FLOAT", "val_f64"),
+    ValueType.BOOL: ("LLAMA_KV_OVERRIDE_TYPE_BOOL", "val_bool"),
+    ValueType.STRING: ("LLAMA_KV_OVERRIDE_TYPE_STR", "val_str"),
+}
+
+
 def reference_plan(
-    llama_cpp: Any, model: Path, recipe: Recipe, options: PlanOptions, output: Path | None = None
+    llama_cpp: Any,
+    model: Path,
+    recipe: Recipe,
+    options: PlanOptions,
+    output: Path | None = None,
+    overrides: Metadata | None = None,
 ) -> list[tuple[str, str]] | None:
-    """Names and types of the tensors in llama-quantize's order, None if it refuses; with `output` it writes the file."""
+    """Names and types of the tensors in llama-quantize's order, None if it refuses; with `output` it writes the file,
+    with `overrides` in its metadata."""
     parameters = llama_cpp.llama_model_quantize_default_params()
     parameters.ftype = recipe.file_type or 0
     parameters.only_copy = recipe.base is None
@@ -69,6 +83,13 @@ def reference_plan(
         rows = [(name.encode(), values, size) for (name, size), values in entries]
         keep_alive.append((llama_cpp.llama_model_imatrix_data * (len(rows) + 1))(*rows, (None, None, 0)))
         parameters.imatrix = keep_alive[-1]
+    if overrides:
+        keep_alive.append((llama_cpp.llama_model_kv_override * (len(overrides) + 1))())
+        for row, (key, entry) in zip(keep_alive[-1], overrides.items(), strict=False):
+            tag, member = _OVERRIDES[entry.type]
+            row.tag, row.key = getattr(llama_cpp, tag), key.encode()
+            setattr(row.value, member, entry.value.encode() if isinstance(entry.value, str) else entry.value)
+        parameters.kv_overrides = keep_alive[-1]
     with _log(llama_cpp) as log:
         status = llama_cpp.llama_model_quantize(str(model).encode(), str(output or model).encode(), parameters)
     if status:

@@ -124,8 +124,8 @@ def _affine_plain(name: str, top: int) -> Callable[[Floats, Bytes], None]:
         values, packed = x.reshape(-1), out.reshape(-1)
         for block in range(values.size // _BLOCK):
             at, value = block * size, load(values, block * _BLOCK, _BLOCK)
-            # Of zeros of both signs the first is the minimum.
-            low = values[block * _BLOCK + first_lane(value == min_lanes(value))]
+            # Of zeros of both signs the first is the minimum. (Where there is none, for NaN, some lane is.)
+            low = values[block * _BLOCK + first_lane(value == min_lanes(value)) % _BLOCK]
             scale = abs(max_lanes(value) - low) / F32(top)
             store_scalar(packed, at, float_to_half(scale))
             store_scalar(packed, at + minimum_at, float_to_half(low))

@@ -98,7 +98,7 @@ def _early_steps(exponent: int) -> int:
     return floor(half_step * log(2) * 2.0**24)
 
 
-_EARLY: Final = np.array([_early_steps(exponent) for exponent in range(_SMALLEST_EXPONENT, 129)], np.int32)
+_EARLY: Final = np.array([_early_steps(exponent) for exponent in range(_SMALLEST_EXPONENT, 130)], np.int32)
 _NORMAL: Final = F32(2.0**-126)
 
 
@@ -114,7 +114,7 @@ def _floor_log2(value: Any) -> Any:
 
 
 @inline
-def _power_scale(exponent: Any) -> Any:
+def power_scale(exponent: Any) -> Any:
     """2**(exponent - 128) of a stored exponent 0..255, float32: half of what it means."""
     bits = U32(0x00200000) << U32(exponent) if exponent < 2 else U32(exponent - 1) << U32(23)
     return lane(reinterpret(splat(U32(bits), 1), np.float32), 0)
@@ -130,7 +130,7 @@ def _quantize_mx(x: Floats, out: Bytes) -> None:
         # and codes of zero.
         exponent = (_floor_log2(largest) + I32(125)) & I32(255) if largest > F32(0) else I32(0)
         packed[at] = exponent
-        codes = _mx_codes(value, _power_scale(exponent))
+        codes = _mx_codes(value, power_scale(exponent))
         store(packed, at + _MX_CODES, _mx_low(codes, codes) | (_mx_high(codes, codes) << U8(4)))
 
 
@@ -139,7 +139,7 @@ def _dequantize_mx(data: Bytes, out: Floats) -> None:
     packed, values = data.reshape(-1), out.reshape(-1)
     for block in range(values.size // _MX_BLOCK):
         at, start = block * _MX_BYTES, block * _MX_BLOCK
-        scale = _power_scale(I32(packed[at]))
+        scale = power_scale(I32(packed[at]))
         pairs = load(packed, at + _MX_CODES, _MX_PAIRS)
         store(values, start, convert(_level_of(pairs & U8(15)), np.float32) * scale)
         store(values, start + _MX_PAIRS, convert(_level_of(pairs >> U8(4)), np.float32) * scale)
@@ -167,7 +167,7 @@ def _half_e4m3(byte: int) -> float:
     return (mantissa / 8 if exponent == 0 else 1 + mantissa / 8) * 2.0 ** (max(exponent, 1) - 7) / 2
 
 
-_HALF_E4M3: Final = np.array([_half_e4m3(byte) for byte in range(256)], np.float32)
+HALF_E4M3: Final = np.array([_half_e4m3(byte) for byte in range(256)], np.float32)
 
 
 @inline
@@ -191,7 +191,7 @@ def _quantize_nv(x: Floats, out: Bytes) -> None:
             value = load(values, start + part * _NV_LENGTH, _NV_LENGTH)
             scale = _to_e4m3(max_lanes(absolute(value)) / F32(6))
             packed[at + part] = scale
-            codes = _nv_codes(value, _HALF_E4M3[scale])
+            codes = _nv_codes(value, HALF_E4M3[scale])
             store(packed, at + _NV_CODES + part * _NV_PAIRS, _nv_low(codes, codes) | (_nv_high(codes, codes) << U8(4)))
 
 
@@ -203,7 +203,7 @@ def _dequantize_nv(data: Bytes, out: Floats) -> None:
         for part in range(_NV_PARTS):
             pairs = load(packed, at + _NV_CODES + part * _NV_PAIRS, _NV_PAIRS)
             levels = convert(_level_of(_nv_joined(pairs & U8(15), pairs >> U8(4))), np.float32)
-            store(values, start + part * _NV_LENGTH, levels * _HALF_E4M3[packed[at + part]])
+            store(values, start + part * _NV_LENGTH, levels * HALF_E4M3[packed[at + part]])
 
 
 CODECS: Final[Mapping[str, Codec]] = {

@@ -28,7 +28,6 @@ from quantcli.kernels.simd import (
     maximum,
     reinterpret,
     round_away,
-    select,
     splat,
     store,
     store_scalar,
@@ -41,6 +40,7 @@ Vec = Any
 """A vector; numba infers of what."""
 
 F32 = np.float32
+I32 = np.int32
 U8 = np.uint8
 U32 = np.uint32
 
@@ -143,10 +143,8 @@ def _quantize_tq1(x: Floats, out: Bytes) -> None:
 
 @inline
 def _next_digit(fraction: Vec) -> Vec:
-    """What times three carries out of the byte: 0, 1 or 2, float32, less one."""
-    digit = select(fraction < U8(86), fraction ^ fraction, (fraction ^ fraction) | U8(1))
-    digit = select(fraction < U8(171), digit, (fraction ^ fraction) | U8(2))
-    return convert(digit, np.float32) - F32(1)
+    """What times three carries out of the byte, less one: the weight in units of the scale, float32."""
+    return convert(convert(fraction, np.int32) * I32(3) >> I32(8), np.float32) - F32(1)
 
 
 @kernel

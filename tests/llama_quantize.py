@@ -56,9 +56,10 @@ def reference_plan(
     options: PlanOptions,
     output: Path | None = None,
     overrides: Metadata | None = None,
+    prune: Sequence[int] = (),
 ) -> list[tuple[str, str]] | None:
     """Names and types of the tensors in llama-quantize's order, None if it refuses; with `output` it writes the file,
-    with `overrides` in its metadata."""
+    with `overrides` in its metadata and without the layers to `prune`."""
     parameters = llama_cpp.llama_model_quantize_default_params()
     parameters.ftype = recipe.file_type or 0
     parameters.only_copy = recipe.base is None
@@ -83,6 +84,9 @@ def reference_plan(
         rows = [(name.encode(), values, size) for (name, size), values in entries]
         keep_alive.append((llama_cpp.llama_model_imatrix_data * (len(rows) + 1))(*rows, (None, None, 0)))
         parameters.imatrix = keep_alive[-1]
+    if prune:
+        keep_alive.append((ctypes.c_int32 * (len(prune) + 1))(*prune, -1))
+        parameters.prune_layers = keep_alive[-1]
     if overrides:
         keep_alive.append((llama_cpp.llama_model_kv_override * (len(overrides) + 1))())
         for row, (key, entry) in zip(keep_alive[-1], overrides.items(), strict=False):

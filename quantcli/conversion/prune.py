@@ -1,0 +1,77 @@
+"""Leave layers out: the tensors of some blocks go, those behind them move up.
+
+As llama-quantize does with `--prune-layers`. The plan of what is left is made with the metadata of the whole model: rules
+that speak of a share of the layers count those it had. Source: `remap_layer` in `src/llama-quant.cpp` of llama.cpp.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Collection, Iterable, Mapping
+from typing import Final, TypeVar
+
+from quantcli.formats.errors import UsageError
+from quantcli.formats.gguf_spec import Field, u32
+from quantcli.formats.imatrix import Imatrix
+from quantcli.formats.tensor import TensorInfo
+
+AnyTensor = TypeVar("AnyTensor", bound=TensorInfo)
+
+_BLOCK: Final = re.compile(r"blk\.(\d+)\.")
+
+
+def parse_layers(text: str) -> frozenset[int]:
+    """Read layer numbers separated by commas.
+
+    Raises:
+        UsageError: if one is no number.
+    """
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isascii() and word.isdigit() for word in words):
+        raise UsageError(f"{text!r} is not a list of layers", hint="for example: 3,7,11")
+    return frozenset(map(int, words))
+
+
+def pruned_names(names: Iterable[str], layers: Collection[int]) -> dict[str, str]:
+    """The names that are left without `layers`, each with the name it gets.
+
+    Raises:
+        UsageError: if a layer does not exist, or none would be left.
+    """
+    blocks = {name: _block(name) for name in names}
+    existing = {block for block in blocks.values() if block is not None}
+    missing = sorted(set(layers) - existing)
+    if missing:
+        raise UsageError(f"the model has no layer {missing[0]}, only {len(existing)} layers from 0")
+    kept = sorted(existing - set(layers))
+    if existing and not kept:
+        raise UsageError("no layer would be left")
+    numbers = {block: number for number, block in enumerate(kept)}
+    return {
+        name: name if block is None else _BLOCK.sub(f"blk.{numbers[block]}.", name, count=1)
+        for name, block in blocks.items()
+        if block is None or block in numbers
+    }
+
+
+def prune_tensors(tensors: Mapping[str, AnyTensor], names: Mapping[str, str]) -> dict[str, AnyTensor]:
+    """The tensors that are left, under the names of `pruned_names`."""
+    return {new: dataclasses.replace(tensors[old], name=new) for old, new in names.items()}
+
+
+def prune_importance(imatrix: Imatrix, names: Mapping[str, str]) -> Imatrix:
+    """The importance values of the tensors that are left, under their new names."""
+    entries = {new: imatrix.entries[old] for old, new in names.items() if old in imatrix.entries}
+    return dataclasses.replace(imatrix, entries=entries)
+
+
+def pruned_block_count(architecture: str, names: Mapping[str, str]) -> dict[str, Field]:
+    """The one metadata entry that tells how many layers are left; it is set after all others."""
+    left = {_block(new) for new in names.values()} - {None}
+    return {f"{architecture}.block_count": u32(len(left))}
+
+
+def _block(name: str) -> int | None:
+    found = _BLOCK.search(name)
+    return int(found[1]) if found else None

@@ -20,7 +20,7 @@ PROGRAMS = ENVIRONMENT / ("Scripts" if os.name == "nt" else "bin")
 
 def install(*extras: str) -> None:
     """Make the virtual environment, if it is not there, and install the project into it, with `extras`."""
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 -- this script is what tells people with an older Python
         sys.exit(f"quantcli needs Python 3.11 or newer, this is {sys.version.split()[0]}")
     if not (PROGRAMS / Path(sys.executable).name).exists() and not list(PROGRAMS.glob("python*")):
         print(f"making a virtual environment in {ENVIRONMENT}", flush=True)

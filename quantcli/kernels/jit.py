@@ -76,8 +76,12 @@ def sources_digest() -> str:
 
 
 def is_compiled(function: Any) -> bool:
-    """Whether a kernel is compiled for some arguments, in this process or in the cache on disk."""
-    return bool(function.signatures) or function._cache.holds_any()
+    """Whether a kernel, or every kernel that a plain function closes over, is compiled for some arguments: in this process
+    or in the cache on disk."""
+    cells = getattr(function, "__closure__", None) or ()
+    candidates = [function, *(cell.cell_contents for cell in cells)]
+    kernels = [entry for entry in candidates if isinstance(getattr(entry, "_cache", None), KernelCache)]
+    return all(entry.signatures or entry._cache.holds_any() for entry in kernels)
 
 
 class _Locator(caching._CacheLocator):  # type: ignore[misc]

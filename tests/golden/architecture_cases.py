@@ -130,6 +130,16 @@ def qwen_case(directory: str, version: int, changes: Case) -> Case:
     return case | {"tensors": dict(sorted(case["tensors"].items()))}
 
 
+def gemma2_case(directory: str, changes: Case) -> Case:
+    """A Gemma 2: a llama with two more norms in each layer."""
+    config = {"architectures": ["Gemma2ForCausalLM"], "model_type": "gemma2", "head_dim": 32, "tie_word_embeddings": True}
+    between = {
+        f"model.layers.{layer}.{name}_feedforward_layernorm.weight": ["BF16", [64]]
+        for layer in range(2) for name in ("pre", "post")
+    }  # fmt: skip
+    return llama_case(directory, {**config, **changes}, extra=between)
+
+
 CASES: dict[str, Case] = {
     "llama-gqa": llama_case("Tiny-Llama-GQA", {}),
     "llama-biases-tied-f16": llama_case(
@@ -215,4 +225,6 @@ CASES: dict[str, Case] = {
         {"architectures": ["GemmaForCausalLM"], "model_type": "gemma", "head_dim": 16, "tie_word_embeddings": True},
         "F16",
     ),
+    "gemma2": gemma2_case("gemma-2-9b-it", {"attn_logit_softcapping": 40.0, "sliding_window": 1024}),
+    "gemma2-sparse-config": gemma2_case("gemma2", {"rms_norm_eps": None, "max_position_embeddings": None}),
 }  # fmt: skip

@@ -1,0 +1,111 @@
+"""The shape of the package: imports point down, nothing heavy is imported early, one top-level package is installed."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "quantcli"
+
+FLOORS = (
+    {"cli"},
+    {"quality"},
+    {"conversion", "runner"},
+    {"architectures"},
+    {"formats"},
+    {"kernels"},
+)
+"""From the top. A room imports only from floors below its own; rooms of one floor do not know each other."""
+
+ONLY_TYPES = {"quantcli.kernels.types"}
+"""All that `formats` and `architectures`, which must stay light, may import from `kernels`."""
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = ("quantcli", *path.relative_to(PACKAGE).with_suffix("").parts)
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imports(name: str) -> set[str]:
+    """Every module of the package that `name` imports, wherever in the file."""
+    found = set()
+    for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name}: relative import"
+            module = node.module or ""
+            # `from package import module` names a module too.
+            found |= {f"{module}.{alias.name}" if f"{module}.{alias.name}" in MODULES else module for alias in node.names}
+    return {module for module in found if module in MODULES}
+
+
+def room(name: str) -> str | None:
+    parts = name.split(".")
+    return parts[1] if len(parts) > 1 and (PACKAGE / parts[1]).is_dir() else None
+
+
+def floor(name: str) -> int:
+    return next(level for level, rooms in enumerate(FLOORS) if name in rooms)
+
+
+def test_every_room_has_a_floor() -> None:
+    rooms = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert rooms == set.union(*FLOORS)
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_imports_point_down(name: str) -> None:
+    home = room(name)
+    if home is None:
+        return
+    for target in imports(name):
+        other = room(target)
+        if other is None:
+            # The package itself holds only its version.
+            assert target == "quantcli", f"{name} imports {target}"
+        elif other != home:
+            assert floor(other) > floor(home), f"{name} imports {target}: not downward"
+        if home in ("formats", "architectures") and other == "kernels":
+            assert target in ONLY_TYPES, f"{name} imports {target}: only {ONLY_TYPES}"
+
+
+def test_no_circle() -> None:
+    graph = {name: imports(name) - {name} for name in MODULES}
+    tuple(TopologicalSorter(graph).static_order())
+
+
+def imported_by(code: str) -> set[str]:
+    script = f"import sys\n{code}\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import quantcli",
+        "from quantcli.cli.main import cli\ntry: cli(['--help'])\nexcept SystemExit: pass",
+        "import quantcli.cli.inspect, quantcli.cli.types",
+        "import quantcli.cli.convert, quantcli.cli.run, quantcli.cli.tokenize",
+    ],
+)
+def test_nothing_heavy_is_imported_early(code: str) -> None:
+    heavy = {"numba", "llvmlite", "torch", "tokenizers", "jinja2", "huggingface_hub", "sentencepiece"}
+    assert not heavy & imported_by(code)
+
+
+def test_files_stay_short() -> None:
+    long = {name: count for name, path in MODULES.items() if (count := len(path.read_text().splitlines())) > 520}
+    assert not long

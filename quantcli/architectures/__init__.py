@@ -1,1 +1,26 @@
-"""One TOML file per architecture, and the closed vocabulary of transforms they name."""
+"""One TOML file per architecture, and the closed vocabulary of transforms they name.
+
+What a file may say; everything is optional but `gguf`, `metadata` and `tensors`, which are usually inherited in part:
+
+    extends = "decoder"              the file of this package it is laid over, table by table; `false` removes a table
+    gguf = "qwen3"                   the value of general.architecture, which GGUF readers go by
+    title = "Qwen 3"                 what people call it
+    classes = ["Qwen3ForCausalLM"]   the names in config.json's `architectures` that mean it
+    base_prefix = "model."           what a checkpoint without its head leaves off all tensor names
+    drop_from_names = [...]          pieces of tensor names that are taken out
+    store_as_float32 = [...]         globs of GGUF names that are F32 in every file
+    metadata_order = [...]           which rows of [metadata] are written, in which order; otherwise all, as they stand
+
+    [ignore]      glob of checkpoint names = why they are not needed
+    [indices]     placeholder = how many: `{layer}` and `{expert}` of tensor names run below these
+    [values]      name = expression, for use in the expressions below it
+    [metadata]    GGUF key = { type, value, when, required, map }
+    [generated]   GGUF tensor = { generator, when }: what follows from the configuration alone
+    [tensors]     GGUF tensor = { from, shape, gather, transforms, when, required, group }
+    [graph]       the flags of the forward pass, for the runner
+    [vocabulary]  what its vocabularies have beside the common
+    [defaults.MODEL_TYPE]   key = what the configuration class of that `model_type` assumes where config.json is silent
+
+Expressions are described in `expressions`, the columns of rows in `schema`, transforms, gathers and generators in
+`transforms`. `llama.toml` and the files it extends are an example of all of them.
+"""

@@ -39,12 +39,12 @@ class _Problems:
     unknown: list[str] = field(default_factory=list)
     misshapen: list[str] = field(default_factory=list)
 
-    def raise_if_any(self, gguf: str) -> None:
+    def raise_if_any(self, gguf: str, hint: str) -> None:
         kinds = {"missing": self.missing, "unknown": self.unknown, "of another shape": self.misshapen}
         told = [f"{len(names)} {kind}: {_listed(names)}" for kind, names in kinds.items() if names]
         if told:
-            raise ModelError(f"the checkpoint's tensors are not those of a {gguf} model as config.json describes it; "
-                             + "; ".join(told))
+            message = f"the checkpoint's tensors are not those of a {gguf} model as config.json describes it; "
+            raise ModelError(message + "; ".join(told), hint=hint)
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -76,11 +76,19 @@ def map_tensors(declaration: Declaration, checkpoint: Mapping[str, Tensor], scop
     problems.unknown += [
         name for name in tensors if name not in used and not any(fnmatchcase(name, glob) for glob in declaration.ignore)
     ]
-    problems.raise_if_any(declaration.gguf)
+    problems.raise_if_any(declaration.gguf, _hint(scope.get("quantization_config")))
     _refuse_opaque([tensors[name] for name in tensors if name in used])
     made = _generated(declaration, scope)
     made += [_made(match, tensors) for match in _in_order(matches)]
     return [_stored(tensor, declaration.store_as_float32) for tensor in made]
+
+
+def _hint(quantization: Any) -> str:
+    """What to do about tensors that do not fit."""
+    if isinstance(quantization, Mapping):
+        method = quantization.get("quant_method", "an unnamed method")
+        return f"config.json says the checkpoint is already quantized, with {method}: use the original checkpoint."
+    return "Is this config.json the checkpoint's own? If so, its tensors can be described in a file: --arch-file FILE."
 
 
 def _refuse_opaque(used: Sequence[Tensor]) -> None:

@@ -174,11 +174,17 @@ def _merged_tables(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
 
 
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """The tables of `above` laid over those of `below`, in the order of `below` and with what is new at the end."""
+    """The tables of `above` laid over those of `below`, in the order of `below` and with what is new at the end.
+
+    A table that `above` has set to false is gone.
+    """
     merged = dict(below)
     for key, value in above.items():
         inherited = merged.get(key)
-        merged[key] = _merge(inherited, value) if isinstance(inherited, dict) and isinstance(value, dict) else value
+        if isinstance(inherited, dict) and value is False:
+            del merged[key]
+        else:
+            merged[key] = _merge(inherited, value) if isinstance(inherited, dict) and isinstance(value, dict) else value
     return merged
 
 
@@ -213,11 +219,9 @@ def _declaration(path: Path, tables: dict[str, Any]) -> Declaration:
 
 
 def _rows(table: dict[str, Any], make: Callable[[str, dict[str, Any]], Row]) -> tuple[Row, ...]:
-    """One row per entry; an entry that an extending file set to false is gone."""
+    """One row per entry."""
     rows = []
     for name, entry in table.items():
-        if entry is False:
-            continue
         try:
             rows.append(make(name, dict(entry)))
         except KeyError as error:

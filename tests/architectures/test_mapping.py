@@ -60,6 +60,14 @@ def test_all_that_is_wrong_is_told_at_once(tensors):
     assert "1 of another shape: model.layers.0.mlp.gate_proj.weight is [12, 9] where config.json says [12, 8]" in message
 
 
+def test_a_quantized_checkpoint_is_told_as_such(tensors):
+    tensors["model.layers.0.mlp.up_proj.qweight"] = tensors.pop("model.layers.0.mlp.up_proj.weight")
+    config = CONFIG | {"quantization_config": {"quant_method": "gptq"}}
+    with pytest.raises(ModelError) as caught:
+        find_architecture(config).tensors(tensors, config)
+    assert "already quantized, with gptq" in (caught.value.hint or "")
+
+
 def test_long_lists_are_cut_and_counted(tensors):
     message = failure({name: tensor for name, tensor in tensors.items() if "layers.1" not in name}, num_hidden_layers=9)
     assert "72 missing: model.layers.1.input_layernorm.weight, " in message

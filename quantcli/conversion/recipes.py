@@ -16,9 +16,21 @@ from quantcli.formats.errors import ModelError, UsageError
 from quantcli.kernels.types import BlockType, block_type
 
 
+@dataclass(frozen=True)
+class Role:
+    """What a tensor is to the rules; the fields are explained in `recipes.toml`."""
+
+    name: str
+    pattern: re.Pattern[str]
+    label: str
+    counted_by: Literal["tensors", "layers"] = "layers"
+    stands_in_for: str | None = None
+    yields_to_override: re.Pattern[str] | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelFacts:
-    """What rules may ask about a model: its hyperparameters, and whether an importance matrix is given."""
+    """What rules may ask about a model. The facts are explained in `recipes.toml`, under its conditions."""
 
     architecture: str = ""
     blocks: int = 0
@@ -31,12 +43,11 @@ class ModelFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class TensorFacts(ModelFacts):
-    """What rules may ask about a tensor of a model."""
+    """What rules may ask about a tensor of a model; `role` is the one it plays, perhaps another's."""
 
     name: str
     role: Role | None
     occurrence: int
-    """Tensors of this role that rules have judged before this one."""
     role_tensors: int
     """Tensors of this role in the whole model."""
     matrices: int
@@ -57,7 +68,7 @@ class TensorFacts(ModelFacts):
         Raises:
             ModelError: if the position is a layer and the name does not tell a layer of the model.
         """
-        if self.role is None or self.role.counted_by == "tensors" or self.experts <= 1:
+        if self.experts <= 1 or self.role is None or self.role.counted_by == "tensors":
             return self.occurrence
         layer = layer_of(self.name)
         if not 0 <= layer < self.blocks:
@@ -86,18 +97,6 @@ def layer_of(name: str) -> int:
     """The block a tensor belongs to by its name, -1 for tensors of no block."""
     found = re.match(r"blk\.(\d+)", name)
     return int(found[1]) if found else -1
-
-
-@dataclass(frozen=True)
-class Role:
-    """What a tensor is to the rules; the fields are explained in `recipes.toml`."""
-
-    name: str
-    pattern: re.Pattern[str]
-    label: str
-    counted_by: Literal["tensors", "layers"] | None = None
-    stands_in_for: str | None = None
-    yields_to_override: re.Pattern[str] | None = None
 
 
 @dataclass(frozen=True)

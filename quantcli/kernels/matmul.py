@@ -15,7 +15,7 @@ import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
-from quantcli.kernels.blocks import PackedDot, PlainDot, codec
+from quantcli.kernels.dots import PackedDot, dot
 from quantcli.kernels.jit import parallel_kernel
 from quantcli.kernels.products import COLUMNS, MAX_GROUPS, Product, packed_product, plain_product
 from quantcli.kernels.types import BlockType
@@ -36,14 +36,10 @@ def multiplier(block_type: BlockType) -> Multiply:
     Raises:
         ValueError: for a type that nothing multiplies by.
     """
-    dot = codec(block_type).dot if block_type.family else None
-    match dot:
-        case PlainDot():
-            return _driver(plain_product(dot, block_type))
-        case PackedDot():
-            return _driver(packed_product(dot, block_type))
-        case _:
-            raise ValueError(f"no matrix product with {block_type.name} weights")
+    reader = dot(block_type)
+    if isinstance(reader, PackedDot):
+        return _driver(packed_product(reader, block_type))
+    return _driver(plain_product(reader, block_type))
 
 
 def matmul(weights: NDArray[np.uint8], block_type: BlockType, x: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from quantcli.kernels.blocks import PackedDot, PlainDot
+from quantcli.kernels.dots import PackedDot, PlainDot
 from quantcli.kernels.half import float_to_half, half_to_float
 from quantcli.kernels.jit import inline
 from quantcli.kernels.simd import (

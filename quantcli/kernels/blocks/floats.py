@@ -8,10 +8,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.kernels.blocks import Codec, PlainDot
+from quantcli.kernels.blocks import Codec
 from quantcli.kernels.half import bfloat_to_float, float_to_bfloat, float_to_half, half_to_float
 from quantcli.kernels.jit import inline, kernel
-from quantcli.kernels.simd import LANES, load, load_scalar, reinterpret, store
+from quantcli.kernels.simd import LANES, load, store
 
 
 @inline
@@ -63,23 +63,8 @@ def _widen(x: NDArray[np.float32], out: NDArray[np.uint8]) -> None:
         target[place] = source[place]
 
 
-def _dot(decode: Any, stored: Any) -> PlainDot:
-    """How a product reads numbers of dtype `stored`."""
-    vector_bytes = LANES * np.dtype(stored).itemsize
-
-    @inline
-    def widen(weights: Any, offset: Any) -> Any:
-        return decode(reinterpret(load(weights, offset, vector_bytes), stored))
-
-    @inline
-    def widen_one(weights: Any, offset: Any) -> Any:
-        return decode(load_scalar(weights, offset, stored))
-
-    return PlainDot(widen, widen_one)
-
-
 def _codec(encode: Any, decode: Any, stored: Any) -> Codec:
-    return Codec(_encoder(encode, stored), None, _decoder(decode, stored), _dot(decode, stored))
+    return Codec(_encoder(encode, stored), None, _decoder(decode, stored))
 
 
 CODECS: Final = MappingProxyType(

@@ -1,0 +1,52 @@
+"""How products read each block type: a file per family, named as under `blocks/`, with its types in `DOTS`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from quantcli.kernels.types import BlockType
+
+
+@dataclass(frozen=True, slots=True)
+class PlainDot:
+    """How `matmul` reads a plain type: `inline` functions on the bytes of a matrix.
+
+    widen(weights, offset)       the `simd.LANES` weights from byte `offset` on, as a float32 vector
+    widen_one(weights, offset)   the weight at byte `offset`, float32
+    """
+
+    widen: Callable[..., Any]
+    widen_one: Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True)
+class PackedDot:
+    """How `matmul` reads a packed type: `inline` functions on the bytes of a matrix, given the byte `offset` of a block.
+
+    codes(weights, offset, part)                the weights 32 * part to 32 * part + 31 of the block as 32 integers: a
+                                                vector of uint8 (at most 128) or int8
+    scales(weights, offset, scales, minimums)   writes what the codes stand for, float32, an entry per `group` weights:
+                                                weight = scales[g] * code - minimums[g]
+
+    `group` is 16 or 32. Where `affine` is false, `minimums` is left alone and counts as zero.
+    """
+
+    codes: Callable[..., Any]
+    scales: Callable[..., None]
+    group: int
+    affine: bool
+
+
+def dot(block_type: BlockType) -> PlainDot | PackedDot:
+    """How to read a type's weights, from its family's file.
+
+    Raises:
+        ValueError: for a type that nothing multiplies by.
+    """
+    if block_type.family is None or block_type.activation is None:
+        raise ValueError(f"no matrix product with {block_type.name} weights")
+    dots: Mapping[str, PlainDot | PackedDot] = import_module(f"{__name__}.{block_type.family}").DOTS
+    return dots[block_type.name]

@@ -1,0 +1,255 @@
+"""How products read IQ1, IQ2 and IQ3: codebook points of eight or four weights, with their signs, as int8.
+
+Source of the layouts: `ggml-common.h` and `dequantize_row_iq*` in `ggml-quants.c`.
+"""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+
+from quantcli.kernels.blocks.codebooks import codebook
+from quantcli.kernels.dots import PackedDot
+from quantcli.kernels.dots.pieces import byte_lanes, half_at, offsets, pair_of_words
+from quantcli.kernels.half import half_to_float
+from quantcli.kernels.jit import inline
+from quantcli.kernels.simd import bits_mask, load_scalar, select, splat, store
+
+F32 = np.float32
+U32 = np.uint32
+I8 = np.int8
+
+_D = 0
+"""Every block but IQ1_M's begins with its scale."""
+
+_SIGNS: Final = np.array([index | (index.bit_count() % 2) << 7 for index in range(128)], np.uint8)
+"""Eight signs from seven: the last makes the number of minus signs even."""
+
+
+@inline
+def _eight(points: Any, index: Any) -> Any:
+    """The point of eight weights with this index, as the bytes of a uint64."""
+    return load_scalar(points, np.intp(index) * 8, np.uint64)
+
+
+@inline
+def _twice_four(points: Any, first: Any, second: Any) -> Any:
+    """Two points of four weights, as the bytes of a uint64."""
+    low = load_scalar(points, np.intp(first) * 4, np.uint32)
+    return pair_of_words(low, load_scalar(points, np.intp(second) * 4, np.uint32))
+
+
+@inline
+def _signed(values: Any, bits: Any) -> Any:
+    """Values, negated where the bit of the uint32 is set."""
+    return select(bits_mask(U32(bits)), splat(I8(0), 32) - values, values)
+
+
+@inline
+def _four_signs(first: Any, second: Any, third: Any, fourth: Any) -> Any:
+    """32 signs from four times seven."""
+    low = U32(_SIGNS[first]) | U32(_SIGNS[second]) << U32(8)
+    return low | U32(_SIGNS[third]) << U32(16) | U32(_SIGNS[fourth]) << U32(24)
+
+
+@inline
+def _signs_of_word(word: Any) -> Any:
+    """32 signs from the lower 28 bits of a uint32."""
+    seven = U32(127)
+    return _four_signs(word & seven, (word >> U32(7)) & seven, (word >> U32(14)) & seven, (word >> U32(21)) & seven)
+
+
+@inline
+def _byte(weights: Any, place: Any) -> Any:
+    return np.intp(load_scalar(weights, place, np.uint8))
+
+
+@inline
+def _word(weights: Any, place: Any) -> Any:
+    return np.intp(load_scalar(weights, place, np.uint16))
+
+
+@inline
+def _put(scales: Any, at: Any, value: Any) -> None:
+    store(scales, at, splat(F32(value), 1))
+
+
+# IQ2: three magnitudes; an index for each eight weights
+
+_IQ2_XXS: Final = codebook("IQ2_XXS").values
+_IQ2_XS: Final = codebook("IQ2_XS").values
+_IQ2_S: Final = codebook("IQ2_S").values
+(_QS_2XXS,) = offsets("IQ2_XXS", "qs")
+_QS_2XS, _SCALES_2XS = offsets("IQ2_XS", "qs", "scales")
+_QS_2S, _QH_2S, _SCALES_2S = offsets("IQ2_S", "qs", "qh", "scales")
+
+
+@inline
+def _codes_2xxs(weights: Any, offset: Any, part: Any) -> Any:
+    at = offset + _QS_2XXS + 8 * part
+    a, b = _eight(_IQ2_XXS, _byte(weights, at)), _eight(_IQ2_XXS, _byte(weights, at + 1))
+    c, d = _eight(_IQ2_XXS, _byte(weights, at + 2)), _eight(_IQ2_XXS, _byte(weights, at + 3))
+    return _signed(byte_lanes(a, b, c, d), _signs_of_word(load_scalar(weights, at + 4, np.uint32)))
+
+
+@inline
+def _scales_2xxs(weights: Any, offset: Any, scales: Any, minimums: Any) -> None:
+    d = half_at(weights, offset + _D) * F32(0.25)
+    for part in range(8):
+        level = load_scalar(weights, offset + _QS_2XXS + 8 * part + 4, np.uint32) >> U32(28)
+        _put(scales, part, d * (F32(0.5) + F32(level)))
+
+
+@inline
+def _codes_2xs(weights: Any, offset: Any, part: Any) -> Any:
+    at = offset + _QS_2XS + 8 * part
+    i, j, k, m = _word(weights, at), _word(weights, at + 2), _word(weights, at + 4), _word(weights, at + 6)
+    a, b, c, d = _eight(_IQ2_XS, i & 511), _eight(_IQ2_XS, j & 511), _eight(_IQ2_XS, k & 511), _eight(_IQ2_XS, m & 511)
+    return _signed(byte_lanes(a, b, c, d), _four_signs(i >> 9, j >> 9, k >> 9, m >> 9))
+
+
+def _half_part_scales(place: int) -> Any:
+    """Scales of IQ2_XS and IQ2_S: a half byte for each 16 weights."""
+
+    @inline
+    def scales(weights: Any, offset: Any, scales: Any, minimums: Any) -> None:
+        d = half_at(weights, offset + _D) * F32(0.25)
+        for part in range(8):
+            levels = _byte(weights, offset + place + part)
+            _put(scales, 2 * part, d * (F32(0.5) + F32(levels & 15)))
+            _put(scales, 2 * part + 1, d * (F32(0.5) + F32(levels >> 4)))
+
+    return scales
+
+
+@inline
+def _codes_2s(weights: Any, offset: Any, part: Any) -> Any:
+    at, high = offset + _QS_2S + 4 * part, _byte(weights, offset + _QH_2S + part)
+    a = _eight(_IQ2_S, _byte(weights, at) | (high << 8) & 0x300)
+    b = _eight(_IQ2_S, _byte(weights, at + 1) | (high << 6) & 0x300)
+    c = _eight(_IQ2_S, _byte(weights, at + 2) | (high << 4) & 0x300)
+    d = _eight(_IQ2_S, _byte(weights, at + 3) | (high << 2) & 0x300)
+    return _signed(byte_lanes(a, b, c, d), load_scalar(weights, at + 32, np.uint32))
+
+
+# IQ3: eight magnitudes; an index for each four weights
+
+_IQ3_XXS: Final = codebook("IQ3_XXS").values
+_IQ3_S: Final = codebook("IQ3_S").values
+(_QS_3XXS,) = offsets("IQ3_XXS", "qs")
+_WORDS_3XXS: Final = _QS_3XXS + 64
+_QS_3S, _QH_3S, _SIGNS_3S, _SCALES_3S = offsets("IQ3_S", "qs", "qh", "signs", "scales")
+
+
+@inline
+def _codes_3xxs(weights: Any, offset: Any, part: Any) -> Any:
+    at = offset + _QS_3XXS + 8 * part
+    a = _twice_four(_IQ3_XXS, _byte(weights, at), _byte(weights, at + 1))
+    b = _twice_four(_IQ3_XXS, _byte(weights, at + 2), _byte(weights, at + 3))
+    c = _twice_four(_IQ3_XXS, _byte(weights, at + 4), _byte(weights, at + 5))
+    d = _twice_four(_IQ3_XXS, _byte(weights, at + 6), _byte(weights, at + 7))
+    signs = _signs_of_word(load_scalar(weights, offset + _WORDS_3XXS + 4 * part, np.uint32))
+    return _signed(byte_lanes(a, b, c, d), signs)
+
+
+@inline
+def _scales_3xxs(weights: Any, offset: Any, scales: Any, minimums: Any) -> None:
+    d = half_at(weights, offset + _D) * F32(0.5)
+    for part in range(8):
+        level = load_scalar(weights, offset + _WORDS_3XXS + 4 * part, np.uint32) >> U32(28)
+        _put(scales, part, d * (F32(0.5) + F32(level)))
+
+
+@inline
+def _index_3s(weights: Any, at: Any, high: Any, number: Any) -> Any:
+    """Index `number` of a part: eight bits from its byte, the ninth from `high`."""
+    return _byte(weights, at + number) | (high >> number & 1) << 8
+
+
+@inline
+def _codes_3s(weights: Any, offset: Any, part: Any) -> Any:
+    at, high = offset + _QS_3S + 8 * part, _byte(weights, offset + _QH_3S + part)
+    a = _twice_four(_IQ3_S, _index_3s(weights, at, high, 0), _index_3s(weights, at, high, 1))
+    b = _twice_four(_IQ3_S, _index_3s(weights, at, high, 2), _index_3s(weights, at, high, 3))
+    c = _twice_four(_IQ3_S, _index_3s(weights, at, high, 4), _index_3s(weights, at, high, 5))
+    d = _twice_four(_IQ3_S, _index_3s(weights, at, high, 6), _index_3s(weights, at, high, 7))
+    return _signed(byte_lanes(a, b, c, d), load_scalar(weights, offset + _SIGNS_3S + 4 * part, np.uint32))
+
+
+@inline
+def _scales_3s(weights: Any, offset: Any, scales: Any, minimums: Any) -> None:
+    d = half_at(weights, offset + _D)
+    for pair in range(4):
+        levels = _byte(weights, offset + _SCALES_3S + pair)
+        _put(scales, 2 * pair, d * F32(1 + 2 * (levels & 15)))
+        _put(scales, 2 * pair + 1, d * F32(1 + 2 * (levels >> 4)))
+
+
+# IQ1: -1, 0 and 1, all shifted by an eighth up or down; codes are eighths, so that the shift is a code of 1 or -1
+
+_EIGHTHS: Final = (codebook("IQ1_S").values * I8(8)).view(np.uint8)
+_QS_1S, _QH_1S = offsets("IQ1_S", "qs", "qh")
+_QS_1M, _QH_1M, _SCALES_1M = offsets("IQ1_M", "qs", "qh", "scales")
+
+
+@inline
+def _codes_1s(weights: Any, offset: Any, part: Any) -> Any:
+    at, high = offset + _QS_1S + 4 * part, _word(weights, offset + _QH_1S + 2 * part)
+    a = _eight(_EIGHTHS, _byte(weights, at) | (high << 8) & 0x700)
+    b = _eight(_EIGHTHS, _byte(weights, at + 1) | (high << 5) & 0x700)
+    c = _eight(_EIGHTHS, _byte(weights, at + 2) | (high << 2) & 0x700)
+    d = _eight(_EIGHTHS, _byte(weights, at + 3) | (high >> 1) & 0x700)
+    return byte_lanes(a, b, c, d) + I8(1 - 2 * (high >> 15))
+
+
+@inline
+def _scales_1s(weights: Any, offset: Any, scales: Any, minimums: Any) -> None:
+    d = half_at(weights, offset + _D) * F32(0.125)
+    for part in range(8):
+        level = _word(weights, offset + _QH_1S + 2 * part) >> 12 & 7
+        _put(scales, part, d * F32(2 * level + 1))
+
+
+@inline
+def _shift_1m(bits: Any) -> Any:
+    """Eight bytes of -1 where bit 3 is set, else of 1."""
+    ones = np.uint64(0x0101010101010101)
+    return ones * np.uint64(255) if bits & 8 else ones
+
+
+@inline
+def _codes_1m(weights: Any, offset: Any, part: Any) -> Any:
+    at, high = offset + _QS_1M + 4 * part, _word(weights, offset + _QH_1M + 2 * part)
+    a = _eight(_EIGHTHS, _byte(weights, at) | (high << 8) & 0x700)
+    b = _eight(_EIGHTHS, _byte(weights, at + 1) | (high << 4) & 0x700)
+    c = _eight(_EIGHTHS, _byte(weights, at + 2) | high & 0x700)
+    d = _eight(_EIGHTHS, _byte(weights, at + 3) | (high >> 4) & 0x700)
+    shifts = byte_lanes(_shift_1m(high), _shift_1m(high >> 4), _shift_1m(high >> 8), _shift_1m(high >> 12))
+    return byte_lanes(a, b, c, d) + shifts
+
+
+@inline
+def _scales_1m(weights: Any, offset: Any, scales: Any, minimums: Any) -> None:
+    # Above four scales of three bits, each word has four bits of d.
+    bits = 0
+    for quarter in range(4):
+        bits |= (_word(weights, offset + _SCALES_1M + 2 * quarter) >> 12) << (4 * quarter)
+    d = half_to_float(np.uint16(bits)) * F32(0.125)
+    for half in range(16):
+        level = _word(weights, offset + _SCALES_1M + half // 4 * 2) >> (half % 4 * 3) & 7
+        _put(scales, half, d * F32(2 * level + 1))
+
+
+DOTS: Final = MappingProxyType(
+    {
+        "IQ2_XXS": PackedDot(_codes_2xxs, _scales_2xxs, group=32, affine=False),
+        "IQ2_XS": PackedDot(_codes_2xs, _half_part_scales(_SCALES_2XS), group=16, affine=False),
+        "IQ2_S": PackedDot(_codes_2s, _half_part_scales(_SCALES_2S), group=16, affine=False),
+        "IQ3_XXS": PackedDot(_codes_3xxs, _scales_3xxs, group=32, affine=False),
+        "IQ3_S": PackedDot(_codes_3s, _scales_3s, group=32, affine=False),
+        "IQ1_S": PackedDot(_codes_1s, _scales_1s, group=32, affine=False),
+        "IQ1_M": PackedDot(_codes_1m, _scales_1m, group=16, affine=False),
+    }
+)

@@ -1,0 +1,57 @@
+"""How products read IQ4_NL and IQ4_XS: four-bit codes that a table turns into int8.
+
+Source of the layouts: `ggml-common.h` and `dequantize_row_iq4_*` in `ggml-quants.c`.
+"""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+
+from quantcli.kernels.blocks.i_nonlinear import LEVELS
+from quantcli.kernels.dots import PackedDot
+from quantcli.kernels.dots.pieces import half_at, nibbles, offsets
+from quantcli.kernels.jit import inline
+from quantcli.kernels.simd import byte_table, load_scalar, splat, store
+
+U32 = np.uint32
+F32 = np.float32
+
+_level_of = byte_table(*LEVELS)
+_NL_D, _NL_CODES = offsets("IQ4_NL", "d", "qs")
+_XS_D, _XS_HIGH, _XS_LOW, _XS_CODES = offsets("IQ4_XS", "d", "scales_h", "scales_l", "qs")
+
+
+@inline
+def _codes_nl(weights: Any, offset: Any, part: Any) -> Any:
+    return _level_of(nibbles(weights, offset + _NL_CODES))
+
+
+@inline
+def _scales_nl(weights: Any, offset: Any, scales: Any, minimums: Any) -> None:
+    store(scales, 0, splat(half_at(weights, offset + _NL_D), 1))
+
+
+@inline
+def _codes_xs(weights: Any, offset: Any, part: Any) -> Any:
+    return _level_of(nibbles(weights, offset + _XS_CODES + 16 * part))
+
+
+@inline
+def _scales_xs(weights: Any, offset: Any, scales: Any, minimums: Any) -> None:
+    d = half_at(weights, offset + _XS_D)
+    low = load_scalar(weights, offset + _XS_LOW, np.uint32)
+    high = U32(load_scalar(weights, offset + _XS_HIGH, np.uint16))
+    for part in range(8):
+        level = ((low >> U32(4 * part)) & U32(15)) | (((high >> U32(2 * part)) & U32(3)) << U32(4))
+        store(scales, part, splat(d * F32(np.int32(level) - np.int32(32)), 1))
+
+
+DOTS: Final = MappingProxyType(
+    {
+        "IQ4_NL": PackedDot(_codes_nl, _scales_nl, group=32, affine=False),
+        "IQ4_XS": PackedDot(_codes_xs, _scales_xs, group=32, affine=False),
+    }
+)

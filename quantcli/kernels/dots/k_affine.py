@@ -1,0 +1,73 @@
+"""How products read Q2_K, Q4_K and Q5_K: sub-blocks of 16 or 32 with a scale and a minimum, integers times the block's two.
+
+Source of the layouts: `ggml-common.h` and `dequantize_row_q*_K` in `ggml-quants.c`.
+"""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+
+from quantcli.kernels.dots import PackedDot
+from quantcli.kernels.dots.pieces import eight_floats, half_at, offsets, pair_of_words
+from quantcli.kernels.jit import inline
+from quantcli.kernels.simd import convert, load, load_scalar, store
+
+U8 = np.uint8
+U32 = np.uint32
+F32 = np.float32
+
+_PART: Final = 32
+_Q2_SCALES, _Q2_LEVELS, _Q2_D, _Q2_MIN = offsets("Q2_K", "scales", "qs", "d", "dmin")
+_Q4_D, _Q4_MIN, _Q4_SCALES, _Q4_LEVELS = offsets("Q4_K", "d", "dmin", "scales", "qs")
+_Q5_HIGH, _Q5_LEVELS = offsets("Q5_K", "qh", "qs")
+
+
+@inline
+def _codes_2(weights: Any, offset: Any, part: Any) -> Any:
+    levels = load(weights, offset + _Q2_LEVELS + part // 4 * _PART, _PART)
+    return (levels >> U8(part % 4 * 2)) & U8(3)
+
+
+@inline
+def _scales_2(weights: Any, offset: Any, scales: Any, minimums: Any) -> None:
+    d, dmin = half_at(weights, offset + _Q2_D), half_at(weights, offset + _Q2_MIN)
+    packed = load(weights, offset + _Q2_SCALES, 16)
+    store(scales, 0, convert(packed & U8(15), np.float32) * d)
+    store(minimums, 0, convert(packed >> U8(4), np.float32) * dmin)
+
+
+@inline
+def _codes_4(weights: Any, offset: Any, part: Any) -> Any:
+    return (load(weights, offset + _Q4_LEVELS + part // 2 * _PART, _PART) >> U8(part % 2 * 4)) & U8(15)
+
+
+@inline
+def _codes_5(weights: Any, offset: Any, part: Any) -> Any:
+    low = (load(weights, offset + _Q5_LEVELS + part // 2 * _PART, _PART) >> U8(part % 2 * 4)) & U8(15)
+    return low | (((load(weights, offset + _Q5_HIGH, _PART) >> U8(part)) & U8(1)) << U8(4))
+
+
+@inline
+def _scales_45(weights: Any, offset: Any, scales: Any, minimums: Any) -> None:
+    # Twelve bytes hold 8 scales and 8 minimums of six bits: of the first four whole bytes with the high bits of the others.
+    d, dmin = half_at(weights, offset + _Q4_D), half_at(weights, offset + _Q4_MIN)
+    a = load_scalar(weights, offset + _Q4_SCALES, np.uint32)
+    b = load_scalar(weights, offset + _Q4_SCALES + 4, np.uint32)
+    c = load_scalar(weights, offset + _Q4_SCALES + 8, np.uint32)
+    six, four, two = U32(0x3F3F3F3F), U32(0x0F0F0F0F), U32(0x03030303)
+    scale = pair_of_words(a & six, (c & four) | ((a >> U32(6)) & two) << U32(4))
+    minimum = pair_of_words(b & six, ((c >> U32(4)) & four) | ((b >> U32(6)) & two) << U32(4))
+    store(scales, 0, eight_floats(scale) * d)
+    store(minimums, 0, eight_floats(minimum) * dmin)
+
+
+DOTS: Final = MappingProxyType(
+    {
+        "Q2_K": PackedDot(_codes_2, _scales_2, group=16, affine=True),
+        "Q4_K": PackedDot(_codes_4, _scales_45, group=32, affine=True),
+        "Q5_K": PackedDot(_codes_5, _scales_45, group=32, affine=True),
+    }
+)

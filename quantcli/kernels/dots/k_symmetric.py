@@ -1,0 +1,72 @@
+"""How products read Q3_K and Q6_K: sub-blocks of 16 with a signed scale, an integer times the block's.
+
+Codes are unsigned; the middle they are counted from becomes a minimum. Source of the layouts: `ggml-common.h` and
+`dequantize_row_q*_K` in `ggml-quants.c`.
+"""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+
+from quantcli.kernels.dots import PackedDot
+from quantcli.kernels.dots.pieces import eight_floats, half_at, offsets, pair_of_words
+from quantcli.kernels.jit import inline
+from quantcli.kernels.simd import convert, load, load_scalar, reinterpret, store
+
+U8 = np.uint8
+U32 = np.uint32
+U64 = np.uint64
+F32 = np.float32
+
+_PART: Final = 32
+_Q3_HIGH, _Q3_LOW, _Q3_SCALES, _Q3_D = offsets("Q3_K", "hmask", "qs", "scales", "d")
+_Q6_LOW, _Q6_HIGH, _Q6_SCALES, _Q6_D = offsets("Q6_K", "ql", "qh", "scales", "d")
+
+
+@inline
+def _codes_3(weights: Any, offset: Any, part: Any) -> Any:
+    low = load(weights, offset + _Q3_LOW + part // 4 * _PART, _PART)
+    high = load(weights, offset + _Q3_HIGH, _PART)
+    return ((low >> U8(part % 4 * 2)) & U8(3)) | (((high >> U8(part)) & U8(1)) << U8(2))
+
+
+@inline
+def _scales_3(weights: Any, offset: Any, scales: Any, minimums: Any) -> None:
+    # 16 scales of six bits: the low four in 8 bytes (8 to 15 in their upper halves), the high two in 4 bytes.
+    d = half_at(weights, offset + _Q3_D)
+    low = load_scalar(weights, offset + _Q3_SCALES, np.uint64)
+    high = load_scalar(weights, offset + _Q3_SCALES + 8, np.uint32)
+    two, four = U32(0x03030303), U64(0x0F0F0F0F0F0F0F0F)
+    first = (low & four) | pair_of_words(high & two, (high >> U32(2)) & two) << U64(4)
+    second = ((low >> U64(4)) & four) | pair_of_words((high >> U32(4)) & two, (high >> U32(6)) & two) << U64(4)
+    for at, word in ((0, first), (8, second)):
+        scale = (eight_floats(word) - F32(32)) * d
+        store(scales, at, scale)
+        store(minimums, at, scale * F32(4))
+
+
+@inline
+def _codes_6(weights: Any, offset: Any, part: Any) -> Any:
+    half, quarter = part // 4, part % 4
+    low = load(weights, offset + _Q6_LOW + half * 64 + quarter % 2 * _PART, _PART)
+    high = load(weights, offset + _Q6_HIGH + half * _PART, _PART)
+    return ((low >> U8(quarter // 2 * 4)) & U8(15)) | (((high >> U8(quarter * 2)) & U8(3)) << U8(4))
+
+
+@inline
+def _scales_6(weights: Any, offset: Any, scales: Any, minimums: Any) -> None:
+    d = half_at(weights, offset + _Q6_D)
+    scale = convert(reinterpret(load(weights, offset + _Q6_SCALES, 16), np.int8), np.float32) * d
+    store(scales, 0, scale)
+    store(minimums, 0, scale * F32(32))
+
+
+DOTS: Final = MappingProxyType(
+    {
+        "Q3_K": PackedDot(_codes_3, _scales_3, group=16, affine=True),
+        "Q6_K": PackedDot(_codes_6, _scales_6, group=16, affine=True),
+    }
+)

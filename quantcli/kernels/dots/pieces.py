@@ -1,0 +1,54 @@
+"""What the families' dots share: small readers of packed bytes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from quantcli.kernels.half import half_to_float
+from quantcli.kernels.jit import inline
+from quantcli.kernels.simd import convert, load, load_scalar, reinterpret, shuffle, splat
+from quantcli.kernels.types import TYPES
+
+_join_sixteens = shuffle(*range(32))
+_join_words = shuffle(0, 1)
+_join_pairs = shuffle(0, 1, 2, 3)
+
+
+def offsets(name: str, *fields: str) -> tuple[int, ...]:
+    """The bytes at which a block of a type keeps these fields."""
+    return tuple(TYPES[name].offset(field) for field in fields)
+
+
+@inline
+def half_at(weights: Any, place: Any) -> Any:
+    """The half at byte `place`, as float32."""
+    return half_to_float(load_scalar(weights, place, np.uint16))
+
+
+@inline
+def nibbles(weights: Any, place: Any) -> Any:
+    """The 32 half bytes of 16 bytes, uint8: all the lower ones, then all the upper ones."""
+    pairs = load(weights, place, 16)
+    return _join_sixteens(pairs & np.uint8(15), pairs >> np.uint8(4))
+
+
+@inline
+def byte_lanes(a: Any, b: Any, c: Any, d: Any) -> Any:
+    """The 32 bytes of four uint64, int8, the lowest byte of `a` first."""
+    low = _join_words(splat(np.uint64(a), 1), splat(np.uint64(b), 1))
+    high = _join_words(splat(np.uint64(c), 1), splat(np.uint64(d), 1))
+    return reinterpret(_join_pairs(low, high), np.int8)
+
+
+@inline
+def eight_floats(word: Any) -> Any:
+    """The eight bytes of a uint64, the lowest first, as float32 lanes."""
+    return convert(reinterpret(splat(np.uint64(word), 1), np.uint8), np.float32)
+
+
+@inline
+def pair_of_words(low: Any, high: Any) -> Any:
+    """Two uint32 as one uint64."""
+    return np.uint64(low) | np.uint64(high) << np.uint64(32)

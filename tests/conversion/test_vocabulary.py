@@ -2,14 +2,59 @@
 
 from __future__ import annotations
 
-import numpy as np
+import json
+import shutil
+import sys
+from pathlib import Path
 
+import numpy as np
+import pytest
+
+from quantcli.architectures.loader import find_architecture
+from quantcli.architectures.pre_tokenizers import pre_tokenizers
 from quantcli.conversion.vocabulary import vocabulary_metadata
-from quantcli.formats.checkpoint import open_checkpoint
+from quantcli.formats.checkpoint import Checkpoint, open_checkpoint
+from quantcli.formats.errors import FormatError, ModelError, UnsupportedError, UsageError
 from quantcli.formats.gguf_reader import open_gguf
 
+GOLDEN = Path(__file__).parents[1] / "golden"
+sys.path.insert(0, str(GOLDEN))
 
-def test_equals_reference_conversion(shared):
+from vocabulary_cases import ALPHABET, CASES, ENDS, FAST, MODELS, PRE_TOKENIZER, byte_level, config, write_case  # noqa: E402
+from vocabulary_digest import digest  # noqa: E402
+
+
+def convert(directory, **options):
+    """The metadata for a directory that needs to hold no tensors."""
+    configuration = json.loads((directory / "config.json").read_text())
+    rules = find_architecture(configuration).vocabulary
+    checkpoint = Checkpoint(directory, directory, configuration, {})
+    return vocabulary_metadata(checkpoint, configuration.get("vocab_size"), rules=rules, **options)
+
+
+def described(metadata):
+    return [
+        [key, [kind.name for kind in (field.type, field.element) if kind is not None], digest(field.value)]
+        for key, field in metadata.items()
+    ]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_case_equals_reference_conversion(tmp_path, golden, name):
+    expected = json.loads((golden / "vocabulary.json").read_text(encoding="utf-8"))[name]
+    assert described(convert(write_case(tmp_path, CASES[name]), pre_tokenizer=PRE_TOKENIZER)) == expected
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_model_equals_reference_conversion(shared, tmp_path, golden, name):
+    directory = write_case(tmp_path, {"config.json": config(MODELS[name])})
+    for path in (shared / "tokenizers" / name).iterdir():
+        if path.name != "config.json":
+            shutil.copy(path, directory)
+    assert described(convert(directory)) == json.loads((golden / "vocabulary_models.json").read_text("utf-8"))[name]
+
+
+def test_whole_model_equals_reference_conversion(shared):
     checkpoint = open_checkpoint(shared / "golden" / "llama-8x256")
     metadata = vocabulary_metadata(checkpoint, checkpoint.config["vocab_size"])
     with open_gguf(shared / "golden" / "llama-8x256.bf16.gguf") as expected:
@@ -21,3 +66,119 @@ def test_equals_reference_conversion(shared):
                 expected.metadata[key].element,
             )
             np.testing.assert_array_equal(metadata[key].value, expected.metadata[key].value)
+
+
+# --- Pre-tokenizers -------------------------------------------------------------------------------------------------------
+
+
+def byte_level_case(tmp_path, **more):
+    files = {"config.json": config(300), "tokenizer.json": byte_level(ENDS, **more), "tokenizer_config.json": FAST}
+    return write_case(tmp_path, files)
+
+
+def split(pattern):
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+
+
+LLAMA_3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+@pytest.mark.parametrize(
+    ("pre_tokenizer", "ignore_merges", "name"),
+    [
+        ({"type": "ByteLevel", "use_regex": True}, False, "gpt-2"),
+        (
+            {"type": "Sequence", "pretokenizers": [split(LLAMA_3), {"type": "ByteLevel", "use_regex": False}]},
+            True,
+            "llama-bpe",
+        ),
+        ({"type": "Sequence", "pretokenizers": [split(LLAMA_3), {"type": "ByteLevel", "use_regex": False}]}, False, "dbrx"),
+        (
+            {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, {"type": "ByteLevel"}]},
+            False,
+            "starcoder",
+        ),
+    ],
+)
+def test_unknown_vocabulary_is_recognised_by_its_patterns(tmp_path, pre_tokenizer, ignore_merges, name):
+    steps = {"add_prefix_space": False, "trim_offsets": True}
+    for step in pre_tokenizer.get("pretokenizers", [pre_tokenizer]):
+        if step["type"] == "ByteLevel":
+            step.update({"use_regex": True} | steps | step)
+    directory = byte_level_case(tmp_path, pre_tokenizer=pre_tokenizer, model={"ignore_merges": ignore_merges})
+    assert convert(directory)["tokenizer.ggml.pre"].value == name
+
+
+def test_unknown_patterns_are_named_with_the_nearest_known(tmp_path):
+    steps = [split(LLAMA_3.replace("{1,3}", "{1,4}")), {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}]
+    steps[1]["trim_offsets"] = True
+    directory = byte_level_case(tmp_path, pre_tokenizer={"type": "Sequence", "pretokenizers": steps})
+    with pytest.raises(UnsupportedError, match=r"tokenizer\.json: .*\\p\{N\}\{1,4\}") as caught:
+        convert(directory)
+    assert "'llama-bpe'" in caught.value.hint
+    assert "--pre-tokenizer" in caught.value.hint
+    assert convert(directory, pre_tokenizer="llama-bpe")["tokenizer.ggml.pre"].value == "llama-bpe"
+
+
+def test_no_such_pre_tokenizer(tmp_path):
+    with pytest.raises(UsageError, match="'llama-9'") as caught:
+        convert(byte_level_case(tmp_path), pre_tokenizer="llama-9")
+    assert "llama-bpe" in caught.value.hint
+
+
+def test_every_pattern_can_be_compiled():
+    from tokenizers import Regex
+
+    patterns = [pattern for row in pre_tokenizers().values() for pattern in row.patterns or ()]
+    assert len([Regex(pattern) for pattern in patterns]) > 100
+
+
+# --- What can be wrong ----------------------------------------------------------------------------------------------------
+
+
+def test_no_tokenizer_says_what_was_looked_for(tmp_path):
+    with pytest.raises(ModelError, match=r"no tokenizer; looked for tokenizer\.model and tokenizer\.json"):
+        convert(write_case(tmp_path, {"config.json": config(300)}))
+
+
+@pytest.mark.parametrize(
+    "damage", [b"", b"not a model", b"\x0a\xff\x01\x00", b"\x0a\x02\x0a\x05", b"\x0b\x00", b"\x0a\x03\x0a\x01\xff"]
+)
+def test_damaged_sentencepiece_model(tmp_path, damage):
+    directory = write_case(tmp_path, {"config.json": config(300)})
+    (directory / "tokenizer.model").write_bytes(damage)
+    with pytest.raises(FormatError, match=r"tokenizer\.model: not a SentencePiece model"):
+        convert(directory)
+
+
+def test_tokenizer_that_tokenizers_cannot_read(tmp_path):
+    directory = byte_level_case(tmp_path, model={"vocab": {"a": "not a number"}})
+    with pytest.raises(FormatError, match=r"tokenizer\.json: not a tokenizer that can be read"):
+        convert(directory)
+
+
+def test_algorithm_that_is_not_converted(tmp_path):
+    directory = byte_level_case(tmp_path, model={"type": "WordPiece"})
+    with pytest.raises(UnsupportedError, match="holds WordPiece"):
+        convert(directory)
+
+
+def test_more_tokens_than_embeddings(tmp_path):
+    directory = byte_level_case(tmp_path)
+    (directory / "config.json").write_text(json.dumps(config(len(ALPHABET))))
+    with pytest.raises(ModelError, match=r"'<\|turn\|>' has the id 266, but the model has only 256 embeddings"):
+        convert(directory)
+
+
+def test_negative_special_id(tmp_path):
+    files = CASES["pieces"] | {"config.json": config(2048, bos_token_id=-1)}
+    with pytest.raises(ModelError, match="'bos' is -1"):
+        convert(write_case(tmp_path, files))
+
+
+def test_byte_level_without_merges(tmp_path):
+    with pytest.raises(ModelError, match=r"without merges; looked in tokenizer\.json and merges\.txt"):
+        convert(byte_level_case(tmp_path, model={"merges": []}))

@@ -20,7 +20,11 @@ ROPE_TYPES_WITH_ORIGINAL_CONTEXT: Final = ("llama3", "yarn", "longrope")
 # Spellings of rotary parameters outside the rope table, in the order the reference converter looks for them.
 _THETA: Final = ("global_rope_theta", "rope_global_theta", "rope_theta_global", "rope_theta", "rotary_emb_base")
 _LOCAL_THETA: Final = (
-    "local_rope_theta", "rope_local_theta", "rope_theta_local", "swa_rope_theta", "rope_local_base_freq",
+    "local_rope_theta",
+    "rope_local_theta",
+    "rope_theta_local",
+    "swa_rope_theta",
+    "rope_local_base_freq",
 )
 _PARTIAL: Final = ("partial_rotary_factor", "rope_pct", "rope_percent")
 _ORIGINAL_CONTEXT: Final = ("original_max_position_embeddings",)

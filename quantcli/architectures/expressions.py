@@ -19,27 +19,31 @@ from quantcli.formats.errors import ModelError
 Scope = Mapping[str, Any]
 """What the names of an expression stand for."""
 
-_ARITHMETIC: Final[Mapping[type[ast.operator], Callable[[Any, Any], Any]]] = MappingProxyType({
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv,
-    ast.Mod: operator.mod,
-})
+_ARITHMETIC: Final[Mapping[type[ast.operator], Callable[[Any, Any], Any]]] = MappingProxyType(
+    {
+        ast.Add: operator.add,
+        ast.Sub: operator.sub,
+        ast.Mult: operator.mul,
+        ast.Div: operator.truediv,
+        ast.FloorDiv: operator.floordiv,
+        ast.Mod: operator.mod,
+    }
+)
 
-_COMPARISONS: Final[Mapping[type[ast.cmpop], Callable[[Any, Any], Any]]] = MappingProxyType({
-    ast.Eq: operator.eq,
-    ast.NotEq: operator.ne,
-    ast.Lt: operator.lt,
-    ast.LtE: operator.le,
-    ast.Gt: operator.gt,
-    ast.GtE: operator.ge,
-    ast.Is: operator.is_,
-    ast.IsNot: operator.is_not,
-    ast.In: lambda value, options: value in options,
-    ast.NotIn: lambda value, options: value not in options,
-})
+_COMPARISONS: Final[Mapping[type[ast.cmpop], Callable[[Any, Any], Any]]] = MappingProxyType(
+    {
+        ast.Eq: operator.eq,
+        ast.NotEq: operator.ne,
+        ast.Lt: operator.lt,
+        ast.LtE: operator.le,
+        ast.Gt: operator.gt,
+        ast.GtE: operator.ge,
+        ast.Is: operator.is_,
+        ast.IsNot: operator.is_not,
+        ast.In: lambda value, options: value in options,
+        ast.NotIn: lambda value, options: value not in options,
+    }
+)
 
 _ORDERINGS: Final = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
 
@@ -59,14 +63,16 @@ def _lower(value: str | None) -> str | None:
     return None if value is None else str(value).lower()
 
 
-FUNCTIONS: Final[Mapping[str, Callable[..., Any]]] = MappingProxyType({
-    "first": _first,
-    "int": _integer,
-    "lower": _lower,
-    "min": min,
-    "max": max,
-    "len": len,
-})
+FUNCTIONS: Final[Mapping[str, Callable[..., Any]]] = MappingProxyType(
+    {
+        "first": _first,
+        "int": _integer,
+        "lower": _lower,
+        "min": min,
+        "max": max,
+        "len": len,
+    }
+)
 """The functions an expression may call."""
 
 
@@ -194,15 +200,19 @@ def _comparison(node: ast.Compare, scope: Scope) -> bool:
     return True
 
 
-_EVALUATORS: Final[Mapping[type[ast.expr], Callable[[Any, Scope], Any]]] = MappingProxyType({
-    ast.Constant: lambda node, scope: node.value,
-    ast.Name: lambda node, scope: scope.get(node.id),
-    ast.Attribute: _attribute,
-    ast.List: lambda node, scope: [_evaluate(element, scope) for element in node.elts],
-    ast.BinOp: lambda node, scope: _arithmetic(type(node.op), _evaluate(node.left, scope), _evaluate(node.right, scope)),
-    ast.UnaryOp: _unary,
-    ast.BoolOp: _junction,
-    ast.Compare: _comparison,
-    ast.IfExp: lambda node, scope: _evaluate(node.body if _evaluate(node.test, scope) else node.orelse, scope),
-    ast.Call: lambda node, scope: FUNCTIONS[node.func.id](*(_evaluate(argument, scope) for argument in node.args)),
-})
+_EVALUATORS: Final[Mapping[type[ast.expr], Callable[[Any, Scope], Any]]] = MappingProxyType(
+    {
+        ast.Constant: lambda node, scope: node.value,
+        ast.Name: lambda node, scope: scope.get(node.id),
+        ast.Attribute: _attribute,
+        ast.List: lambda node, scope: [_evaluate(element, scope) for element in node.elts],
+        ast.BinOp: lambda node, scope: _arithmetic(
+            type(node.op), _evaluate(node.left, scope), _evaluate(node.right, scope)
+        ),
+        ast.UnaryOp: _unary,
+        ast.BoolOp: _junction,
+        ast.Compare: _comparison,
+        ast.IfExp: lambda node, scope: _evaluate(node.body if _evaluate(node.test, scope) else node.orelse, scope),
+        ast.Call: lambda node, scope: FUNCTIONS[node.func.id](*(_evaluate(argument, scope) for argument in node.args)),
+    }
+)

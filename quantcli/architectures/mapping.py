@@ -74,7 +74,9 @@ def map_tensors(declaration: Declaration, checkpoint: Mapping[str, Tensor], scop
     matches = list(_matches(declaration, tensors, counts, scope, problems))
     used = {source for match in matches for source in match.sources}
     problems.unknown += [
-        name for name in tensors if name not in used and not any(fnmatchcase(name, glob) for glob in declaration.ignore)
+        tensor.name
+        for name, tensor in tensors.items()
+        if name not in used and not any(fnmatchcase(name, glob) for glob in declaration.ignore)
     ]
     problems.raise_if_any(declaration.gguf, _hint(scope.get("quantization_config")))
     _refuse_opaque([tensors[name] for name in tensors if name in used])
@@ -105,8 +107,13 @@ def _refuse_opaque(used: Sequence[Tensor]) -> None:
 
 def _normalized_names(checkpoint: Mapping[str, Tensor], prefix: str, dropped: Sequence[str]) -> dict[str, Tensor]:
     """The checkpoint's tensors by the names that the rows use."""
-    return {prefix + reduce(lambda text, part: text.replace(part, ""), dropped, name): tensor
-            for name, tensor in checkpoint.items()}  # fmt: skip
+    tensors: dict[str, Tensor] = {}
+    for given, tensor in checkpoint.items():
+        name = prefix + reduce(lambda text, piece: text.replace(piece, ""), dropped, given)
+        if name in tensors:
+            raise ModelError(f"the checkpoint holds {name} twice, as {tensors[name].name} and as {tensor.name}")
+        tensors[name] = tensor
+    return tensors
 
 
 def _index_counts(declaration: Declaration, available: int, scope: Scope) -> dict[str, int]:
@@ -177,7 +184,7 @@ def _misshapen(row: TensorRow, sources: Sequence[str], tensors: Mapping[str, Ten
         return []
     expected = [extent.evaluate(scope) for extent in row.shape]
     return [
-        f"{source} is {list(tensors[source].shape)} where config.json says {expected}"
+        f"{tensors[source].name} is {list(tensors[source].shape)} where config.json says {expected}"
         for source in sources
         if len(tensors[source].shape) != len(expected)
         or any(want not in (None, have) for want, have in zip(expected, tensors[source].shape, strict=True))

@@ -25,8 +25,22 @@ METADATA_TYPES: Final = ("u32", "f32", "bool", "string", "i32[]", "f32[]", "bool
 """What a metadata row may have for a type."""
 
 _FILE_KEYS: Final = {
-    "gguf", "title", "classes", "base_prefix", "drop_from_names", "ignore", "store_as_float32",
-    "indices", "values", "metadata", "metadata_order", "vocabulary", "generated", "tensors", "graph", "defaults",
+    "gguf",
+    "title",
+    "classes",
+    "base_prefix",
+    "drop_from_names",
+    "ignore",
+    "store_as_float32",
+    "indices",
+    "values",
+    "metadata",
+    "metadata_order",
+    "vocabulary",
+    "generated",
+    "tensors",
+    "graph",
+    "defaults",
 }
 Row = TypeVar("Row")
 
@@ -242,15 +256,17 @@ def _tensor_row(name: str, entry: dict[str, Any]) -> TensorRow:
     sources = tuple(given) if isinstance(given, list) else (given,)
     transforms = tuple(Call.parse(source) for source in entry.pop("transforms", ()))
     shape = entry.pop("shape", None)
-    row = TensorRow(**{
-        **entry,
-        "name": name,
-        "sources": sources,
-        "shape": None if shape is None else tuple(Expression(extent) for extent in shape),
-        "transforms": transforms,
-        "when": _condition(entry, "when"),
-        "required": _condition(entry, "required"),
-    })
+    row = TensorRow(
+        **{
+            **entry,
+            "name": name,
+            "sources": sources,
+            "shape": None if shape is None else tuple(Expression(extent) for extent in shape),
+            "transforms": transforms,
+            "when": _condition(entry, "when"),
+            "required": _condition(entry, "required"),
+        }
+    )
     for call in transforms:
         _one_of(call.name, TRANSFORMS, "transform")
     if row.gather is not None:

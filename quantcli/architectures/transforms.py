@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from types import MappingProxyType
 from typing import Any, Final
@@ -161,7 +161,7 @@ class Computed(Tensor):
 class Generated(Tensor):
     """A small tensor that is in no checkpoint and follows from the hyperparameters."""
 
-    values: NDArray[Any]
+    values: NDArray[Any] = field(repr=False, compare=False)
 
     def read(self, start: int, stop: int, out: NDArray[np.uint8]) -> None:
         """See `Tensor.read`."""
@@ -222,8 +222,13 @@ def rearrange_rows(tensor: Tensor, extents: Sequence[int], axes: Sequence[int]) 
         raise ModelError(f"tensor {tensor.name!r}: {length} rows cannot be seen as {' x '.join(map(str, extents))}")
     strides = [math.prod(full[place + 1 :]) for place in range(len(full))]
     return RearrangedRows(
-        tensor.name, tensor.shape, tensor.type, tensor, tuple(full[place] for place in axes),
-        tuple(strides[place] for place in axes), 0,
+        tensor.name,
+        tensor.shape,
+        tensor.type,
+        tensor,
+        tuple(full[place] for place in axes),
+        tuple(strides[place] for place in axes),
+        0,
     )
 
 
@@ -284,20 +289,24 @@ def _agreeing(tensors: Sequence[Tensor], leading_axes: int = 0) -> Tensor:
     return first
 
 
-TRANSFORMS: Final[Mapping[str, Callable[..., Tensor]]] = MappingProxyType({
-    "add": add,
-    "as_float32": as_float32,
-    "part": part,
-    "rearrange_rows": rearrange_rows,
-    "rope_pairs": rope_pairs,
-    "transpose": transpose,
-})
+TRANSFORMS: Final[Mapping[str, Callable[..., Tensor]]] = MappingProxyType(
+    {
+        "add": add,
+        "as_float32": as_float32,
+        "part": part,
+        "rearrange_rows": rearrange_rows,
+        "rope_pairs": rope_pairs,
+        "transpose": transpose,
+    }
+)
 """From one tensor and arguments to a tensor."""
 
-GATHERS: Final[Mapping[str, Callable[[Sequence[Tensor]], Tensor]]] = MappingProxyType({
-    "concatenate": concatenate,
-    "stack": stack,
-})
+GATHERS: Final[Mapping[str, Callable[[Sequence[Tensor]], Tensor]]] = MappingProxyType(
+    {
+        "concatenate": concatenate,
+        "stack": stack,
+    }
+)
 """From several tensors to one."""
 
 
@@ -321,7 +330,9 @@ def llama3_rope_factors(rope: Mapping[str, Any], head_dim: int) -> NDArray[np.fl
     return np.where(wavelengths < single(context / high), single(1), slowed).astype(single)
 
 
-GENERATORS: Final[Mapping[str, Callable[..., NDArray[np.float32]]]] = MappingProxyType({
-    "llama3_rope_factors": llama3_rope_factors,
-})
+GENERATORS: Final[Mapping[str, Callable[..., NDArray[np.float32]]]] = MappingProxyType(
+    {
+        "llama3_rope_factors": llama3_rope_factors,
+    }
+)
 """From hyperparameters to the numbers of a tensor that no checkpoint holds."""

@@ -23,56 +23,64 @@ from quantcli.formats.tensor import TensorInfo
 MAX_CARD: Final = 1 << 20
 """Bytes of a model card that are looked at; front matter is at its start."""
 
-_SAMPLING: Final[Mapping[str, tuple[tuple[str, ...], Callable[[Any], Field]]]] = MappingProxyType({
-    "sequence": (("sequence",), string),
-    "top_k": (("top_k",), i32),
-    "top_p": (("top_p",), f32),
-    "min_p": (("min_p",), f32),
-    "xtc_probability": (("xtc_probability",), f32),
-    "xtc_threshold": (("xtc_threshold",), f32),
-    "temp": (("temperature",), f32),
-    "penalty_last_n": (("penalty_last_n",), i32),
-    "penalty_repeat": (("penalty_repeat", "repetition_penalty"), f32),
-    "mirostat": (("mirostat",), i32),
-    "mirostat_tau": (("mirostat_tau",), f32),
-    "mirostat_eta": (("mirostat_eta",), f32),
-})
+_SAMPLING: Final[Mapping[str, tuple[tuple[str, ...], Callable[[Any], Field]]]] = MappingProxyType(
+    {
+        "sequence": (("sequence",), string),
+        "top_k": (("top_k",), i32),
+        "top_p": (("top_p",), f32),
+        "min_p": (("min_p",), f32),
+        "xtc_probability": (("xtc_probability",), f32),
+        "xtc_threshold": (("xtc_threshold",), f32),
+        "temp": (("temperature",), f32),
+        "penalty_last_n": (("penalty_last_n",), i32),
+        "penalty_repeat": (("penalty_repeat", "repetition_penalty"), f32),
+        "mirostat": (("mirostat",), i32),
+        "mirostat_tau": (("mirostat_tau",), f32),
+        "mirostat_eta": (("mirostat_eta",), f32),
+    }
+)
 """`general.sampling.KEY`: the keys of generation_config.json it is taken from, and its type."""
 
 _ACCEPTED: Final[Mapping[Callable[[Any], Field], Any]] = MappingProxyType({string: str, i32: int, f32: int | float})
 """What a recommendation must be to be passed on."""
 
-_CARD: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({
-    "name": ("name", "model_name"),
-    "author": ("author", "model_author", "model_creator"),
-    "version": ("version", "model_version"),
-    "organization": ("organization", "model_organization"),
-    "finetune": ("finetune", "model_finetune"),
-    "basename": ("basename", "model_basename", "model_type"),
-    "description": ("description", "model_description"),
-    "size_label": ("size_label", "model_size_label"),
-    "license": ("license",),
-    "license.name": ("license_name",),
-    "license.link": ("license_link",),
-    "source.url": ("url", "model_url"),
-    "source.doi": ("doi", "model_doi"),
-    "source.uuid": ("uuid", "model_uuid"),
-    "source.repo_url": ("repo_url", "model_repo_url"),
-})
+_CARD: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "name": ("name", "model_name"),
+        "author": ("author", "model_author", "model_creator"),
+        "version": ("version", "model_version"),
+        "organization": ("organization", "model_organization"),
+        "finetune": ("finetune", "model_finetune"),
+        "basename": ("basename", "model_basename", "model_type"),
+        "description": ("description", "model_description"),
+        "size_label": ("size_label", "model_size_label"),
+        "license": ("license",),
+        "license.name": ("license_name",),
+        "license.link": ("license_link",),
+        "source.url": ("url", "model_url"),
+        "source.doi": ("doi", "model_doi"),
+        "source.uuid": ("uuid", "model_uuid"),
+        "source.repo_url": ("repo_url", "model_repo_url"),
+    }
+)
 """`general.KEY`, in the order they are written, and the keys of the model card's front matter it is taken from."""
 
-_RELATED: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({
-    "base_model": ("base_model", "base_models", "base_model_sources"),
-    "dataset": ("datasets", "dataset", "dataset_sources"),
-})
+_RELATED: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "base_model": ("base_model", "base_models", "base_model_sources"),
+        "dataset": ("datasets", "dataset", "dataset_sources"),
+    }
+)
 """`general.KEY.count` and `general.KEY.N.*`, and where the card has the list."""
 
 _RELATED_FIELDS: Final = ("name", "author", "version", "organization", "description", "url", "doi", "uuid", "repo_url")
 
-_LISTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({
-    "tags": ("tags", "pipeline_tag"),
-    "languages": ("languages", "language"),
-})
+_LISTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "tags": ("tags", "pipeline_tag"),
+        "languages": ("languages", "language"),
+    }
+)
 """`general.KEY`, and the keys of the card whose entries it gathers."""
 
 _HUB_URL: Final = re.compile(r"https?://huggingface.co/([^/]+/[^/]+)$")

@@ -25,6 +25,10 @@ LAYER = {
 }  # fmt: skip
 
 
+def ones(name: str, *shape: int) -> dict:
+    return {name: memory_tensor(np.ones(shape, np.float32), name)}
+
+
 @pytest.fixture
 def tensors():
     shapes = {"lm_head": (16, 8), "model.embed_tokens": (16, 8), "model.norm": (8,)}
@@ -52,8 +56,8 @@ def test_a_checkpoint_that_fits(tensors):
 def test_all_that_is_wrong_is_told_at_once(tensors):
     del tensors["model.norm.weight"]
     del tensors["model.layers.1.mlp.up_proj.weight"]
-    tensors["model.layers.0.mlp.extra.weight"] = memory_tensor(np.ones((2, 2), np.float32))
-    tensors["model.layers.0.mlp.gate_proj.weight"] = memory_tensor(np.ones((12, 9), np.float32))
+    tensors |= ones("model.layers.0.mlp.extra.weight", 2, 2)
+    tensors |= ones("model.layers.0.mlp.gate_proj.weight", 12, 9)
     message = failure(tensors)
     assert "2 missing: model.norm.weight, model.layers.1.mlp.up_proj.weight" in message
     assert "1 unknown: model.layers.0.mlp.extra.weight" in message
@@ -66,6 +70,20 @@ def test_a_quantized_checkpoint_is_told_as_such(tensors):
     with pytest.raises(ModelError) as caught:
         find_architecture(config).tensors(tensors, config)
     assert "already quantized, with gptq" in (caught.value.hint or "")
+
+
+def test_a_foreign_checkpoint_is_told_by_its_own_names():
+    message = failure(ones("h.0.attn.weight", 2, 2), num_hidden_layers=1)
+    assert "1 unknown: h.0.attn.weight" in message
+
+
+def test_a_language_model_inside_a_larger_one(tensors):
+    assert len(mapped({f"language_model.{name}": tensor for name, tensor in tensors.items()})) == len(tensors)
+
+
+def test_two_tensors_of_one_name(tensors):
+    tensors |= ones("language_model.model.norm.weight", 8)
+    assert "holds model.norm.weight twice, as model.norm.weight and as language_model.model" in failure(tensors)
 
 
 def test_long_lists_are_cut_and_counted(tensors):

@@ -27,9 +27,7 @@ def converted(shared: Path):
 
 def test_tensors_equal_the_reference_conversion(converted):
     tensors, _, reference = converted
-    assert [(t.name, t.shape, t.type) for t in tensors] == [
-        (t.name, t.shape, t.type) for t in reference.tensors.values()
-    ]
+    assert [(t.name, t.shape, t.type) for t in tensors] == [(t.name, t.shape, t.type) for t in reference.tensors.values()]
     for tensor in tensors:
         assert tensor.load().tobytes() == reference.tensors[tensor.name].load().tobytes(), tensor.name
 
@@ -37,9 +35,7 @@ def test_tensors_equal_the_reference_conversion(converted):
 def test_hyperparameters_equal_the_reference_conversion(converted):
     _, metadata, reference = converted
     expected = {
-        key: field
-        for key, field in reference.metadata.items()
-        if key.startswith("llama.") or key == "general.file_type"
+        key: field for key, field in reference.metadata.items() if key.startswith("llama.") or key == "general.file_type"
     }
     assert list(metadata) == list(expected)
     for key, field in metadata.items():

@@ -93,8 +93,14 @@ LLAMA3 = {
     "original_max_position_embeddings": 8192,
 }
 
-YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512, "beta_fast": 32, "beta_slow": 1.0,
-        "attention_factor": 1.1}
+YARN = {
+    "type": "yarn",
+    "factor": 4.0,
+    "original_max_position_embeddings": 512,
+    "beta_fast": 32,
+    "beta_slow": 1.0,
+    "attention_factor": 1.1,
+}
 
 
 def mixtral_case(directory: str, changes: Case, experts: int = 3) -> Case:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from quantcli.architectures.config import complete_config, hyperparameters
+from quantcli.architectures.fields import FIELD_TYPES
 from quantcli.architectures.mapping import map_tensors
 from quantcli.architectures.schema import (
     PACKAGE_DIRECTORY,
@@ -18,10 +19,8 @@ from quantcli.architectures.schema import (
     read_declaration,
 )
 from quantcli.formats.errors import ModelError, UnsupportedError
-from quantcli.formats.gguf_spec import Field, Metadata, ValueType, array, boolean, f32, string, u32
+from quantcli.formats.gguf_spec import Field, Metadata
 from quantcli.formats.tensor import Tensor
-
-U32_LIMIT: Final = 1 << 32
 
 
 @dataclass(frozen=True)
@@ -181,55 +180,6 @@ def _field(row: MetadataRow, value: Any) -> Field | None:
             raise UnsupportedError(f"config.json: {value!r} for {row.key!r} is none of {', '.join(row.map)}")
         value = row.map[str(value)]
     try:
-        return _MAKE[row.type](value)
+        return FIELD_TYPES[row.type](value)
     except (TypeError, ValueError, OverflowError) as error:
         raise ModelError(f"config.json: {value!r} for {row.key!r} is not {row.type}") from error
-
-
-def _unsigned(value: Any) -> Field:
-    if isinstance(value, bool) or int(value) != value or not 0 <= value < U32_LIMIT:
-        raise ValueError(value)
-    return u32(value)
-
-
-def _float(value: Any) -> Field:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(value)
-    return f32(value)
-
-
-def _truth(value: Any) -> Field:
-    if not isinstance(value, bool):
-        raise ValueError(value)
-    return boolean(value)
-
-
-def _string(value: Any) -> Field:
-    if not isinstance(value, str):
-        raise ValueError(value)
-    return string(value)
-
-
-def _array(element: ValueType, item: Callable[[Any], Any]) -> Callable[[Any], Field]:
-    def make(values: Any) -> Field:
-        if not isinstance(values, list):
-            raise ValueError(values)
-        return array(element, [item(value) for value in values])
-
-    return make
-
-
-def _count_or_counts(value: Any) -> Field:
-    return _MAKE["i32[]" if isinstance(value, list) else "u32"](value)
-
-
-_MAKE: Final[Mapping[str, Callable[[Any], Field]]] = {
-    "u32": _unsigned,
-    "f32": _float,
-    "bool": _truth,
-    "string": _string,
-    "i32[]": _array(ValueType.INT32, int),
-    "f32[]": _array(ValueType.FLOAT32, float),
-    "bool[]": _array(ValueType.BOOL, bool),
-    "u32 or i32[]": _count_or_counts,
-}

@@ -14,15 +14,13 @@ from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
 from quantcli.architectures.expressions import Call, Expression
+from quantcli.architectures.fields import FIELD_TYPES
 from quantcli.architectures.transforms import GATHERS, GENERATORS, TRANSFORMS
 from quantcli.formats.errors import FormatError
 from quantcli.formats.gguf_spec import MAX_NAME_LENGTH
 
 PACKAGE_DIRECTORY: Final = Path(__file__).parent
 """Where the architecture files of the package lie."""
-
-METADATA_TYPES: Final = ("u32", "f32", "bool", "string", "i32[]", "f32[]", "bool[]", "u32 or i32[]")
-"""What a metadata row may have for a type."""
 
 _FILE_KEYS: Final = {
     "gguf",
@@ -246,8 +244,7 @@ def _rows(table: dict[str, Any], make: Callable[[str, dict[str, Any]], Row]) -> 
 
 
 def _metadata_row(key: str, entry: dict[str, Any]) -> MetadataRow:
-    if entry["type"] not in METADATA_TYPES:
-        raise ValueError(f"unknown type {entry['type']!r}, expected one of {', '.join(METADATA_TYPES)}")
+    _one_of(entry["type"], FIELD_TYPES, "type")
     return MetadataRow(**{**entry, "key": key, "value": Expression(entry["value"]), "when": _condition(entry, "when")})
 
 

@@ -100,7 +100,7 @@ def test_a_file_of_ones_own(own):
         (OWN.replace('"llama"', '"lama"', 1), "lama.toml: no such architecture file"),
         (OWN + "[tokens]\n", "unknown keys tokens"),
         (OWN.replace("3 * hidden", "3 ** hidden"), "not part of the expression language"),
-        (OWN.replace('type = "f32"', 'type = "float"'), "unknown type 'float', expected one of u32"),
+        (OWN.replace('type = "f32"', 'type = "float"'), "unknown type 'float', expected one of bool"),
         (OWN.replace(', value = "attention_multiplier"', ""), "'{arch}.attention.scale' lacks 'value'"),
         (OWN.replace('"head.weight" }', '"head.weight", transforms = ["flip"] }'), "unknown transform 'flip'"),
         (OWN.replace('"head.weight" }', '"head.weight", gather = "heap" }'), "unknown gather 'heap'"),

@@ -58,6 +58,13 @@ U32 = np.uint32
 _BLOCK: Final = 32
 _NIBBLE_PAIRS: Final = 16
 _NO_FIELD: Final = -1
+"""The place of a field that a type does not have."""
+
+
+def _places(name: str) -> tuple[int, int, int, int]:
+    """The bytes of a block of 32, and where it keeps low bits, fifth bits and minimum. The scale comes first."""
+    kind = TYPES[name]
+    return kind.block_bytes, kind.offset("qs"), kind.offset("qh"), kind.offset("m")
 
 
 # Four and five bits: how 32 levels lie in a block
@@ -92,7 +99,7 @@ def _load_levels(packed: Bytes, at: int, low_at: int, high_at: int) -> Vec:
 
 def _symmetric_plain(name: str, half: int) -> Callable[[Floats, Bytes], None]:
     """Levels -half..half-1, the value of largest magnitude at -half: its sign, the first one's, becomes the scale's."""
-    size, low_at, high_at = TYPES[name].block_bytes, TYPES[name].offset("qs"), TYPES[name].offset("qh")
+    size, low_at, high_at, _ = _places(name)
 
     @kernel
     def quantize(x: Floats, out: Bytes) -> None:
@@ -116,8 +123,7 @@ def _symmetric_plain(name: str, half: int) -> Callable[[Floats, Bytes], None]:
 
 def _affine_plain(name: str, top: int) -> Callable[[Floats, Bytes], None]:
     """Levels 0..top from the smallest to the largest value."""
-    size, low_at, high_at = TYPES[name].block_bytes, TYPES[name].offset("qs"), TYPES[name].offset("qh")
-    minimum_at = TYPES[name].offset("m")
+    size, low_at, high_at, minimum_at = _places(name)
 
     @kernel
     def quantize(x: Floats, out: Bytes) -> None:
@@ -139,29 +145,44 @@ def _affine_plain(name: str, top: int) -> Callable[[Floats, Bytes], None]:
 # Four and five bits with importance: blocks are searched in lanes
 
 
-@inline
-def _fit_symmetric(half: int, values: Floats, weight: Floats, levels: Bytes) -> tuple[Vec, Vec]:
-    scale, inverse, empty = symmetric_search(values, weight, 0, _BLOCK, half)
-    for element in range(_BLOCK):
-        level = nearest_int(inverse * load(values, element * LANES, LANES))
-        level = minimum(splat(I32(half - 1), LANES), maximum(splat(I32(-half), LANES), level)) + I32(half)
-        store(levels, element * LANES, convert(select(empty, splat(I32(0), LANES), level), np.uint8))
-    return scale, scale
+Fit = Callable[[Floats, Floats, Bytes], tuple[Vec, Vec]]
+"""An `inline` function of transposed values and weights: writes the levels, transposed, and returns scale and minimum."""
 
 
-@inline
-def _fit_affine(top: int, values: Floats, weight: Floats, levels: Bytes) -> tuple[Vec, Vec]:
-    scale, minimum_, inverse, low = affine_search(values, weight, 0, _BLOCK, top, -0.9, 0.05, 36, False)
-    for element in range(_BLOCK):
-        level = affine_level(load(values, element * LANES, LANES), inverse, low, top)
-        store(levels, element * LANES, convert(level, np.uint8))
-    return scale, -minimum_
+def _symmetric_fit(half: int) -> Fit:
+    @inline
+    def fit(values: Floats, weight: Floats, levels: Bytes) -> tuple[Vec, Vec]:
+        scale, inverse, empty = symmetric_search(values, weight, 0, _BLOCK, half)
+        for element in range(_BLOCK):
+            level = nearest_int(inverse * load(values, element * LANES, LANES))
+            level = minimum(splat(I32(half - 1), LANES), maximum(splat(I32(-half), LANES), level)) + I32(half)
+            store(levels, element * LANES, convert(select(empty, splat(I32(0), LANES), level), np.uint8))
+        return scale, scale
+
+    return fit
 
 
-def _weighted(name: str, fit: Callable[..., Any], levels_parameter: int) -> Callable[[Floats, Floats, Bytes], None]:
+_FIRST_STEP: Final = -0.9
+_STEP: Final = 0.05
+_STEPS: Final = 36
+"""Trials of the affine search: inverse scales (top - 0.9 + 0.05 i) / range for i in 0..36."""
+
+
+def _affine_fit(top: int) -> Fit:
+    @inline
+    def fit(values: Floats, weight: Floats, levels: Bytes) -> tuple[Vec, Vec]:
+        scale, below, inverse, low = affine_search(values, weight, 0, _BLOCK, top, _FIRST_STEP, _STEP, _STEPS, False)
+        for element in range(_BLOCK):
+            level = affine_level(load(values, element * LANES, LANES), inverse, low, top)
+            store(levels, element * LANES, convert(level, np.uint8))
+        return scale, -below
+
+    return fit
+
+
+def _weighted(name: str, fit: Fit) -> Callable[[Floats, Floats, Bytes], None]:
     """Search each block's scale with the weights importance * sqrt(mean square of the row + x * x)."""
-    size, low_at, high_at = TYPES[name].block_bytes, TYPES[name].offset("qs"), TYPES[name].offset("qh")
-    minimum_at = TYPES[name].offset("m")
+    size, low_at, high_at, minimum_at = _places(name)
 
     @kernel
     def quantize_weighted(x: Floats, importance: Floats, out: Bytes) -> None:
@@ -186,7 +207,7 @@ def _weighted(name: str, fit: Callable[..., Any], levels_parameter: int) -> Call
                 value = load(values, element * LANES, LANES)
                 spread = sqrt(load(square, 0, LANES) + value * value)
                 store(weight, element * LANES, load(weight, element * LANES, LANES) * spread)
-            scale, low = fit(levels_parameter, values, weight, levels)
+            scale, low = fit(values, weight, levels)
             store(scales, 0, float_to_half(scale))
             store(minimums, 0, float_to_half(low))
             transpose_back(levels, _BLOCK, turned)
@@ -203,8 +224,7 @@ def _weighted(name: str, fit: Callable[..., Any], levels_parameter: int) -> Call
 
 def _nibble_dequantize(name: str, zero_level: int) -> Callable[[Bytes, Floats], None]:
     """`(level - zero_level) * scale`, plus the minimum where the type has one."""
-    size, low_at, high_at = TYPES[name].block_bytes, TYPES[name].offset("qs"), TYPES[name].offset("qh")
-    minimum_at = TYPES[name].offset("m")
+    size, low_at, high_at, minimum_at = _places(name)
 
     @kernel
     def dequantize(data: Bytes, out: Floats) -> None:
@@ -223,12 +243,12 @@ def _nibble_dequantize(name: str, zero_level: int) -> Callable[[Bytes, Floats], 
 
 def _symmetric(name: str, bits: int) -> Codec:
     half = 1 << (bits - 1)
-    return Codec(_symmetric_plain(name, half), _weighted(name, _fit_symmetric, half), _nibble_dequantize(name, half))
+    return Codec(_symmetric_plain(name, half), _weighted(name, _symmetric_fit(half)), _nibble_dequantize(name, half))
 
 
 def _affine(name: str, bits: int) -> Codec:
     top = (1 << bits) - 1
-    return Codec(_affine_plain(name, top), _weighted(name, _fit_affine, top), _nibble_dequantize(name, 0))
+    return Codec(_affine_plain(name, top), _weighted(name, _affine_fit(top)), _nibble_dequantize(name, 0))
 
 
 # Eight bits

@@ -19,6 +19,8 @@ COMMANDS: Final = {
     "inspect": "Show what is inside a GGUF file.",
     "run": "Generate text from a GGUF file on the CPU.",
     "tokenize": "Show the tokens of a text.",
+    "split": "Write a GGUF file in parts.",
+    "merge": "Write the parts of a model as one GGUF file.",
     "types": "List the types and recipes --type takes.",
 }
 """Every command: the module `quantcli.cli.<name>` holds its click command, `command`. Loaded when it is called."""
@@ -101,6 +103,9 @@ def report(error: BaseException) -> int:
     """Write an error to stderr as `error: ...` and, where it helps, `hint: ...`; return the exit status it stands for."""
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 1
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        click.echo(error.format_message(), err=True)
+        return error.exit_code
     if isinstance(error, BrokenPipeError):
         # The reader of our output went away: nothing to say, and nowhere to say it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -45,6 +45,9 @@ _COMPARISONS: Final[Mapping[type[ast.cmpop], Callable[[Any, Any], Any]]] = Mappi
     }
 )
 
+_LARGEST: Final = (1 << 63) - 1
+"""The largest whole number that arithmetic may give: what files and tensors can count to."""
+
 _ORDERINGS: Final = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
 
 
@@ -84,10 +87,7 @@ class Expression:
     _body: ast.expr = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        try:
-            body = ast.parse(self.source.strip(), mode="eval").body
-        except SyntaxError as error:
-            raise ValueError(f"{self.source!r} is not an expression") from error
+        body = _parsed(self.source, "an expression")
         _check(body, self.source)
         object.__setattr__(self, "_body", body)
 
@@ -113,10 +113,7 @@ class Call:
     @classmethod
     def parse(cls, source: str) -> Call:
         """Read `name` or `name(argument, ...)`. Raises `ValueError` for anything else."""
-        try:
-            body = ast.parse(source.strip(), mode="eval").body
-        except SyntaxError as error:
-            raise ValueError(f"{source!r} is not a call") from error
+        body = _parsed(source, "a call")
         if isinstance(body, ast.Name):
             return cls(body.id, ())
         if isinstance(body, ast.Call) and isinstance(body.func, ast.Name) and not body.keywords:
@@ -126,6 +123,13 @@ class Call:
     def evaluate(self, scope: Scope) -> tuple[Any, ...]:
         """The values of the arguments."""
         return tuple(argument.evaluate(scope) for argument in self.arguments)
+
+
+def _parsed(source: str, what: str) -> ast.expr:
+    try:
+        return ast.parse(source.strip(), mode="eval").body
+    except (SyntaxError, RecursionError, MemoryError) as error:  # the last two mean: nested too deeply
+        raise ValueError(f"{source[:99]!r} is not {what}") from error
 
 
 def _check(node: ast.expr, source: str) -> None:
@@ -175,7 +179,10 @@ def _arithmetic(op: type[ast.operator], left: Any, right: Any) -> Any:
     for value in (left, right):
         if not isinstance(value, int | float):
             raise TypeError(f"{value!r} is not a number")
-    return _ARITHMETIC[op](left, right)
+    result = _ARITHMETIC[op](left, right)
+    if isinstance(result, int) and abs(result) > _LARGEST:
+        raise OverflowError("the result is no size of anything")
+    return result
 
 
 def _junction(node: ast.BoolOp, scope: Scope) -> Any:

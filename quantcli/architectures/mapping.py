@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import reduce
 from typing import Any, Final
 
+from quantcli.architectures.expressions import Call
 from quantcli.architectures.schema import Declaration, TensorRow, placeholders
 from quantcli.architectures.transforms import (
     BF16,
@@ -208,15 +210,26 @@ def _made(match: _Match, tensors: Mapping[str, Tensor]) -> Tensor:
     sources = [tensors[source] for source in match.sources]
     tensor = GATHERS[match.row.gather](sources) if match.row.gather is not None else sources[0]
     for call in match.row.transforms:
-        tensor = TRANSFORMS[call.name](tensor, *call.evaluate(match.scope))
+        with _blaming(match.name, call):
+            tensor = TRANSFORMS[call.name](tensor, *call.evaluate(match.scope))
     return Renamed(match.name, tensor.shape, tensor.type, tensor)
+
+
+@contextmanager
+def _blaming(name: str, call: Call) -> Iterator[None]:
+    """Say of which tensor a step failed where the configuration's values do not suit it."""
+    try:
+        yield
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise ModelError(f"config.json: its values do not suit {call.name} of {name}: {error}") from error
 
 
 def _generated(declaration: Declaration, scope: Scope) -> list[Tensor]:
     made: list[Tensor] = []
     for row in declaration.generated:
         if row.when.evaluate(scope):
-            values = GENERATORS[row.generator.name](*row.generator.evaluate(scope))
+            with _blaming(row.name, row.generator):
+                values = GENERATORS[row.generator.name](*row.generator.evaluate(scope))
             made.append(Generated(row.name, values.shape, F32, values))
     return made
 

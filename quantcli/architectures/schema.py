@@ -10,6 +10,7 @@ import string as string_module
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from inspect import signature
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
@@ -161,7 +162,7 @@ def read_declaration(path: Path) -> Declaration | None:
         raise FormatError(path, f"not a valid architecture file: unknown keys {', '.join(unknown)}")
     try:
         return _declaration(path, merged)
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         what = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
         raise FormatError(path, f"not a valid architecture file: {what}") from error
 
@@ -171,7 +172,7 @@ def _merged_tables(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise FormatError(path, "no such architecture file") from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise FormatError(path, f"not a readable TOML file: {error}") from error
     parent = tables.pop("extends", None)
     if parent is None:
@@ -266,6 +267,7 @@ def _tensor_row(name: str, entry: dict[str, Any]) -> TensorRow:
     )
     for call in transforms:
         _one_of(call.name, TRANSFORMS, "transform")
+        signature(TRANSFORMS[call.name]).bind("tensor", *call.arguments)
     if row.gather is not None:
         _one_of(row.gather, GATHERS, "gather")
     return row
@@ -274,6 +276,7 @@ def _tensor_row(name: str, entry: dict[str, Any]) -> TensorRow:
 def _generated_row(name: str, entry: dict[str, Any]) -> GeneratedRow:
     generator = Call.parse(entry["generator"])
     _one_of(generator.name, GENERATORS, "generator")
+    signature(GENERATORS[generator.name]).bind(*generator.arguments)
     return GeneratedRow(name, generator, _condition(entry, "when"))
 
 

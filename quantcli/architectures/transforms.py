@@ -321,13 +321,14 @@ def llama3_rope_factors(rope: Mapping[str, Any], head_dim: int) -> NDArray[np.fl
     base, factor = rope.get("rope_theta", 10000.0), rope.get("factor", 8.0)
     low, high = rope.get("low_freq_factor", 1.0), rope.get("high_freq_factor", 4.0)
     context = rope.get("original_max_position_embeddings", 8192)
-    exponents = np.arange(0, head_dim, 2, dtype=single) / single(head_dim)
-    frequencies = single(1) / np.power(np.float64(single(base)), exponents.astype(np.float64)).astype(single)
-    wavelengths = single(1) / frequencies * single(2 * math.pi)
-    smooth = (single(1) / wavelengths * single(context) - single(low)) / single(high - low)
-    between = single(1) / ((single(1) - smooth) / single(factor) + smooth)
-    slowed = np.where(wavelengths > single(context / low), single(factor), between)
-    return np.where(wavelengths < single(context / high), single(1), slowed).astype(single)
+    with np.errstate(all="ignore"):  # what is divided by zero is not used
+        exponents = np.arange(0, head_dim, 2, dtype=single) / single(head_dim)
+        frequencies = single(1) / np.power(np.float64(single(base)), exponents.astype(np.float64)).astype(single)
+        wavelengths = single(1) / frequencies * single(2 * math.pi)
+        smooth = (single(1) / wavelengths * single(context) - single(low)) / single(high - low)
+        between = single(1) / ((single(1) - smooth) / single(factor) + smooth)
+        slowed = np.where(wavelengths > single(context / low), single(factor), between)
+        return np.where(wavelengths < single(context / high), single(1), slowed).astype(single)
 
 
 GENERATORS: Final[Mapping[str, Callable[..., NDArray[np.float32]]]] = MappingProxyType(

@@ -123,6 +123,10 @@ def test_biases_that_the_configuration_does_not_mention_are_taken(tensors):
         ({"num_key_value_heads": 0}, "of another shape"),
         ({"hidden_size": "8"}, "not a number"),
         ({"rope_scaling": "linear"}, "expected a table"),
+        ({"num_attention_heads": 10**4000, "head_dim": 10**4000}, "no size of anything"),
+        ({"rope_scaling": {"rope_type": "llama3", "low_freq_factor": 0}}, "do not suit llama3_rope_factors .* zero"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": "x"}}, "do not suit llama3_rope_factors of rope_freqs.weight"),
+        ({"rope_scaling": {"rope_type": "llama3", "rope_theta": []}}, "do not suit llama3_rope_factors"),
     ],
 )
 def test_absurd_configurations_are_refused_before_memory_is_taken(tensors, changes, what):

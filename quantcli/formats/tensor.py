@@ -11,14 +11,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Final
 
 from quantcli.formats.errors import UnsupportedError
 from quantcli.formats.files import InputFile
 from quantcli.kernels.types import TYPES, BlockType
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,8 @@ class Tensor(TensorInfo, ABC):
     def load(self) -> NDArray[Any]:
         """The whole tensor as an array: of `type.layout` with `shape` for plain types, `(rows, row_bytes)` uint8 for
         packed ones. For small tensors and tests; the pipeline reads row by row."""
+        import numpy as np
+
         out = np.empty((self.rows, self.row_bytes), np.uint8)
         self.read(0, self.rows, out)
         return out if self.type.is_quantized else out.reshape(-1).view(self.type.layout).reshape(self.shape)
@@ -137,7 +140,7 @@ _OPAQUE = (
 )  # fmt: skip
 
 OPAQUE_TYPES: Final[Mapping[str, BlockType]] = MappingProxyType(
-    {name: BlockType(name, -1, length, np.dtype(("V", size))) for name, length, size in _OPAQUE}
+    {name: BlockType(name, -1, length, f"V{size}") for name, length, size in _OPAQUE}
 )
 """Element types of checkpoints that GGUF does not have, by their safetensors name, with an id that no GGUF file holds."""
 

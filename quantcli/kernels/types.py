@@ -1,45 +1,59 @@
 """The table of tensor types: what GGUF can store, and how each one packs its numbers.
 
-This module is the one place of these facts, and imports nothing heavier than NumPy. A row gives a type's name, its id in a
-GGUF file, how many weights share a block, the packed layout of that block, the type its dot product wants activations in,
-and the file under `blocks/` that computes with it. Source: `ggml.h` and `ggml-common.h` of llama.cpp.
+This module is the one place of these facts, and imports nothing heavy, so that what only reads headers starts at once. A
+row gives a type's name, its id in a GGUF file, how many weights share a block, how that block is packed, the type its dot
+product wants activations in, and the file under `blocks/` that computes with it. Source: `ggml.h` and `ggml-common.h` of
+llama.cpp.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
+from functools import cached_property
 from types import MappingProxyType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 SUPER_BLOCK: Final = 256
 """Weights in a super-block of the K, IQ and ternary families."""
 
+Part = tuple[str, str] | tuple[str, str, int]
+"""A field of a packed block: its name, the NumPy code of its items (`<f2`, the digit is their bytes), and how many."""
 
-@dataclass(frozen=True, slots=True, eq=False)
+
+@dataclass(frozen=True, eq=False)
 class BlockType:
     """One storage type of a tensor.
 
-    `layout` is the NumPy dtype of one block of `block_length` weights (structured for packed types, so that field names
-    document the bytes). `activation` names the type whose blocks this one is dotted with, None where there is no dot
-    product. `family` names the module `quantcli.kernels.blocks.<family>` that converts it to and from float32, None for a
-    type that is only stored.
+    `packing` tells the fields of one block of `block_length` weights in their order, so that names document the bytes, or
+    for plain numbers the NumPy code of one. `activation` names the type whose blocks this one is dotted with, None where
+    there is no dot product. `family` names the module `quantcli.kernels.blocks.<family>` that converts it to and from
+    float32, None for a type that is only stored.
     """
 
     name: str
     id: int
     block_length: int
-    layout: np.dtype[Any]
+    packing: str | tuple[Part, ...]
     activation: str | None = None
     family: str | None = None
 
-    @property
+    @cached_property
+    def layout(self) -> np.dtype[Any]:
+        """The NumPy dtype of one block: structured for packed types."""
+        import numpy as np
+
+        return np.dtype(self.packing if isinstance(self.packing, str) else list(self.packing))
+
+    @cached_property
     def block_bytes(self) -> int:
         """Bytes of one block."""
-        return self.layout.itemsize
+        parts: tuple[Part, ...] = (("", self.packing),) if isinstance(self.packing, str) else self.packing
+        return sum(int(code.lstrip("<fiuV")) * math.prod(count) for _, code, *count in parts)
 
     @property
     def bits_per_weight(self) -> float:
@@ -53,7 +67,7 @@ class BlockType:
 
     def offset(self, field: str) -> int:
         """The byte at which a block keeps `field` of its layout, -1 where it has no such field."""
-        fields = self.layout.fields or {}
+        fields: Mapping[str, Any] = self.layout.fields or {}
         return int(fields[field][1]) if field in fields else -1
 
     def row_bytes(self, length: int) -> int:
@@ -70,70 +84,60 @@ class BlockType:
         return f"BlockType({self.name})"
 
 
-def _packed(*fields: tuple[Any, ...]) -> np.dtype[Any]:
-    return np.dtype(list(fields))
-
-
 _HALF, _FLOAT, _U8, _I8, _U16, _I16 = "<f2", "<f4", "u1", "i1", "<u2", "<i2"
 _K = SUPER_BLOCK
 
 _TABLE: Final = (
-    BlockType("F32", 0, 1, np.dtype(_FLOAT), "F32", "floats"),
-    BlockType("F16", 1, 1, np.dtype(_HALF), "F16", "floats"),
-    BlockType("Q4_0", 2, 32, _packed(("d", _HALF), ("qs", _U8, 16)), "Q8_0", "legacy"),
-    BlockType("Q4_1", 3, 32, _packed(("d", _HALF), ("m", _HALF), ("qs", _U8, 16)), "Q8_1", "legacy"),
-    BlockType("Q5_0", 6, 32, _packed(("d", _HALF), ("qh", _U8, 4), ("qs", _U8, 16)), "Q8_0", "legacy"),
-    BlockType("Q5_1", 7, 32, _packed(("d", _HALF), ("m", _HALF), ("qh", _U8, 4), ("qs", _U8, 16)), "Q8_1", "legacy"),
-    BlockType("Q8_0", 8, 32, _packed(("d", _HALF), ("qs", _I8, 32)), "Q8_0", "legacy"),
-    BlockType("Q8_1", 9, 32, _packed(("d", _HALF), ("s", _HALF), ("qs", _I8, 32))),
+    BlockType("F32", 0, 1, _FLOAT, "F32", "floats"),
+    BlockType("F16", 1, 1, _HALF, "F16", "floats"),
+    BlockType("Q4_0", 2, 32, (("d", _HALF), ("qs", _U8, 16)), "Q8_0", "legacy"),
+    BlockType("Q4_1", 3, 32, (("d", _HALF), ("m", _HALF), ("qs", _U8, 16)), "Q8_1", "legacy"),
+    BlockType("Q5_0", 6, 32, (("d", _HALF), ("qh", _U8, 4), ("qs", _U8, 16)), "Q8_0", "legacy"),
+    BlockType("Q5_1", 7, 32, (("d", _HALF), ("m", _HALF), ("qh", _U8, 4), ("qs", _U8, 16)), "Q8_1", "legacy"),
+    BlockType("Q8_0", 8, 32, (("d", _HALF), ("qs", _I8, 32)), "Q8_0", "legacy"),
+    BlockType("Q8_1", 9, 32, (("d", _HALF), ("s", _HALF), ("qs", _I8, 32))),
+    BlockType("Q2_K", 10, _K, (("scales", _U8, 16), ("qs", _U8, 64), ("d", _HALF), ("dmin", _HALF)), "Q8_K", "k_affine"),
     BlockType(
-        "Q2_K", 10, _K, _packed(("scales", _U8, 16), ("qs", _U8, 64), ("d", _HALF), ("dmin", _HALF)), "Q8_K", "k_affine"
-    ),
-    BlockType(
-        "Q3_K", 11, _K, _packed(("hmask", _U8, 32), ("qs", _U8, 64), ("scales", _U8, 12), ("d", _HALF)), "Q8_K",
+        "Q3_K", 11, _K, (("hmask", _U8, 32), ("qs", _U8, 64), ("scales", _U8, 12), ("d", _HALF)), "Q8_K",
         "k_symmetric",
     ),
-    BlockType(
-        "Q4_K", 12, _K, _packed(("d", _HALF), ("dmin", _HALF), ("scales", _U8, 12), ("qs", _U8, 128)), "Q8_K", "k_affine"
-    ),
+    BlockType("Q4_K", 12, _K, (("d", _HALF), ("dmin", _HALF), ("scales", _U8, 12), ("qs", _U8, 128)), "Q8_K", "k_affine"),
     BlockType(
         "Q5_K", 13, _K,
-        _packed(("d", _HALF), ("dmin", _HALF), ("scales", _U8, 12), ("qh", _U8, 32), ("qs", _U8, 128)), "Q8_K", "k_affine",
+        (("d", _HALF), ("dmin", _HALF), ("scales", _U8, 12), ("qh", _U8, 32), ("qs", _U8, 128)), "Q8_K", "k_affine",
     ),
     BlockType(
-        "Q6_K", 14, _K, _packed(("ql", _U8, 128), ("qh", _U8, 64), ("scales", _I8, 16), ("d", _HALF)), "Q8_K",
+        "Q6_K", 14, _K, (("ql", _U8, 128), ("qh", _U8, 64), ("scales", _I8, 16), ("d", _HALF)), "Q8_K",
         "k_symmetric",
     ),
-    BlockType("Q8_K", 15, _K, _packed(("d", _FLOAT), ("qs", _I8, 256), ("bsums", _I16, 16))),
-    BlockType("IQ2_XXS", 16, _K, _packed(("d", _HALF), ("qs", _U16, 32)), "Q8_K", "i_lattice"),
-    BlockType("IQ2_XS", 17, _K, _packed(("d", _HALF), ("qs", _U16, 32), ("scales", _U8, 8)), "Q8_K", "i_lattice"),
-    BlockType("IQ3_XXS", 18, _K, _packed(("d", _HALF), ("qs", _U8, 96)), "Q8_K", "i_lattice"),
-    BlockType("IQ1_S", 19, _K, _packed(("d", _HALF), ("qs", _U8, 32), ("qh", _U16, 8)), "Q8_K", "i_lattice"),
-    BlockType("IQ4_NL", 20, 32, _packed(("d", _HALF), ("qs", _U8, 16)), "Q8_0", "i_nonlinear"),
+    BlockType("Q8_K", 15, _K, (("d", _FLOAT), ("qs", _I8, 256), ("bsums", _I16, 16))),
+    BlockType("IQ2_XXS", 16, _K, (("d", _HALF), ("qs", _U16, 32)), "Q8_K", "i_lattice"),
+    BlockType("IQ2_XS", 17, _K, (("d", _HALF), ("qs", _U16, 32), ("scales", _U8, 8)), "Q8_K", "i_lattice"),
+    BlockType("IQ3_XXS", 18, _K, (("d", _HALF), ("qs", _U8, 96)), "Q8_K", "i_lattice"),
+    BlockType("IQ1_S", 19, _K, (("d", _HALF), ("qs", _U8, 32), ("qh", _U16, 8)), "Q8_K", "i_lattice"),
+    BlockType("IQ4_NL", 20, 32, (("d", _HALF), ("qs", _U8, 16)), "Q8_0", "i_nonlinear"),
     BlockType(
         "IQ3_S", 21, _K,
-        _packed(("d", _HALF), ("qs", _U8, 64), ("qh", _U8, 8), ("signs", _U8, 32), ("scales", _U8, 4)), "Q8_K", "i_lattice",
+        (("d", _HALF), ("qs", _U8, 64), ("qh", _U8, 8), ("signs", _U8, 32), ("scales", _U8, 4)), "Q8_K", "i_lattice",
     ),
+    BlockType("IQ2_S", 22, _K, (("d", _HALF), ("qs", _U8, 64), ("qh", _U8, 8), ("scales", _U8, 8)), "Q8_K", "i_lattice"),
     BlockType(
-        "IQ2_S", 22, _K, _packed(("d", _HALF), ("qs", _U8, 64), ("qh", _U8, 8), ("scales", _U8, 8)), "Q8_K", "i_lattice"
-    ),
-    BlockType(
-        "IQ4_XS", 23, _K, _packed(("d", _HALF), ("scales_h", _U16), ("scales_l", _U8, 4), ("qs", _U8, 128)), "Q8_K",
+        "IQ4_XS", 23, _K, (("d", _HALF), ("scales_h", _U16), ("scales_l", _U8, 4), ("qs", _U8, 128)), "Q8_K",
         "i_nonlinear",
     ),
-    BlockType("I8", 24, 1, np.dtype(_I8)),
-    BlockType("I16", 25, 1, np.dtype(_I16)),
-    BlockType("I32", 26, 1, np.dtype("<i4")),
-    BlockType("I64", 27, 1, np.dtype("<i8")),
-    BlockType("F64", 28, 1, np.dtype("<f8"), None, "floats"),
-    BlockType("IQ1_M", 29, _K, _packed(("qs", _U8, 32), ("qh", _U8, 16), ("scales", _U8, 8)), "Q8_K", "i_lattice"),
-    BlockType("BF16", 30, 1, np.dtype(_U16), "BF16", "floats"),
-    BlockType("TQ1_0", 34, _K, _packed(("qs", _U8, 48), ("qh", _U8, 4), ("d", _HALF)), "Q8_K", "ternary"),
-    BlockType("TQ2_0", 35, _K, _packed(("qs", _U8, 64), ("d", _HALF)), "Q8_K", "ternary"),
-    BlockType("MXFP4", 39, 32, _packed(("e", _U8), ("qs", _U8, 16)), "Q8_0", "microscale"),
-    BlockType("NVFP4", 40, 64, _packed(("d", _U8, 4), ("qs", _U8, 32)), "Q8_0", "microscale"),
-    BlockType("Q1_0", 41, 128, _packed(("d", _HALF), ("qs", _U8, 16)), "Q8_0", "legacy"),
-    BlockType("Q2_0", 42, 64, _packed(("d", _HALF), ("qs", _U8, 16)), "Q8_0", "legacy"),
+    BlockType("I8", 24, 1, _I8),
+    BlockType("I16", 25, 1, _I16),
+    BlockType("I32", 26, 1, "<i4"),
+    BlockType("I64", 27, 1, "<i8"),
+    BlockType("F64", 28, 1, "<f8", None, "floats"),
+    BlockType("IQ1_M", 29, _K, (("qs", _U8, 32), ("qh", _U8, 16), ("scales", _U8, 8)), "Q8_K", "i_lattice"),
+    BlockType("BF16", 30, 1, _U16, "BF16", "floats"),
+    BlockType("TQ1_0", 34, _K, (("qs", _U8, 48), ("qh", _U8, 4), ("d", _HALF)), "Q8_K", "ternary"),
+    BlockType("TQ2_0", 35, _K, (("qs", _U8, 64), ("d", _HALF)), "Q8_K", "ternary"),
+    BlockType("MXFP4", 39, 32, (("e", _U8), ("qs", _U8, 16)), "Q8_0", "microscale"),
+    BlockType("NVFP4", 40, 64, (("d", _U8, 4), ("qs", _U8, 32)), "Q8_0", "microscale"),
+    BlockType("Q1_0", 41, 128, (("d", _HALF), ("qs", _U8, 16)), "Q8_0", "legacy"),
+    BlockType("Q2_0", 42, 64, (("d", _HALF), ("qs", _U8, 16)), "Q8_0", "legacy"),
 )
 
 TYPES: Final[Mapping[str, BlockType]] = MappingProxyType({row.name: row for row in _TABLE})
@@ -151,6 +155,8 @@ def block_type(name: str) -> BlockType:
     """
     found = TYPES.get(name.upper())
     if found is None:
+        from difflib import get_close_matches
+
         near = get_close_matches(name.upper(), TYPES, n=3)
         raise ValueError(f"unknown tensor type {name!r}" + (f", did you mean {', '.join(near)}?" if near else ""))
     return found

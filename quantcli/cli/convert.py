@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from quantcli.cli.output import binary_size, columns, decimal_count, print_json, show
+from quantcli.cli.output import binary_size, byte_progress, columns, decimal_count, print_json, show
 from quantcli.formats.errors import UsageError
 
 if TYPE_CHECKING:
@@ -111,15 +110,10 @@ def _plan_options(
 
 @contextmanager
 def _progress() -> Iterator[Progress]:
-    """One bar in source bytes on stderr, only on a terminal; and a line when kernels have to be compiled."""
-    from tqdm import tqdm
-
+    """One bar in source bytes, and a line when kernels have to be compiled."""
     from quantcli.conversion.convert import Progress
 
-    with tqdm(
-        total=0, unit="B", unit_scale=True, unit_divisor=1000, desc="quantizing", leave=False, delay=0.2,
-        file=sys.stderr, disable=not sys.stderr.isatty(),
-    ) as bar:  # fmt: skip
+    with byte_progress("quantizing") as bar:
 
         def compiling(types: Sequence[str]) -> Callable[[float], None]:
             click.echo(f"compiling kernels for this machine, once: {', '.join(types)}", err=True)

@@ -85,7 +85,9 @@ def _identity(file: GGUFFile) -> Lines:
     if kind and kind != "model":
         yield "Kind", printable(kind)
     part, parts = file.split
-    if parts > 1:
+    if len(file.paths) > 1:
+        yield "Parts", f"{parts} files, read as one"
+    elif parts > 1:
         yield "Part", f"{part} of {parts}; what follows is this part alone"
     yield from _present(
         file,

@@ -35,7 +35,7 @@ def command(file: Path, tensors: bool, metadata: bool, as_json: bool) -> None:
     """Show what is inside a GGUF file.
 
     Without options: what model it is, how big, which types its tensors have, the tokenizer, the chat template. Shapes are
-    in GGUF's order, the row length first.
+    in GGUF's order, the row length first. A model in parts is given by its first part.
 
     \b
     quantize inspect model.gguf
@@ -57,10 +57,14 @@ def command(file: Path, tensors: bool, metadata: bool, as_json: bool) -> None:
 def document(file: GGUFFile) -> dict[str, Any]:
     """The JSON document. Shapes are in GGUF order; `offset` counts from the start of the file.
 
+    For a model in parts, `parts` are their files, and each tensor has the number of the `part` that its `offset` is in.
+
     JSON has no bytes and no infinities: bytes that are not UTF-8 become U+FFFD, and numbers that are not finite null.
     """
+    parts = {path: number for number, path in enumerate(file.paths, 1)} if len(file.paths) > 1 else {}
     return {
         "path": str(file.path),
+        **({"parts": list(map(str, parts))} if parts else {}),
         "version": file.version,
         "architecture": file.architecture,
         "alignment": file.alignment,
@@ -75,6 +79,7 @@ def document(file: GGUFFile) -> dict[str, Any]:
                 "type": tensor.type.name,
                 "offset": tensor.offset,
                 "bytes": tensor.nbytes,
+                **({"part": parts[tensor.file.path]} if parts else {}),
             }
             for tensor in file.tensors.values()
         ],

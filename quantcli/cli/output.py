@@ -1,4 +1,4 @@
-"""What commands print: one JSON document, or views that people read; and how numbers and foreign texts are shown.
+"""What commands print: one JSON document, or views that people read, and progress; how numbers and foreign texts are shown.
 
 Views are rich renderables. On a terminal they have its width and colours; in a pipe they are plain, and as wide as what
 they hold, so that no name is cut.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import StringIO
 from typing import TYPE_CHECKING, Any, Final
 
@@ -49,6 +51,18 @@ def show(*views: RenderableType) -> None:
     text = "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()).lstrip("\n")
     encoding = sys.stdout.encoding or "utf-8"
     click.echo(text.encode(encoding, "backslashreplace").decode(encoding))
+
+
+@contextmanager
+def byte_progress(what: str, total: int = 0) -> Iterator[Any]:
+    """One tqdm bar in bytes on stderr, only on a terminal."""
+    from tqdm import tqdm
+
+    with tqdm(
+        total=total, unit="B", unit_scale=True, unit_divisor=1000, desc=what, leave=False, delay=0.2,
+        file=sys.stderr, disable=not sys.stderr.isatty(),
+    ) as bar:  # fmt: skip
+        yield bar
 
 
 def columns(*names: str, right: tuple[str, ...] = (), title: str | None = None) -> Table:

@@ -13,8 +13,9 @@ from typing import Final
 
 from quantcli.conversion.plan import file_order
 from quantcli.conversion.recipes import RECIPES, Recipe, find_recipe
+from quantcli.formats import gguf_parts
 from quantcli.formats.errors import UsageError
-from quantcli.formats.gguf_spec import Field, Metadata, boolean, f32, string, u32
+from quantcli.formats.gguf_spec import Field, Metadata, boolean, f32, replace_keys, string, u32
 from quantcli.formats.imatrix import Imatrix
 from quantcli.formats.tensor import TensorInfo
 
@@ -23,9 +24,6 @@ QUANTIZATION_VERSION: Final = 2
 
 GUESSED: Final = 1024
 """Added to a file type that was told from the tensors. Source: `LLAMA_FTYPE_GUESSED`."""
-
-SPLIT_KEYS: Final = ("split.no", "split.count", "split.tensors.count")
-"""What says that a file is a part of a model; a whole one does not."""
 
 _FILE_TYPE: Final = "general.file_type"
 
@@ -46,18 +44,11 @@ def quantized_metadata(
     metadata = dict(source)
     file_type = _kept_file_type(source, tensors) if recipe.file_type is None else recipe.file_type
     replace_keys(metadata, {"general.quantization_version": u32(QUANTIZATION_VERSION), _FILE_TYPE: u32(file_type)})
-    for key in SPLIT_KEYS:
+    for key in gguf_parts.KEYS:
         metadata.pop(key, None)
     replace_keys(metadata, overrides)
     replace_keys(metadata, imatrix.metadata() if imatrix else {})
     return metadata
-
-
-def replace_keys(metadata: Metadata, entries: Mapping[str, Field]) -> None:
-    """Set `entries` in `metadata`, each at its end, also where the key was there before."""
-    for key, entry in entries.items():
-        metadata.pop(key, None)
-        metadata[key] = entry
 
 
 def parse_metadata_override(text: str) -> tuple[str, Field]:

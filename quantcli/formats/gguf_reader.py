@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import mmap
 import struct
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from os import PathLike
 from pathlib import Path
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from quantcli.formats.errors import FormatError, UnsupportedError
 from quantcli.formats.files import InputFile
+from quantcli.formats.gguf_parts import COUNT_KEY, NUMBER_KEY, TENSORS_KEY, part_path, part_paths, part_prefix
 from quantcli.formats.gguf_spec import (
     ALIGNMENT_KEY,
     DEFAULT_ALIGNMENT,
@@ -59,6 +60,7 @@ _SMALLEST_ENTRY: Final = 8 + 1 + 4 + 1  # a key of one byte, a value of one
 _SMALLEST_TENSOR: Final = 8 + 4 + 4 + 8  # no name, no dimension
 _NUMBERS: Final = MappingProxyType({kind: struct.Struct(form) for kind, form in NUMBER_FORMATS.items()})
 
+_MIXED: Final = "the parts may be of different models, or one was not copied whole: get all of them again"
 _CONVERT: Final = "`quantize convert` makes a GGUF file from it"
 _FOREIGN: Final = (
     (b"PK\x03\x04", 0, "a zip archive, perhaps a PyTorch checkpoint", _CONVERT),
@@ -75,10 +77,12 @@ _FOREIGN: Final = (
 
 @dataclass(frozen=True, eq=False)
 class GGUFFile:
-    """An open GGUF file: what its header says, and tensors that read their rows when asked.
+    """An open GGUF file, or all parts of a model as one: what the header says, and tensors that read rows when asked.
 
     `metadata` and `tensors` are in the order of the file. `data_offset` is the byte tensor offsets count from, and
-    `file_bytes` the size of the file. Use it as a context manager, or `close` it.
+    `file_bytes` the size of the file. Of a model in parts, the tensors are those of all parts, each in its own file,
+    `file_bytes` is the size of all together, and the rest is that of the first part, which is at `path`. Use it as a
+    context manager, or `close` it.
     """
 
     path: Path
@@ -88,8 +92,8 @@ class GGUFFile:
     tensors: dict[str, StoredTensor]
     file_bytes: int
     data_offset: int
-    _file: InputFile = field(repr=False)
-    _mappings: list[mmap.mmap] = field(default_factory=list, repr=False)
+    _files: tuple[InputFile, ...] = field(repr=False)
+    _mappings: dict[InputFile, mmap.mmap] = field(default_factory=dict, repr=False)
 
     def get(self, key: str, default: Any = None) -> Any:
         """The plain value of a metadata key, or `default` where there is none."""
@@ -104,9 +108,14 @@ class GGUFFile:
 
     @property
     def split(self) -> tuple[int, int]:
-        """Which part of how many this file is, counted from one: (1, 1) for a whole model."""
-        number, count = self.get("split.no", 0), self.get("split.count", 1)
+        """Which part of how many the file is, counted from one: (1, 1) for a whole model."""
+        number, count = self.get(NUMBER_KEY, 0), self.get(COUNT_KEY, 1)
         return (number + 1, count) if isinstance(number, int) and isinstance(count, int) else (1, 1)
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The file, or the files of all parts."""
+        return tuple(file.path for file in self._files)
 
     def map(self, tensor: TensorInfo) -> NDArray[np.uint8]:
         """The rows of a tensor of this file as a read-only view of the file, uint8 of `(rows, row_bytes)`.
@@ -119,15 +128,16 @@ class GGUFFile:
         stored = self.tensors[tensor.name]
         if not stored.nbytes:
             return np.empty((stored.rows, stored.row_bytes), np.uint8)
-        if not self._mappings:
-            self._mappings.append(_map_file(self._file))
-        flat = np.frombuffer(self._mappings[0], np.uint8, stored.nbytes, stored.offset)
+        if stored.file not in self._mappings:
+            self._mappings[stored.file] = _map_file(stored.file)
+        flat = np.frombuffer(self._mappings[stored.file], np.uint8, stored.nbytes, stored.offset)
         return flat.reshape(stored.rows, stored.row_bytes)
 
     def close(self) -> None:
-        """Give the descriptor back. Views from `map` keep the memory map alive as long as they live."""
+        """Give the descriptors back. Views from `map` keep the memory maps alive as long as they live."""
         self._mappings.clear()
-        self._file.close()
+        for file in self._files:
+            file.close()
 
     def __enter__(self) -> Self:
         return self
@@ -139,29 +149,75 @@ class GGUFFile:
 def open_gguf(path: str | PathLike[str], *, allow_part: bool = False) -> GGUFFile:
     """Read and check the header of a GGUF file. No tensor data are read.
 
-    A part of a model that was split over several files is refused unless `allow_part` is set: most of its tensors, or its
-    metadata, are elsewhere.
+    A model that was split over several files is given by its first part, `NAME-00001-of-00003.gguf`, and read as one. A
+    later part is refused, since the metadata are elsewhere, unless `allow_part` is set: then it is opened alone.
 
     Raises:
-        FormatError: if the file is missing, cut short, no GGUF file, or contradicts itself; with the byte where.
-        UnsupportedError: for a big-endian file, a version other than 2 and 3, or a part of a split model.
+        FormatError: if the file is missing, cut short, no GGUF file, or contradicts itself, with the byte where; if a part
+            is missing, or the parts contradict each other.
+        UnsupportedError: for a big-endian file, a version other than 2 and 3, or a later part of a split model.
     """
+    opened = _open_file(path)
+    part, parts = opened.split
+    if parts <= 1 or (part > 1 and allow_part):
+        return opened
+    # A part is opened again when it is read: there may be more of them than a process may hold open.
+    opened.close()
+    if part == 1:
+        return _join([opened, *_open_others(opened.path, parts)])
+    first = part_path(part_prefix(opened.path), 1, parts)
+    raise UnsupportedError(
+        f"{opened.path}: part {part} of {parts} of a split model, expected the first one",
+        hint=f"give {first}" if first.exists() else "the first part is called NAME-00001-of-....gguf",
+    )
+
+
+def _open_others(first: Path, count: int) -> Iterator[GGUFFile]:
+    """The parts of a model behind the first, each checked to be the one its name says, and closed again."""
+    paths = part_paths(part_prefix(first), count)
+    if paths[0] != first:
+        what = f"the first of {count} parts of a model, expected to be called {paths[0].name} for the others to be found"
+        raise FormatError(first, what, hint="give all parts the names they had")
+    missing = [path.name for path in paths if not path.exists()]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise FormatError(first, f"parts of the model are missing: {missing[0]}{more}", hint="put them beside the first")
+    for number, path in enumerate(paths[1:], 2):
+        part = _open_file(path)
+        part.close()
+        if part.split != (number, count):
+            found = " of ".join(map(str, part.split))
+            raise FormatError(path, f"expected part {number} of {count}, found {found}", hint=_MIXED)
+        yield part
+
+
+def _join(parts: Sequence[GGUFFile]) -> GGUFFile:
+    """All parts of a model as one file."""
+    first = parts[0]
+    tensors: dict[str, StoredTensor] = {}
+    for part in parts:
+        doubled = next((name for name in part.tensors if name in tensors), None)
+        if doubled is not None:
+            raise FormatError(part.path, f"tensor {doubled!r} is in {tensors[doubled].file.path.name} too", hint=_MIXED)
+        tensors |= part.tensors
+    announced = first.get(TENSORS_KEY)
+    if announced != len(tensors):
+        what = f"{TENSORS_KEY} is {announced}, and the {len(parts)} parts have {len(tensors)} tensors"
+        raise FormatError(first.path, what, hint=_MIXED)
+    size = sum(part.file_bytes for part in parts)
+    files = tuple(file for part in parts for file in part._files)
+    return replace(first, tensors=tensors, file_bytes=size, _files=files, _mappings={})
+
+
+def _open_file(path: str | PathLike[str]) -> GGUFFile:
     if Path(path).is_dir():
         raise FormatError(path, "expected a GGUF file, found a directory", hint=f"{_CONVERT} if it is a checkpoint")
     file = InputFile(path)
     try:
-        opened = _read(file)
+        return _read(file)
     except BaseException:
         file.close()
         raise
-    part, parts = opened.split
-    if parts > 1 and not allow_part:
-        opened.close()
-        raise UnsupportedError(
-            f"{file.path}: part {part} of {parts} of a split model, expected a whole one",
-            hint="join the parts with `llama-gguf-split --merge FIRST_PART OUTPUT`",
-        )
-    return opened
 
 
 def _read(file: InputFile) -> GGUFFile:
@@ -180,7 +236,7 @@ def _read(file: InputFile) -> GGUFFile:
     described = header.tensor_table(tensor_count)
     data_offset = align(header.position, alignment)
     tensors = _place_tensors(file, described, data_offset, alignment)
-    return GGUFFile(file.path, version, alignment, metadata, tensors, file.size, data_offset, file, [mapping])
+    return GGUFFile(file.path, version, alignment, metadata, tensors, file.size, data_offset, (file,), {file: mapping})
 
 
 def _map_file(file: InputFile) -> mmap.mmap:

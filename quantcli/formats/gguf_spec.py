@@ -77,6 +77,18 @@ Metadata = dict[str, Field]
 """Metadata in the order of the file."""
 
 
+def replace_keys(metadata: Metadata, entries: Mapping[str, Field]) -> None:
+    """Set `entries` in `metadata` as `gguf.cpp` does, each at the end, also where the key was there before."""
+    for key, entry in entries.items():
+        metadata.pop(key, None)
+        metadata[key] = entry
+
+
+def u16(value: int) -> Field:
+    """An unsigned 16-bit integer: which part of a model a file is."""
+    return Field(ValueType.UINT16, int(value))
+
+
 def u32(value: int) -> Field:
     """An unsigned 32-bit integer: counts and token ids."""
     return Field(ValueType.UINT32, int(value))

@@ -10,14 +10,14 @@ import errno
 import os
 import secrets
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from threading import Lock
 from types import MappingProxyType, TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +53,7 @@ _REASONS: Final[Mapping[int, tuple[str, str | None]]] = MappingProxyType(
         errno.EROFS: ("the file system is read-only", "choose another place"),
         errno.ENOENT: ("the directory does not exist", "create the directory first"),
         errno.ENOTDIR: ("the directory does not exist", "create the directory first"),
+        errno.EMFILE: ("too many files are open", "write fewer at once, or raise the limit (`ulimit -n`)"),
     }
 )
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -97,6 +98,19 @@ def make_layout(metadata: Mapping[str, Field], tensors: Sequence[TensorInfo]) ->
     return Layout(header, tuple(len(header) + offset for offset in offsets), len(header) + position)
 
 
+class TensorWriter(Protocol):
+    """What tensors are written to: one file, or all parts of a model."""
+
+    @property
+    def file_bytes(self) -> int:
+        """Bytes of all that is written."""
+        ...
+
+    def write(self, index: int, offset: int, data: bytes | bytearray | memoryview | NDArray[Any]) -> None:
+        """Put `data` at byte `offset` of tensor `index`. Safe to call from several threads at once."""
+        ...
+
+
 class GGUFWriter:
     """Writes one GGUF file; a context manager.
 
@@ -129,6 +143,7 @@ class GGUFWriter:
         self._target = Path(os.path.realpath(self.path))
         self._temporary = self._target.with_name(f".{self._target.name[:_NAME_SHOWN]}.{secrets.token_hex(4)}.part")
         self._descriptor = -1
+        self._completed: os.stat_result | None = None
         self._written = [0] * len(self._tensors)
         self._lock = Lock()
 
@@ -162,30 +177,46 @@ class GGUFWriter:
                 _reserve(self._descriptor, self.file_bytes)
                 self._write_at(memoryview(self._layout.header), 0)
         except BaseException:
-            self._discard()
+            self.discard()
             raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
             if kind is None:
-                self._finish()
+                self.complete()
+                self.publish()
         finally:
-            self._discard()
+            self.discard()
 
-    def _finish(self) -> None:
+    # The steps of leaving, one by one, for what writes several files that appear together.
+
+    def complete(self) -> None:
+        """Check that every tensor was written, and flush the temporary file to the disk."""
         for info, written in zip(self._tensors, self._written, strict=True):
             if written != info.nbytes:
                 raise ValueError(f"{info.name}: {written} of {info.nbytes} bytes were written")
         with self._reporting():
             os.fsync(self._descriptor)
+            self._completed = os.fstat(self._descriptor)
             os.close(self._descriptor)
             self._descriptor = -1
+
+    def publish(self) -> None:
+        """Put the complete file at its path."""
+        with self._reporting():
             self._check_target()
             self._temporary.replace(self._target)
             _sync_directory(self._target.parent)
 
-    def _discard(self) -> None:
+    def withdraw(self) -> None:
+        """Take the file away from its path again, if `publish` has put it there."""
+        with suppress(FileNotFoundError):
+            if self._completed and os.path.samestat(self._completed, self._target.stat()):
+                self._target.unlink()
+
+    def discard(self) -> None:
+        """Remove the temporary file, if there is one."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -223,6 +254,19 @@ class GGUFWriter:
             reason, hint = _REASONS.get(error.errno or 0, (error.strerror or str(error), None))
             room = f" ({self.file_bytes} bytes needed)" if error.errno in _FULL else ""
             raise OutputError(f"{self.path}: {reason}{room}", hint=hint) from error
+
+
+def refuse_overwriting(sources: Iterable[Path], targets: Iterable[Path]) -> None:
+    """Refuse to write to a file that is being read.
+
+    Raises:
+        OutputError: if one of `targets` is one of `sources`.
+    """
+    existing = [path for path in targets if path.exists()]
+    for source in sources:
+        for target in existing:
+            if target.samefile(source):
+                raise OutputError(f"{target}: the output would replace the model it is made from", hint="choose another -o")
 
 
 def _reserve(descriptor: int, size: int) -> None:

@@ -159,7 +159,7 @@ def test_a_missing_file_and_a_directory(tmp_path: Path) -> None:
 def test_a_part_of_a_split_model_is_refused_unless_allowed(tmp_path: Path) -> None:
     u16 = 2
     content = gguf([entry("split.no", u16, b"\1\0"), entry("split.count", u16, b"\3\0")])
-    with pytest.raises(UnsupportedError, match="part 2 of 3 of a split model"):
+    with pytest.raises(UnsupportedError, match="part 2 of 3 of a split model, expected the first one"):
         opened(tmp_path, content)
     with open_gguf(tmp_path / "model.gguf", allow_part=True) as file:
         assert file.split == (2, 3)

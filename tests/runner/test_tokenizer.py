@@ -1,32 +1,78 @@
-"""Tokenizing against what llama.cpp gives for the same texts and vocabularies, and against the models' own tokenizers."""
+"""Tokenizing against llama.cpp with the same vocabularies, and against the models' own tokenizers."""
 
 from __future__ import annotations
 
+import ctypes
 import json
+from pathlib import Path
 
 import pytest
 from texts import random_texts
 
 from quantcli.conversion.vocabulary import vocabulary_metadata
 from quantcli.formats.checkpoint import Checkpoint
+from quantcli.formats.errors import ModelError, UnsupportedError
 from quantcli.formats.gguf_reader import open_gguf
+from quantcli.formats.gguf_spec import ValueType, array, boolean, string, u32
 from quantcli.runner.tokenizer import StreamDecoder, load_tokenizer
+from quantcli.runner.tokenizer.byte_level import BYTES
+from quantcli.runner.tokenizer.vocabulary import Attribute
 
 FUZZED = 300
+STORYTELLER = Path(__file__).parents[2] / "examples" / "storyteller"
+INVERTIBLE = ["llama-spm", "phi-3", "gpt-2", "llama-bpe", "qwen2", "falcon", "starcoder"]
+VOCABULARIES = [*INVERTIBLE, "bert-bge"]
+
+# --- Against llama.cpp ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["llama-spm", "phi-3", "gpt-2", "llama-bpe", "qwen2", "falcon", "starcoder"])
-def test_equals_reference_tokenizer(shared, name):
-    folder = shared / "golden" / "tokenization"
-    with open_gguf(folder / f"{name}.vocab.gguf") as file:
-        tokenizer = load_tokenizer(file.metadata)
-    for case in json.loads((folder / f"{name}.json").read_text(encoding="utf-8")):
+def reference_tokenizer(shared, name):
+    with open_gguf(shared / "golden" / "tokenization" / f"{name}.vocab.gguf") as file:
+        return load_tokenizer(file.metadata)
+
+
+@pytest.mark.parametrize("name", VOCABULARIES)
+def test_equals_reference_tokens(shared, name):
+    tokenizer = reference_tokenizer(shared, name)
+    cases = json.loads((shared / "golden" / "tokenization" / f"{name}.json").read_text(encoding="utf-8"))
+    assert len(cases) > 40
+    for case in cases:
         ids = tokenizer.encode(case["text"], add_special=False)
         assert ids == case["tokens"], case["text"]
-        assert tokenizer.decode(ids) == case["text"]
         decoder = StreamDecoder(tokenizer)
         streamed = "".join(decoder.push(id_) for id_ in ids) + decoder.finish()
-        assert streamed == b"".join(map(tokenizer.piece, ids)).decode()
+        assert streamed == b"".join(tokenizer.piece(id_) for id_ in ids if not tokenizer.is_hidden(id_)).decode()
+        if name in INVERTIBLE:
+            assert tokenizer.decode(ids) == case["text"]
+
+
+@pytest.mark.parametrize("name", VOCABULARIES)
+def test_equals_reference_library(shared, name):
+    llama_cpp = pytest.importorskip("llama_cpp", reason="the reference is not installed")
+    path = shared / "golden" / "tokenization" / f"{name}.vocab.gguf"
+    reference = llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
+    vocabulary = llama_cpp.llama_model_get_vocab(reference.model)
+    tokenizer = reference_tokenizer(shared, name)
+
+    buffer = ctypes.create_string_buffer(1024)
+    for id_ in range(len(tokenizer)):
+        length = llama_cpp.llama_token_to_piece(vocabulary, id_, buffer, len(buffer), 0, True)
+        assert tokenizer.piece(id_) == buffer.raw[:length]
+        assert (id_ in tokenizer.end_of_generation) == llama_cpp.llama_vocab_is_eog(vocabulary, id_)
+        control = bool(tokenizer.vocabulary.attributes[id_] & Attribute.CONTROL)
+        assert control == llama_cpp.llama_vocab_is_control(vocabulary, id_)
+    assert (tokenizer.bos, tokenizer.eos) == tuple(
+        None if id_ < 0 else id_ for id_ in (llama_cpp.llama_vocab_bos(vocabulary), llama_cpp.llama_vocab_eos(vocabulary))
+    )
+
+    special = [tokenizer.vocabulary.texts[id_] for id_ in range(len(tokenizer)) if tokenizer.is_hidden(id_)]
+    for number, text in enumerate(random_texts(3, FUZZED, special[:15])):
+        options = {"add_special": bool(number & 1), "parse_special": bool(number & 2)}
+        expected = reference.tokenize(text.encode(), add_bos=options["add_special"], special=options["parse_special"])
+        assert tokenizer.encode(text, **options) == expected, (text, options)
+
+
+# --- Against the models' own tokenizers -----------------------------------------------------------------------------------
 
 
 def converted(directory):
@@ -49,14 +95,205 @@ def test_equals_the_models_own_byte_level_tokenizer(shared, name):
         assert tokenizer.decode(ids, special=True) == text
 
 
-@pytest.mark.parametrize("name", ["llama-2", "mistral-v0.3"])
-def test_equals_sentencepiece(shared, name):
+def agrees_with_sentencepiece(directory):
     from sentencepiece import SentencePieceProcessor
 
-    directory = shared / "tokenizers" / name
     own = SentencePieceProcessor(model_file=str(directory / "tokenizer.model"))
     tokenizer = converted(directory)
     for text in random_texts(2, FUZZED):
         ids = tokenizer.encode(text, add_special=False)
         assert ids == own.encode(text), text
         assert tokenizer.decode(ids) == text
+
+
+@pytest.mark.parametrize("name", ["llama-2", "mistral-v0.3"])
+def test_equals_sentencepiece(shared, name):
+    agrees_with_sentencepiece(shared / "tokenizers" / name)
+
+
+def test_small_model_equals_sentencepiece():
+    agrees_with_sentencepiece(STORYTELLER)
+
+
+# --- By hand --------------------------------------------------------------------------------------------------------------
+
+
+def pieces(*texts, types=None, scores=None, **more):
+    """The metadata of a SentencePiece vocabulary; `<...>` is control, `<0x..>` a byte."""
+
+    def type_of(text):
+        return 6 if text.startswith("<0x") else 3 if text.startswith("<") else 1
+
+    return {
+        "tokenizer.ggml.model": string("llama"),
+        "tokenizer.ggml.tokens": array(ValueType.STRING, list(texts)),
+        "tokenizer.ggml.scores": array(ValueType.FLOAT32, scores or [-float(id_) for id_ in range(len(texts))]),
+        "tokenizer.ggml.token_type": array(ValueType.INT32, types or [type_of(text) for text in texts]),
+        **more,
+    }
+
+
+def byte_level(*texts, merges=(), pre="gpt-2", **more):
+    """The metadata of a byte-level vocabulary: the alphabet, then `texts`; `<...>` is control."""
+    tokens = [*BYTES, *texts]
+    types = [3 if len(text) > 1 and text.startswith("<") else 1 for text in tokens]
+    return {
+        "tokenizer.ggml.model": string("gpt2"),
+        "tokenizer.ggml.pre": string(pre),
+        "tokenizer.ggml.tokens": array(ValueType.STRING, tokens),
+        "tokenizer.ggml.token_type": array(ValueType.INT32, types),
+        "tokenizer.ggml.merges": array(ValueType.STRING, list(merges)),
+        **more,
+    }
+
+
+def shown(tokenizer, text, **options):
+    return [tokenizer.piece(id_).decode("utf-8", "backslashreplace") for id_ in tokenizer.encode(text, **options)]
+
+
+BASE = ("<unk>", "<s>", "</s>", "<0xC3>", "<0xA9>", "▁", "a", "b")
+
+
+def test_best_score_joins_first():
+    tokenizer = load_tokenizer(pieces(*BASE, "ab", "ba", "bab"))
+    assert shown(tokenizer, "abab", add_special=False) == [" ", "ab", "ab"]
+    tokenizer = load_tokenizer(pieces(*BASE, "ba", "ab", "aba"))
+    assert shown(tokenizer, "abab", add_special=False) == [" ", "aba", "b"]
+
+
+def test_leftmost_joins_first_among_equals():
+    tokenizer = load_tokenizer(pieces(*BASE, "aa", "aaa", scores=[0.0] * 10))
+    assert shown(tokenizer, "aaaaa", add_special=False) == [" ", "aaa", "aa"]
+
+
+def test_characters_that_are_no_token_become_bytes_and_those_the_unknown_token():
+    tokenizer = load_tokenizer(pieces(*BASE))
+    assert tokenizer.encode("é", add_special=False) == [5, 3, 4]
+    assert tokenizer.encode("c", add_special=False) == [5, 0]
+
+
+def test_a_text_is_cut_only_where_no_token_joins():
+    tokenizer = load_tokenizer(pieces(*BASE, "a▁", "a▁b"))
+    assert shown(tokenizer, "a b", add_special=False) == [" ", "a b"]
+
+
+def test_begin_and_end_tokens_and_the_space_in_front_follow_the_flags():
+    metadata = pieces(*BASE)
+    assert load_tokenizer(metadata).encode("a") == [1, 5, 6]
+    metadata |= {"tokenizer.ggml.add_bos_token": boolean(False), "tokenizer.ggml.add_eos_token": boolean(True)}
+    metadata |= {"tokenizer.ggml.add_space_prefix": boolean(False), "tokenizer.ggml.eos_token_id": u32(7)}
+    assert load_tokenizer(metadata).encode("a") == [6, 7]
+    assert load_tokenizer(metadata).encode("a", add_special=False) == [6]
+    assert load_tokenizer(pieces(*BASE)).encode("") == [1]
+
+
+def test_special_texts_are_tokens_only_when_asked():
+    tokenizer = load_tokenizer(pieces(*BASE, "<a>", "[a]", types=[2, 3, 3, 6, 6, 1, 1, 1, 3, 4]))
+    assert 8 not in tokenizer.encode("a<a>b", add_special=False)
+    # A space comes in front of what follows a special token.
+    assert tokenizer.encode("a<a>b", add_special=False, parse_special=True) == [5, 6, 8, 5, 7]
+    # What a user defined is a token always.
+    assert tokenizer.encode("a[a]b", add_special=False) == [5, 6, 9, 5, 7]
+    assert tokenizer.decode([6, 8, 7]) == "ab"
+    assert tokenizer.decode([6, 8, 7], special=True) == "a<a>b"
+
+
+def test_the_longer_special_token_counts_wherever_it_starts():
+    tokenizer = load_tokenizer(pieces(*BASE, "<aa", "aab>", types=[2, 3, 3, 6, 6, 1, 1, 1, 3, 3]))
+    assert tokenizer.encode("<aab>", add_special=False, parse_special=True)[-1] == 9
+
+
+def test_tokens_of_phi_3_swallow_the_space_after_them():
+    tokenizer = load_tokenizer(pieces(*BASE, "<|user|>", **{"general.name": string("Phi-3-mini")}))
+    assert tokenizer.encode("<|user|> \n a", add_special=False, parse_special=True) == [8, 5, 6]
+    assert tokenizer.encode("<s> a", add_special=False, parse_special=True) == [1, 5, 5, 6]
+
+
+def test_merges_apply_in_their_order():
+    tokenizer = load_tokenizer(byte_level("ab", "bc", "abc", merges=["b c", "a b", "a bc"]))
+    assert shown(tokenizer, "abc ab", add_special=False) == ["abc", " ", "ab"]
+
+
+def test_merges_may_begin_with_a_space_and_those_to_no_token_are_ignored():
+    tokenizer = load_tokenizer(byte_level("ab", merges=["a b", "ab ab", "a b"]))
+    assert shown(tokenizer, "abab", add_special=False) == ["ab", "ab"]
+    with pytest.raises(ModelError, match="' ab' is not two texts"):
+        load_tokenizer(byte_level("ab", merges=[" ab"]))
+
+
+def test_ignoring_merges_takes_whole_words():
+    merges, texts = ["a b"], ("ab", "abc")
+    assert shown(load_tokenizer(byte_level(*texts, merges=merges)), "abc", add_special=False) == ["ab", "c"]
+    assert shown(load_tokenizer(byte_level(*texts, merges=merges, pre="llama-bpe")), "abc", add_special=False) == ["abc"]
+
+
+def test_bytes_that_are_no_text_are_read_as_replacement_characters():
+    tokenizer = load_tokenizer(byte_level())
+    assert tokenizer.decode(tokenizer.encode("a\udcffb", add_special=False)) == "a\ufffdb"
+    assert load_tokenizer(pieces(*BASE)).encode("\udca9", add_special=False) == [5, 4]
+
+
+def test_stream_decoder_waits_for_whole_characters():
+    tokenizer = load_tokenizer(byte_level("<x>"))
+    decoder = StreamDecoder(tokenizer)
+    ids = tokenizer.encode("é🚀!", add_special=False)
+    assert [decoder.push(id_) for id_ in ids] == ["", "é", "", "", "", "🚀", "!"]
+    assert decoder.push(256) == ""
+    assert (decoder.push(ids[0]), decoder.finish()) == ("", "\ufffd")
+    assert StreamDecoder(tokenizer, special=True).push(256) == "<x>"
+
+
+def test_ends_of_generation_are_found_by_text_and_made_control():
+    tokenizer = load_tokenizer(byte_level("<|im_end|>", "x", "<|fim_pad|>", **{"tokenizer.ggml.eos_token_id": u32(5)}))
+    ids = tokenizer.vocabulary.ids
+    assert tokenizer.end_of_generation == {5, ids["<|im_end|>"], ids["<|fim_pad|>"]}
+    assert tokenizer.vocabulary.special["eot"] == ids["<|im_end|>"]
+
+
+def test_end_is_part_of_the_text_where_other_tokens_end_it():
+    tokenizer = load_tokenizer(byte_level("<|end|>", "<|return|>", "<|call|>", "<|channel|>"))
+    ids = tokenizer.vocabulary.ids
+    assert ids["<|end|>"] not in tokenizer.end_of_generation
+    assert ids["<|call|>"] in tokenizer.end_of_generation
+    assert not tokenizer.is_hidden(ids["<|channel|>"])
+
+
+def test_long_texts_take_no_quadratic_time():
+    sentencepiece, byte_pairs = (
+        load_tokenizer(pieces(*BASE, "aa", "aaaa")),
+        load_tokenizer(byte_level("aa", merges=["a a"])),
+    )
+    for text in ("a" * 50_000, " " * 50_000, "ab " * 20_000):
+        assert sentencepiece.decode(sentencepiece.encode(text)) == text
+        assert byte_pairs.decode(byte_pairs.encode(text)) == text
+
+
+# --- What can be wrong ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("metadata", "error", "said"),
+    [
+        ({}, ModelError, "no tokenizer: no tokenizer.ggml.model"),
+        ({"tokenizer.ggml.model": string("llama")}, ModelError, "no tokenizer.ggml.tokens"),
+        (pieces(*BASE) | {"tokenizer.ggml.model": string("rwkv")}, UnsupportedError, "'rwkv' is unknown"),
+        (pieces(*BASE, scores=[0.0]), ModelError, r"tokenizer.ggml.scores has 1 values, expected one for each of 8 tokens"),
+        (byte_level(pre="nonesuch"), UnsupportedError, "pre-tokenizer 'nonesuch' is unknown"),
+        (byte_level(pre="kimi-k2"), UnsupportedError, "'kimi-k2' is not one that can be run"),
+    ],
+)
+def test_error(metadata, error, said):
+    with pytest.raises(error, match=said):
+        load_tokenizer(metadata)
+
+
+def test_byte_level_without_merges():
+    metadata = byte_level()
+    del metadata["tokenizer.ggml.merges"]
+    with pytest.raises(ModelError, match=r"no tokenizer\.ggml\.merges"):
+        load_tokenizer(metadata)
+
+
+def test_token_outside_the_vocabulary():
+    with pytest.raises(ModelError, match="token 8 is outside the vocabulary of 8"):
+        load_tokenizer(pieces(*BASE)).decode([8])

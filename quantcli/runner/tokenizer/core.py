@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from quantcli.architectures.pre_tokenizers import PreTokenizer, pre_tokenizers
@@ -16,6 +16,7 @@ from quantcli.formats.errors import ModelError, UnsupportedError
 from quantcli.formats.gguf_spec import Metadata
 from quantcli.runner.tokenizer.sentencepiece import SentencePieceModel
 from quantcli.runner.tokenizer.vocabulary import HIDDEN, Attribute, Vocabulary, parsed_tokens, read_vocabulary
+from quantcli.runner.tokenizer.word_piece import Normalizer, WordPieceModel
 
 _WHITE_SPACE: Final = " \t\n\v\f\r"
 """What a token that strips its surroundings takes: `isspace` of C."""
@@ -41,6 +42,8 @@ class Settings:
     add_eos: bool = False
     add_space_prefix: bool = False
     """Put a space before a text, and before what follows a special token."""
+    last: str = "eos"
+    """The role of the token that `add_eos` puts last."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,11 @@ def _byte_level(vocabulary: Vocabulary, metadata: Metadata) -> Model:
     return ByteLevelModel(vocabulary, list(metadata[spec.MERGES].value), _pre_tokenizer(metadata))
 
 
+def _word_piece(vocabulary: Vocabulary, metadata: Metadata) -> Model:
+    lowercase = _flag(metadata, spec.NORMALIZER_LOWERCASE, True)
+    return WordPieceModel(vocabulary, Normalizer(lowercase, _flag(metadata, spec.NORMALIZER_STRIP_ACCENTS, lowercase)))
+
+
 def _byte_level_special(metadata: Metadata) -> Mapping[str, int]:
     # Falcon's end of text, from the days when it was the only such model.
     return {"eos": 11} if _pre_tokenizer(metadata).no_bos else {"bos": 11, "eos": 11}
@@ -89,6 +97,11 @@ _ALGORITHMS: Final = {
         _byte_level,
         lambda metadata: Settings(add_bos=_pre_tokenizer(metadata).add_bos),
         _byte_level_special,
+    ),
+    "bert": _Algorithm(
+        _word_piece,
+        lambda metadata: Settings(add_bos=True, add_eos=True, last="sep"),
+        lambda metadata: {"bos": 101, "unk": 100, "sep": 102, "pad": 0, "mask": 103},
     ),
 }
 
@@ -127,19 +140,23 @@ class Tokenizer:
                 prefix = " " if self.settings.add_space_prefix and after_special else ""
                 ids += self._model.encode(prefix + fragment)
             after_special = isinstance(fragment, int)
-        if add_special and self.settings.add_eos and self.eos is not None:
-            ids.append(self.eos)
+        last = self.vocabulary.special.get(self.settings.last)
+        if add_special and self.settings.add_eos and last is not None:
+            ids.append(last)
         return ids
 
     def piece(self, id_: int) -> bytes:
         """The bytes of one token, which need not be whole characters; a control token's are its text."""
-        if not 0 <= id_ < len(self):
-            raise ModelError(f"token {id_} is outside the vocabulary of {len(self)}")
-        return self._model.piece(id_)
+        return self._model.piece(self._checked(id_))
 
     def is_hidden(self, id_: int) -> bool:
         """Whether a token is control: it steers the model and is no part of a text."""
-        return bool(self.vocabulary.attributes[id_] & HIDDEN)
+        return bool(self.vocabulary.attributes[self._checked(id_)] & HIDDEN)
+
+    def _checked(self, id_: int) -> int:
+        if not 0 <= id_ < len(self):
+            raise ModelError(f"token {id_} is outside the vocabulary of {len(self)}")
+        return id_
 
     def decode(self, ids: Iterable[int], *, special: bool = False) -> str:
         """The text of whole token ids, the inverse of `encode`: control tokens are left out unless `special`.
@@ -216,11 +233,13 @@ def load_tokenizer(metadata: Metadata) -> Tokenizer:
 
 
 def _override(defaults: Settings, metadata: Metadata) -> Settings:
-    def flag(key: str, default: bool) -> bool:
-        return bool(metadata[key].value) if key in metadata else default
-
-    return Settings(
-        flag(spec.ADD_SPECIAL_TOKENS["bos"], defaults.add_bos),
-        flag(spec.ADD_SPECIAL_TOKENS["eos"], defaults.add_eos),
-        flag(spec.ADD_SPACE_PREFIX, defaults.add_space_prefix),
+    return replace(
+        defaults,
+        add_bos=_flag(metadata, spec.ADD_SPECIAL_TOKENS["bos"], defaults.add_bos),
+        add_eos=_flag(metadata, spec.ADD_SPECIAL_TOKENS[defaults.last], defaults.add_eos),
+        add_space_prefix=_flag(metadata, spec.ADD_SPACE_PREFIX, defaults.add_space_prefix),
     )
+
+
+def _flag(metadata: Metadata, key: str, default: bool) -> bool:
+    return bool(metadata[key].value) if key in metadata else default

@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from quantcli.conversion.recipes import BlockCounts, ModelFacts, Policy, Recipe, Role, TensorFacts, layer_of
+from quantcli.conversion.recipes import BlockCounts, ModelFacts, Policy, Recipe, TensorFacts, layer_of
+from quantcli.conversion.roles import Role
 from quantcli.formats.errors import ModelError, UnsupportedError, UsageError
 from quantcli.formats.gguf_spec import Field
 from quantcli.formats.tensor import TensorInfo

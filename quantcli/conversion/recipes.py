@@ -8,24 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from functools import cached_property
-from importlib.resources import files
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from quantcli.conversion.conditions import Condition, compile_condition
+from quantcli.conversion.roles import Role, read_roles, recipe_text, role_of
 from quantcli.formats.errors import ModelError, UsageError
 from quantcli.kernels.types import BlockType, block_type
-
-
-@dataclass(frozen=True)
-class Role:
-    """What a tensor is to the rules; the fields are explained in `recipes.toml`."""
-
-    name: str
-    pattern: re.Pattern[str]
-    label: str
-    counted_by: Literal["tensors", "layers"] = "layers"
-    stands_in_for: str | None = None
-    yields_to_override: re.Pattern[str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +153,7 @@ class Policy:
 
     def role_of(self, name: str) -> Role | None:
         """The role of the tensor `name`, None for one that no rule speaks of."""
-        return next((role for role in self.roles.values() if role.pattern.search(name)), None)
+        return role_of(name, self.roles)
 
     def fit(self, type: BlockType, row: int) -> BlockType | None:
         """`type`, or the first of its fallbacks whose blocks a row of `row` weights divides into; None without any."""
@@ -200,7 +188,7 @@ def load_recipes(text: str) -> dict[str, Recipe]:
         ValueError: if the document speaks of a role, condition, fact, list or type that does not exist.
     """
     document = tomllib.loads(text)
-    roles = {name: _role(name, **entry) for name, entry in document["roles"].items()}
+    roles = read_roles(document)
     policy = Policy(
         roles=roles,
         blocks={name: compile_condition(text, BLOCK_COUNTS) for name, text in document["blocks"].items()},
@@ -227,11 +215,6 @@ def find_recipe(name: str) -> Recipe:
     near = get_close_matches(wanted, names, n=3)
     hint = f"did you mean {', '.join(near)}?" if near else f"one of {', '.join(names)}"
     raise UsageError(f"unknown type {name!r}", hint=hint)
-
-
-def _role(name: str, pattern: str, label: str, yields_to_override: str | None = None, **rest: Any) -> Role:
-    yields = re.compile(yields_to_override) if yields_to_override else None
-    return Role(name, re.compile(pattern), label, yields_to_override=yields, **rest)
 
 
 def _keep(reason: str, patterns: list[str], architectures: Sequence[str] = ()) -> Keep:
@@ -309,7 +292,5 @@ def _names(value: str | Sequence[str]) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value)
 
 
-RECIPES: Final[Mapping[str, Recipe]] = load_recipes(
-    files("quantcli.conversion").joinpath("recipes.toml").read_text(encoding="utf-8")
-)
+RECIPES: Final[Mapping[str, Recipe]] = load_recipes(recipe_text())
 """Every recipe by name."""

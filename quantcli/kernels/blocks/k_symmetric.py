@@ -103,13 +103,17 @@ def _weights_3(x: Scratch, base: int, importance: Scratch, spread: Scratch, grou
 
 
 @inline
-def _search_3(x: Scratch, base: int, descended: Scratch, searched: NDArray[np.uint8]) -> Vec:
-    """Descent without an importance matrix: the scale; the stored levels go to `searched`."""
-    scale = descent_search(x, base, LENGTH, 4, descended)
-    for element in range(LENGTH):
-        place = base + element * LANES
-        store(searched, place, convert(convert(load(descended, place, LANES), np.int32) + I32(4), np.uint8))
-    return scale
+def _search_3(x: Scratch, group: int, descended: Scratch, searched: NDArray[np.uint8], scales: Scratch) -> None:
+    """Descent without an importance matrix, for four groups from `group` on."""
+    base = group * LENGTH * LANES
+    found = descent_search(x, base, LENGTH, 4, descended)
+    store(scales, group * LANES, found[0])
+    store(scales, (group + 1) * LANES, found[1])
+    store(scales, (group + 2) * LANES, found[2])
+    store(scales, (group + 3) * LANES, found[3])
+    for place in range(base, base + 4 * LENGTH * LANES, LANES):
+        level = convert(load(descended, place, LANES), np.int32) + I32(4)
+        store(searched, place, convert(level, np.uint8))
 
 
 @inline
@@ -173,26 +177,30 @@ def _pack_6(levels: NDArray[np.uint8], stored: Scratch, block: int, half: Any, o
     store_half(out, at + 208, half)
 
 
-def _group_searcher(bits: int, weighted: bool) -> Any:
-    """The function that fits one group of sub-blocks: returns their scales, writes their stored levels to `searched` and,
-    for Q3_K with importance, the sums of their weights to `weights`."""
+def _batch_searcher(bits: int, weighted: bool) -> Any:
+    """The function that fits the groups of a batch: their scales go to `found[0]`, their stored levels to `searched` and,
+    for Q3_K with importance, the sums of their weights to `found[1]`. `scratch` is as large as `x`."""
     half = 1 << (bits - 1)
 
     @inline
     def search(
-        x: Scratch, importance: Scratch, spread: Scratch, group: int, weight: Scratch, weights: Scratch,
-        descended: Scratch, searched: NDArray[np.uint8],
-    ) -> Vec:  # fmt: skip
-        base = group * LENGTH * LANES
+        x: Scratch, importance: Scratch, spread: Scratch, groups: int, scratch: Scratch, searched: NDArray[np.uint8],
+        found: Scratch,
+    ) -> None:  # fmt: skip
         if bits == 3 and not weighted:
-            return _search_3(x, base, descended, searched)
-        if bits == 3:
-            store(weights, group * LANES, _weights_3(x, base, importance, spread, group, weight))
-        else:
-            _weights_6(x, base, importance, weighted, weight)
-        scale, inverse, empty = symmetric_search(x, weight, base, LENGTH, half)
-        _fitted_levels(x, base, half, inverse, empty, searched)
-        return scale
+            # A batch has room for PER_BLOCK groups, filled or not: rounding up to fours stays inside.
+            for group in range(0, groups, 4):
+                _search_3(x, group, scratch, searched, found[0])
+            return
+        for group in range(groups):
+            base, at = group * LENGTH * LANES, group * LANES
+            if bits == 3:
+                store(found[1], at, _weights_3(x, base, importance, spread, group, scratch))
+            else:
+                _weights_6(x, base, importance, weighted, scratch)
+            scale, inverse, empty = symmetric_search(x, scratch, base, LENGTH, half)
+            _fitted_levels(x, base, half, inverse, empty, searched)
+            store(found[0], at, scale)
 
     return search
 
@@ -243,7 +251,7 @@ def _quantizer(bits: int, weighted: bool) -> Any:
     """The quantizer of a type: `bits` per level, with an importance vector or without."""
     half = 1 << (bits - 1)
     block_bytes = TYPES[f"Q{bits}_K"].block_bytes
-    search, quantize_scales = _group_searcher(bits, weighted), _scale_quantizer(bits, weighted)
+    search, quantize_scales = _batch_searcher(bits, weighted), _scale_quantizer(bits, weighted)
     pack = _block_packer(bits)
 
     @inline
@@ -251,9 +259,8 @@ def _quantizer(bits: int, weighted: bool) -> Any:
         flat, packed = x.reshape(-1), out.reshape(-1)
         count = flat.size // K
         rows, columns = np.arange(LANES) * LENGTH, np.arange(LANES) * LANES
-        batch, batch_importance, xt, wt, descended = np.empty((5, LANES * K), np.float32)
+        batch, batch_importance, xt, wt, scratch = np.empty((5, LANES * K), np.float32)
         searched, transposed, levels = np.empty((3, LANES * K), np.uint8)
-        weight = np.empty(LENGTH * LANES, np.float32)
         # By sub-block, in order: the scales and the sums of the weights; what the search needs, and what it led to.
         found = np.zeros((2, LANES * PER_BLOCK), np.float32)
         spread, unit = np.zeros((2, LANES * PER_BLOCK), np.float32)
@@ -267,12 +274,11 @@ def _quantizer(bits: int, weighted: bool) -> Any:
             if weighted:
                 gather_batch(importance, first, count, batch_importance)
                 batch_spread(batch, 2.0, PER_BLOCK, spread)
-            for group in range(groups):
+            for group in range(PER_BLOCK):
                 transpose_group(batch, group, rows, LENGTH, xt)
                 if weighted:
                     transpose_group(batch_importance, group, rows, LENGTH, wt)
-                scales = search(xt, wt, spread, group, weight, found[1], descended, searched)
-                store(found[0], group * LANES, scales)
+            search(xt, wt, spread, groups, scratch, searched, found)
             quantize_scales(found, blocks, turned, stored, d, largest, unit)
             for group in range(groups):
                 _final_levels(xt, group, half, unit, searched, transposed)

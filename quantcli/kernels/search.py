@@ -58,7 +58,8 @@ def nearest_int(value: Vec) -> Vec:
 @inline
 def finite_inverse(value: Any) -> Any:
     """1 / value of a float32, but 0 where that is infinite: for zero, as in the reference, and for subnormal scales, where
-    the reference multiplies by infinity and converts that to the integer 0, unless something was added; callers see to it."""
+    the reference multiplies by infinity and converts that to the integer 0, unless something was added; callers see to
+    it."""
     inverse = F32(1) / value
     return inverse if abs(inverse) < F32(np.inf) else F32(0)
 

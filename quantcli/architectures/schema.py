@@ -100,6 +100,10 @@ class VocabularyRules:
     space_prefix: bool | None = None
     """Whether texts get a space in front, where that is fixed."""
 
+    flat_scores: bool = False
+    """Whether a tokenizer.json without tokenizer.model becomes a vocabulary whose scores are all the same. Texts are then
+    not tokenized as the model was trained; it is what the reference writes where it does not refuse."""
+
     special: Mapping[str, int] = field(default_factory=dict)
     """Role -> id, for roles a checkpoint does not name."""
 

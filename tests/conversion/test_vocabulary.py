@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from texts import random_texts
 
 from quantcli.architectures.loader import find_architecture
 from quantcli.architectures.pre_tokenizers import pre_tokenizers
@@ -16,6 +17,7 @@ from quantcli.conversion.vocabulary import vocabulary_metadata
 from quantcli.formats.checkpoint import Checkpoint, open_checkpoint
 from quantcli.formats.errors import FormatError, ModelError, UnsupportedError, UsageError
 from quantcli.formats.gguf_reader import open_gguf
+from quantcli.runner.tokenizer import load_tokenizer
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 sys.path.insert(0, str(GOLDEN))
@@ -182,3 +184,16 @@ def test_negative_special_id(tmp_path):
 def test_byte_level_without_merges(tmp_path):
     with pytest.raises(ModelError, match=r"without merges; looked in tokenizer\.json and merges\.txt"):
         convert(byte_level_case(tmp_path, model={"merges": []}))
+
+
+# --- BPE with byte fallback, without tokenizer.model ----------------------------------------------------------------------
+
+
+def test_scores_from_merges_tokenize_as_the_scores_they_replace(shared, tmp_path):
+    original = shared / "tokenizers" / "llama-2"
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(original / name, tmp_path)
+    scored = load_tokenizer(vocabulary_metadata(Checkpoint(original, original, {}, {}), 32000))
+    derived = load_tokenizer(vocabulary_metadata(Checkpoint(tmp_path, tmp_path, {}, {}), 32000))
+    for text in random_texts(4, 300):
+        assert derived.encode(text) == scored.encode(text), text

@@ -108,6 +108,7 @@ ENDS = [added(BYTE_LEVEL_SIZE, "<|begin|>", special=True), added(BYTE_LEVEL_SIZE
 ENDS += [added(BYTE_LEVEL_SIZE + 2, "<|turn|>", special=True)]
 FAST = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|begin|>", "eos_token": "<|end|>"}
 
+GEMMA = config(2048, **IDS, head_dim=16, attn_logit_softcapping=50.0, final_logit_softcapping=30.0, sliding_window=64)
 CASES: dict[str, dict[str, Any]] = {
     "pieces": {"config.json": config(2048, **IDS), "tokenizer.model": PIECES},
     "pieces-padded": {
@@ -165,6 +166,21 @@ CASES: dict[str, dict[str, Any]] = {
         "tokenizer.model": PIECES,
         "tokenizer_config.json": {**SP_CLASS, "cls_token": "<s>", "sep_token": "</s>", "unk_token": "<unk>"},
         "tokenizer.json": {"added_tokens": SP_ADDED, "post_processor": template("<s> A </s>", "<s> A </s> </s> B </s>")},
+    },
+    "pieces-gemma": {
+        "config.json": GEMMA | {"architectures": ["GemmaForCausalLM"], "model_type": "gemma"},
+        "tokenizer.model": PIECES,
+        "tokenizer_config.json": {**SP_CLASS, "add_bos_token": True, "add_prefix_space": True, "chat_template": "g"},
+    },
+    "pieces-gemma2": {
+        "config.json": GEMMA | {"architectures": ["Gemma2ForCausalLM"], "model_type": "gemma2"},
+        "tokenizer.model": PIECES,
+        "tokenizer_config.json": {**SP_CLASS, "add_bos_token": True, "chat_template": "g"},
+    },
+    "bytes-qwen2": {
+        "config.json": config(BYTE_LEVEL_SIZE + 8, architectures=["Qwen2ForCausalLM"], model_type="qwen2"),
+        "tokenizer.json": byte_level([*ENDS, added(BYTE_LEVEL_SIZE + 3, "<|endoftext|>", special=True)]),
+        "tokenizer_config.json": {**FAST, "add_prefix_space": False, "add_bos_token": False},
     },
     "templates-list": {
         "config.json": config(2048, **IDS),

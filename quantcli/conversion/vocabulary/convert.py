@@ -6,6 +6,7 @@ Source: the methods `set_vocab` and `_set_vocab_*` of llama.cpp's converter.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from quantcli.architectures.schema import VocabularyRules
@@ -13,6 +14,7 @@ from quantcli.conversion.vocabulary import hugging_face
 from quantcli.conversion.vocabulary.files import SENTENCEPIECE_MODEL, TOKENIZER, TokenizerFiles
 from quantcli.conversion.vocabulary.sentencepiece import sentencepiece_tokens
 from quantcli.conversion.vocabulary.special import special_metadata
+from quantcli.conversion.vocabulary.tokens import TokenTable
 from quantcli.formats import vocabulary_spec as spec
 from quantcli.formats.errors import ModelError, UnsupportedError
 from quantcli.formats.gguf_spec import Metadata, ValueType, array, boolean, string, u32
@@ -49,7 +51,7 @@ def vocabulary_metadata(
     space_prefix = files.configuration.get("add_prefix_space")
     if rules.copy_space_prefix and space_prefix is not None:
         metadata[spec.ADD_SPACE_PREFIX] = boolean(space_prefix)
-    metadata |= convert(files, vocabulary_size, pre_tokenizer)
+    metadata |= convert(_Request(files, vocabulary_size, rules, pre_tokenizer))
     for role, id_ in {**rules.special, **rules.special_by_size.get(vocabulary_size or 0, {})}.items():
         metadata.setdefault(spec.SPECIAL_TOKENS[role], u32(id_))
     for role, add in rules.add_by_size.get(vocabulary_size or 0, {}).items():
@@ -67,32 +69,47 @@ def _nothing_usable(files: TokenizerFiles) -> ModelError | UnsupportedError:
     return UnsupportedError(f"{files.tokenizer_path}: holds {kind}, expected BPE")
 
 
-def _from_sentencepiece(files: TokenizerFiles, vocabulary_size: int | None, pre_tokenizer: str | None) -> Metadata:
-    table = sentencepiece_tokens(files, vocabulary_size)
+@dataclass(frozen=True)
+class _Request:
+    """What a vocabulary is converted from and for."""
+
+    files: TokenizerFiles
+    vocabulary_size: int | None
+    rules: VocabularyRules
+    pre_tokenizer: str | None
+
+
+def _from_sentencepiece(request: _Request) -> Metadata:
+    return _scored(request, sentencepiece_tokens(request.files, request.vocabulary_size))
+
+
+def _from_byte_fallback(request: _Request) -> Metadata:
+    tokenizer = hugging_face.load(request.files)
+    table = hugging_face.byte_fallback_tokens(
+        request.files, tokenizer, request.vocabulary_size, flat_scores=request.rules.flat_scores
+    )
+    return _scored(request, table)
+
+
+def _scored(request: _Request, table: TokenTable) -> Metadata:
     metadata = {spec.MODEL: string("llama"), spec.PRE_TOKENIZER: string("default")}
-    return metadata | table.metadata(scores=True) | special_metadata(files, len(table))
+    return metadata | table.metadata(scores=True) | special_metadata(request.files, len(table))
 
 
-def _from_byte_fallback(files: TokenizerFiles, vocabulary_size: int | None, pre_tokenizer: str | None) -> Metadata:
-    table = hugging_face.byte_fallback_tokens(files, hugging_face.load(files), vocabulary_size)
-    metadata = {spec.MODEL: string("llama"), spec.PRE_TOKENIZER: string("default")}
-    return metadata | table.metadata(scores=True) | special_metadata(files, len(table))
-
-
-def _from_byte_level(files: TokenizerFiles, vocabulary_size: int | None, pre_tokenizer: str | None) -> Metadata:
-    tokenizer = hugging_face.load(files)
+def _from_byte_level(request: _Request) -> Metadata:
+    files, tokenizer = request.files, hugging_face.load(request.files)
     name = (
         hugging_face.pre_tokenizer_name(files, tokenizer)
-        if pre_tokenizer is None
-        else hugging_face.check_pre_tokenizer(pre_tokenizer)
+        if request.pre_tokenizer is None
+        else hugging_face.check_pre_tokenizer(request.pre_tokenizer)
     )
-    table = hugging_face.byte_level_tokens(files, tokenizer, vocabulary_size)
+    table = hugging_face.byte_level_tokens(files, tokenizer, request.vocabulary_size)
     metadata = {spec.MODEL: string("gpt2"), spec.PRE_TOKENIZER: string(name)} | table.metadata(scores=False)
     metadata[spec.MERGES] = array(ValueType.STRING, hugging_face.merges(files))
     return metadata | special_metadata(files, None)
 
 
-_SOURCES: Final[tuple[tuple[Callable[[TokenizerFiles], bool], Callable[..., Metadata]], ...]] = (
+_SOURCES: Final[tuple[tuple[Callable[[TokenizerFiles], bool], Callable[[_Request], Metadata]], ...]] = (
     (lambda files: files.sentencepiece is not None, _from_sentencepiece),
     (hugging_face.has_byte_fallback, _from_byte_fallback),
     (hugging_face.is_byte_level, _from_byte_level),

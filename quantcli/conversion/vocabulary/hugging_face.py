@@ -7,7 +7,7 @@ transformers is asked of `tokenizers`, on which it stands.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from tokenizers import AddedToken, Tokenizer
@@ -104,8 +104,15 @@ def _placed(tokenizer: Tokenizer, token: AddedToken) -> tuple[str, float, TokenT
     return text, 0.0, type_
 
 
-def byte_fallback_tokens(files: TokenizerFiles, tokenizer: Tokenizer, vocabulary_size: int | None) -> TokenTable:
-    """The tokens of a BPE with byte fallback; their scores are all one, since tokenizer.json keeps none."""
+def byte_fallback_tokens(
+    files: TokenizerFiles, tokenizer: Tokenizer, vocabulary_size: int | None, *, flat_scores: bool
+) -> TokenTable:
+    """The tokens of a BPE with byte fallback.
+
+    tokenizer.json has an order of merges where SentencePiece has scores. They follow from it, the earlier merge the higher,
+    or are all the same with `flat_scores`.
+    """
+    ranks = {} if flat_scores else _merge_ranks(merges(files))
     special = set(_special_texts(files.configuration))
     base = tokenizer.get_vocab_size(with_added_tokens=False)
     table = TokenTable()
@@ -118,9 +125,17 @@ def byte_fallback_tokens(files: TokenizerFiles, tokenizer: Tokenizer, vocabulary
             type_ = TokenType.CONTROL
         else:
             type_ = TokenType.NORMAL if id_ < base else TokenType.USER_DEFINED
-        table.append(text, ADDED_TOKEN_SCORE, type_)
+        table.append(text, -float(ranks[text]) if text in ranks else ADDED_TOKEN_SCORE, type_)
     table.pad(vocabulary_size or 0, ADDED_TOKEN_SCORE)
     return table
+
+
+def _merge_ranks(merges: Iterable[str]) -> dict[str, int]:
+    """What merges join to -> the place of the first that does."""
+    ranks: dict[str, int] = {}
+    for rank, merge in enumerate(merges):
+        ranks.setdefault(merge.replace(" ", ""), rank)
+    return ranks
 
 
 def pre_tokenizer_name(files: TokenizerFiles, tokenizer: Tokenizer) -> str:

@@ -77,22 +77,27 @@ def byte_level_tokens(files: TokenizerFiles, tokenizer: Tokenizer, vocabulary_si
     Raises:
         ModelError: if a token's id is at or above `vocabulary_size`: the model has no embedding for it.
     """
-    texts = {id_: text for text, id_ in tokenizer.get_vocab(with_added_tokens=True).items()}
     added = {token.content: token for token in tokenizer.get_added_tokens_decoder().values()}
-    size = vocabulary_size or max(texts) + 1
-    if max(texts) >= size:
-        what = f"token {texts[max(texts)]!r} has the id {max(texts)}, but the model has only {size} embeddings"
-        raise ModelError(f"{files.tokenizer_path}: {what}")
     table = TokenTable()
-    for id_ in range(size):
-        text = texts.get(id_)
+    for text in _texts_by_id(files, tokenizer, vocabulary_size):
         if text is None:
-            table.append(f"[PAD{id_}]", 0.0, TokenType.UNUSED)
+            table.append(f"[PAD{len(table)}]", 0.0, TokenType.UNUSED)
         elif text in added:
             table.append(*_placed(tokenizer, added[text]))
         else:
             table.append(text, 0.0, TokenType.NORMAL)
     return table
+
+
+def _texts_by_id(files: TokenizerFiles, tokenizer: Tokenizer, vocabulary_size: int | None) -> list[str | None]:
+    """The text of every id below `vocabulary_size`, None where there is none."""
+    texts = {id_: text for text, id_ in tokenizer.get_vocab(with_added_tokens=True).items()}
+    last = max(texts, default=0)
+    size = vocabulary_size or last + 1
+    if last >= size:
+        what = f"token {texts[last]!r} has the id {last}, but the model has only {size} embeddings"
+        raise ModelError(f"{files.tokenizer_path}: {what}")
+    return [texts.get(id_) for id_ in range(size)]
 
 
 def _placed(tokenizer: Tokenizer, token: AddedToken) -> tuple[str, float, TokenType]:
@@ -107,26 +112,31 @@ def _placed(tokenizer: Tokenizer, token: AddedToken) -> tuple[str, float, TokenT
 def byte_fallback_tokens(
     files: TokenizerFiles, tokenizer: Tokenizer, vocabulary_size: int | None, *, flat_scores: bool
 ) -> TokenTable:
-    """The tokens of a BPE with byte fallback.
+    """The tokens of a BPE with byte fallback, unused ones where no text has an id.
 
     tokenizer.json has an order of merges where SentencePiece has scores. They follow from it, the earlier merge the higher,
     or are all the same with `flat_scores`.
+
+    Raises:
+        ModelError: as `byte_level_tokens`.
     """
     ranks = {} if flat_scores else _merge_ranks(merges(files))
     special = set(_special_texts(files.configuration))
     base = tokenizer.get_vocab_size(with_added_tokens=False)
+
+    def type_of(id_: int, text: str) -> TokenType:
+        if id_ < base and _BYTE_TOKEN.fullmatch(text):
+            return TokenType.BYTE
+        if text in special:
+            return TokenType.CONTROL
+        return TokenType.NORMAL if id_ < base else TokenType.USER_DEFINED
+
     table = TokenTable()
-    texts = {id_: text for text, id_ in tokenizer.get_vocab(with_added_tokens=True).items()}
-    for id_ in sorted(texts):
-        text = texts[id_]
-        if _BYTE_TOKEN.fullmatch(text) and id_ < base:
-            type_ = TokenType.BYTE
-        elif text in special:
-            type_ = TokenType.CONTROL
+    for id_, text in enumerate(_texts_by_id(files, tokenizer, vocabulary_size)):
+        if text is None:
+            table.append(f"[PAD{id_}]", ADDED_TOKEN_SCORE, TokenType.UNUSED)
         else:
-            type_ = TokenType.NORMAL if id_ < base else TokenType.USER_DEFINED
-        table.append(text, -float(ranks[text]) if text in ranks else ADDED_TOKEN_SCORE, type_)
-    table.pad(vocabulary_size or 0, ADDED_TOKEN_SCORE)
+            table.append(text, -float(ranks[text]) if text in ranks else ADDED_TOKEN_SCORE, type_of(id_, text))
     return table
 
 

@@ -26,6 +26,7 @@ from quantcli.kernels.simd import (
     fma,
     lane,
     load,
+    machine_features,
     max_lanes,
     maximum,
     prefetch,
@@ -43,9 +44,6 @@ COLUMNS: Final = 4
 PART: Final = 32
 """Weights in a vector of codes."""
 
-WORDS: Final = PART // 4
-"""Lanes of a product of codes: each sums four of them."""
-
 MAX_GROUPS: Final = 16
 """Groups of weights with a scale of their own in a block, at most."""
 
@@ -57,7 +55,10 @@ fetches ahead by itself ends at a page."""
 _ZERO = np.float32(0)
 _NO_PRODUCT = np.int32(0)
 _LARGEST_CODE = np.float32(127)
-_halves = shuffle(0, 0, 0, 0, 1, 1, 1, 1)
+_WIDE_INTEGERS: Final = {"avx512f", "avx512vnni"} <= machine_features()
+"""Whether the machine multiplies 64 codes at once."""
+
+_join_parts = shuffle(*range(2 * PART))
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,27 +166,29 @@ def _quantizer(span: int, group: int) -> Callable[..., None]:
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """The integers of a packed type: weights per block, bytes per block, activations per scale, weights per group."""
+    """The integers of a packed type: weights per block, bytes per block, activations per scale, weights per group, and how
+    many weights are multiplied at once."""
 
     block: int
     block_bytes: int
     span: int
     group: int
+    width: int
+
+    @property
+    def lanes(self) -> int:
+        """Lanes of a product of codes: each sums four of them."""
+        return self.width // 4
 
 
 def packed_product(dot: PackedDot, block_type: BlockType) -> Product:
     """Codes times codes."""
     span = SUPER_BLOCK if block_type.activation == "Q8_K" else PART
-    shape = _Shape(block_type.block_length, block_type.block_bytes, span, dot.group)
+    width = 2 * PART if _WIDE_INTEGERS and span >= 2 * PART else PART
+    shape = _Shape(block_type.block_length, block_type.block_bytes, span, dot.group, width)
+    minimums = _minimums(shape) if dot.affine else _Minimums(_zero, _take_none, _same)
     allocate, prepare = _activations(shape)
-    minimum_part = _minimum_part(shape) if dot.affine else _no_minimum
-    part_scale = _scale_of_halves if dot.group < PART else _scale_of_part
-    return Product(
-        allocate,
-        prepare,
-        _packed_one(dot, shape, part_scale, minimum_part),
-        _packed_four(dot, shape, part_scale, minimum_part),
-    )
+    return Product(allocate, prepare, _packed_one(dot, shape, minimums), _packed_four(dot, shape, minimums))
 
 
 def _activations(shape: _Shape) -> tuple[Callable[..., Any], Callable[..., None]]:
@@ -210,117 +213,169 @@ def _activations(shape: _Shape) -> tuple[Callable[..., Any], Callable[..., None]
     return allocate, prepare
 
 
-@inline
-def _scale_of_part(scales: Any, part: Any) -> Any:
-    return _splat_of(scales, part)
+@dataclass(frozen=True, slots=True)
+class _Minimums:
+    """How to collect what minimums take away from a dot product.
+
+    start()                              nothing yet
+    take(minimums, sums, at, taken)      and what those of a block take; its sums begin at `at`
+    finish(taken)                        as one float32
+    """
+
+    start: Callable[..., Any]
+    take: Callable[..., Any]
+    finish: Callable[..., Any]
 
 
 @inline
-def _scale_of_halves(scales: Any, part: Any) -> Any:
-    pair = load(scales, 2 * part, 2)
-    return _halves(pair, pair)
-
-
-@inline
-def _splat_of(values: Any, index: Any) -> Any:
-    return splat(lane(load(values, index, 1), 0), WORDS)
-
-
-@inline
-def _products(codes: Any, quants: Any, at: Any) -> Any:
-    return convert(dot_quads(splat(_NO_PRODUCT, WORDS), codes, load(quants, at, PART)), np.float32)
-
-
-@inline
-def _no_minimum(minimums: Any, sums: Any, at: Any) -> Any:
+def _zero() -> Any:
     return _ZERO
 
 
-def _minimum_part(shape: _Shape) -> Callable[..., Any]:
-    """What the minimums of a block take away from its dot product."""
+@inline
+def _same(taken: Any) -> Any:
+    return taken
+
+
+@inline
+def _take_none(minimums: Any, sums: Any, at: Any, taken: Any) -> Any:
+    return taken
+
+
+@inline
+def _eight_zeros() -> Any:
+    return splat(_ZERO, 8)
+
+
+def _minimums(shape: _Shape) -> _Minimums:
     groups = shape.block // shape.group
 
     @inline
-    def one_by_one(minimums: Any, sums: Any, at: Any) -> Any:
-        total = _ZERO
+    def take_each(minimums: Any, sums: Any, at: Any, taken: Any) -> Any:
         for g in range(groups):
-            total += lane(load(minimums, g, 1), 0) * lane(load(sums, at + g, 1), 0)
-        return total
+            taken += lane(load(minimums, g, 1), 0) * lane(load(sums, at + g, 1), 0)
+        return taken
 
     @inline
-    def by_eight(minimums: Any, sums: Any, at: Any) -> Any:
-        total = splat(_ZERO, 8)
+    def take_eight(minimums: Any, sums: Any, at: Any, taken: Any) -> Any:
         for g in range(0, groups, 8):
-            total = fma(load(minimums, g, 8), load(sums, at + g, 8), total)
-        return sum_lanes(total)
+            taken = fma(load(minimums, g, 8), load(sums, at + g, 8), taken)
+        return taken
 
-    return by_eight if groups % 8 == 0 else one_by_one
+    if groups % 8:
+        return _Minimums(_zero, take_each, _same)
+    return _Minimums(_eight_zeros, take_eight, sum_lanes)
 
 
-def _packed_one(dot: PackedDot, shape: _Shape, part_scale: Any, minimum_part: Any) -> Callable[..., Any]:
-    codes_of, scales_of = dot.codes, dot.scales
-    block, block_bytes = shape.block, shape.block_bytes
-    spans, parts, groups = block // shape.span, shape.span // PART, block // shape.group
+@dataclass(frozen=True, slots=True)
+class _Vectors:
+    """`inline` functions on `width` weights.
+
+    unit(weights, offset, part)       the codes from part `part` of a block on
+    unit_scale(scales, part)          their scales, one for each lane of their products
+    products(codes, quants, at)       the sums of four products each with the activations from `at` on, float32
+    column_scale(scales, at)          one scale in all lanes
+    """
+
+    unit: Callable[..., Any]
+    unit_scale: Callable[..., Any]
+    products: Callable[..., Any]
+    column_scale: Callable[..., Any]
+
+
+def _vectors(dot: PackedDot, shape: _Shape) -> _Vectors:
+    codes_of, width, lanes = dot.codes, shape.width, shape.lanes
+    part_groups, unit_groups = PART // shape.group, width // shape.group
+    spread = shuffle(*(group for group in range(unit_groups) for _ in range(lanes // unit_groups)))
+
+    @inline
+    def two_parts(weights: Any, offset: Any, part: Any) -> Any:
+        return _join_parts(codes_of(weights, offset, part), codes_of(weights, offset, part + 1))
+
+    @inline
+    def unit_scale(scales: Any, part: Any) -> Any:
+        few = load(scales, part * part_groups, unit_groups)
+        return spread(few, few)
+
+    @inline
+    def products(codes: Any, quants: Any, at: Any) -> Any:
+        return convert(dot_quads(splat(_NO_PRODUCT, lanes), codes, load(quants, at, width)), np.float32)
+
+    @inline
+    def column_scale(scales: Any, at: Any) -> Any:
+        return splat(lane(load(scales, at, 1), 0), lanes)
+
+    return _Vectors(codes_of if width == PART else two_parts, unit_scale, products, column_scale)
+
+
+def _packed_one(dot: PackedDot, shape: _Shape, minimums: _Minimums) -> Callable[..., Any]:
+    scales_of, vectors, lanes = dot.scales, _vectors(dot, shape), shape.lanes
+    unit, unit_scale, products, column_scale = vectors.unit, vectors.unit_scale, vectors.products, vectors.column_scale
+    nothing, take, finish = minimums.start, minimums.take, minimums.finish
+    block, block_bytes, width = shape.block, shape.block_bytes, shape.width
+    spans, parts, step, groups = block // shape.span, shape.span // PART, width // PART, block // shape.group
 
     @inline
     def one(weights: Any, row: Any, activations: Any, column: Any, scratch: Any) -> Any:
         quants, x_scales, sums = activations
-        scales, minimums = scratch
+        scales, lows = scratch
         blocks = quants.shape[1] // block
-        total, taken = splat(_ZERO, WORDS), _ZERO
+        total, taken = splat(_ZERO, lanes), nothing()
         for i in range(blocks):
             offset, index = row * weights.shape[1] + i * block_bytes, column * blocks + i
             for line in range(0, block_bytes, _LINE):
                 prefetch(weights, offset + _AHEAD + line)
-            scales_of(weights, offset, scales, minimums)
+            scales_of(weights, offset, scales, lows)
             for s in range(spans):
-                inner = splat(_ZERO, WORDS)
-                for part in range(s * parts, (s + 1) * parts):
-                    codes = codes_of(weights, offset, part)
-                    inner = fma(_products(codes, quants, index * block + part * PART), part_scale(scales, part), inner)
-                total = fma(inner, _splat_of(x_scales, index * spans + s), total)
-            taken += minimum_part(minimums, sums, index * groups)
-        return sum_lanes(total) - taken
+                inner = splat(_ZERO, lanes)
+                for part in range(s * parts, (s + 1) * parts, step):
+                    codes = unit(weights, offset, part)
+                    inner = fma(products(codes, quants, index * block + part * PART), unit_scale(scales, part), inner)
+                total = fma(inner, column_scale(x_scales, index * spans + s), total)
+            taken = take(lows, sums, index * groups, taken)
+        return sum_lanes(total) - finish(taken)
 
     return one
 
 
-def _packed_four(dot: PackedDot, shape: _Shape, part_scale: Any, minimum_part: Any) -> Callable[..., None]:
-    codes_of, scales_of = dot.codes, dot.scales
-    block, block_bytes = shape.block, shape.block_bytes
-    spans, parts, groups = block // shape.span, shape.span // PART, block // shape.group
+def _packed_four(dot: PackedDot, shape: _Shape, minimums: _Minimums) -> Callable[..., None]:
+    scales_of, vectors, lanes = dot.scales, _vectors(dot, shape), shape.lanes
+    unit, unit_scale, products, column_scale = vectors.unit, vectors.unit_scale, vectors.products, vectors.column_scale
+    nothing, take, finish = minimums.start, minimums.take, minimums.finish
+    block, block_bytes, width = shape.block, shape.block_bytes, shape.width
+    spans, parts, step, groups = block // shape.span, shape.span // PART, width // PART, block // shape.group
 
     @inline
     def four(weights: Any, row: Any, activations: Any, column: Any, scratch: Any, out: Any) -> None:
         quants, x_scales, sums = activations
-        scales, minimums = scratch
+        scales, lows = scratch
         n = quants.shape[1]
         blocks = n // block
-        a = b = c = d = splat(_ZERO, WORDS)
-        e = f = g = h = _ZERO
+        a = b = c = d = splat(_ZERO, lanes)
+        e = f = g = h = nothing()
         for i in range(blocks):
             offset, index = row * weights.shape[1] + i * block_bytes, column * blocks + i
-            scales_of(weights, offset, scales, minimums)
+            scales_of(weights, offset, scales, lows)
             for s in range(spans):
-                p = q = r = t = splat(_ZERO, WORDS)
-                for part in range(s * parts, (s + 1) * parts):
-                    codes, scale = codes_of(weights, offset, part), part_scale(scales, part)
+                p = q = r = t = splat(_ZERO, lanes)
+                for part in range(s * parts, (s + 1) * parts, step):
+                    codes, scale = unit(weights, offset, part), unit_scale(scales, part)
                     at = index * block + part * PART
-                    p = fma(_products(codes, quants, at), scale, p)
-                    q = fma(_products(codes, quants, at + n), scale, q)
-                    r = fma(_products(codes, quants, at + 2 * n), scale, r)
-                    t = fma(_products(codes, quants, at + 3 * n), scale, t)
+                    p = fma(products(codes, quants, at), scale, p)
+                    q = fma(products(codes, quants, at + n), scale, q)
+                    r = fma(products(codes, quants, at + 2 * n), scale, r)
+                    t = fma(products(codes, quants, at + 3 * n), scale, t)
                 at = index * spans + s
-                a = fma(p, _splat_of(x_scales, at), a)
-                b = fma(q, _splat_of(x_scales, at + blocks * spans), b)
-                c = fma(r, _splat_of(x_scales, at + 2 * blocks * spans), c)
-                d = fma(t, _splat_of(x_scales, at + 3 * blocks * spans), d)
+                a = fma(p, column_scale(x_scales, at), a)
+                b = fma(q, column_scale(x_scales, at + blocks * spans), b)
+                c = fma(r, column_scale(x_scales, at + 2 * blocks * spans), c)
+                d = fma(t, column_scale(x_scales, at + 3 * blocks * spans), d)
             at = index * groups
-            e += minimum_part(minimums, sums, at)
-            f += minimum_part(minimums, sums, at + blocks * groups)
-            g += minimum_part(minimums, sums, at + 2 * blocks * groups)
-            h += minimum_part(minimums, sums, at + 3 * blocks * groups)
-        out[column, row], out[column + 1, row] = sum_lanes(a) - e, sum_lanes(b) - f
-        out[column + 2, row], out[column + 3, row] = sum_lanes(c) - g, sum_lanes(d) - h
+            e = take(lows, sums, at, e)
+            f = take(lows, sums, at + blocks * groups, f)
+            g = take(lows, sums, at + 2 * blocks * groups, g)
+            h = take(lows, sums, at + 3 * blocks * groups, h)
+        out[column, row], out[column + 1, row] = sum_lanes(a) - finish(e), sum_lanes(b) - finish(f)
+        out[column + 2, row], out[column + 3, row] = sum_lanes(c) - finish(g), sum_lanes(d) - finish(h)
 
     return four

@@ -11,8 +11,10 @@ import click
 
 from quantcli.cli.output import binary_size, byte_progress, columns, decimal_count, print_json, show
 from quantcli.formats.errors import UsageError
+from quantcli.formats.gguf_spec import Metadata, replace_keys
 
 if TYPE_CHECKING:
+    from quantcli.conversion.changes import Changes
     from quantcli.conversion.convert import Conversion, Progress
     from quantcli.conversion.plan import PlanOptions
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     "-o", "--output", type=click.Path(path_type=Path), metavar="FILE",
     help="File to write, or a directory; {type} stands for the recipe. Default: MODEL-TYPE.gguf here.",
 )  # fmt: skip
+@click.option("--split-max-size", metavar="SIZE", help="Split the output into parts of 2G, 500M of tensors at most.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
 @click.option("--dry-run", is_flag=True, help="Show what would be written and why; write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -37,27 +40,33 @@ if TYPE_CHECKING:
 @click.option("--leave-output-tensor", is_flag=True, help="Keep output.weight as it is.")
 @click.option("--allow-requantize", is_flag=True, help="Quantize tensors that are quantized already, at a loss.")
 @click.option("--no-fallback", is_flag=True, help="Fail where a row does not fit a type's block, instead of using another.")
+@click.option("--override-kv", multiple=True, metavar="KEY=TYPE:VALUE", help="Set metadata; TYPE: int, float, bool, str.")
+@click.option("--prune-layers", metavar="L[,L...]", help="Leave these layers out, counted from 0.")
 @click.option("--arch-file", type=click.Path(path_type=Path), metavar="TOML", help="An architecture of your own.")
 def command(
     model: Path,
     types: str | None,
     output: Path | None,
+    split_max_size: str | None,
     overwrite: bool,
     dry_run: bool,
     as_json: bool,
     threads: int | None,
     imatrix: Path | None,
+    override_kv: Sequence[str],
+    prune_layers: str | None,
     arch_file: Path | None,
     **plan: Any,
 ) -> None:
     """Turn a checkpoint into a quantized GGUF file.
 
-    MODEL is a Hugging Face directory, a .safetensors or PyTorch file, or a GGUF file.
+    MODEL is a Hugging Face directory, a .safetensors or PyTorch file, or a GGUF file; of a split one, the first part.
     """
     if types is None:
         raise UsageError("no --type given", hint="a good first choice is --type Q4_K_M; `quantize types` lists all")
     names = [name.strip() for name in types.split(",") if name.strip()]
     from quantcli.conversion.convert import convert
+    from quantcli.formats.gguf_parts import parse_size
     from quantcli.formats.imatrix import read_imatrix
 
     with _progress() as progress:
@@ -67,7 +76,9 @@ def command(
             output,
             options=_plan_options(**plan),
             imatrix=read_imatrix(imatrix) if imatrix else None,
+            changes=_changes(override_kv, prune_layers),
             architecture_file=arch_file,
+            max_part_bytes=None if split_max_size is None else parse_size(split_max_size),
             threads=threads,
             overwrite=overwrite,
             dry_run=dry_run,
@@ -108,6 +119,19 @@ def _plan_options(
     )
 
 
+def _changes(override_kv: Sequence[str], prune_layers: str | None) -> Changes:
+    from quantcli.conversion.changes import Changes
+    from quantcli.conversion.output_metadata import parse_metadata_override
+    from quantcli.conversion.prune import parse_layers
+
+    # The last of several for one key counts, and stands where it was given.
+    metadata: Metadata = {}
+    for text in override_kv:
+        key, entry = parse_metadata_override(text)
+        replace_keys(metadata, {key: entry})
+    return Changes(metadata=metadata, prune_layers=() if prune_layers is None else parse_layers(prune_layers))
+
+
 @contextmanager
 def _progress() -> Iterator[Progress]:
     """One bar in source bytes, and a line when kernels have to be compiled."""
@@ -134,4 +158,5 @@ def _show(result: Conversion) -> None:
         show(table)
         click.echo(f"would write {what}; nothing was written")
     else:
-        click.echo(f"{result.output}: {what}, in {result.seconds:.1f} s")
+        parts = f", the first of {len(result.parts)} parts" if len(result.parts) > 1 else ""
+        click.echo(f"{result.output}{parts}: {what}, in {result.seconds:.1f} s")

@@ -10,12 +10,12 @@ import click
 
 from quantcli.cli.output import binary_size, byte_progress, columns, print_json, show
 from quantcli.formats.errors import UsageError
-from quantcli.formats.gguf_parts import by_count, by_size, parse_size, part_prefix
+from quantcli.formats.gguf_parts import Partition, by_count, by_size, parse_size, part_prefix
 from quantcli.formats.gguf_reader import open_gguf
 from quantcli.formats.gguf_split import split_gguf
 
 if TYPE_CHECKING:
-    from quantcli.formats.gguf_split import Part
+    from quantcli.formats.gguf_writer import Part
 
 DEFAULT_TENSORS: Final = 128
 """Tensors in a part where nothing is asked for, as gguf-split has it."""
@@ -52,9 +52,7 @@ def command(
     quantize split model.gguf --split-max-size 2G
     quantize split model.gguf --split-max-tensors 64 -o parts/model
     """
-    if split_max_size and split_max_tensors:
-        raise UsageError("--split-max-size and --split-max-tensors exclude each other")
-    partition = by_size(parse_size(split_max_size)) if split_max_size else by_count(split_max_tensors or DEFAULT_TENSORS)
+    partition = _partition(split_max_size, split_max_tensors)
     started = time.perf_counter()
     with open_gguf(file) as source:
         total = sum(tensor.nbytes for tensor in source.tensors.values())
@@ -66,6 +64,14 @@ def command(
         print_json({"dry_run": dry_run, "parts": described, "seconds": time.perf_counter() - started})
     else:
         _show(parts, dry_run)
+
+
+def _partition(max_size: str | None, max_tensors: int | None) -> Partition:
+    if max_size is None:
+        return by_count(max_tensors or DEFAULT_TENSORS)
+    if max_tensors is not None:
+        raise UsageError("--split-max-size and --split-max-tensors exclude each other")
+    return by_size(parse_size(max_size))
 
 
 def _prefix(file: Path, output: Path | None) -> Path:

@@ -11,13 +11,16 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Final
 
-from quantcli.conversion.output_metadata import quantized_metadata
+from quantcli.conversion.changes import NO_CHANGES, ChangedModel, Changes, change
 from quantcli.conversion.pipeline import Output, kernels_needed, run_pipeline
 from quantcli.conversion.plan import DEFAULT_OPTIONS, PlannedTensor, PlanOptions, check_plan, make_plan
 from quantcli.conversion.recipes import Recipe, find_recipe
-from quantcli.conversion.source import Source, open_source
-from quantcli.formats.errors import OutputError, UsageError
-from quantcli.formats.gguf_writer import GGUFWriter
+from quantcli.conversion.source import open_source
+from quantcli.formats.errors import UsageError
+from quantcli.formats.gguf_parts import by_size, part_prefix
+from quantcli.formats.gguf_spec import Metadata
+from quantcli.formats.gguf_split import SplitWriter
+from quantcli.formats.gguf_writer import GGUFWriter, Part, TensorWriter, refuse_overwriting
 from quantcli.formats.imatrix import Imatrix
 from quantcli.kernels.rows import compile_kernels, uncompiled
 
@@ -44,15 +47,25 @@ SILENT: Final = Progress()
 class Conversion:
     """One output of a conversion, or what it would be."""
 
-    output: Path | None
-    """The file that was written, None for a dry run."""
+    parts: Sequence[Part]
+    """The file, or those a split model is in."""
+    dry_run: bool
+    """Whether nothing was written."""
     type: str
     architecture: str
     source_bytes: int
-    output_bytes: int
-    """The whole file's size."""
     seconds: float
     plan: Sequence[PlannedTensor]
+
+    @property
+    def output(self) -> Path | None:
+        """The file that was written, or the first part, which stands for all; None for a dry run."""
+        return None if self.dry_run else self.parts[0].path
+
+    @property
+    def output_bytes(self) -> int:
+        """The size of the file, or of all parts."""
+        return sum(part.file_bytes for part in self.parts)
 
     @property
     def parameters(self) -> int:
@@ -65,9 +78,11 @@ class Conversion:
         return 8 * sum(tensor.nbytes for tensor in self.plan) / self.parameters
 
     def as_json(self) -> dict[str, Any]:
-        """The document of `--json`; shapes are in GGUF order, the row length first."""
+        """The document of `--json`; shapes are in GGUF order, the row length first. Only a split model has `parts`."""
+        parts = [{"path": str(part.path), "tensors": part.tensors, "bytes": part.file_bytes} for part in self.parts]
         return {
             "output": None if self.output is None else str(self.output),
+            **({"parts": parts} if len(parts) > 1 else {}),
             "type": self.type,
             "architecture": self.architecture,
             "parameters": self.parameters,
@@ -96,7 +111,9 @@ def convert(
     *,
     options: PlanOptions = DEFAULT_OPTIONS,
     imatrix: Imatrix | None = None,
+    changes: Changes = NO_CHANGES,
     architecture_file: Path | None = None,
+    max_part_bytes: int | None = None,
     threads: int | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
@@ -106,8 +123,9 @@ def convert(
 
     `types` are names such as `Q4_K_M`. `output` is a file, or an existing directory; by default the file is
     `MODEL-TYPE.gguf` in the current directory. For several types, `output` is a directory or has `{type}` in its name.
-    `options` and `imatrix` guide the plan. `threads` is the number of processors by default. With `dry_run` nothing is
-    written and the results say what would be.
+    `options` and `imatrix` guide the plan; `changes` are made to the model first. With `max_part_bytes`, each output is
+    split into parts of so many bytes of tensors at most, named after the file: `NAME-00001-of-00003.gguf`. `threads` is the
+    number of processors by default. With `dry_run` nothing is written and the results say what would be.
 
     Raises:
         UsageError: for an unknown type, options that contradict each other, or an output that is the model itself.
@@ -118,41 +136,50 @@ def convert(
     started = time.perf_counter()
     recipes = [find_recipe(name) for name in ([types] if isinstance(types, str) else types)]
     paths = output_paths(Path(model), recipes, None if output is None else Path(output))
-    if imatrix is not None:
-        options = replace(options, importance=imatrix.sizes)
     with open_source(Path(model), architecture_file) as source:
-        infos = list(source.tensors.values())
-        plans = [make_plan(infos, source.metadata, recipe, options) for recipe in recipes]
-        metadata = [quantized_metadata(source.metadata, recipe, imatrix, tensors=infos) for recipe in recipes]
+        changed = change(source, changes, imatrix)
+        if changed.imatrix:
+            options = replace(options, importance=changed.imatrix.sizes)
+        infos = list(changed.tensors.values())
+        plans = [make_plan(infos, changed.metadata, recipe, options) for recipe in recipes]
         writers = [
-            GGUFWriter(path, header, [planned.info for planned in plan], overwrite=overwrite)
-            for path, header, plan in zip(paths, metadata, plans, strict=True)
+            _writer(path, changed.output_metadata(recipe), plan, max_part_bytes, overwrite=overwrite)
+            for path, recipe, plan in zip(paths, recipes, plans, strict=True)
         ]
         if not dry_run:
             for plan in plans:
                 check_plan(plan, options)
-            _refuse_overwriting_source(source, paths)
-            _write(source, plans, writers, imatrix, threads or available_processors(), progress)
+            refuse_overwriting(source.paths, [part.path for writer in writers for part in writer.parts])
+            _write(changed, plans, writers, threads or available_processors(), progress)
         seconds = time.perf_counter() - started
         return [
             Conversion(
-                output=None if dry_run else path,
+                parts=writer.parts,
+                dry_run=dry_run,
                 type=recipe.name,
                 architecture=source.architecture,
                 source_bytes=source.source_bytes,
-                output_bytes=writer.file_bytes,
                 seconds=seconds,
                 plan=plan,
             )
-            for path, recipe, writer, plan in zip(paths, recipes, writers, plans, strict=True)
+            for recipe, writer, plan in zip(recipes, writers, plans, strict=True)
         ]
 
 
+def _writer(
+    path: Path, metadata: Metadata, plan: Sequence[PlannedTensor], max_part_bytes: int | None, *, overwrite: bool
+) -> TensorWriter:
+    """What writes one output: a file, or the parts of a split model."""
+    tensors = [planned.info for planned in plan]
+    if max_part_bytes is None:
+        return GGUFWriter(path, metadata, tensors, overwrite=overwrite)
+    return SplitWriter(part_prefix(path), metadata, by_size(max_part_bytes)(tensors), overwrite=overwrite)
+
+
 def _write(
-    source: Source,
+    model: ChangedModel,
     plans: Sequence[Sequence[PlannedTensor]],
-    writers: Sequence[GGUFWriter],
-    imatrix: Imatrix | None,
+    writers: Sequence[TensorWriter],
     threads: int,
     progress: Progress,
 ) -> None:
@@ -169,8 +196,8 @@ def _write(
         if compiled:
             compiled(time.perf_counter() - started)
         outputs = [Output(plan, writer) for plan, writer in zip(plans, writers, strict=True)]
-        progress.start(sum(tensor.nbytes for tensor in source.tensors.values()))
-        run_pipeline(source.tensors, outputs, imatrix, threads=threads, advance=progress.advance)
+        progress.start(sum(tensor.nbytes for tensor in model.tensors.values()))
+        run_pipeline(model.tensors, outputs, model.imatrix, threads=threads, advance=progress.advance)
 
 
 def output_paths(model: Path, recipes: Sequence[Recipe], output: Path | None) -> list[Path]:
@@ -195,10 +222,11 @@ def output_paths(model: Path, recipes: Sequence[Recipe], output: Path | None) ->
 
 
 def model_name(model: Path) -> str:
-    """What to call the output of a model: its directory's name, or its file's without the ending."""
+    """What to call the output of a model: its directory's name, or its file's without the ending and the part's number."""
     if model.is_dir():
         return model.resolve().name
-    return model.stem if model.stem != "model" else model.resolve().parent.name
+    name = part_prefix(model).name if model.suffix == ".gguf" else model.stem
+    return name if name != "model" else model.resolve().parent.name
 
 
 def available_processors() -> int:
@@ -206,9 +234,3 @@ def available_processors() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _refuse_overwriting_source(source: Source, paths: Sequence[Path]) -> None:
-    for path in paths:
-        if path.exists() and path.samefile(source.path):
-            raise OutputError(f"{path}: the output would replace the model it is made from", hint="choose another -o")

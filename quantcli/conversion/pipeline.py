@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from quantcli.conversion.plan import PlannedTensor
 from quantcli.formats.errors import ValueRangeError
-from quantcli.formats.gguf_writer import GGUFWriter
+from quantcli.formats.gguf_writer import TensorWriter
 from quantcli.formats.imatrix import Imatrix
 from quantcli.formats.tensor import Tensor
 from quantcli.kernels import rows
@@ -31,10 +31,10 @@ them, and enough work that handing it out costs nothing. A single longer row is 
 
 @dataclass(frozen=True)
 class Output:
-    """One file to be written: its plan, in file order, and the open writer that expects those tensors."""
+    """One model to be written: its plan, in file order, and the open writer that expects those tensors."""
 
     plan: Sequence[PlannedTensor]
-    writer: GGUFWriter
+    writer: TensorWriter
 
 
 @dataclass(frozen=True)

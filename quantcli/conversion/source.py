@@ -14,7 +14,7 @@ from quantcli.formats.checkpoint import Checkpoint, open_checkpoint
 from quantcli.formats.files import InputFile
 from quantcli.formats.gguf_reader import open_gguf
 from quantcli.formats.gguf_spec import MAGIC, Metadata
-from quantcli.formats.tensor import Tensor
+from quantcli.formats.tensor import FileTensor, Tensor
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class Source:
     """A model to be written as GGUF: its tensors under their GGUF names, and its metadata but for what a recipe adds."""
 
     path: Path
+    paths: tuple[Path, ...]
+    """The files that hold the tensors."""
     architecture: str
     tensors: dict[str, Tensor]
     metadata: Metadata
@@ -40,7 +42,8 @@ def open_source(path: Path, architecture_file: Path | None = None) -> Iterator[S
         with open_gguf(path) as file:
             architecture = str(file.get("general.architecture", ""))
             tensors: dict[str, Tensor] = dict(file.tensors)
-            yield Source(path, architecture, tensors, file.metadata, sum(tensor.nbytes for tensor in tensors.values()))
+            stored = sum(tensor.nbytes for tensor in tensors.values())
+            yield Source(path, file.paths, architecture, tensors, file.metadata, stored)
     else:
         with open_checkpoint(path) as checkpoint:
             yield _from_checkpoint(checkpoint, architecture_file)
@@ -61,4 +64,5 @@ def _from_checkpoint(checkpoint: Checkpoint, architecture_file: Path | None) -> 
         | vocabulary_metadata(checkpoint, vocabulary_size, rules=architecture.vocabulary)
     )
     stored = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
-    return Source(checkpoint.path, architecture.gguf, tensors, metadata, stored)
+    paths = {tensor.file.path: None for tensor in checkpoint.tensors.values() if isinstance(tensor, FileTensor)}
+    return Source(checkpoint.path, tuple(paths), architecture.gguf, tensors, metadata, stored)

@@ -6,7 +6,6 @@ The bytes are those of llama.cpp's `gguf-split`. Source: `tools/gguf-split/gguf-
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -25,20 +24,11 @@ from quantcli.formats.gguf_parts import (
 )
 from quantcli.formats.gguf_reader import GGUFFile
 from quantcli.formats.gguf_spec import Field
-from quantcli.formats.gguf_writer import GGUFWriter, TensorWriter, refuse_overwriting
+from quantcli.formats.gguf_writer import GGUFWriter, Part, TensorWriter, refuse_overwriting
 from quantcli.formats.tensor import StoredTensor
 
 _COPIED_AT_ONCE: Final = 1 << 22
 """Bytes in memory while tensors are copied."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """One file of a split model. It has `tensors` tensors, and `file_bytes` bytes with its metadata."""
-
-    path: Path
-    tensors: int
-    file_bytes: int
 
 
 class SplitWriter:
@@ -64,14 +54,9 @@ class SplitWriter:
         for number, own in enumerate(tensors, 1):
             path, keys = part_path(prefix, number, count), part_metadata(metadata, number, count, total)
             writer = GGUFWriter(path, keys, own, overwrite=overwrite)
-            self.parts.append(Part(path, len(own), writer.file_bytes))
+            self.parts += writer.parts
             self._writers.append(writer)
             self._places += ((writer, index) for index in range(len(own)))
-
-    @property
-    def file_bytes(self) -> int:
-        """Size of all parts together."""
-        return sum(part.file_bytes for part in self.parts)
 
     def write(self, index: int, offset: int, data: bytes | bytearray | memoryview | NDArray[Any]) -> None:
         """Put `data` at byte `offset` of tensor `index`, counted over all parts. Safe to call from several threads."""

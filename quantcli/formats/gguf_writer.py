@@ -11,7 +11,7 @@ import os
 import secrets
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -98,12 +98,21 @@ def make_layout(metadata: Mapping[str, Field], tensors: Sequence[TensorInfo]) ->
     return Layout(header, tuple(len(header) + offset for offset in offsets), len(header) + position)
 
 
-class TensorWriter(Protocol):
-    """What tensors are written to: one file, or all parts of a model."""
+@dataclass(frozen=True)
+class Part:
+    """A file that is written: all of a model, or some of its tensors. `file_bytes` counts its metadata too."""
+
+    path: Path
+    tensors: int
+    file_bytes: int
+
+
+class TensorWriter(AbstractContextManager[Any], Protocol):
+    """What the tensors of a model are written to, between entering it and leaving it: one file, or several parts."""
 
     @property
-    def file_bytes(self) -> int:
-        """Bytes of all that is written."""
+    def parts(self) -> Sequence[Part]:
+        """The files, in the order of their tensors."""
         ...
 
     def write(self, index: int, offset: int, data: bytes | bytearray | memoryview | NDArray[Any]) -> None:
@@ -151,6 +160,11 @@ class GGUFWriter:
     def file_bytes(self) -> int:
         """Size of the whole file."""
         return self._layout.file_bytes
+
+    @property
+    def parts(self) -> tuple[Part]:
+        """The one file that is written."""
+        return (Part(self.path, len(self._tensors), self.file_bytes),)
 
     def write(self, index: int, offset: int, data: bytes | bytearray | memoryview | NDArray[Any]) -> None:
         """Put `data`, contiguous bytes, at byte `offset` of tensor `index`. Safe to call from several threads at once.

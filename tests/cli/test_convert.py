@@ -1,0 +1,57 @@
+"""`quantize convert`: the options that change the model, and those that split the output."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from quantcli.cli.convert import command
+from quantcli.formats.errors import UsageError
+from quantcli.formats.gguf_reader import open_gguf
+from quantcli.formats.gguf_spec import f32, u32
+
+
+def run(*arguments: object) -> str:
+    result = CliRunner().invoke(command, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.stderr
+    return result.stdout
+
+
+@pytest.fixture
+def model(golden: Path) -> Path:
+    return golden / "stories260K"
+
+
+def test_metadata_and_layers(model: Path, tmp_path: Path) -> None:
+    output = tmp_path / "m.gguf"
+    given = ("general.name=str:First", "new.ratio=float:0.5", "general.name=str:a=b:c")
+    run(model, "--type", "F16", "-o", output, "--prune-layers", "1, 2", *(f"--override-kv={text}" for text in given))
+    with open_gguf(output) as file:
+        assert list(file.metadata)[-3:] == ["new.ratio", "general.name", "llama.block_count"]
+        assert file.metadata["new.ratio"] == f32(0.5)
+        assert file.get("general.name") == "a=b:c"
+        assert file.metadata["llama.block_count"] == u32(3)
+
+
+def test_parts(model: Path, tmp_path: Path) -> None:
+    arguments = (model, "--type", "F16", "--split-max-size", "200K")
+    document: Any = json.loads(run(*arguments, "-o", tmp_path / "m.gguf", "--json"))
+    paths = [Path(part["path"]) for part in document["parts"]]
+    assert len(paths) > 1
+    assert document["output"] == str(paths[0])
+    assert paths == sorted(tmp_path.iterdir())
+    said = run(*arguments, "-o", tmp_path / "n.gguf")
+    assert said.startswith(f"{tmp_path / 'n-00001-of-'}{len(paths):05}.gguf, the first of {len(paths)} parts: F16, ")
+
+
+@pytest.mark.parametrize(
+    "option", ["--override-kv=general.name", "--override-kv=a=int:x", "--prune-layers=a", "--split-max-size=2X"]
+)
+def test_malformed_options_are_usage_errors(model: Path, tmp_path: Path, option: str) -> None:
+    with pytest.raises(UsageError):
+        run(model, "--type", "F16", "-o", tmp_path / "m.gguf", option)
+    assert not list(tmp_path.iterdir())

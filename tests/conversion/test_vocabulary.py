@@ -162,6 +162,22 @@ def test_tokenizer_that_tokenizers_cannot_read(tmp_path):
         convert(directory)
 
 
+@pytest.mark.parametrize(
+    ("name", "contents"),
+    [
+        ("tokenizer_config.json", {"added_tokens_decoder": {"5": {"special": True}}}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"five": {"content": "<x>"}}}),
+        ("tokenizer_config.json", {"chat_template": ["text"]}),
+        ("tokenizer.json", {"added_tokens": ["<s>"], "model": {}}),
+        ("added_tokens.json", {"<x>": "five"}),
+    ],
+)
+def test_files_of_the_wrong_shape(tmp_path, name, contents):
+    directory = write_case(tmp_path, CASES["pieces-objects"] | {name: contents})
+    with pytest.raises(FormatError, match="not of the shape such files have"):
+        convert(directory)
+
+
 def test_algorithm_that_is_not_converted(tmp_path):
     directory = byte_level_case(tmp_path, model={"type": "WordPiece"})
     with pytest.raises(UnsupportedError, match="holds WordPiece"):

@@ -16,7 +16,7 @@ from quantcli.conversion.vocabulary.sentencepiece import sentencepiece_tokens
 from quantcli.conversion.vocabulary.special import special_metadata
 from quantcli.conversion.vocabulary.tokens import TokenTable
 from quantcli.formats import vocabulary_spec as spec
-from quantcli.formats.errors import ModelError, UnsupportedError
+from quantcli.formats.errors import FormatError, ModelError, UnsupportedError
 from quantcli.formats.gguf_spec import Metadata, ValueType, array, boolean, string, u32
 
 if TYPE_CHECKING:
@@ -51,7 +51,11 @@ def vocabulary_metadata(
     space_prefix = files.configuration.get("add_prefix_space")
     if rules.copy_space_prefix and space_prefix is not None:
         metadata[spec.ADD_SPACE_PREFIX] = boolean(space_prefix)
-    metadata |= convert(_Request(files, vocabulary_size, rules, pre_tokenizer))
+    try:
+        metadata |= convert(_Request(files, vocabulary_size, rules, pre_tokenizer))
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        what = "a tokenizer file is valid JSON, but not of the shape such files have"
+        raise FormatError(checkpoint.directory, f"{what} ({type(error).__name__}: {error})") from error
     for role, id_ in {**rules.special, **rules.special_by_size.get(vocabulary_size or 0, {})}.items():
         metadata.setdefault(spec.SPECIAL_TOKENS[role], u32(id_))
     for role, add in rules.add_by_size.get(vocabulary_size or 0, {}).items():

@@ -34,10 +34,10 @@ def sentencepiece_tokens(files: TokenizerFiles, vocabulary_size: int | None) -> 
     table.pad(size, _PADDING_SCORE)
 
     for text, id_ in (files.checkpoint.json("added_tokens.json") or {}).items():
-        if id_ < size:
+        if 0 <= id_ < size:
             table.put(id_, text, ADDED_TOKEN_SCORE, TokenType.USER_DEFINED)
     for key, attributes in files.configuration.get("added_tokens_decoder", {}).items():
-        if int(key) < size:
+        if 0 <= int(key) < size:
             text, type_ = added_token(attributes["content"], attributes)
             table.put(int(key), text, ADDED_TOKEN_SCORE, type_)
     return table

@@ -15,7 +15,17 @@ from quantcli.formats import vocabulary_spec as spec
 from quantcli.formats.errors import ModelError, UnsupportedError
 from quantcli.formats.gguf_spec import Metadata
 from quantcli.runner.tokenizer.sentencepiece import SentencePieceModel
-from quantcli.runner.tokenizer.vocabulary import HIDDEN, Attribute, Vocabulary, parsed_tokens, read_vocabulary
+from quantcli.runner.tokenizer.vocabulary import (
+    BOOLEANS,
+    HIDDEN,
+    STRINGS,
+    Attribute,
+    Vocabulary,
+    array_value,
+    parsed_tokens,
+    read_vocabulary,
+    value,
+)
 from quantcli.runner.tokenizer.word_piece import Normalizer, WordPieceModel
 
 _WHITE_SPACE: Final = " \t\n\v\f\r"
@@ -66,7 +76,7 @@ def _byte_level(vocabulary: Vocabulary, metadata: Metadata) -> Model:
 
     if spec.MERGES not in metadata:
         raise ModelError(f"the tokenizer is incomplete: no {spec.MERGES} in the file")
-    return ByteLevelModel(vocabulary, list(metadata[spec.MERGES].value), _pre_tokenizer(metadata))
+    return ByteLevelModel(vocabulary, array_value(metadata, spec.MERGES, STRINGS), _pre_tokenizer(metadata))
 
 
 def _word_piece(vocabulary: Vocabulary, metadata: Metadata) -> Model:
@@ -80,7 +90,7 @@ def _byte_level_special(metadata: Metadata) -> Mapping[str, int]:
 
 
 def _pre_tokenizer(metadata: Metadata) -> PreTokenizer:
-    name = metadata[spec.PRE_TOKENIZER].value if spec.PRE_TOKENIZER in metadata else "default"
+    name = value(metadata, spec.PRE_TOKENIZER, STRINGS) or "default"
     known = pre_tokenizers()
     if name not in known:
         raise UnsupportedError(f"the pre-tokenizer {name!r} is unknown, expected one of {', '.join(known)}")
@@ -221,9 +231,9 @@ def load_tokenizer(metadata: Metadata) -> Tokenizer:
         ModelError: if there is none, or it is incomplete.
         UnsupportedError: if its algorithm is not one of those known.
     """
-    if spec.MODEL not in metadata:
+    name = value(metadata, spec.MODEL, STRINGS)
+    if name is None:
         raise ModelError(f"the file holds no tokenizer: no {spec.MODEL}")
-    name = metadata[spec.MODEL].value
     algorithm = _ALGORITHMS.get(name)
     if algorithm is None:
         raise UnsupportedError(f"the tokenizer {name!r} is unknown, expected one of {', '.join(_ALGORITHMS)}")
@@ -242,4 +252,5 @@ def _override(defaults: Settings, metadata: Metadata) -> Settings:
 
 
 def _flag(metadata: Metadata, key: str, default: bool) -> bool:
-    return bool(metadata[key].value) if key in metadata else default
+    given = value(metadata, key, BOOLEANS)
+    return default if given is None else bool(given)

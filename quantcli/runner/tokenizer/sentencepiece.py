@@ -15,6 +15,8 @@ from quantcli.runner.tokenizer.vocabulary import Attribute, Vocabulary
 WORD_START: Final = "\N{LOWER ONE EIGHTH BLOCK}"
 """What stands for a space inside the vocabulary."""
 
+_BYTE_TOKEN: Final = re.compile("<0x([0-9A-Fa-f]{2})>")
+
 CACHED_WORDS: Final = 1 << 16
 
 
@@ -92,9 +94,8 @@ def sentencepiece_bytes(vocabulary: Vocabulary, id_: int) -> bytes:
         return text.encode("utf-8", "surrogateescape")
     if attribute & Attribute.NORMAL:
         return text.replace(WORD_START, " ").encode("utf-8", "surrogateescape")
-    if attribute & Attribute.BYTE:
-        return bytes([int(text[3:5], 16)])
-    return b""
+    byte = _BYTE_TOKEN.fullmatch(text) if attribute & Attribute.BYTE else None
+    return bytes.fromhex(byte[1]) if byte else b""
 
 
 def _word_pattern(texts: list[str]) -> re.Pattern[str]:

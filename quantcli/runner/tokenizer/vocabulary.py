@@ -6,14 +6,14 @@ Files often mark special tokens wrongly, so some are recognised by their text; w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from enum import IntFlag
 from typing import Any, Final
 
 from quantcli.formats import vocabulary_spec as spec
 from quantcli.formats.errors import ModelError
-from quantcli.formats.gguf_spec import Metadata
+from quantcli.formats.gguf_spec import Metadata, ValueType
 from quantcli.formats.vocabulary_spec import TokenType
 
 
@@ -137,11 +137,11 @@ def read_vocabulary(metadata: Metadata, default_special: Mapping[str, int]) -> V
     Raises:
         ModelError: if the tokens are missing, or scores or types are fewer than tokens.
     """
-    texts = [text or f"[EMPTY_{id_}]" for id_, text in enumerate(_array(metadata, spec.TOKENS, None))]
+    texts = [text or f"[EMPTY_{id_}]" for id_, text in enumerate(array_value(metadata, spec.TOKENS, STRINGS))]
     if not texts:
         raise ModelError(f"the vocabulary is missing: no {spec.TOKENS} in the file")
-    scores = [float(score) for score in _array(metadata, spec.SCORES, len(texts))] or [0.0] * len(texts)
-    types = _array(metadata, spec.TOKEN_TYPES, len(texts)) or [TokenType.NORMAL] * len(texts)
+    scores = [float(score) for score in _per_token(metadata, spec.SCORES, NUMBERS, len(texts))] or [0.0] * len(texts)
+    types = _per_token(metadata, spec.TOKEN_TYPES, INTEGERS, len(texts)) or [TokenType.NORMAL] * len(texts)
     attributes = [_ATTRIBUTES.get(int(type_), Attribute.UNDEFINED) for type_ in types]
     ids = {text: id_ for id_, text in enumerate(texts)}
 
@@ -154,13 +154,45 @@ def read_vocabulary(metadata: Metadata, default_special: Mapping[str, int]) -> V
 _ATTRIBUTES: Final = {type_.value: Attribute[type_.name] for type_ in TokenType}
 
 
-def _array(metadata: Metadata, key: str, length: int | None) -> list[Any]:
-    """The values at `key`, none where it is absent."""
-    if key not in metadata:
-        return []
-    values = list(metadata[key].value)
-    if length is not None and len(values) < length:
-        raise ModelError(f"{key} has {len(values)} values, expected one for each of {length} tokens")
+STRINGS: Final = frozenset({ValueType.STRING})
+BOOLEANS: Final = frozenset({ValueType.BOOL})
+INTEGERS: Final = frozenset(type_ for type_ in ValueType if type_.name.lstrip("U").startswith("INT"))
+NUMBERS: Final = INTEGERS | {ValueType.FLOAT32, ValueType.FLOAT64}
+
+
+def value(metadata: Metadata, key: str, types: Set[ValueType]) -> Any:
+    """The value at `key`, None where there is none.
+
+    Raises:
+        ModelError: if it is of another type.
+    """
+    field = metadata.get(key)
+    if field is not None and field.type not in types:
+        raise ModelError(f"{key} is of type {field.type.name}, expected {_named(types)}")
+    return None if field is None else field.value
+
+
+def array_value(metadata: Metadata, key: str, types: Set[ValueType]) -> list[Any]:
+    """The values of the array at `key`, none where there is no such key.
+
+    Raises:
+        ModelError: if it is no array, or one of another type.
+    """
+    values = value(metadata, key, {ValueType.ARRAY})
+    element = metadata[key].element if key in metadata else None
+    if element is not None and element not in types:
+        raise ModelError(f"{key} is an array of {element.name}, expected {_named(types)}")
+    return [] if values is None else list(values)
+
+
+def _named(types: Set[ValueType]) -> str:
+    return " or ".join(type_.name for type_ in sorted(types))
+
+
+def _per_token(metadata: Metadata, key: str, types: Set[ValueType], count: int) -> list[Any]:
+    values = array_value(metadata, key, types)
+    if key in metadata and len(values) < count:
+        raise ModelError(f"{key} has {len(values)} values, expected one for each of {count} tokens")
     return values
 
 
@@ -170,8 +202,9 @@ def _special_ids(
     count = len(attributes)
     special = {role: id_ for role, id_ in defaults.items() if id_ < count}
     for key, role in _ROLE_KEYS.items():
-        if key in metadata and 0 <= metadata[key].value < count:
-            special[role] = metadata[key].value
+        id_ = value(metadata, key, INTEGERS)
+        if id_ is not None and 0 <= id_ < count:
+            special[role] = id_
     texts = {"eot": END_OF_TURN_TEXTS, "eom": END_OF_MESSAGE_TEXTS, **INFILL_TEXTS}
     for role, candidates in texts.items():
         found = next((ids[text] for text in candidates if text in ids), None)
@@ -217,16 +250,12 @@ def _end_of_generation(
 
 def _strip_around(metadata: Metadata, ids: Mapping[str, int], attributes: list[Attribute]) -> None:
     """Mark tokens that swallow the white space beside them; files do not say so, the model's name does."""
-    name = _string(metadata, "general.name").lower()
+    name = str(value(metadata, "general.name", STRINGS) or "").lower()
     if any(part in name for part in ("phi-3", "phi3")):
         kept = {ids.get(text) for text in ("<unk>", "<s>", "<|endoftext|>")}
         for id_ in _parsed(attributes):
             if id_ not in kept:
                 attributes[id_] |= Attribute.STRIP_RIGHT
-
-
-def _string(metadata: Metadata, key: str) -> str:
-    return str(metadata[key].value) if key in metadata else ""
 
 
 def _parsed(attributes: list[Attribute]) -> list[int]:

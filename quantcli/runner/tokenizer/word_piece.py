@@ -51,6 +51,7 @@ class WordPieceModel:
         self._vocabulary = vocabulary
         self._normalizer = normalizer
         self._longest = max(map(len, vocabulary.texts))
+        self._unknown = vocabulary.special.get("unk", 0)
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text that holds no special token."""
@@ -68,7 +69,7 @@ class WordPieceModel:
             stops = range(min(len(word), start + self._longest), start, -1)
             stop = next((stop for stop in stops if word[start:stop] in self._vocabulary.ids), None)
             if stop is None:
-                return [self._vocabulary.special["unk"]]
+                return [self._unknown]
             found.append(self._vocabulary.ids[word[start:stop]])
             start = stop
         return found

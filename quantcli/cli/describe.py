@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from array import array
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
-
-import numpy as np
 
 from quantcli.cli.output import binary_size, decimal_count, printable
 from quantcli.formats import vocabulary_spec as vocabulary
@@ -28,6 +28,9 @@ _LISTED: Final = 12
 
 _WRITTEN_OUT: Final = 1e15
 """Whole floats below this are shown without an exponent."""
+
+_FLOAT32_DIGITS: Final = 9
+"""Digits that tell any 32-bit float from its neighbours."""
 
 _GUESSED_FILE_TYPE: Final = 1024
 """Added to `general.file_type` where the converter was not told the type. Source: `llama.h`."""
@@ -57,8 +60,8 @@ def short_value(field: Field, *, items: int = 5, characters: int = 100) -> str:
     if field.element is None:
         return _number(field.type, field.value)
     text = field.element == ValueType.STRING
-    shown = [f"'{_begun(value, 30)}'" if text else _number(field.element, value) for value in field.value[:items]]
-    more = len(field.value) - len(shown)
+    shown = [f"'{_begun(value, 30)}'" if text else _number(field.element, value) for value in field.elements(stop=items)]
+    more = field.count - len(shown)
     return f"[{', '.join(shown)}{f', ... {more:,} more' if more else ''}]"
 
 
@@ -66,18 +69,17 @@ def type_name(field: Field) -> str:
     """The type of a metadata value: `uint32`, `string[32000]`."""
     if field.element is None:
         return field.type.name.lower()
-    return f"{field.element.name.lower()}[{len(field.value)}]"
+    return f"{field.element.name.lower()}[{field.count}]"
 
 
 def file_type_name(file: GGUFFile) -> str | None:
     """The recipe `general.file_type` names; None where it names none."""
-    from quantcli.conversion.recipes import RECIPES
+    from quantcli.conversion.roles import file_type_names
 
     number = file.get("general.file_type")
     if not isinstance(number, int):
         return None
-    names = {recipe.file_type: recipe.name for recipe in RECIPES.values() if recipe.file_type is not None}
-    return names.get(number % _GUESSED_FILE_TYPE, f"file type {number}")
+    return file_type_names().get(number % _GUESSED_FILE_TYPE, f"file type {number}")
 
 
 def _identity(file: GGUFFile) -> Lines:
@@ -161,24 +163,26 @@ def _tokenizer(file: GGUFFile) -> Lines:
     model = _string(file, vocabulary.MODEL)
     if model is None:
         return
-    tokens, merges = _list(file, vocabulary.TOKENS), _list(file, vocabulary.MERGES)
-    said = [f"{len(tokens):,} tokens", f"{_ALGORITHMS.get(model, 'model')} ({printable(model)})"]
+    tokens, merges = _string_count(file, vocabulary.TOKENS), _string_count(file, vocabulary.MERGES)
+    said = [f"{tokens:,} tokens", f"{_ALGORITHMS.get(model, 'model')} ({printable(model)})"]
     if merges:
-        said.append(f"{len(merges):,} merges")
+        said.append(f"{merges:,} merges")
     if pre := _string(file, vocabulary.PRE_TOKENIZER):
         said.append(f"pre-tokenizer {printable(pre)}")
     yield "Tokenizer", ", ".join(said)
-    yield from _special_tokens(file, tokens)
+    yield from _special_tokens(file)
 
 
-def _special_tokens(file: GGUFFile, tokens: list[str]) -> Lines:
+def _special_tokens(file: GGUFFile) -> Lines:
     prefix, suffix = _TOKEN_KEY
+    count = _string_count(file, vocabulary.TOKENS)
     named = []
     for key, field in file.metadata.items():
         if key.startswith(prefix) and key.endswith(suffix) and isinstance(field.value, int):
             role = printable(key.removeprefix(prefix).removesuffix(suffix).replace("_", " "))
-            known = 0 <= field.value < len(tokens)
-            named.append(f"{role} {field.value}" + (f" {printable(tokens[field.value])}" if known else ""))
+            known = 0 <= field.value < count
+            text = file.metadata[vocabulary.TOKENS].elements(field.value, field.value + 1) if known else []
+            named.append(" ".join([role, str(field.value), *map(printable, text)]))
     if named:
         yield "Special tokens", ", ".join(named)
     added = [role for role, key in vocabulary.ADD_SPECIAL_TOKENS.items() if file.get(key) is True]
@@ -206,7 +210,7 @@ def _present(file: GGUFFile, *lines: tuple[str, str]) -> Lines:
         if field is None:
             continue
         if field.type == ValueType.ARRAY:
-            yield label, ", ".join(printable(str(value)) for value in field.value[:_LISTED])
+            yield label, ", ".join(printable(str(value)) for value in field.elements(stop=_LISTED))
         else:
             yield label, short_value(field, characters=400)
 
@@ -216,9 +220,9 @@ def _string(file: GGUFFile, key: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _list(file: GGUFFile, key: str) -> list[str]:
-    value = file.get(key)
-    return value if isinstance(value, list) else []
+def _string_count(file: GGUFFile, key: str) -> int:
+    field = file.metadata.get(key)
+    return field.count if field and field.element == ValueType.STRING else 0
 
 
 def _range(field: Field) -> str:
@@ -227,7 +231,8 @@ def _range(field: Field) -> str:
         return short_value(field)
     if field.element is None:
         return _grouped(_number(field.type, field.value))
-    ends = sorted({field.value.min(), field.value.max()}) if len(field.value) else []
+    values = field.elements()
+    ends = sorted({min(values), max(values)}) if values else []
     return " to ".join(_grouped(_number(field.element, value)) for value in ends) or "none"
 
 
@@ -242,7 +247,13 @@ def _number(kind: ValueType, value: Any) -> str:
         return "true" if value else "false"
     if abs(value) < _WRITTEN_OUT and int(value) == value:
         return str(int(value))
-    return str(np.float32(value) if kind == ValueType.FLOAT32 else value)
+    return _shortest(value) if kind == ValueType.FLOAT32 and math.isfinite(value) else str(value)
+
+
+def _shortest(value: float) -> str:
+    """A 32-bit float in the shortest digits that give it back."""
+    texts = (f"{value:.{digits}g}" for digits in range(1, _FLOAT32_DIGITS + 1))
+    return str(next((number for number in map(float, texts) if array("f", [number])[0] == value), value))
 
 
 def _grouped(number: str) -> str:

@@ -6,20 +6,17 @@ import math
 from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
-import numpy as np
 
 from quantcli.cli import describe
 from quantcli.cli.output import binary_size, columns, decimal_count, heading, print_json, printable, show
+from quantcli.cli.views import Table, Text, View
 from quantcli.formats import vocabulary_spec as vocabulary
 from quantcli.formats.gguf_reader import GGUFFile, open_gguf
 from quantcli.formats.gguf_spec import Field, ValueType
 from quantcli.formats.tensor import StoredTensor
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 _TEMPLATE_LINES: Final = 6
 _TEMPLATE_WIDTH: Final = 110
@@ -46,7 +43,7 @@ def command(file: Path, tensors: bool, metadata: bool, as_json: bool) -> None:
         if as_json:
             print_json(document(opened))
             return
-        views: list[RenderableType] = []
+        views: list[View] = []
         if metadata:
             views += [heading("Metadata"), _metadata_view(opened)]
         if tensors:
@@ -92,26 +89,20 @@ def _json_value(field: Field) -> Any:
     if field.type != ValueType.ARRAY:
         return field.value if math.isfinite(field.value) else None
     if field.element == ValueType.STRING:
-        return [_sound(value) for value in field.value]
-    values = field.value.tolist()
-    return values if np.isfinite(field.value).all() else [value if math.isfinite(value) else None for value in values]
+        return [_sound(value) for value in field.elements()]
+    return [value if math.isfinite(value) else None for value in field.elements()]
 
 
 def _sound(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-def _summary(file: GGUFFile) -> list[RenderableType]:
-    from rich.text import Text
-
+def _summary(file: GGUFFile) -> list[View]:
     title = printable(str(file.get("general.name", file.path.name)))
     facts = columns("", "")
-    facts.show_header = False
-    facts.columns[0].style = "bold"
-    facts.columns[0].no_wrap = True
     for label, text in describe.describe(file):
         facts.add_row(label, text)
-    views: list[RenderableType] = [Text(title, style="bold green"), Text(str(file.path), style="dim"), Text(""), facts]
+    views: list[View] = [Text(title, "title"), Text(f"{file.path}\n", "aside"), facts]
     if file.tensors:
         views += [heading("Tensor types"), _types_view(file)]
     if file.tensors and file.architecture:
@@ -122,7 +113,7 @@ def _summary(file: GGUFFile) -> list[RenderableType]:
     return views
 
 
-def _types_view(file: GGUFFile) -> RenderableType:
+def _types_view(file: GGUFFile) -> Table:
     right = ("Bits", "Tensors", "Weights", "Size", "Share")
     table = columns("Type", *right, right=right)
     total = sum(tensor.nbytes for tensor in file.tensors.values()) or 1
@@ -139,14 +130,14 @@ def _types_view(file: GGUFFile) -> RenderableType:
     return table
 
 
-def _roles_view(file: GGUFFile) -> RenderableType:
-    from quantcli.conversion.recipes import RECIPES
+def _roles_view(file: GGUFFile) -> Table:
+    from quantcli.conversion.roles import known_roles, role_of
 
-    policy = next(iter(RECIPES.values())).policy
-    labels = [role.label for role in policy.roles.values()] + [_OTHER]
+    roles = known_roles()
+    labels = [role.label for role in roles.values()] + [_OTHER]
 
     def label(tensor: StoredTensor) -> str:
-        role = policy.role_of(tensor.name)
+        role = role_of(tensor.name, roles)
         return role.label if role else _OTHER
 
     right = ("Tensors", "Weights", "Size")
@@ -159,9 +150,7 @@ def _roles_view(file: GGUFFile) -> RenderableType:
     return table
 
 
-def _template_view(template: str) -> RenderableType:
-    from rich.text import Text
-
+def _template_view(template: str) -> Text:
     lines = template.splitlines()
     shown = [
         printable(line) if len(line) <= _TEMPLATE_WIDTH else printable(line[: _TEMPLATE_WIDTH - 3]) + "..."
@@ -169,17 +158,17 @@ def _template_view(template: str) -> RenderableType:
     ]
     rest = len(lines) - len(shown)
     said = f"({len(template):,} characters" + (f", {rest} more lines)" if rest > 0 else ")")
-    return Text("\n".join([*shown, said]), style="dim")
+    return Text("\n".join([*shown, said]), "aside")
 
 
-def _metadata_view(file: GGUFFile) -> RenderableType:
+def _metadata_view(file: GGUFFile) -> Table:
     table = columns("Key", "Type", "Value")
     for key, field in file.metadata.items():
         table.add_row(printable(key), describe.type_name(field), describe.short_value(field))
     return table
 
 
-def _tensors_view(file: GGUFFile) -> RenderableType:
+def _tensors_view(file: GGUFFile) -> Table:
     right = ("Bytes", "Offset")
     table = columns("Name", "Shape", "Type", *right, right=right)
     for tensor in file.tensors.values():

@@ -1,25 +1,29 @@
 """What commands print: one JSON document, or views that people read, and progress; how numbers and foreign texts are shown.
 
-Views are rich renderables. On a terminal they have its width and colours; in a pipe they are plain, and as wide as what
-they hold, so that no name is cut.
+On a terminal views have its width and colours; in a pipe they are plain, and as wide as what they hold, so that no name is
+cut.
 """
 
 from __future__ import annotations
 
-import json
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from io import StringIO
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
 
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-    from rich.table import Table
+from quantcli.cli.views import Table, Text, View
 
-_PIPE_WIDTH: Final = 4096
+LOOKS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "heading": {"bold": True, "fg": "cyan"},
+    "title": {"bold": True, "fg": "green"},
+    "label": {"bold": True},
+    "aside": {"dim": True},
+}
+"""How a terminal shows what views call by these names, as `click.style` takes it."""
+
 _BINARY_UNITS: Final = ("KiB", "MiB", "GiB", "TiB")
 _DECIMAL_UNITS: Final = ("K", "M", "B", "T")
 
@@ -30,25 +34,16 @@ def print_json(document: Any) -> None:
     Raises:
         ValueError: for a number JSON does not have: not a number, or infinite.
     """
+    import json
+
     click.echo(json.dumps(document, allow_nan=False))
 
 
-def show(*views: RenderableType) -> None:
+def show(*views: View) -> None:
     """Print views on stdout."""
-    from rich.console import Console
-
-    # Texts come from files: nothing in them is markup.
-    plain: dict[str, Any] = {"markup": False, "highlight": False, "emoji": False}
-    if sys.stdout.isatty():
-        console = Console(**plain)
-        for view in views:
-            console.print(view)
-        return
-    buffer = StringIO()
-    console = Console(file=buffer, width=_PIPE_WIDTH, color_system=None, **plain)
-    for view in views:
-        console.print(view)
-    text = "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()).lstrip("\n")
+    width = _terminal_width()
+    paint = _plain if width is None or "NO_COLOR" in os.environ else _painted
+    text = "\n".join(line for view in views for line in view.lines(width, paint)).lstrip("\n")
     encoding = sys.stdout.encoding or "utf-8"
     click.echo(text.encode(encoding, "backslashreplace").decode(encoding))
 
@@ -65,22 +60,14 @@ def byte_progress(what: str, total: int = 0) -> Iterator[Any]:
         yield bar
 
 
-def columns(*names: str, right: tuple[str, ...] = (), title: str | None = None) -> Table:
-    """An empty table with these headings, those in `right` aligned to the right. What is too wide is folded, never cut."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title=title, title_justify="left", header_style="bold")
-    for name in names:
-        numeric = name in right
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold", no_wrap=numeric)
-    return table
+def columns(*names: str, right: tuple[str, ...] = ()) -> Table:
+    """An empty table with these headings, those in `right` aligned to the right."""
+    return Table(names, frozenset(right))
 
 
-def heading(text: str) -> RenderableType:
+def heading(text: str) -> Text:
     """The title of a section, with an empty line above."""
-    from rich.text import Text
-
-    return Text(f"\n{text}", style="bold cyan")
+    return Text(f"\n{text}", "heading")
 
 
 def printable(text: str) -> str:
@@ -107,3 +94,20 @@ def _scaled(count: int, step: int, units: tuple[str, ...]) -> str:
     while value >= step - 0.005 and index < len(units) - 1:
         value, index = value / step, index + 1
     return (f"{value:.2f} {units[index]}" if index else f"{count} {units[0]}").rstrip()
+
+
+def _terminal_width() -> int | None:
+    """Columns of the terminal that stdout is, None for a pipe or a file."""
+    if not sys.stdout.isatty():
+        return None
+    from shutil import get_terminal_size
+
+    return get_terminal_size().columns
+
+
+def _painted(text: str, look: str) -> str:
+    return click.style(text, **LOOKS[look]) if text else ""
+
+
+def _plain(text: str, look: str) -> str:
+    return text

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
 
 from quantcli.cli.output import columns, heading, print_json, show
+from quantcli.cli.views import Table
 from quantcli.conversion.recipes import RECIPES, Recipe
 from quantcli.kernels.types import TYPES, BlockType
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 FAMILIES: Final[Mapping[str | None, str]] = {
     "floats": "plain numbers",
@@ -84,7 +82,7 @@ def _others(recipe: Recipe) -> list[BlockType]:
     return sorted(_types(recipe) - {recipe.base}, key=lambda kind: (-kind.bits_per_weight, kind.name))
 
 
-def _recipes_view() -> RenderableType:
+def _recipes_view() -> Table:
     right = ("File type", "Bits")
     table = columns("Recipe", *right, "Base", "Some tensors", "Also called", "Importance matrix", right=right)
     for recipe in RECIPES.values():
@@ -100,7 +98,7 @@ def _recipes_view() -> RenderableType:
     return table
 
 
-def _types_view() -> RenderableType:
+def _types_view() -> Table:
     right = ("Id", "Block", "Bytes", "Bits")
     table = columns("Type", *right, "What it is", right=right)
     for kind in TYPES.values():

@@ -15,13 +15,11 @@ from itertools import pairwise
 from os import PathLike
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any, Final, NoReturn, Self
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
 from quantcli.formats.errors import FormatError, UnsupportedError
 from quantcli.formats.files import InputFile
+from quantcli.formats.gguf_arrays import LENGTH, PackedNumbers, PackedStrings, string_bounds
 from quantcli.formats.gguf_parts import COUNT_KEY, NUMBER_KEY, TENSORS_KEY, part_path, part_paths, part_prefix
 from quantcli.formats.gguf_spec import (
     ALIGNMENT_KEY,
@@ -39,6 +37,10 @@ from quantcli.formats.gguf_spec import (
 )
 from quantcli.formats.tensor import StoredTensor, TensorInfo
 from quantcli.kernels.types import TYPES_BY_ID
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 READ_VERSIONS: Final = (2, 3)
 
@@ -125,6 +127,8 @@ class GGUFFile:
         Raises:
             KeyError: for a tensor of another file.
         """
+        import numpy as np
+
         stored = self.tensors[tensor.name]
         if not stored.nbytes:
             return np.empty((stored.rows, stored.row_bytes), np.uint8)
@@ -370,33 +374,23 @@ class _Header:
         number = _NUMBERS[element]
         start = self.take(count * number.size, what)
         # A copy: metadata outlives the memory map.
-        values = np.frombuffer(self.data, np.dtype(number.format), count, start).copy()
-        if element == ValueType.BOOL and count and values.view(np.uint8).max() > 1:
+        data = self.data[start : self.position]
+        if element == ValueType.BOOL and data.strip(b"\0\1"):
             self.fail(f"{what} has truth values other than 0 and 1", start)
-        return Field(ValueType.ARRAY, values, element)
+        return Field(ValueType.ARRAY, PackedNumbers(data, number.format), element)
 
-    def strings(self, count: int, what: str) -> list[str]:
-        """`count` strings. The loop is bare: vocabularies have hundreds of thousands."""
-        data, position, end = self.data, self.position, self.end
-        if count * _U64.size > end - position:
-            self.fail(f"{what} has {count} strings, {end - position} bytes left in the file", position)
-        length_at = _U64.unpack_from
-        values: list[str] = []
-        append = values.append
-        try:
-            for _ in range(count):
-                start = position + 8
-                stop = start + length_at(data, position)[0]
-                if stop > end:
-                    break
-                append(str(data[start:stop], "utf-8", "surrogateescape"))
-                position = stop
-        except struct.error:
-            pass  # no room for the next length: short, as below
-        if len(values) < count:
-            self.fail(f"the file is cut short or damaged: string {len(values)} of {what} runs past the end", position)
-        self.position = position
-        return values
+    def strings(self, count: int, what: str) -> PackedStrings:
+        """`count` strings, found but not decoded."""
+        start, left = self.position, self.end - self.position
+        if count * LENGTH.size > left:
+            self.fail(f"{what} has {count} strings, {left} bytes left in the file", start)
+        data = memoryview(self.data)[start:]
+        bounds = string_bounds(data, count)
+        if len(bounds) <= count:
+            found = f"the file is cut short or damaged: string {len(bounds) - 1} of {what} runs past the end"
+            self.fail(found, start + bounds[-1])
+        self.position = start + bounds[-1]
+        return PackedStrings(bytes(data[: bounds[-1]]), bounds)
 
     def tensor_table(self, count: int) -> list[tuple[TensorInfo, int, int]]:
         """Every tensor's description, its offset in the data, and where that is said."""

@@ -5,6 +5,7 @@ Source: the GGUF specification (`docs/gguf.md` of ggml) and `gguf.h` of llama.cp
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
@@ -60,17 +61,51 @@ NUMBER_FORMATS: Final[Mapping[ValueType, str]] = MappingProxyType(
 """How the values of fixed size are packed, in the notation that `struct` and NumPy's dtypes share."""
 
 
+class PackedArray(ABC):
+    """The elements of a metadata array as a file packs them, unpacked when they are asked for."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def elements(self, start: int = 0, stop: int | None = None) -> list[Any]:
+        """Elements as Python's own values, without unpacking the others."""
+
+    @property
+    @abstractmethod
+    def unpacked(self) -> Any:
+        """All elements: strings as a list, numbers as a NumPy array."""
+
+
 @dataclass(frozen=True, slots=True)
 class Field:
     """A metadata value with its exact type.
 
-    `value` is an int, float, bool or str, or for ARRAY a list or NumPy array of them, and then `element` is their type.
-    Bytes of a string that are not UTF-8 stand as lone surrogates (`surrogateescape`), so that a copy has the same bytes.
+    `content` is an int, float, bool or str, or for ARRAY a list, NumPy array or `PackedArray` of them, and then `element`
+    is their type. Bytes of a string that are not UTF-8 stand as lone surrogates (`surrogateescape`), so that a copy has
+    the same bytes.
     """
 
     type: ValueType
-    value: Any
+    content: Any
     element: ValueType | None = None
+
+    @property
+    def value(self) -> Any:
+        """The content, what was packed as a list or a NumPy array."""
+        return self.content.unpacked if isinstance(self.content, PackedArray) else self.content
+
+    @property
+    def count(self) -> int:
+        """Elements of an array."""
+        return len(self.content)
+
+    def elements(self, start: int = 0, stop: int | None = None) -> list[Any]:
+        """Elements of an array as Python's own values, without unpacking the others."""
+        if isinstance(self.content, PackedArray):
+            return self.content.elements(start, stop)
+        part = self.content[start:stop]
+        return list(part.tolist() if hasattr(part, "tolist") else part)
 
 
 Metadata = dict[str, Field]

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from quantcli.cli.output import binary_size, columns, decimal_count, print_json, printable, show
+from quantcli.cli.output import binary_size, columns, decimal_count, heading, print_json, printable, show
 
 
 @pytest.mark.parametrize(
@@ -58,6 +58,6 @@ def test_a_pipe_gets_plain_lines_as_wide_as_they_are(capsys: pytest.CaptureFixtu
 def test_an_output_that_cannot_show_a_character_gets_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
-    show("▁a")
+    show(heading("▁a"))
     sys.stdout.flush()
     assert raw.getvalue() == b"\\u2581a\n"

@@ -1,0 +1,100 @@
+"""Lines and tables of text, laid out for a terminal of some width, or for a pipe, as wide as what they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import Final, Protocol
+
+_GAP: Final = "  "
+_NARROWEST: Final = 16
+"""Columns of the terminal below which a cell is not folded: the terminal then breaks the whole line."""
+
+Paint = Callable[[str, str], str]
+"""Gives a text the look called by a name: see `LOOKS` in `quantcli.cli.output`."""
+
+
+class View(Protocol):
+    """Something to show."""
+
+    def lines(self, width: int | None, paint: Paint) -> Iterator[str]:
+        """The lines, folded to fit `width` columns where it is given and they can be."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """Lines of text as they are."""
+
+    text: str
+    look: str
+
+    def lines(self, width: int | None, paint: Paint) -> Iterator[str]:
+        """The lines; a terminal breaks those that are longer than it is wide."""
+        return (paint(line, self.look) for line in self.text.split("\n"))
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under headings, the columns in `right` aligned to the right.
+
+    Without any heading it is a list of facts, the first column their labels. On a terminal too narrow for it, the widest
+    column of text is folded; nothing is cut.
+    """
+
+    names: tuple[str, ...]
+    right: frozenset[str] = frozenset()
+    rows: list[tuple[str, ...]] = field(default_factory=list)
+
+    def add_row(self, *cells: str) -> None:
+        """Add a row: a cell for each column."""
+        if len(cells) != len(self.names):
+            raise ValueError(f"{len(cells)} cells for {len(self.names)} columns")
+        self.rows.append(cells)
+
+    def lines(self, width: int | None, paint: Paint) -> Iterator[str]:
+        """The headings and the rows."""
+        titled = any(self.names)
+        widths = [max(map(_width, column)) for column in zip(self.names, *self.rows, strict=True)]
+        folded = self._fold(widths, width)
+        if titled:
+            yield paint(self._line(self.names, widths), "label")
+        for row in self.rows:
+            cells = [[cell] for cell in row]
+            if folded is not None and _width(row[folded]) > widths[folded]:
+                cells[folded] = _wrapped(row[folded], widths[folded])
+            for line in zip_longest(*cells, fillvalue=""):
+                text = self._line(line, widths)
+                yield text if titled else paint(text[: widths[0]], "label") + text[widths[0] :]
+
+    def _fold(self, widths: list[int], width: int | None) -> int | None:
+        """Narrow the widest column of text so that all fit in `width`; return which one, None where none has to be."""
+        excess = 0 if width is None else sum(widths) + len(_GAP) * (len(widths) - 1) - width
+        texts = [index for index, name in enumerate(self.names) if name not in self.right]
+        widest = max(texts, key=widths.__getitem__, default=None)
+        if excess <= 0 or widest is None or widths[widest] - excess < _NARROWEST:
+            return None
+        widths[widest] -= excess
+        return widest
+
+    def _line(self, cells: tuple[str, ...], widths: list[int]) -> str:
+        padded = []
+        for name, cell, width in zip(self.names, cells, widths, strict=True):
+            space = " " * (width - _width(cell))
+            padded.append(space + cell if name in self.right else cell + space)
+        return _GAP.join(padded).rstrip()
+
+
+def _width(text: str) -> int:
+    """Columns of a terminal that a text takes."""
+    if text.isascii():
+        return len(text)
+    from unicodedata import category, east_asian_width
+
+    return sum((1 + (east_asian_width(mark) in "WF")) * (category(mark) not in ("Mn", "Me", "Cf")) for mark in text)
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    from textwrap import wrap
+
+    return wrap(text, width, break_on_hyphens=False)

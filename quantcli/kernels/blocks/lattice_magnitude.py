@@ -88,19 +88,18 @@ SCHEMES: Final = {
 class Workspace(NamedTuple):
     """The scratch arrays of one group of sub-blocks, one sub-block in each lane.
 
-    `weight`, `root` (its square root) and `magnitude` are float32, element by element. `scales` are those of the trials;
-    `rounded` and `placed` their points' codes, int32, before and after moving them into the codebook. `result` is the codes
-    settled on, `signs` the signs of each octet, int32.
+    `weight`, `root` (its square root) and `magnitude` are float32, element by element; `signs`, int32, by octet. `scales`
+    are those of the trials; `rounded` and `placed` the codes of their points, int32, before and after moving them into the
+    codebook. The trial after the last is what is settled on.
     """
 
     weight: Scratch
     root: Scratch
     magnitude: Scratch
+    signs: Scratch
     scales: Scratch
     rounded: Scratch
     placed: Scratch
-    result: Scratch
-    signs: Scratch
 
 
 @inline
@@ -157,8 +156,8 @@ def _largest(magnitude: Scratch, length: int) -> Vec:
 
 
 @inline
-def _round(space: Workspace, at: int, points: int, bits: int, inverse: Vec) -> None:
-    """Round to `rounded[at:]` without regard to the codebook: levels stand for 1, 3, 5, ..."""
+def _round(space: Workspace, trial: int, points: int, bits: int, inverse: Vec) -> None:
+    """Round for a trial, without regard to the codebook: levels stand for 1, 3, 5, ..."""
     dimensions, top = (8, 2) if bits == 2 else (4, 7)
     for point in range(points):
         code = splat(I32(0), LANES)
@@ -167,25 +166,26 @@ def _round(space: Workspace, at: int, points: int, bits: int, inverse: Vec) -> N
             level = nearest_int(F32(0.5) * (inverse * value - F32(1)))
             level = maximum(splat(I32(0), LANES), minimum(splat(I32(top), LANES), level))
             code = code | (level << I32(bits * dimension))
-        store(space.rounded, at + point * LANES, code)
+        store(space.rounded, (trial * points + point) * LANES, code)
 
 
 @inline
-def _place(space: Workspace, tables: Lookup, code: int, point: int, lane: int, bits: int, scale: float) -> Any:
-    """The code of the best point in the codebook for what rounds to `code`."""
-    spaced = F32(scale) * load(tables.levels, 0, LANES)
-    at = point * (8 if bits == 2 else 4) * LANES + lane
-    return nearest(space.magnitude, space.root, at, bits, spaced, tables, code)
+def _place(space: Workspace, tables: Lookup, trial: int, points: int, point: int, lane: int, bits: int) -> None:
+    """Move one rounded point of a trial into the codebook."""
+    at = (trial * points + point) * LANES + lane
+    spaced = space.scales[trial * LANES + lane] * load(tables.levels, 0, LANES)
+    first = point * (8 if bits == 2 else 4) * LANES + lane
+    space.placed[at] = nearest(space.magnitude, space.root, first, bits, spaced, tables, space.rounded[at])
 
 
 @inline
-def _fit(space: Workspace, codes: Scratch, at: int, points: int, bits: int) -> tuple[Vec, Vec]:
-    """The sums of w * x * q and w * q * q, where q is what a code's level stands for."""
+def _fit(space: Workspace, trial: int, points: int, bits: int) -> tuple[Vec, Vec]:
+    """A trial's sums of w * x * q and w * q * q, where q is what a level stands for."""
     dimensions = 8 if bits == 2 else 4
     sum_qx = splat(F32(0), LANES)
     sum_q2 = splat(F32(0), LANES)
     for point in range(points):
-        code = load(codes, at + point * LANES, LANES)
+        code = load(space.placed, (trial * points + point) * LANES, LANES)
         for dimension in range(dimensions):
             place = (point * dimensions + dimension) * LANES
             level = (code >> I32(bits * dimension)) & I32((1 << bits) - 1)
@@ -201,19 +201,17 @@ def _try_scales(
     space: Workspace, tables: Lookup, points: int, bits: int, reach: int, step: float, largest: Vec, scale: Vec
 ) -> tuple[Vec, Vec]:
     """Fit with every trial scale. Returns the best scale, `scale` where none fits, and the number of its trial, -1."""
-    width, bottom = points * LANES, 5 if bits == 2 else 15
+    topmost = 5 if bits == 2 else 15
     zero = splat(F32(0), LANES)
     best, chosen = zero, splat(I32(-1), LANES)
     for trial in range(2 * reach + 1):
-        inverse = splat(F32(bottom) + F32(trial - reach) * F32(step), LANES) / largest
+        inverse = splat(F32(topmost) + F32(trial - reach) * F32(step), LANES) / largest
         store(space.scales, trial * LANES, splat(F32(1), LANES) / inverse)
-        _round(space, trial * width, points, bits, inverse)
+        _round(space, trial, points, bits, inverse)
         for point in range(points):
             for lane in range(LANES):
-                at = trial * width + point * LANES + lane
-                this_scale = space.scales[trial * LANES + lane]
-                space.placed[at] = _place(space, tables, space.rounded[at], point, lane, bits, this_scale)
-        sum_qx, sum_q2 = _fit(space, space.placed, trial * width, points, bits)
+                _place(space, tables, trial, points, point, lane, bits)
+        sum_qx, sum_q2 = _fit(space, trial, points, bits)
         better = (sum_q2 > zero) & (sum_qx * sum_qx > best * sum_q2)
         scale = select(better, sum_qx / sum_q2, scale)
         best = select(better, scale * sum_qx, best)
@@ -222,17 +220,16 @@ def _try_scales(
 
 
 @inline
-def _take_trial(space: Workspace, points: int, lane: int, trial: int, again: int) -> int:
-    """Copy a lane's points of a trial to `result`; without a trial they are 0. Returns the points to round again, a bit
-    each."""
+def _take_trial(space: Workspace, last: int, points: int, lane: int, trial: int, again: int) -> int:
+    """Settle on a lane's points of a trial, on 0 without one. Returns the points to round again, a bit each."""
     wanted = 0
     for point in range(points):
-        at = point * LANES + lane
-        space.result[at] = 0
+        at = (trial * points + point) * LANES + lane
+        code = 0
         if trial >= 0:
-            code = space.placed[trial * points * LANES + at]
-            space.result[at] = code
-            wanted |= (code != space.rounded[trial * points * LANES + at]) << point
+            code = space.placed[at]
+            wanted |= (code != space.rounded[at]) << point
+        space.placed[(last * points + point) * LANES + lane] = code
     everything = (1 << points) - 1
     if again == ALL or (again == ALL_IF_ONE and (wanted != 0 or trial < 0)):
         return everything
@@ -240,32 +237,34 @@ def _take_trial(space: Workspace, points: int, lane: int, trial: int, again: int
 
 
 @inline
-def _round_again(space: Workspace, tables: Lookup, points: int, bits: int, again: int, scale: Vec, chosen: Vec) -> Vec:
+def _round_again(
+    space: Workspace, tables: Lookup, last: int, points: int, bits: int, again: int, scale: Vec, chosen: Vec
+) -> Vec:
     """Settle on the chosen trials' points, some rounded again with the scale they led to, and return the scale of these."""
     wanted = np.empty(LANES, np.int32)
     store(wanted, 0, chosen)
     for lane in range(LANES):
-        wanted[lane] = _take_trial(space, points, lane, wanted[lane], again)
+        wanted[lane] = _take_trial(space, last, points, lane, wanted[lane], again)
     nothing = splat(I32(0), LANES)
     redo = select(scale > splat(F32(0), LANES), load(wanted, 0, LANES), nothing)
     store(wanted, 0, redo)
-    store(space.scales, 0, scale)
-    _round(space, 0, points, bits, splat(F32(1), LANES) / scale)
+    store(space.scales, last * LANES, scale)
+    _round(space, last, points, bits, splat(F32(1), LANES) / scale)
     for lane in range(LANES):
         for point in range(points):
-            at = point * LANES + lane
             if wanted[lane] >> point & 1:
-                space.result[at] = _place(space, tables, space.rounded[at], point, lane, bits, space.scales[lane])
-    sum_qx, sum_q2 = _fit(space, space.result, 0, points, bits)
+                _place(space, tables, last, points, point, lane, bits)
+    sum_qx, sum_q2 = _fit(space, last, points, bits)
     return select((redo != nothing) & (sum_q2 > splat(F32(0), LANES)), sum_qx / sum_q2, scale)
 
 
 @inline
-def _clear(space: Workspace, points: int, octets: int, empty: Vec, turned: Vec, flip: int) -> None:
-    """Zero the codes and signs of the lanes of `empty`, and turn all signs of those of `turned`."""
+def _clear(space: Workspace, last: int, points: int, octets: int, empty: Vec, turned: Vec, flip: int) -> None:
+    """Zero the codes settled on and the signs of the lanes of `empty`, and turn all signs of those of `turned`."""
     nothing = splat(I32(0), LANES)
     for point in range(points):
-        store(space.result, point * LANES, select(empty, nothing, load(space.result, point * LANES, LANES)))
+        at = (last * points + point) * LANES
+        store(space.placed, at, select(empty, nothing, load(space.placed, at, LANES)))
     for octet in range(octets):
         signs = load(space.signs, octet * LANES, LANES)
         signs = select(turned, signs ^ splat(I32(flip), LANES), signs)
@@ -282,7 +281,7 @@ def _searcher(name: str) -> Any:
 
     @inline
     def search(x: Scratch, base: int, space: Workspace, tables: Lookup) -> Vec:
-        zero = splat(F32(0), LANES)
+        zero, last = splat(F32(0), LANES), 2 * reach + 1
         for octet in range(octets):
             _split_signs(x, base, octet, even, space)
         largest = _largest(space.magnitude, length)
@@ -293,9 +292,9 @@ def _searcher(name: str) -> Any:
             largest = scale * F32(levels)
             empty = empty | (largest <= zero)
         scale, chosen = _try_scales(space, tables, points, bits, reach, step, largest, scale)
-        scale = _round_again(space, tables, points, bits, again, scale, chosen)
+        scale = _round_again(space, tables, last, points, bits, again, scale, chosen)
         turned = scale < zero
-        _clear(space, points, octets, empty, turned, 127 if even else 255)
+        _clear(space, last, points, octets, empty, turned, 127 if even else 255)
         return select(empty, zero, select(turned, scale * F32(-1), scale))
 
     return search
@@ -321,13 +320,13 @@ def _block_scales(scales: Scratch, per_block: int, gain: float, halves: Scratch,
 
 @inline
 def _in_order(
-    space: Workspace, tables: Lookup, group: int, points: int, octets: int, indices: Scratch, signs: Scratch
+    space: Workspace, last: int, tables: Lookup, group: int, points: int, octets: int, indices: Scratch, signs: Scratch
 ) -> None:
     """From a group's codes and signs, transposed, to places in the codebook and signs, in the order of the sub-blocks."""
     for lane in range(LANES):
         sub = group * LANES + lane
         for point in range(points):
-            indices[sub * points + point] = tables.index[space.result[point * LANES + lane]]
+            indices[sub * points + point] = tables.index[space.placed[(last * points + point) * LANES + lane]]
         for octet in range(octets):
             signs[sub * octets + octet] = space.signs[octet * LANES + lane]
 
@@ -401,16 +400,17 @@ def _pack_nibbles(levels: Scratch, block: int, count: int, out: Bytes, at: int) 
 def _quantizer(name: str, pack: Any) -> Any:
     """The kernel of a type: x float32 (rows, n), importance float32 (n,) or of size 0, the tables, out uint8."""
     scheme, block_bytes, search = SCHEMES[name], TYPES[name].block_bytes, _searcher(name)
-    length, trials, even, factor, gain = scheme.length, 2 * scheme.reach + 1, scheme.even_signs, scheme.spread, scheme.gain
+    length, trials, even, factor, gain = scheme.length, 2 * scheme.reach + 2, scheme.even_signs, scheme.spread, scheme.gain
     points, octets, per_block = length // LATTICES[name].dimensions, length // 8, K // length
 
     @kernel
     def rows(x: Scratch, importance: Scratch, tables: Lookup, out: Bytes) -> None:
         source, packed = x.reshape(-1), out.reshape(-1)
         count, weighted = source.size // K, importance.size > 0
-        batch, batch_importance = np.empty((2, LANES * K), np.float32)
-        x_t, importance_t = np.empty((2, LANES * K), np.float32)
-        scales, scales_t, spread = np.zeros((3, LANES * per_block), np.float32)
+        batch, batch_importance = np.empty(LANES * K, np.float32), np.empty(LANES * K, np.float32)
+        x_t, importance_t = np.empty(LANES * K, np.float32), np.empty(LANES * K, np.float32)
+        scales, scales_t = np.empty(LANES * per_block, np.float32), np.zeros(LANES * per_block, np.float32)
+        spread = np.empty(LANES * per_block, np.float32)
         levels = np.empty(LANES * per_block, np.int32)
         indices, signs = np.empty(LANES * per_block * points, np.int32), np.empty(LANES * per_block * octets, np.int32)
         halves, largest = np.empty(LANES, np.uint16), np.empty(LANES, np.float32)
@@ -419,11 +419,10 @@ def _quantizer(name: str, pack: Any) -> Any:
             np.empty(length * LANES, np.float32),
             np.empty(length * LANES, np.float32),
             np.empty(length * LANES, np.float32),
+            np.empty(octets * LANES, np.int32),
             np.empty(trials * LANES, np.float32),
             np.empty(trials * points * LANES, np.int32),
             np.empty(trials * points * LANES, np.int32),
-            np.empty(points * LANES, np.int32),
-            np.empty(octets * LANES, np.int32),
         )
         for first in range(0, count, LANES):
             blocks = min(LANES, count - first)
@@ -439,7 +438,7 @@ def _quantizer(name: str, pack: Any) -> Any:
                 variance = load(spread, group * LANES, LANES)
                 _weigh(x_t, base, length, importance_t, variance, weighted, space)
                 store(scales, group * LANES, search(x_t, base, space, tables))
-                _in_order(space, tables, group, points, octets, indices, signs)
+                _in_order(space, trials - 1, tables, group, points, octets, indices, signs)
             spread_out(scales, blocks, per_block, scales_t)
             store(largest, 0, _block_scales(scales_t, per_block, gain, halves, levels))
             for block in range(blocks):

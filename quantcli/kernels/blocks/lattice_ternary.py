@@ -364,8 +364,9 @@ def _quantizer(name: str, length: int, halves: int, tiny: float, split: Any, pac
     def rows(x: Scratch, importance: Scratch, tables: Lookup, out: Bytes) -> None:
         source, packed = x.reshape(-1), out.reshape(-1)
         count = source.size // K
-        in_order, importance_in_order, importance_t = np.empty((3, LANES * K), np.float32)
-        spread, scales_t = np.zeros((2, LANES * per_block), np.float32)
+        in_order, importance_in_order = np.empty(LANES * K, np.float32), np.empty(LANES * K, np.float32)
+        importance_t = np.empty(LANES * K, np.float32)
+        spread, scales_t = np.empty(LANES * per_block, np.float32), np.zeros(LANES * per_block, np.float32)
         levels, largest = np.empty(LANES * per_block, np.int32), np.empty(LANES, np.float32)
         starts = np.arange(LANES) * length
         batch = Batch(

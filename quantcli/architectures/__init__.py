@@ -16,7 +16,8 @@ What a file may say; everything is optional but `gguf`, `metadata` and `tensors`
     [values]      name = expression, for use in the expressions below it
     [metadata]    GGUF key = { type, value, when, required, map }
     [generated]   GGUF tensor = { generator, when }: what follows from the configuration alone
-    [tensors]     GGUF tensor = { from, shape, gather, transforms, when, required, group }
+    [tensors]     GGUF tensor = { from, shape, gather, transforms, when, required, group, or }; `or` lists rows that
+                  are laid over this one, for checkpoints that hold the tensor in another way
     [graph]       the flags of the forward pass, for the runner
     [vocabulary]  what its vocabularies have beside the common
     [defaults.MODEL_TYPE]   key = what the configuration class of that `model_type` assumes where config.json is silent

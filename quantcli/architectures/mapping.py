@@ -138,12 +138,13 @@ def _matches(
     declaration: Declaration, tensors: Mapping[str, Tensor], counts: Mapping[str, int], scope: Scope, problems: _Problems
 ) -> Iterator[_Match]:
     positions = {name: position for position, name in enumerate(tensors)}
-    for order, row in enumerate(declaration.tensors):
-        _refuse_multitude(row, counts, len(tensors))
-        for numbers in _numbers(placeholders(row.name), counts):
+    for order, declared in enumerate(declaration.tensors):
+        ways = _possible_ways(declared, counts, len(tensors))
+        for numbers in _numbers(placeholders(declared.name), counts):
             here = {**scope, **numbers}
-            if not row.when.evaluate(here):
+            if not declared.when.evaluate(here):
                 continue
+            row = next((way for way in ways if _is_held(_source_names(way, numbers, counts), tensors)), ways[0])
             sources = _source_names(row, numbers, counts)
             absent = [source for source in sources if source not in tensors] if sources else list(row.sources)
             if absent:
@@ -155,14 +156,28 @@ def _matches(
             yield _Match(row, row.name.format(**numbers), sources, here, (last, order))
 
 
-def _refuse_multitude(row: TensorRow, counts: Mapping[str, int], available: int) -> None:
-    """Refuse layers times experts that no checkpoint of this size can hold, before they are counted out."""
-    used = placeholders(row.name).union(*map(placeholders, row.sources))
-    wanted = math.prod(counts.get(index, 0) for index in used)
-    if wanted > available:
+def _is_held(sources: Sequence[str], tensors: Mapping[str, Tensor]) -> bool:
+    return bool(sources) and all(source in tensors for source in sources)
+
+
+def _possible_ways(row: TensorRow, counts: Mapping[str, int], available: int) -> list[TensorRow]:
+    """The row and its alternatives, without those whose layers times experts no checkpoint of this size can hold.
+
+    Raises:
+        ModelError: if none is left; nothing has been counted out then.
+    """
+
+    def wanted(way: TensorRow) -> int:
+        used = placeholders(way.name).union(*map(placeholders, way.sources))
+        return math.prod(counts.get(index, 0) for index in used)
+
+    possible = [way for way in (row, *row.alternatives) if wanted(way) <= available]
+    if not possible:
         raise ModelError(
-            f"config.json describes {wanted} tensors such as {row.sources[0]}, but the checkpoint holds {available} tensors"
+            f"config.json describes {wanted(row)} tensors such as {row.sources[0]}, "
+            f"but the checkpoint holds {available} tensors"
         )
+    return possible
 
 
 def _numbers(indices: frozenset[str], counts: Mapping[str, int]) -> Iterator[dict[str, int]]:

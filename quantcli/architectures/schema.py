@@ -65,7 +65,8 @@ class TensorRow:
 
     `sources` are name patterns; a placeholder such as `{expert}` that the GGUF name lacks runs over all its numbers.
     `shape` is the shape each source must have; a dimension that evaluates to nothing is not checked. Tensors of one `group`
-    are written together, once the last of their sources has come by.
+    are written together, once the last of their sources has come by. `alternatives` are other ways in which checkpoints
+    hold the same tensor: the first of all whose sources are there is taken.
     """
 
     name: str
@@ -76,6 +77,7 @@ class TensorRow:
     when: Expression = _ALWAYS
     required: Expression = _ALWAYS
     group: str | None = None
+    alternatives: tuple[TensorRow, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -254,6 +256,8 @@ def _metadata_row(key: str, entry: dict[str, Any]) -> MetadataRow:
 
 
 def _tensor_row(name: str, entry: dict[str, Any]) -> TensorRow:
+    others = entry.pop("or", ())
+    alternatives = tuple(_tensor_row(name, _without_false({**entry, **other})) for other in others)
     given = entry.pop("from")
     sources = tuple(given) if isinstance(given, list) else (given,)
     transforms = tuple(Call.parse(source) for source in entry.pop("transforms", ()))
@@ -267,6 +271,7 @@ def _tensor_row(name: str, entry: dict[str, Any]) -> TensorRow:
             "transforms": transforms,
             "when": _condition(entry, "when"),
             "required": _condition(entry, "required"),
+            "alternatives": alternatives,
         }
     )
     for call in transforms:
@@ -275,6 +280,11 @@ def _tensor_row(name: str, entry: dict[str, Any]) -> TensorRow:
     if row.gather is not None:
         _one_of(row.gather, GATHERS, "gather")
     return row
+
+
+def _without_false(entry: dict[str, Any]) -> dict[str, Any]:
+    """An entry without what was set to false to be rid of it; conditions may be false."""
+    return {key: value for key, value in entry.items() if value is not False or key in ("when", "required")}
 
 
 def _generated_row(name: str, entry: dict[str, Any]) -> GeneratedRow:
@@ -316,3 +326,5 @@ def _check_placeholders(row: TensorRow, indices: Mapping[str, Expression]) -> No
     gathers = len(row.sources) > 1 or any(placeholders(source) - placeholders(row.name) for source in row.sources)
     if gathers != (row.gather is not None):
         raise ValueError(f"{row.name!r} is made of {'several tensors' if gathers else 'one tensor'}: see `gather`")
+    for alternative in row.alternatives:
+        _check_placeholders(alternative, indices)

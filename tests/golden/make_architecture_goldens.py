@@ -3,13 +3,15 @@
     python tests/golden/make_architecture_goldens.py PATH_OF_LLAMA_CPP TOKENIZER_MODEL [CASE ...]
 
 PATH_OF_LLAMA_CPP is a source tree of llama.cpp; torch, transformers, sentencepiece and pyyaml must be installed.
-TOKENIZER_MODEL is any SentencePiece model: the converter wants one, what it says is not kept.
+TOKENIZER_MODEL is any SentencePiece model: the converter wants one, what it says is not kept. Cases are those of the tables
+CASES in `architecture_cases*.py`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import runpy
 import shutil
 import sys
 import tempfile
@@ -19,8 +21,23 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "architectures")]
 
-from architecture_cases import CASES  # noqa: E402
 from tiny_checkpoint import write_checkpoint  # noqa: E402
+
+
+def all_cases() -> dict[str, Any]:
+    """The cases of every table, by name."""
+    tables = [runpy.run_path(str(path))["CASES"] for path in sorted(HERE.glob("architecture_cases*.py"))]
+    return {name: case for table in tables for name, case in table.items()}
+
+
+def leave_out_vocabularies() -> None:
+    """Have the converter write no tokenizer, since few of the tiny checkpoints have one it knows."""
+    from conversion import ModelBase, load_all_models
+
+    load_all_models()
+    for classes in ModelBase._model_classes.values():
+        for model in classes.values():
+            model.set_vocab = lambda self: None
 
 
 def convert(reference: Path, directory: Path, outtype: str, output: Path) -> None:
@@ -49,11 +66,11 @@ def described(path: Path) -> dict[str, Any]:
     return {"metadata": metadata, "tensors": tensors}
 
 
-def make_golden(reference: Path, tokenizer: Path, name: str) -> None:
+def make_golden(reference: Path, tokenizer: Path, name: str, case: dict[str, Any]) -> None:
     """Convert a case to F32 and to what the converter finds fitting, and keep both descriptions."""
-    golden: dict[str, Any] = {"checkpoint": CASES[name]}
+    golden: dict[str, Any] = {"checkpoint": case}
     with tempfile.TemporaryDirectory() as place:
-        directory = write_checkpoint(Path(place), CASES[name])
+        directory = write_checkpoint(Path(place), case)
         shutil.copy(tokenizer, directory / "tokenizer.model")
         for outtype in ("f32", "auto"):
             convert(reference, directory, outtype, Path(place) / "out.gguf")
@@ -67,8 +84,10 @@ def main() -> None:
     """See the module's description."""
     reference, tokenizer, *names = sys.argv[1:]
     sys.path[:0] = [reference, str(Path(reference) / "gguf-py")]
-    for name in names or CASES:
-        make_golden(Path(reference), Path(tokenizer), name)
+    leave_out_vocabularies()
+    cases = all_cases()
+    for name in names or cases:
+        make_golden(Path(reference), Path(tokenizer), name, cases[name])
 
 
 if __name__ == "__main__":

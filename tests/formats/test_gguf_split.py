@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 from quantcli.formats.errors import FormatError, OutputError, UnsupportedError, UsageError
 from quantcli.formats.gguf_parts import MAX_PARTS, by_count, by_size, parse_size, part_path, part_prefix
 from quantcli.formats.gguf_reader import open_gguf
-from quantcli.formats.gguf_spec import Metadata, i32, string, u16
+from quantcli.formats.gguf_spec import Metadata, i32, string, u16, u32
 from quantcli.formats.gguf_split import SplitWriter, merge_gguf, split_gguf
 from quantcli.formats.gguf_writer import GGUFWriter
 from quantcli.formats.tensor import TensorInfo
@@ -243,6 +244,41 @@ def test_a_whole_model_is_not_merged(golden: Path, tmp_path: Path) -> None:
     assert not contents(tmp_path)
 
 
+def test_a_first_part_without_tensors_is_read(tmp_path: Path) -> None:
+    with SplitWriter(tmp_path / "model", METADATA, [[], TENSORS]) as writer:
+        for index, data in enumerate(DATA):
+            writer.write(index, 0, data)
+    with open_gguf(tmp_path / "model-00001-of-00002.gguf") as file:
+        assert [tensor.load().ravel().tolist() for tensor in file.tensors.values()] == DATA.tolist()
+
+
+def test_parts_of_the_gguf_package_are_read(tmp_path: Path) -> None:
+    gguf = pytest.importorskip("gguf", reason="writes the parts")
+    writer = gguf.GGUFWriter(tmp_path / "model.gguf", "llama", split_max_tensors=2)
+    for index, data in enumerate(DATA):
+        writer.add_tensor(f"t{index}", data)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with open_gguf(tmp_path / "model-00001-of-00003.gguf") as file:
+        assert file.architecture == "llama"
+        assert [tensor.load().tolist() for tensor in file.tensors.values()] == DATA.tolist()
+
+
+def test_the_alignment_of_the_model_is_kept_where_it_is_said(tmp_path: Path) -> None:
+    metadata: Metadata = {"general.alignment": u32(128)}
+    with SplitWriter(tmp_path / "model", metadata, by_count(2)(TENSORS)) as writer:
+        for index, data in enumerate(DATA):
+            writer.write(index, 0, data)
+    with open_gguf(tmp_path / "model-00001-of-00003.gguf") as file:
+        merge_gguf(file, tmp_path / "merged.gguf")
+        assert [tensor.load().ravel().tolist() for tensor in file.tensors.values()] == DATA.tolist()
+    with open_gguf(tmp_path / "merged.gguf") as file:
+        assert file.alignment == 128
+        assert [tensor.load().ravel().tolist() for tensor in file.tensors.values()] == DATA.tolist()
+
+
 # --- all parts or none ----------------------------------------------------------------------------------------------------
 
 
@@ -329,3 +365,22 @@ def test_copies_larger_than_the_buffer(tmp_path: Path, monkeypatch: pytest.Monke
     with open_gguf(tmp_path / "whole.gguf") as whole:
         loaded = np.concatenate([tensor.load().reshape(1, -1) for tensor in whole.tensors.values()])
         assert np.array_equal(loaded, DATA)
+
+
+def test_memory_does_not_grow_with_the_tensors(tmp_path: Path) -> None:
+    tensors = [TensorInfo(name, (1, 1 << 23), TYPES["F32"]) for name in "ab"]
+    with GGUFWriter(tmp_path / "large.gguf", METADATA, tensors) as writer:
+        for index in range(2):
+            for start in range(0, 1 << 25, 1 << 20):
+                writer.write(index, start, bytes(1 << 20))
+    tracemalloc.start()
+    try:
+        with open_gguf(tmp_path / "large.gguf") as source:
+            parts = split_gguf(source, tmp_path / "large", by_count(1))
+        with open_gguf(parts[0].path) as source:
+            merge_gguf(source, tmp_path / "merged.gguf")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 << 20
+    assert [part.file_bytes for part in parts] == [part.path.stat().st_size for part in parts]

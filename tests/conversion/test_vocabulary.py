@@ -125,6 +125,15 @@ def test_unknown_patterns_are_named_with_the_nearest_known(tmp_path):
     assert convert(directory, pre_tokenizer="llama-bpe")["tokenizer.ggml.pre"].value == "llama-bpe"
 
 
+def test_begin_token_may_come_from_a_flag(shared, tmp_path):
+    original = shared / "tokenizers" / "llama-3.2"
+    tokenizer = json.loads((original / "tokenizer.json").read_text(encoding="utf-8")) | {"post_processor": None}
+    configuration = json.loads((original / "tokenizer_config.json").read_text(encoding="utf-8")) | {"add_bos_token": True}
+    files = {"config.json": config(128256), "tokenizer.json": tokenizer, "tokenizer_config.json": configuration}
+    assert convert(write_case(tmp_path, files))["tokenizer.ggml.pre"].value == "llama-bpe"
+    assert convert(write_case(tmp_path, files))["tokenizer.ggml.add_bos_token"].value is True
+
+
 def test_no_such_pre_tokenizer(tmp_path):
     with pytest.raises(UsageError, match="'llama-9'") as caught:
         convert(byte_level_case(tmp_path), pre_tokenizer="llama-9")

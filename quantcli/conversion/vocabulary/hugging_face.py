@@ -14,7 +14,7 @@ from tokenizers import AddedToken, Tokenizer
 
 from quantcli.architectures import pre_tokenizers
 from quantcli.conversion.vocabulary.files import TOKENIZER, TokenizerFiles
-from quantcli.conversion.vocabulary.tokens import ADDED_TOKEN_SCORE, TokenTable, added_token
+from quantcli.conversion.vocabulary.tokens import ADDED_TOKEN_SCORE, TokenTable, added_token, token_text
 from quantcli.formats.errors import FormatError, ModelError, UnsupportedError, UsageError
 from quantcli.formats.vocabulary_spec import TokenType
 
@@ -66,8 +66,8 @@ def _special_texts(configuration: Mapping[str, Any]) -> Iterator[str]:
     more = configuration.get("extra_special_tokens") or configuration.get("additional_special_tokens") or []
     named = [configuration.get(f"{role}_token") for role in _NAMED_TOKENS]
     for entry in [*named, *(more.values() if isinstance(more, Mapping) else more)]:
-        text = entry.get("content") if isinstance(entry, Mapping) else entry
-        if isinstance(text, str):
+        text = token_text(entry)
+        if text is not None:
             yield text
 
 
@@ -154,10 +154,10 @@ def pre_tokenizer_name(files: TokenizerFiles, tokenizer: Tokenizer) -> str:
     Raises:
         UnsupportedError: if neither is known.
     """
-    ids = tokenizer.encode(pre_tokenizers.TEST_TEXT).ids
+    hashed = map(pre_tokenizers.name_by_hash, _test_ids(files, tokenizer))
     ignore_merges = bool(files.model.get("ignore_merges", False))
     patterns = pre_tokenizers.patterns_of(files.tokenizer.get("pre_tokenizer"))
-    name = pre_tokenizers.name_by_hash(ids) or pre_tokenizers.name_by_patterns(patterns, ignore_merges=ignore_merges)
+    name = next(filter(None, hashed), None) or pre_tokenizers.name_by_patterns(patterns, ignore_merges=ignore_merges)
     if name is None:
         found = ", ".join(patterns) or "none"
         raise UnsupportedError(
@@ -165,6 +165,21 @@ def pre_tokenizer_name(files: TokenizerFiles, tokenizer: Tokenizer) -> str:
             hint=f"the nearest known one is {pre_tokenizers.nearest_name(patterns)!r}; choose with --pre-tokenizer NAME",
         )
     return name
+
+
+def _test_ids(files: TokenizerFiles, tokenizer: Tokenizer) -> Iterator[list[int]]:
+    """The ids of the test text, as the post-processor surrounds them and, where flags say that, as these do."""
+    yield tokenizer.encode(pre_tokenizers.TEST_TEXT).ids
+    flags = {role: files.configuration.get(f"add_{role}_token") for role in ("bos", "eos")}
+    if any(flag is not None for flag in flags.values()):
+        begin, end = ([_special_id(files, tokenizer, role)] if flag else [] for role, flag in flags.items())
+        plain = tokenizer.encode(pre_tokenizers.TEST_TEXT, add_special_tokens=False).ids
+        yield [id_ for id_ in (*begin, *plain, *end) if id_ is not None]
+
+
+def _special_id(files: TokenizerFiles, tokenizer: Tokenizer, role: str) -> int | None:
+    text = token_text(files.configuration.get(f"{role}_token"))
+    return None if text is None else tokenizer.token_to_id(text)
 
 
 def check_pre_tokenizer(name: str) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from quantcli.conversion.vocabulary.files import TokenizerFiles
+from quantcli.conversion.vocabulary.tokens import token_text
 from quantcli.formats import vocabulary_spec as spec
 from quantcli.formats.errors import ModelError
 from quantcli.formats.gguf_spec import Metadata, ValueType, array, boolean, string, u32
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
 
 ROLES: Final = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 """The roles looked for, in the order their keys are written; `eot` and `eom` join where a template demotes an `eos`."""
-
-Entry = str | Mapping[str, Any] | None
-"""A special token in `tokenizer_config.json`: its text, or an object that holds it as `content`."""
 
 
 def special_metadata(files: TokenizerFiles, vocabulary_size: int | None) -> Metadata:
@@ -176,9 +174,8 @@ def _read_roles(
         if isinstance(add, bool):
             # The post-processor is what really runs, so it has the last word.
             found.add.setdefault(role, add)
-        entry: Entry = configuration.get(f"{role}_token")
-        text = entry.get("content") if isinstance(entry, Mapping) else entry
-        if isinstance(text, str):
+        text = token_text(configuration.get(f"{role}_token"))
+        if text is not None:
             found.set_id(role, ids.get(text), vocabulary_size)
 
 

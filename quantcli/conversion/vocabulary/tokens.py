@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -69,3 +70,9 @@ def added_token(text: str, attributes: Any) -> tuple[str, TokenType]:
     if attributes.get("special") or looks_special(text):
         return text, TokenType.CONTROL
     return text.replace(WORD_START, " "), TokenType.USER_DEFINED
+
+
+def token_text(entry: object) -> str | None:
+    """The text of a special token in tokenizer_config.json, which is a string or an object that holds one as `content`."""
+    text = entry.get("content") if isinstance(entry, Mapping) else entry
+    return text if isinstance(text, str) else None

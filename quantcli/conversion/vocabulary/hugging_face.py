@@ -167,14 +167,18 @@ def pre_tokenizer_name(files: TokenizerFiles, tokenizer: Tokenizer) -> str:
     return name
 
 
-def _test_ids(files: TokenizerFiles, tokenizer: Tokenizer) -> Iterator[list[int]]:
-    """The ids of the test text, as the post-processor surrounds them and, where flags say that, as these do."""
-    yield tokenizer.encode(pre_tokenizers.TEST_TEXT).ids
-    flags = {role: files.configuration.get(f"add_{role}_token") for role in ("bos", "eos")}
-    if any(flag is not None for flag in flags.values()):
-        begin, end = ([_special_id(files, tokenizer, role)] if flag else [] for role, flag in flags.items())
+def _test_ids(files: TokenizerFiles, tokenizer: Tokenizer) -> list[list[int]]:
+    """The ids of the test text, as the post-processor surrounds them and as the flags of tokenizer_config.json would.
+
+    Both occur, and may disagree; the one with a begin token comes first, since tokenizers that have one were hashed with it.
+    """
+    variants = [tokenizer.encode(pre_tokenizers.TEST_TEXT).ids]
+    flags = [(role, files.configuration.get(f"add_{role}_token")) for role in ("bos", "eos")]
+    if any(flag is not None for _, flag in flags):
+        begin, end = (_special_id(files, tokenizer, role) if flag else None for role, flag in flags)
         plain = tokenizer.encode(pre_tokenizers.TEST_TEXT, add_special_tokens=False).ids
-        yield [id_ for id_ in (*begin, *plain, *end) if id_ is not None]
+        variants.append([id_ for id_ in (begin, *plain, end) if id_ is not None])
+    return sorted(variants, key=len, reverse=True)
 
 
 def _special_id(files: TokenizerFiles, tokenizer: Tokenizer, role: str) -> int | None:

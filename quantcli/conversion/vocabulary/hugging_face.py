@@ -170,7 +170,7 @@ def pre_tokenizer_name(files: TokenizerFiles, tokenizer: Tokenizer) -> str:
 def _test_ids(files: TokenizerFiles, tokenizer: Tokenizer) -> list[list[int]]:
     """The ids of the test text, as the post-processor surrounds them and as the flags of tokenizer_config.json would.
 
-    Both occur, and may disagree; the one with a begin token comes first, since tokenizers that have one were hashed with it.
+    Both occur, and may disagree; that with a begin token comes first, since tokenizers that have one were hashed with it.
     """
     variants = [tokenizer.encode(pre_tokenizers.TEST_TEXT).ids]
     flags = [(role, files.configuration.get(f"add_{role}_token")) for role in ("bos", "eos")]

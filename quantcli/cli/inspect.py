@@ -89,8 +89,17 @@ def _json_value(field: Field) -> Any:
     if field.type != ValueType.ARRAY:
         return field.value if math.isfinite(field.value) else None
     if field.element == ValueType.STRING:
-        return [_sound(value) for value in field.elements()]
+        return _all_sound(field.elements())
     return [value if math.isfinite(value) else None for value in field.elements()]
+
+
+def _all_sound(texts: list[str]) -> list[str]:
+    """`_sound` for many: a vocabulary that is UTF-8, as nearly all are, is found so by one encoding."""
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:
+        return [_sound(text) for text in texts]
+    return texts
 
 
 def _sound(text: str) -> str:

@@ -14,7 +14,7 @@ What a file may say; everything is optional but `gguf`, `metadata` and `tensors`
     [ignore]      glob of checkpoint names = why they are not needed
     [indices]     placeholder = how many: `{layer}` and `{expert}` of tensor names run below these
     [values]      name = expression, for use in the expressions below it
-    [metadata]    GGUF key = { type, value, when, required, map }
+    [metadata]    GGUF key = { type, value, when, required, map, early }
     [generated]   GGUF tensor = { generator, when }: what follows from the configuration alone
     [tensors]     GGUF tensor = { from, shape, gather, transforms, when, required, group, or }; `or` lists rows that
                   are laid over this one, for checkpoints that hold the tensor in another way

@@ -14,8 +14,8 @@ from quantcli.architectures.expressions import Expression
 from quantcli.formats.errors import ModelError
 
 ROPE_TYPES_WITH_ORIGINAL_CONTEXT: Final = ("llama3", "yarn", "longrope")
-"""Rope scalings whose original context length is the model's context length where it is not given
-(`modeling_rope_utils.py` of transformers 5)."""
+"""Rope scalings whose original context length is the model's context length where the table does not give it, unless the
+configuration class has a parameter for it (`modeling_rope_utils.py` of transformers 5)."""
 
 # Spellings of rotary parameters outside the rope table, in the order the reference converter looks for them.
 _THETA: Final = ("global_rope_theta", "rope_global_theta", "rope_theta_global", "rope_theta", "rotary_emb_base")
@@ -53,7 +53,7 @@ def complete_config(config: Mapping[str, Any], defaults: Mapping[str, Mapping[st
     for key, value in (known or {}).items():
         if isinstance(value, Expression) and completed.get(key) is None:
             completed[key] = value.evaluate(completed)
-    return {**completed, "rope": _rope_parameters(completed, standardize=known is not None)}
+    return {**completed, "rope": _rope_parameters(completed, known)}
 
 
 def hyperparameters(config: Mapping[str, Any], values: Mapping[str, Expression]) -> dict[str, Any]:
@@ -75,8 +75,11 @@ def _find(config: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
     return next((config[key] for key in keys if config.get(key) is not None), None)
 
 
-def _rope_parameters(config: Mapping[str, Any], *, standardize: bool) -> dict[str, Any]:
-    """One table of rotary parameters; tables per kind of attention, where the model has them, stay nested in it."""
+def _rope_parameters(config: Mapping[str, Any], known: Mapping[str, Any] | None) -> dict[str, Any]:
+    """One table of rotary parameters; tables per kind of attention, where the model has them, stay nested in it.
+
+    `known` are the defaults of the configuration class, if there is one: such a class completes the table in its own way.
+    """
     given = config.get("rope_scaling") or config.get("rope_parameters") or {}
     if not isinstance(given, Mapping):
         raise ModelError(f"config.json: the rope parameters are {given!r}, expected a table")
@@ -86,7 +89,7 @@ def _rope_parameters(config: Mapping[str, Any], *, standardize: bool) -> dict[st
         return rope
     if (local := _find(config, _LOCAL_THETA)) is not None:
         rope["sliding_attention"] = {"rope_theta": local}
-    if standardize:
+    if known is not None:
         rope.setdefault("rope_type", rope.get("type") or "default")
     derived = {
         "rope_theta": _find(config, _THETA),
@@ -94,6 +97,6 @@ def _rope_parameters(config: Mapping[str, Any], *, standardize: bool) -> dict[st
         "partial_rotary_factor": _find(config, _PARTIAL),
         "original_max_position_embeddings": _find(config, _ORIGINAL_CONTEXT),
     }
-    if standardize and rope["rope_type"] in ROPE_TYPES_WITH_ORIGINAL_CONTEXT:
+    if known is not None and rope["rope_type"] in ROPE_TYPES_WITH_ORIGINAL_CONTEXT and not known.keys() & _ORIGINAL_CONTEXT:
         derived["original_max_position_embeddings"] = config.get("max_position_embeddings")
     return {**{key: value for key, value in derived.items() if value is not None}, **rope}

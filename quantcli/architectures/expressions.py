@@ -8,6 +8,7 @@ so is arithmetic with `None`: an absent hyperparameter stays absent through what
 from __future__ import annotations
 
 import ast
+import math
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -66,6 +67,10 @@ def _lower(value: str | None) -> str | None:
     return None if value is None else str(value).lower()
 
 
+def _of_number(function: Callable[[float], float]) -> Callable[[Any], float | None]:
+    return lambda value: None if value is None else function(value)
+
+
 FUNCTIONS: Final[Mapping[str, Callable[..., Any]]] = MappingProxyType(
     {
         "first": _first,
@@ -74,6 +79,8 @@ FUNCTIONS: Final[Mapping[str, Callable[..., Any]]] = MappingProxyType(
         "min": min,
         "max": max,
         "len": len,
+        "log": _of_number(math.log),
+        "sqrt": _of_number(math.sqrt),
     }
 )
 """The functions an expression may call."""

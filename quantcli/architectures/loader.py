@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,7 +19,7 @@ from quantcli.architectures.schema import (
     read_declaration,
 )
 from quantcli.formats.errors import ModelError, UnsupportedError
-from quantcli.formats.gguf_spec import Field, Metadata
+from quantcli.formats.gguf_spec import Field, Metadata, string
 from quantcli.formats.tensor import Tensor
 
 
@@ -82,8 +82,20 @@ class Architecture:
             UnsupportedError: if the configuration names a variant that has no GGUF equivalent.
         """
         scope = {**self.hyperparameters(config), "file_type": file_type}
+        return self._fields(self.declaration.metadata, scope)
+
+    def early_metadata(self, config: Mapping[str, Any]) -> Metadata:
+        """The name of the architecture, and those of `metadata(config)` that come before all else in a file.
+
+        Raises:
+            ModelError, UnsupportedError: as `metadata`.
+        """
+        early = [row for row in self.declaration.metadata if row.early]
+        return {"general.architecture": string(self.gguf)} | self._fields(early, self.hyperparameters(config))
+
+    def _fields(self, rows: Sequence[MetadataRow], scope: Mapping[str, Any]) -> Metadata:
         found: Metadata = {}
-        for row in self.declaration.metadata:
+        for row in rows:
             if row.when.evaluate(scope) and (field := _field(row, row.value.evaluate(scope))) is not None:
                 found[row.key.format(arch=self.gguf)] = field
         return found

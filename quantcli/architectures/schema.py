@@ -58,6 +58,9 @@ class MetadataRow:
     map: Mapping[str, Any] | None = None
     """From what the configuration says to what GGUF says."""
 
+    early: bool = False
+    """Whether the reference writes it with the tensors, before all that it knows of the model as a whole."""
+
 
 @dataclass(frozen=True)
 class TensorRow:

@@ -331,9 +331,22 @@ def llama3_rope_factors(rope: Mapping[str, Any], head_dim: int) -> NDArray[np.fl
         return np.where(wavelengths < single(context / high), single(1), slowed).astype(single)
 
 
+def rope_factors(factors: Sequence[Any], count: int) -> NDArray[np.float32]:
+    """The factors a configuration lists, `(count,)` float32.
+
+    Raises:
+        ValueError: if they are not `count` numbers.
+    """
+    values = np.array(factors, np.float32)
+    if values.shape != (count,):
+        raise ValueError(f"{len(factors)} rope factors, expected {count}")
+    return values
+
+
 GENERATORS: Final[Mapping[str, Callable[..., NDArray[np.float32]]]] = MappingProxyType(
     {
         "llama3_rope_factors": llama3_rope_factors,
+        "rope_factors": rope_factors,
     }
 )
 """From hyperparameters to the numbers of a tensor that no checkpoint holds."""

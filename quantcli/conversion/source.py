@@ -59,7 +59,8 @@ def _from_checkpoint(checkpoint: Checkpoint, architecture_file: Path | None) -> 
     tensors = {tensor.name: tensor for tensor in architecture.tensors(checkpoint.tensors, checkpoint.config)}
     vocabulary_size = tensors["token_embd.weight"].shape[0]
     metadata = (
-        general_metadata(checkpoint, architecture.gguf, list(tensors.values()))
+        architecture.early_metadata(checkpoint.config)
+        | general_metadata(checkpoint, architecture.gguf, list(tensors.values()))
         | architecture.metadata(checkpoint.config)
         | vocabulary_metadata(checkpoint, vocabulary_size, rules=architecture.vocabulary)
     )

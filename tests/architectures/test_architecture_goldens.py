@@ -68,6 +68,10 @@ def plain(metadata: Metadata) -> list[list[Any]]:
 def test_metadata(golden: dict[str, Any], checkpoint: Checkpoint):
     architecture = find_architecture(checkpoint.config)
     tensors = architecture.tensors(checkpoint.tensors, checkpoint.config)
-    found = general_metadata(checkpoint, architecture.gguf, tensors) | architecture.metadata(checkpoint.config, 0)
+    found = (
+        architecture.early_metadata(checkpoint.config)
+        | general_metadata(checkpoint, architecture.gguf, tensors)
+        | architecture.metadata(checkpoint.config, 0)
+    )
     expected = [row for row in golden["f32"]["metadata"] if row[0] != "general.quantization_version"]
     assert plain(found) == [[key, types[:1] + types[-1:] * (types[0] == "ARRAY"), value] for key, types, value in expected]

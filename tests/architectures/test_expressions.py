@@ -32,6 +32,9 @@ SCOPE = {"hidden": 64, "heads": 4, "rope": {"factor": 2.0, "kind": "YARN", "inne
         ("nothing > 3", False),
         ("1 < heads <= 4", True),
         ("max(hidden, 100) - min(heads, 9) + len([1, 2])", 98),
+        ("sqrt(hidden)", 8.0),
+        ("log(1 / rope.factor) + log(rope.factor)", 0.0),
+        ("sqrt(log(nothing))", None),
     ],
 )
 def test_values(source, value):

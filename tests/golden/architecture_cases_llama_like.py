@@ -8,7 +8,7 @@ from architecture_cases import YARN, Case, llama_case, qwen_case
 
 
 def with_experts(case: Case, place: str, names: dict[str, str], experts: int, inner: int) -> Case:
-    """A llama-shaped case with experts, under `place` in each layer, for its MLP; `names`: gate, up, down -> their names."""
+    """A llama-shaped case with experts, at `place` in each layer, for its MLP; `names`: gate, up, down -> their names."""
     hidden = case["config"]["hidden_size"]
     tensors = {name: shape for name, shape in case["tensors"].items() if ".mlp." not in name}
     for layer in range(case["config"]["num_hidden_layers"]):
@@ -128,7 +128,8 @@ LONGROPE = {"type": "longrope", "short_factor": [1.0, 1.05, 1.1, 1.2, 1.3, 1.5, 
 CASES: dict[str, Case] = {
     "qwen2moe": qwen2moe_case("Qwen1.5-MoE-A2.7B-Chat", {"rope_theta": 1000000.0}),
     "qwen2moe-tied": qwen2moe_case(
-        "tiny-qwen2moe", {"tie_word_embeddings": True, "num_attention_heads": 8, "rope_scaling": YARN, "norm_topk_prob": True},
+        "tiny-qwen2moe",
+        {"tie_word_embeddings": True, "num_attention_heads": 8, "rope_scaling": YARN, "norm_topk_prob": True},
         experts=7, inner=48, shared=32,
     ),
     "qwen2moe-fused": fused(qwen2moe_case("fused", {"num_experts_per_tok": 3}, experts=3)),
@@ -165,7 +166,7 @@ CASES: dict[str, Case] = {
     "phi3-sparse-config": phi3_case("phi3", {"num_key_value_heads": None, "rope_theta": None, "rms_norm_eps": None}),
     "phi3-raw-config": phi3_case(
         "phi3-raw",
-        {"model_type": "phi3_of_mine", "rope_scaling": {**LONGROPE, "type": "su"}, "original_max_position_embeddings": 1024},
+        {"model_type": "phi3_mine", "rope_scaling": {**LONGROPE, "type": "su"}, "original_max_position_embeddings": 1024},
     ),
     "phimoe": phimoe_case("Phi-3.5-MoE-instruct", {"attention_bias": True, "lm_head_bias": True}),
     "phimoe-long": phimoe_case(
@@ -173,5 +174,7 @@ CASES: dict[str, Case] = {
         {"rope_scaling": {**LONGROPE, "short_mscale": 1.2, "long_mscale": 1.3}, "max_position_embeddings": 131072},
         experts=6,
     ),
-    "phimoe-plain": phimoe_case("phimoe-plain", {"tie_word_embeddings": True, "num_attention_heads": 8, "sliding_window": 99}),
+    "phimoe-plain": phimoe_case(
+        "phimoe-plain", {"tie_word_embeddings": True, "num_attention_heads": 8, "sliding_window": 99}
+    ),
 }  # fmt: skip

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     "-o", "--output", type=click.Path(path_type=Path), metavar="FILE",
     help="File to write, or a directory; {type} stands for the recipe. Default: MODEL-TYPE.gguf here.",
 )  # fmt: skip
-@click.option("--split-max-size", metavar="SIZE", help="Split the output into parts of 2G, 500M of tensors at most.")
+@click.option("--split-max-size", metavar="SIZE", help="Write parts of at most so much tensor data: 2G, 500M.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
 @click.option("--dry-run", is_flag=True, help="Show what would be written and why; write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")

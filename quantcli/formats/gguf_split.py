@@ -35,8 +35,8 @@ class SplitWriter:
     """Writes a model as parts `PREFIX-00001-of-00003.gguf` ...; a context manager that is used like a `GGUFWriter`.
 
     `tensors` are the tensors of each part; `write` counts them through. On leaving without an exception all parts appear at
-    their paths, the first one last; after any exception none does, and no temporary file is left. Older files that `overwrite`
-    allows to be replaced stay too, unless a path turns out unusable at that last moment.
+    their paths, the first one last; after any exception none does, and no temporary file is left. Older files
+    that `overwrite` allows to be replaced stay too, unless a path turns out unusable at that last moment.
 
     Raises:
         UsageError: for more parts than GGUF can count.

@@ -8,7 +8,7 @@ The texts hold stories with `<|endoftext|>` between them, as TinyStories does. T
 Hugging Face, which transformers loads too. Training with the defaults, which give a model of the size of `storyteller/`,
 wants a GPU. A try of a minute on a CPU: `--steps 80 --batch 4 --context 128 --validate-every 20`.
 
-The same texts, options, machine and number of threads give the same model.
+On one machine's CPU the same texts, options and number of threads give the same model; on a GPU as far as PyTorch can.
 """
 
 from __future__ import annotations

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.kernels.types import BlockType
+from quantcli.kernels.types import BlockType, block_type
 
 Quantizer = Callable[..., NDArray[np.uint8]]
 
@@ -43,3 +46,32 @@ def find_quantizer() -> Quantizer | None:
         return out
 
     return quantize
+
+
+def quantize_apart(
+    x: NDArray[np.float32], kind: BlockType, cases: Mapping[str, NDArray[np.float32] | None], folder: Path
+) -> dict[str, NDArray[np.uint8]]:
+    """What the reference makes of `x` with each importance, in a process of its own: on rows without a usable scale the
+    IQ searches may abort, and take the process with them. The cases from there on are missing from the result."""
+    np.save(folder / "x.npy", x)
+    for number, weights in enumerate(cases.values()):
+        if weights is not None:
+            np.save(folder / f"importance-{number}.npy", weights)
+    command = [sys.executable, __file__, kind.name, str(len(cases)), str(folder)]
+    child = subprocess.run(command, env={**os.environ, "GGML_NO_BACKTRACE": "1"}, capture_output=True, check=False)
+    assert child.returncode <= 0, child.stderr.decode()
+    results = {case: folder / f"result-{number}.npy" for number, case in enumerate(cases)}
+    return {case: np.load(path) for case, path in results.items() if path.exists()}
+
+
+def _quantize_cases(name: str, count: str, folder: str) -> None:
+    quantize, place = find_quantizer(), Path(folder)
+    assert quantize is not None
+    for number in range(int(count)):
+        given = place / f"importance-{number}.npy"
+        weights = np.load(given) if given.exists() else None
+        np.save(place / f"result-{number}.npy", quantize(np.load(place / "x.npy"), block_type(name), weights))
+
+
+if __name__ == "__main__":
+    _quantize_cases(*sys.argv[1:])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ggml_library import Quantizer, find_quantizer
+from ggml_library import Quantizer, find_quantizer, quantize_apart
 from numpy.typing import NDArray
 
 from quantcli.kernels.blocks import codec
@@ -158,17 +158,16 @@ def _importances() -> dict[str, NDArray[np.float32]]:
 
 
 @pytest.mark.parametrize("name", PACKED)
-def test_hard_rows_equal_the_reference_library(name: str, reference: Quantizer) -> None:
+def test_hard_rows_equal_the_reference_library(name: str, reference: Quantizer, tmp_path: Path) -> None:
     x, kind = _nasty_rows(), TYPES[name]
-    cases = dict(_importances())
+    cases: dict[str, NDArray[np.float32] | None] = dict(_importances())
     if codec(kind).quantize is not None:
         cases["none"] = None
-    differences = [
-        f"{first_difference(quantize(x, name, weights), reference(x, kind, weights), name)} (importance: {case})"
-        for case, weights in cases.items()
-        if first_difference(quantize(x, name, weights), reference(x, kind, weights), name)
-    ]
-    assert not differences, "\n".join(differences)
+    expected = quantize_apart(x, kind, cases, tmp_path)
+    for case, data in expected.items():
+        assert not first_difference(quantize(x, name, cases[case]), data, name), f"importance: {case}"
+    if len(expected) < len(cases):
+        pytest.skip(f"the reference itself aborts on these rows: {name} with importance {[*cases][len(expected)]!r}")
 
 
 @pytest.mark.parametrize("name", PACKED)

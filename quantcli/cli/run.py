@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,10 +17,6 @@ if TYPE_CHECKING:
     from quantcli.runner.generate import Generation
     from quantcli.runner.model import Model
     from quantcli.runner.sampling import SamplingOptions
-
-DEFAULT_CONTEXT: Final = 4096
-"""Tokens of context that are enough unless more are asked for, or the prompt is longer."""
-
 
 
 @click.command("run")
@@ -97,7 +93,7 @@ def command(
     except KeyboardInterrupt:
         # The answer so far is the user's; all that is missing is the end of its line.
         click.echo()
-        click.get_current_context().exit(INTERRUPTED)
+        sys.exit(INTERRUPTED)
 
 
 def _read_prompt(prompt: str) -> str:
@@ -122,7 +118,7 @@ def _start(
     from quantcli.kernels.jit import use_threads
     from quantcli.runner.cache import Cache
     from quantcli.runner.chat import chat_prompt
-    from quantcli.runner.generate import Generation
+    from quantcli.runner.generate import Generation, context_size
     from quantcli.runner.model import Model
     from quantcli.runner.sampling import Sampler
     from quantcli.runner.tokenizer import load_tokenizer
@@ -136,7 +132,7 @@ def _start(
         else:
             ids = tokenizer.encode(prompt, parse_special=True) if prompt else []
         model = Model(opened)
-    size = context or min(model.sizes.context, max(DEFAULT_CONTEXT, len(ids) + (limit or DEFAULT_CONTEXT)))
+    size = context or context_size(model.sizes.context, len(ids), limit)
     _notify(model, size)
     generation = Generation(model, tokenizer, ids, Cache(model.sizes, size, cache_type), Sampler(options), limit)
     return generation, time.perf_counter() - begin

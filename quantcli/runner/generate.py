@@ -5,12 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from quantcli.formats.errors import GenerationError
 from quantcli.runner.cache import Cache
 from quantcli.runner.model import Model
 from quantcli.runner.sampling import Sampler
 from quantcli.runner.tokenizer import StreamDecoder, Tokenizer
+
+DEFAULT_CONTEXT: Final = 4096
+"""Tokens of context that are enough unless the prompt or the answer asked for are longer."""
 
 
 @dataclass
@@ -70,6 +74,11 @@ class Generation:
     def tokens_per_second(self) -> float:
         """Speed of generation after the first token, which comes with the prompt; 0 for fewer than two tokens."""
         return (len(self.tokens) - 1) / self.seconds if len(self.tokens) > 1 else 0.0
+
+
+def context_size(trained: int, prompt: int, limit: int | None) -> int:
+    """A context for a prompt of so many tokens and an answer of up to `limit`: within what the model was trained on."""
+    return min(trained, max(DEFAULT_CONTEXT, prompt + (DEFAULT_CONTEXT if limit is None else limit)))
 
 
 def check_prompt(prompt: Sequence[int], cache: Cache) -> None:

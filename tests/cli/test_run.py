@@ -1,0 +1,140 @@
+"""`quantize run` as a user meets it: what is printed where, and how bad requests end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from quantcli.cli.main import main
+from quantcli.conversion.convert import convert
+
+STORY = ", there was a little girl named Lily. She lo"  # 13 tokens of llama.cpp's
+
+
+@pytest.fixture(scope="module")
+def stories(golden, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("run") / "stories.gguf"
+    convert(golden / "stories260K", "F32", path)
+    return path
+
+
+def run(capsys, *arguments) -> tuple[int, str, str]:
+    """Status, stdout and stderr of the command."""
+    status = 0
+    try:
+        main(["run", *map(str, arguments)])
+    except SystemExit as end:
+        status = end.code or 0
+    captured = capsys.readouterr()
+    errors = [line for line in captured.err.splitlines() if not line.startswith("compiling kernels")]
+    return status, captured.out, "\n".join(errors)
+
+
+def test_text_goes_to_stdout_and_nothing_else(stories, capsys):
+    status, out, err = run(capsys, stories, "--prompt", "Once upon a time", "-n", 13, "--temp", 0)
+    assert (status, out, err) == (0, STORY + "\n", "")
+
+
+def test_json_is_one_document(stories, capsys):
+    status, out, err = run(capsys, stories, "--prompt", "Once upon a time", "-n", 13, "--temp", 0, "--json")
+    document = json.loads(out)
+    assert (status, err) == (0, "")
+    assert document["prompt_tokens"] == [1, 403, 407, 261, 378]
+    assert document["tokens"][:5] == [432, 383, 286, 261, 376]
+    assert len(document["tokens"]) == 13
+    assert document["text"] == STORY
+    assert document["stopped"] == "limit"
+    assert min(document[f"{key}tokens_per_second"] for key in ("", "prompt_")) > 0
+    assert document["load_seconds"] > 0
+
+
+def test_a_full_context_is_said(stories, capsys):
+    status, out, err = run(capsys, stories, "--prompt", "Once upon a time", "--temp", 0, "--ctx", 12)
+    assert status == 0
+    assert out.startswith(", there")
+    assert "context of 12 tokens is full" in err
+
+
+def test_a_context_beyond_training_is_a_warning(stories, capsys):
+    status, _, err = run(capsys, stories, "--prompt", "Once", "--temp", 0, "--ctx", 1000, "-n", 1)
+    assert status == 0
+    assert "more than the 512 the model was trained on" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["--prompt", ""], 1, "the prompt is empty"),
+        (["--prompt", "Once upon a time", "--ctx", "3"], 1, "leaves no room for an answer"),
+        (["--prompt", "a", "--chat"], 1, "no chat template"),
+        (["--prompt", "a", "--system", "b"], 2, "--system has no effect without --chat"),
+        (["--prompt", "a", "--top-p", "7"], 2, "top-p is 7.0"),
+        (["--prompt", "a", "--temp", "nan"], 2, "temperature is nan"),
+        (["--prompt", "a", "--cache-type", "f8"], 2, "unknown cache type 'f8'"),
+        (["--prompt", "a", "--ctx", "0"], 2, "--ctx"),
+        (["--prompt", "\udcff"], 2, "not UTF-8"),
+        ([], 2, "--prompt"),
+    ],
+)
+def test_bad_requests_end_with_one_line(stories, capsys, arguments, status, message):
+    found, out, err = run(capsys, stories, *arguments)
+    assert (found, out) == (status, "")
+    assert err.startswith("error: ")
+    assert message in err.splitlines()[0]
+    assert "Traceback" not in err
+
+
+def test_files_that_are_no_models(tmp_path, golden, capsys):
+    status, _, err = run(capsys, tmp_path / "absent.gguf", "--prompt", "a")
+    assert status == 1
+    assert "absent.gguf" in err
+    (tmp_path / "text.gguf").write_text("hello")
+    assert run(capsys, tmp_path / "text.gguf", "--prompt", "a")[0] == 1
+    status, _, err = run(capsys, golden / "imatrix.gguf", "--prompt", "a")
+    assert status == 1
+    assert "no tokenizer" in err
+
+
+def quantize(*arguments, **options) -> subprocess.Popen:
+    command = [sys.executable, "-c", "from quantcli.cli.main import main; main()", "run", *map(str, arguments)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, **pipes | options)
+
+
+def test_the_prompt_may_come_from_stdin(stories):
+    process = quantize(stories, "--prompt", "-", "--temp", 0, "-n", 13)
+    out, _ = process.communicate(b"Once upon a time\n", timeout=120)
+    assert (process.returncode, out.decode()) == (0, STORY + "\n")
+    process = quantize(stories, "--prompt", "-")
+    _, err = process.communicate(b"\xff", timeout=120)
+    assert process.returncode == 2
+    assert b"not UTF-8 (byte 0)" in err
+
+
+def test_a_terminal_without_the_characters_gets_question_marks(stories):
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    process = quantize(stories, "--prompt", "é", "--temp", 2, "--top-k", 0, "-n", 60, "--seed", 1, env=environment)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert out.isascii()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there is no SIGINT to send")
+def test_an_interrupt_keeps_the_answer_so_far_and_ends_quietly(stories):
+    process = quantize(stories, "--prompt", "Once", "--temp", 50, "--top-k", 0, "--min-p", 0, "--top-p", 1, "--ctx", 50000)
+    assert process.stdout is not None
+    first = process.stdout.read(1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    if process.returncode == 0:
+        pytest.skip("the model had finished its story by then")
+    assert process.returncode == 130
+    assert first + out
+    assert out.endswith(b"\n")
+    assert b"Traceback" not in err

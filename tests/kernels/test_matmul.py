@@ -1,0 +1,114 @@
+"""Products with packed weights against dequantized weights and float64, with the activations rounded as the reference does.
+
+The weights are the golden blocks of the reference, hard cases included; `dequantize` is tested against it elsewhere.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from quantcli.kernels.matmul import matmul
+from quantcli.kernels.rows import dequantize, quantize
+from quantcli.kernels.types import TYPES, BlockType
+
+MULTIPLIED = [kind for kind in TYPES.values() if kind.activation is not None and kind.family is not None]
+PACKED = [kind for kind in MULTIPLIED if kind.is_quantized]
+
+
+def rounded(x: np.ndarray, kind: BlockType) -> np.ndarray:
+    """Activations as blocks of the type's partner hold them: Q8_0 and Q8_1 have a half for 32, Q8_K a float for 256."""
+    span = 256 if kind.activation == "Q8_K" else 32
+    blocks = x.astype(np.float64).reshape(-1, span)
+    scale = np.abs(blocks).max(axis=1, keepdims=True) / 127
+    codes = np.rint(blocks / np.where(scale == 0, 1, scale))
+    kept = scale.astype(np.float16).astype(np.float64) if span == 32 else scale
+    return (codes * kept).reshape(x.shape)
+
+
+def golden_rows(golden: Path, kind: BlockType) -> np.ndarray:
+    with np.load(golden / "blocks.npz") as blocks:
+        key = f"{kind.name}.weighted" if f"{kind.name}.weighted" in blocks else f"{kind.name}.plain"
+        return np.ascontiguousarray(blocks[key]).view(np.uint8).reshape(len(blocks["x"]), -1)
+
+
+def assert_close(got: np.ndarray, x: np.ndarray, weights: np.ndarray) -> None:
+    """Within float32 rounding of what is added up: the terms, and the minimums of which the terms are a difference."""
+    terms = np.abs(x) @ np.abs(weights).T + np.abs(x).sum(1, keepdims=True) * np.abs(weights).max(1)
+    assert (np.abs(got - x @ weights.T) <= 2e-6 * terms + 1e-30).all()
+
+
+@pytest.mark.parametrize("kind", PACKED, ids=lambda kind: kind.name)
+def test_packed_products_are_those_of_the_dequantized_weights(kind, golden):
+    packed = golden_rows(golden, kind)
+    weights = dequantize(packed, kind).astype(np.float64)
+    x = np.random.default_rng(0).normal(size=(6, weights.shape[1])).astype(np.float32)
+    x[1] *= 1e-3
+    x[2, ::7] *= 50
+    got = matmul(packed, kind, x)
+    assert got.shape == (6, len(weights))
+    assert_close(got, rounded(x, kind), weights)
+    # One column takes another way through the kernel than several, to the same numbers.
+    np.testing.assert_allclose(matmul(packed, kind, x[:1]), got[:1], rtol=1e-4, atol=1e-4 * np.abs(got).max())
+
+
+@pytest.mark.parametrize("name", ["F32", "F16", "BF16"])
+@pytest.mark.parametrize("length", [1, 5, 64, 172, 257])
+def test_plain_products_of_any_length(name, length):
+    random = np.random.default_rng(length)
+    packed = quantize(random.normal(size=(37, length)).astype(np.float32), name)
+    weights = dequantize(packed, name).astype(np.float64)
+    for columns in (1, 3, 4, 7):
+        x = random.normal(size=(columns, length)).astype(np.float32)
+        assert_close(matmul(packed, TYPES[name], x), x.astype(np.float64), weights)
+
+
+def test_rows_beyond_a_tile_and_rows_of_zeros():
+    random = np.random.default_rng(3)
+    w = random.normal(size=(71, 64)).astype(np.float32)
+    w[40] = 0
+    packed = quantize(w, "Q8_0")
+    x = np.zeros((5, 64), np.float32)
+    x[3] = random.normal(size=64)
+    got = matmul(packed, TYPES["Q8_0"], x)
+    assert_close(got, rounded(x, TYPES["Q8_0"]), dequantize(packed, "Q8_0").astype(np.float64))
+    assert (got[[0, 1, 2, 4]] == 0).all()
+
+
+def test_shapes_and_types_that_do_not_fit_are_refused():
+    packed = quantize(np.ones((2, 64), np.float32), "Q4_0")
+    with pytest.raises(ValueError, match="not divisible"):
+        matmul(packed, TYPES["Q4_0"], np.ones((1, 33), np.float32))
+    with pytest.raises(ValueError, match=r"expected uint8 weights \(rows, 18\)"):
+        matmul(packed, TYPES["Q4_0"], np.ones((1, 32), np.float32))
+    with pytest.raises(ValueError, match="expected float32 activations"):
+        matmul(packed, TYPES["Q4_0"], np.ones((1, 64)))
+    with pytest.raises(ValueError, match="no matrix product with I8"):
+        matmul(packed, TYPES["I8"], np.ones((1, 36), np.float32))
+
+
+def test_portable_instructions_give_the_same_products(golden, tmp_path):
+    """The generic code path, in a process of its own since the choice is made at import."""
+    names = ["Q4_0", "Q8_0", "Q4_K", "Q6_K", "IQ4_XS", "IQ2_S"]
+    script = f"""
+import numpy as np
+from quantcli.kernels.matmul import matmul
+from quantcli.kernels.types import TYPES
+blocks = np.load({os.fspath(golden / "blocks.npz")!r})
+x = np.random.default_rng(0).normal(size=(5, 1024)).astype(np.float32)
+packed = {{name: np.ascontiguousarray(blocks[name + ".weighted"]).view(np.uint8).reshape(30, -1) for name in {names}}}
+np.savez({os.fspath(tmp_path / "out.npz")!r}, **{{name: matmul(packed[name], TYPES[name], x) for name in packed}})
+"""
+    environment = os.environ | {"QUANTCLI_SIMD": "generic"}
+    subprocess.run([sys.executable, "-c", script], check=True, env=environment)
+    x = np.random.default_rng(0).normal(size=(5, 1024)).astype(np.float32)
+    with np.load(tmp_path / "out.npz") as generic:
+        for name in names:
+            kind = TYPES[name]
+            weights = dequantize(golden_rows(golden, kind), kind).astype(np.float64)
+            assert_close(generic[name], rounded(x, kind), weights)

@@ -222,8 +222,6 @@ def reference():
     llama_cpp = pytest.importorskip("llama_cpp", reason="the reference implementation is not installed")
 
     def logits(path, tokens):
-        log = llama_cpp.llama_log_callback(lambda level, text, data: None)
-        llama_cpp.llama_log_set(log, None)
         parameters = llama_cpp.llama_model_default_params()
         # Repacked weights crash on virtual machines that announce AMX and do not have it.
         parameters.use_extra_bufts = False
@@ -247,8 +245,8 @@ def reference():
     return logits
 
 
-# How far logits may be apart, as a share of their range. For F16 the reference rounds activations to halves. On packed types
-# both round them to int8; a number near the middle of two codes may go either way, which the layers after carry on.
+# How far logits may be apart, as a share of their range. For F16 the reference rounds activations to halves. For packed
+# types both round them to int8; a number near the middle of two codes may go either way, which the layers after carry on.
 @pytest.mark.parametrize(("kind", "share"), [("F32", 1e-5), ("F16", 1e-3), ("Q8_0", 0.01), ("Q4_K_M", 0.02)])
 def test_logits_are_those_of_the_reference(kind, share, shared, reference, tmp_path):
     path = tmp_path / "storyteller.gguf"

@@ -248,6 +248,32 @@ def part(tensor: Tensor, axis: int, index: int, parts: int) -> Tensor:
     return RearrangedRows(tensor.name, shape, tensor.type, tensor, extents, (parts * below, 1), index * below)
 
 
+def ungroup_rows(tensor: Tensor, groups: int, sizes: Sequence[int]) -> Tensor:
+    """Of `groups` groups of rows, each of parts of the given `sizes`: the first parts of all, the second parts of all ...
+
+    For projections that hold the queries that share a key, then the key, then its value; for a vector its items.
+
+    Raises:
+        ModelError: if the groups are not all the rows.
+    """
+    length = tensor.rows if len(tensor.shape) > 1 else tensor.size
+    if groups < 1 or min(sizes) < 1 or groups * sum(sizes) != length:
+        raise ModelError(f"tensor {tensor.name!r}: {length} rows are not {groups} groups of {' + '.join(map(str, sizes))}")
+    parts = tuple(
+        RearrangedRows(
+            tensor.name,
+            (groups * size, *tensor.shape[1:]),
+            tensor.type,
+            tensor,
+            (groups, size),
+            (sum(sizes), 1),
+            sum(sizes[:place]),
+        )
+        for place, size in enumerate(sizes)
+    )
+    return concatenate(parts)
+
+
 def rope_pairs(tensor: Tensor, heads: int) -> Tensor:
     """Bring together the rows that a rotary embedding turns together.
 
@@ -297,6 +323,7 @@ TRANSFORMS: Final[Mapping[str, Callable[..., Tensor]]] = MappingProxyType(
         "rearrange_rows": rearrange_rows,
         "rope_pairs": rope_pairs,
         "transpose": transpose,
+        "ungroup_rows": ungroup_rows,
     }
 )
 """From one tensor and arguments to a tensor."""

@@ -17,9 +17,11 @@ from quantcli.architectures.transforms import (
     llama3_rope_factors,
     part,
     rearrange_rows,
+    rope_factors,
     rope_pairs,
     stack,
     transpose,
+    ungroup_rows,
 )
 from quantcli.formats.errors import ModelError
 
@@ -53,6 +55,13 @@ CASES = {
     "transpose": (transpose(memory_tensor(W)), W.T),
     "transpose of experts": (transpose(memory_tensor(E)), E.transpose(0, 2, 1)),
     "transpose of f16": (transpose(memory_tensor(H)), H.T),
+    "ungroup rows": (
+        ungroup_rows(memory_tensor(W), 2, [8, 2, 2]), np.concatenate([W[:8], W[12:20], W[8:10], W[20:22], W[10:12], W[22:]])
+    ),
+    "ungroup rows of a vector": (
+        ungroup_rows(memory_tensor(counting(12)), 3, [2, 1, 1]), counting(12)[[0, 1, 4, 5, 8, 9, 2, 6, 10, 3, 7, 11]]
+    ),
+    "ungroup one group": (ungroup_rows(memory_tensor(W), 1, [20, 2, 2]), W),
     "stack": (stack([memory_tensor(W), memory_tensor(W + 1)]), np.stack([W, W + 1])),
     "stack of vectors": (stack([memory_tensor(W[0]), memory_tensor(W[1])]), W[:2]),
     "concatenate": (concatenate([memory_tensor(W), memory_tensor(W[:7])]), np.concatenate([W, W[:7]])),
@@ -129,6 +138,10 @@ def test_what_does_not_divide_is_refused():
         part(memory_tensor(W), 0, 0, 5)
     with pytest.raises(ModelError, match="no 5 equal parts along axis 1"):
         part(memory_tensor(W), 1, 0, 5)
+    with pytest.raises(ModelError, match=r"24 rows are not 5 groups of 3 \+ 1 \+ 1"):
+        ungroup_rows(memory_tensor(W), 5, [3, 1, 1])
+    with pytest.raises(ModelError, match="24 rows are not -4 groups"):
+        ungroup_rows(memory_tensor(W), -4, [-2, -2, -2])
 
 
 def test_what_does_not_fit_is_not_joined():
@@ -150,3 +163,10 @@ def test_llama3_rope_factors_against_torch():
             between = 1 / ((1 - smooth) / 8.0 + smooth)
             expected.append(1.0 if wavelength < context / 4 else 8.0 if wavelength > context else float(between))
         np.testing.assert_allclose(llama3_rope_factors(rope, size), np.float32(expected), rtol=2e-7)
+
+
+def test_rope_factors_are_as_many_numbers_as_the_rope_has_pairs():
+    assert rope_factors([1, 2.5], 2).tobytes() == np.array([1, 2.5], np.float32).tobytes()
+    for wrong in ([1.0], [[1.0, 2.0]], ["one", "two"]):
+        with pytest.raises(ValueError, match=r"expected 2|convert"):
+            rope_factors(wrong, 2)

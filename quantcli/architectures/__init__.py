@@ -10,6 +10,7 @@ What a file may say; everything is optional but `gguf`, `metadata` and `tensors`
     drop_from_names = [...]          pieces of tensor names that are taken out
     store_as_float32 = [...]         globs of GGUF names that are F32 in every file
     metadata_order = [...]           which rows of [metadata] are written, in which order; otherwise all, as they stand
+    metadata_last = [...]            those of them that come after all others, in this order
 
     [ignore]      glob of checkpoint names = why they are not needed
     [indices]     placeholder = how many: `{layer}` and `{expert}` of tensor names run below these

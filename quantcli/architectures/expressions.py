@@ -49,6 +49,9 @@ _COMPARISONS: Final[Mapping[type[ast.cmpop], Callable[[Any, Any], Any]]] = Mappi
 _LARGEST: Final = (1 << 63) - 1
 """The largest whole number that arithmetic may give: what files and tensors can count to."""
 
+_MOST_LAYERS: Final = 1 << 16
+"""More layers than any model has; a list for each of them is not begun."""
+
 _ORDERINGS: Final = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
 
 
@@ -67,6 +70,28 @@ def _lower(value: str | None) -> str | None:
     return None if value is None else str(value).lower()
 
 
+def _power(base: float | None, exponent: float | None) -> float | None:
+    """`base` to the power of `exponent`, as a floating-point number."""
+    return None if base is None or exponent is None else math.pow(base, exponent)
+
+
+def _numbers(count: int) -> list[int]:
+    """The numbers below `count`, which counts the layers of a model."""
+    if count > _MOST_LAYERS:
+        raise ValueError(f"{count} is no number of layers")
+    return list(range(count))
+
+
+def _where_in(values: list[Any] | None, choices: list[Any], chosen: Any, other: Any) -> list[Any] | None:
+    """For each value `chosen` where it is among the choices, else `other`."""
+    return None if values is None else [chosen if value in choices else other for value in values]
+
+
+def _cycle(values: list[Any], count: int) -> list[Any]:
+    """The values over and over, `count` in all."""
+    return [values[number % len(values)] for number in _numbers(count)]
+
+
 def _of_number(function: Callable[[float], float]) -> Callable[[Any], float | None]:
     return lambda value: None if value is None else function(value)
 
@@ -81,6 +106,10 @@ FUNCTIONS: Final[Mapping[str, Callable[..., Any]]] = MappingProxyType(
         "len": len,
         "log": _of_number(math.log),
         "sqrt": _of_number(math.sqrt),
+        "power": _power,
+        "range": _numbers,
+        "cycle": _cycle,
+        "where_in": _where_in,
     }
 )
 """The functions an expression may call."""

@@ -35,6 +35,7 @@ _FILE_KEYS: Final = {
     "values",
     "metadata",
     "metadata_order",
+    "metadata_last",
     "vocabulary",
     "generated",
     "tensors",
@@ -215,6 +216,9 @@ def _declaration(path: Path, tables: dict[str, Any]) -> Declaration:
     if (order := tables.get("metadata_order")) is not None:
         rows = {row.key: row for row in metadata}
         metadata = tuple(rows[key] for key in order)
+    if (last := tables.get("metadata_last")) is not None:
+        rows = {row.key: row for row in metadata}
+        metadata = (*(row for row in metadata if row.key not in last), *(rows[key] for key in last))
     indices = {name: Expression(source) for name, source in tables.get("indices", {}).items()}
     tensors = _rows(tables["tensors"], _tensor_row)
     for row in tensors:

@@ -35,6 +35,12 @@ SCOPE = {"hidden": 64, "heads": 4, "rope": {"factor": 2.0, "kind": "YARN", "inne
         ("sqrt(hidden)", 8.0),
         ("log(1 / rope.factor) + log(rope.factor)", 0.0),
         ("sqrt(log(nothing))", None),
+        ("power(hidden, 1 / 2)", 8.0),
+        ("power(nothing, 2)", None),
+        ("range(heads)", [0, 1, 2, 3]),
+        ("cycle([True, False, False], heads)", [True, False, False, True]),
+        ("where_in(range(heads), [1, 3], 'full', 'conv')", ["conv", "full", "conv", "full"]),
+        ("where_in(nothing, ['full'], 1, 0)", None),
     ],
 )
 def test_values(source, value):
@@ -56,7 +62,9 @@ def test_what_is_not_in_the_language_is_refused_when_read(source):
 @pytest.mark.parametrize(
     ("source", "what"),
     [("hidden // (heads - 4)", "zero"), ("name * 3", "not a number"), ("int(name)", "invalid literal"),
-     ("heads < name", "not supported"), ("3 in heads", "not iterable"), ("int(1e999)", "infinity")],
+     ("heads < name", "not supported"), ("3 in heads", "not iterable"), ("int(1e999)", "infinity"),
+     ("cycle([], heads)", "zero"), ("range(hidden * 65536)", "no number of layers"),
+     ("where_in(hidden, [], 1, 0)", "iterable"), ("power(0, -1)", "domain")],
 )  # fmt: skip
 def test_values_that_cannot_be_computed_with(source, what):
     with pytest.raises(ModelError, match=rf"config.json: cannot compute .*{what}"):

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 @click.option("--override-kv", multiple=True, metavar="KEY=TYPE:VALUE", help="Set metadata; TYPE: int, float, bool, str.")
 @click.option("--prune-layers", metavar="L[,L...]", help="Leave these layers out, counted from 0.")
 @click.option("--arch-file", type=click.Path(path_type=Path), metavar="TOML", help="An architecture of your own.")
+@click.option("--pre-tokenizer", metavar="NAME", help="How a text is split before tokenizing, where it is not recognised.")
 def command(
     model: Path,
     types: str | None,
@@ -56,6 +57,7 @@ def command(
     override_kv: Sequence[str],
     prune_layers: str | None,
     arch_file: Path | None,
+    pre_tokenizer: str | None,
     **plan: Any,
 ) -> None:
     """Turn a checkpoint into a quantized GGUF file.
@@ -78,12 +80,15 @@ def command(
             imatrix=read_imatrix(imatrix) if imatrix else None,
             changes=_changes(override_kv, prune_layers),
             architecture_file=arch_file,
+            pre_tokenizer=pre_tokenizer,
             max_part_bytes=None if split_max_size is None else parse_size(split_max_size),
             threads=threads,
             overwrite=overwrite,
             dry_run=dry_run,
             progress=progress,
         )
+    if imatrix:
+        _warn_of_unguided(results)
     if as_json:
         documents = [result.as_json() for result in results]
         print_json(documents[0] if len(names) == 1 else documents)
@@ -144,6 +149,16 @@ def _progress() -> Iterator[Progress]:
             return lambda seconds: click.echo(f"compiled in {seconds:.1f} s, kept for the next time", err=True)
 
         yield Progress(compiling=compiling, start=bar.reset, advance=bar.update)
+
+
+def _warn_of_unguided(results: Sequence[Conversion]) -> None:
+    """Say which tensors are quantized without values from the importance matrix that was given."""
+    from quantcli.conversion.plan import without_importance
+
+    for result in results:
+        names = [tensor.name for tensor in without_importance(result.plan)]
+        if names:
+            click.echo(f"{result.type}: the importance matrix has no values for {', '.join(names)}", err=True)
 
 
 def _show(result: Conversion) -> None:

@@ -113,6 +113,7 @@ def convert(
     imatrix: Imatrix | None = None,
     changes: Changes = NO_CHANGES,
     architecture_file: Path | None = None,
+    pre_tokenizer: str | None = None,
     max_part_bytes: int | None = None,
     threads: int | None = None,
     overwrite: bool = False,
@@ -123,9 +124,10 @@ def convert(
 
     `types` are names such as `Q4_K_M`. `output` is a file, or an existing directory; by default the file is
     `MODEL-TYPE.gguf` in the current directory. For several types, `output` is a directory or has `{type}` in its name.
-    `options` and `imatrix` guide the plan; `changes` are made to the model first. With `max_part_bytes`, each output is
-    split into parts of so many bytes of tensors at most, named after the file: `NAME-00001-of-00003.gguf`. `threads` is the
-    number of processors by default. With `dry_run` nothing is written and the results say what would be.
+    `options` and `imatrix` guide the plan; `changes` are made to the model first. `architecture_file` and `pre_tokenizer`
+    say what cannot be recognised in a checkpoint. With `max_part_bytes`, each output is split into parts of so many bytes
+    of tensors at most, named after the file: `NAME-00001-of-00003.gguf`. `threads` is the number of processors by default.
+    With `dry_run` nothing is written and the results say what would be.
 
     Raises:
         UsageError: for an unknown type, options that contradict each other, or an output that is the model itself.
@@ -136,7 +138,7 @@ def convert(
     started = time.perf_counter()
     recipes = [find_recipe(name) for name in ([types] if isinstance(types, str) else types)]
     paths = output_paths(Path(model), recipes, None if output is None else Path(output))
-    with open_source(Path(model), architecture_file) as source:
+    with open_source(Path(model), architecture_file=architecture_file, pre_tokenizer=pre_tokenizer) as source:
         changed = change(source, changes, imatrix)
         if changed.imatrix:
             options = replace(options, importance=changed.imatrix.sizes)

@@ -130,7 +130,8 @@ class _Worker:
         held = self._buffers.get(purpose)
         if held is None or held.size < size:
             held = self._buffers[purpose] = np.empty(size, np.uint8)
-        return held[:size].view(dtype).reshape(shape)
+        room: NDArray[Any] = held[:size].view(dtype).reshape(shape)
+        return room
 
     def convert(self, chunk: _Chunk) -> int:
         """Carry one chunk through to every output; returns its source bytes."""
@@ -156,9 +157,9 @@ class _Worker:
         bad = rows.first_non_finite(values)
         if bad >= 0:
             row, column = divmod(bad, tensor.row_length)
-            place = (*np.unravel_index(chunk.start + row, tensor.shape[:-1]), column)
+            place = [*map(int, np.unravel_index(chunk.start + row, tensor.shape[:-1])), column]
             raise ValueRangeError(
-                f"tensor {tensor.name!r}: weight {[int(index) for index in place]} is {values[row, column]}",
+                f"tensor {tensor.name!r}: weight {place} is {values[row, column]}",
                 hint="the checkpoint is damaged, or was saved after its training diverged",
             )
         return values
@@ -167,4 +168,5 @@ class _Worker:
         if self._imatrix is None or not planned.importance:
             return None
         matrices = planned.shape[-3] if len(planned.shape) > 2 else 1
-        return self._imatrix.values(planned.name, matrices)[chunk.start // planned.shape[-2]]
+        values: NDArray[np.float32] = self._imatrix.values(planned.name, matrices)[chunk.start // planned.shape[-2]]
+        return values

@@ -32,8 +32,12 @@ class Source:
 
 
 @contextmanager
-def open_source(path: Path, architecture_file: Path | None = None) -> Iterator[Source]:
+def open_source(
+    path: Path, *, architecture_file: Path | None = None, pre_tokenizer: str | None = None
+) -> Iterator[Source]:
     """Open a checkpoint or a GGUF file for conversion; its files are closed on leaving.
+
+    `architecture_file` and `pre_tokenizer` say of a checkpoint what cannot be recognised; a GGUF file says it itself.
 
     Raises:
         FormatError, UnsupportedError, ModelError: as the readers and the architecture's mapping do.
@@ -46,7 +50,7 @@ def open_source(path: Path, architecture_file: Path | None = None) -> Iterator[S
             yield Source(path, file.paths, architecture, tensors, file.metadata, stored)
     else:
         with open_checkpoint(path) as checkpoint:
-            yield _from_checkpoint(checkpoint, architecture_file)
+            yield _from_checkpoint(checkpoint, architecture_file, pre_tokenizer)
 
 
 def _is_gguf(path: Path) -> bool:
@@ -54,15 +58,16 @@ def _is_gguf(path: Path) -> bool:
         return file.size >= len(MAGIC) and file.read(0, len(MAGIC)) == MAGIC
 
 
-def _from_checkpoint(checkpoint: Checkpoint, architecture_file: Path | None) -> Source:
+def _from_checkpoint(checkpoint: Checkpoint, architecture_file: Path | None, pre_tokenizer: str | None) -> Source:
     architecture = find_architecture(checkpoint.config, architecture_file)
     tensors = {tensor.name: tensor for tensor in architecture.tensors(checkpoint.tensors, checkpoint.config)}
-    vocabulary_size = tensors["token_embd.weight"].shape[0]
+    embedding = tensors.get("token_embd.weight")
+    vocabulary_size = None if embedding is None else embedding.shape[0]
     metadata = (
         architecture.early_metadata(checkpoint.config)
         | general_metadata(checkpoint, architecture.gguf, list(tensors.values()))
         | architecture.metadata(checkpoint.config)
-        | vocabulary_metadata(checkpoint, vocabulary_size, rules=architecture.vocabulary)
+        | vocabulary_metadata(checkpoint, vocabulary_size, rules=architecture.vocabulary, pre_tokenizer=pre_tokenizer)
     )
     stored = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
     paths = {tensor.file.path: None for tensor in checkpoint.tensors.values() if isinstance(tensor, FileTensor)}

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 
 
-
 def main() -> None:
     options = _arguments()
     ours, theirs = Ours(options.model, options.threads), Reference(options.model, options.threads, options.plain)

@@ -15,10 +15,13 @@ from numba import prange
 from quantcli.kernels.elementwise import exponential
 from quantcli.kernels.half import float_to_half, half_to_float
 from quantcli.kernels.jit import inline, parallel_kernel
-from quantcli.kernels.simd import LANES, fma, load, max_lanes, maximum, splat, store, sum_lanes
+from quantcli.kernels.simd import LANES, fma, load, max_lanes, maximum, shuffle, splat, store, sum_lanes
 
 STEP: Final = 8
 """Numbers of a head handled together."""
+
+POSITIONS: Final = 4
+"""Cached positions handled together: their sums do not wait for one another."""
 
 _ZERO = np.float32(0)
 _LOWEST = np.float32(-3.4e38)
@@ -27,6 +30,20 @@ _LOWEST = np.float32(-3.4e38)
 def padded_head_size(head_size: int) -> int:
     """The head size as cached: the next multiple of `STEP`."""
     return -(-head_size // STEP) * STEP
+
+
+# Pairs of lanes of two vectors side by side: the even ones, the odd ones; then pairs of those; then halves.
+_even, _odd = shuffle(0, 8, 2, 10, 4, 12, 6, 14), shuffle(1, 9, 3, 11, 5, 13, 7, 15)
+_first_pairs, _second_pairs = shuffle(0, 1, 8, 9, 4, 5, 12, 13), shuffle(2, 3, 10, 11, 6, 7, 14, 15)
+_low, _high = shuffle(0, 1, 2, 3), shuffle(4, 5, 6, 7)
+
+
+@inline
+def _sums(a: Any, b: Any, c: Any, d: Any) -> Any:
+    """The sums of the lanes of four vectors of eight, as a vector of four."""
+    ab, cd = _even(a, b) + _odd(a, b), _even(c, d) + _odd(c, d)
+    abcd = _first_pairs(ab, cd) + _second_pairs(ab, cd)
+    return _low(abcd, abcd) + _high(abcd, abcd)
 
 
 @inline
@@ -94,11 +111,39 @@ def _store_kernel(narrow: Any) -> Any:
 
 def _attend_kernel(widen: Any) -> Any:
     @inline
-    def score(query: Any, keys: Any, place: Any, size: Any) -> Any:
-        total = splat(_ZERO, STEP)
-        for i in range(0, size, STEP):
-            total = fma(load(query, i, STEP), widen(load(keys, place + i, STEP)), total)
-        return sum_lanes(total)
+    def score(query: Any, keys: Any, start: Any, size: Any, count: Any, scores: Any) -> None:
+        """scores[p] = query . keys of position p, for `count` positions of `size` numbers from `start` on."""
+        whole = count - count % POSITIONS
+        for p in range(0, whole, POSITIONS):
+            place = start + p * size
+            a = b = c = d = splat(_ZERO, STEP)
+            for i in range(0, size, STEP):
+                q = load(query, i, STEP)
+                a = fma(q, widen(load(keys, place + i, STEP)), a)
+                b = fma(q, widen(load(keys, place + size + i, STEP)), b)
+                c = fma(q, widen(load(keys, place + 2 * size + i, STEP)), c)
+                d = fma(q, widen(load(keys, place + 3 * size + i, STEP)), d)
+            store(scores, p, _sums(a, b, c, d))
+        for p in range(whole, count):
+            total = splat(_ZERO, STEP)
+            for i in range(0, size, STEP):
+                total = fma(load(query, i, STEP), widen(load(keys, start + p * size + i, STEP)), total)
+            scores[p] = sum_lanes(total)
+
+    @inline
+    def mix(scores: Any, values: Any, start: Any, size: Any, count: Any, i: Any) -> Any:
+        """The sum of scores[p] * values of position p, its numbers i to i + 7."""
+        whole = count - count % POSITIONS
+        a = b = c = d = splat(_ZERO, STEP)
+        for p in range(0, whole, POSITIONS):
+            place = start + p * size + i
+            a = fma(splat(scores[np.uintp(p)], STEP), widen(load(values, place, STEP)), a)
+            b = fma(splat(scores[np.uintp(p + 1)], STEP), widen(load(values, place + size, STEP)), b)
+            c = fma(splat(scores[np.uintp(p + 2)], STEP), widen(load(values, place + 2 * size, STEP)), c)
+            d = fma(splat(scores[np.uintp(p + 3)], STEP), widen(load(values, place + 3 * size, STEP)), d)
+        for p in range(whole, count):
+            a = fma(splat(scores[np.uintp(p)], STEP), widen(load(values, start + p * size + i, STEP)), a)
+        return (a + b) + (c + d)
 
     @inline
     def one_head(
@@ -113,17 +158,13 @@ def _attend_kernel(widen: Any) -> Any:
         first = max(0, last - window + 1) if window > 0 else 0
         count = last + 1 - first
         start = (kv_head * keys.shape[1] + first) * padded
-        for p in range(count):
-            scores[p] = score(query, keys, start + p * padded, padded)
+        score(query, keys, start, padded, count, scores)
         if softcap > _ZERO:
             for p in range(count):
                 scores[p] = softcap * np.tanh(scores[p] / softcap)
         share = np.float32(1) / _softmax(scores, count)
         for i in range(0, padded, STEP):
-            total = splat(_ZERO, STEP)
-            for p in range(count):
-                total = fma(splat(scores[p], STEP), widen(load(values, start + p * padded + i, STEP)), total)
-            store(query, i, total * share)
+            store(query, i, mix(scores, values, start, padded, count, i) * share)
         for i in range(size):
             out[row, head, i] = query[i]
 

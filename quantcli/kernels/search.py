@@ -195,14 +195,15 @@ def affine_level(value: Vec, inverse: Vec, low: Vec, top: int) -> Vec:
 
 @inline
 def symmetric_search(
-    x: NDArray[Any], weight: NDArray[Any], base: int, length: int, half: int
+    x: NDArray[Any], weight: NDArray[Any], base: int, length: int, half: int, exact: bool
 ) -> tuple[Vec, Vec, Vec]:
     """Fit `x ~ scale * l` with l in -half..half-1, by weighted least squares over 19 trial scales (`make_qx_quants` with
     `rmse_type` 1).
 
     `x` holds the transposed blocks from `base` on, `weight` the weights from 0 on. Returns (scale, inverse, empty): the
     levels are round(inverse * x) clamped, except in the lanes of `empty`, blocks below `TINY`, whose scale is 0 and whose
-    stored levels (l + half) the reference sets to 0. Here |inverse * x| never exceeds half + 1.
+    stored levels (l + half) the reference sets to 0. |inverse * x| never exceeds half + 1, so `exact` (see
+    `clamped_level`) is for x that may be infinite or NaN: scales that are themselves results of sums.
     """
     zero = splat(F32(0), LANES)
     largest = zero
@@ -214,13 +215,13 @@ def symmetric_search(
         extreme = select(above, value, extreme)
     empty = largest < TINY
     best_inverse = splat(F32(-half), LANES) / extreme
-    sum_lx, sum_l2 = _symmetric_trial(x, weight, base, length, half, best_inverse)
+    sum_lx, sum_l2 = _symmetric_trial(x, weight, base, length, half, best_inverse, exact)
     scale = select(sum_l2 != zero, sum_lx / sum_l2, zero)
     best = scale * sum_lx
     for trial in range(-9, 10):
         if trial != 0:
             inverse = splat(-(F32(half) + F32(0.1) * F32(trial)), LANES) / extreme
-            sum_lx, sum_l2 = _symmetric_trial(x, weight, base, length, half, inverse)
+            sum_lx, sum_l2 = _symmetric_trial(x, weight, base, length, half, inverse, exact)
             better = (sum_l2 > zero) & (sum_lx * sum_lx > best * sum_l2)
             scale = select(better, sum_lx / sum_l2, scale)
             best = select(better, scale * sum_lx, best)
@@ -230,7 +231,7 @@ def symmetric_search(
 
 @inline
 def _symmetric_trial(
-    x: NDArray[Any], weight: NDArray[Any], base: int, length: int, half: int, inverse: Vec
+    x: NDArray[Any], weight: NDArray[Any], base: int, length: int, half: int, inverse: Vec, exact: bool
 ) -> tuple[Vec, Vec]:
     """The sums of w * x * l and w * l * l, where l = round(inverse * x) in -half..half-1."""
     sum_lx = splat(F32(0), LANES)
@@ -238,7 +239,7 @@ def _symmetric_trial(
     for element in range(length):
         value = load(x, base + element * LANES, LANES)
         w = load(weight, element * LANES, LANES)
-        level = clamped_level(inverse * value, -half, half - 1, False)
+        level = clamped_level(inverse * value, -half, half - 1, exact)
         sum_lx = sum_lx + w * value * level
         sum_l2 = sum_l2 + w * level * level
     return sum_lx, sum_l2

@@ -119,7 +119,7 @@ def _search_3(x: Scratch, group: int, descended: Scratch, searched: NDArray[np.u
 @inline
 def _importance_scales_3(scale_t: Scratch, weights_t: Scratch, stored: Scratch) -> Vec:
     """Quantize the sub-blocks' scales to -32..31 by their own weighted search. Returns the super-blocks' unit."""
-    unit, inverse, empty = symmetric_search(scale_t, weights_t, 0, PER_BLOCK, 32)
+    unit, inverse, empty = symmetric_search(scale_t, weights_t, 0, PER_BLOCK, 32, True)
     for sub in range(PER_BLOCK):
         level = _clamped(inverse * load(scale_t, sub * LANES, LANES), 32)
         store(stored, sub * LANES, select(empty, splat(I32(-32), LANES), level))
@@ -198,7 +198,7 @@ def _batch_searcher(bits: int, weighted: bool) -> Any:
                 store(found[1], at, _weights_3(x, base, importance, spread, group, scratch))
             else:
                 _weights_6(x, base, importance, weighted, scratch)
-            scale, inverse, empty = symmetric_search(x, scratch, base, LENGTH, half)
+            scale, inverse, empty = symmetric_search(x, scratch, base, LENGTH, half, False)
             _fitted_levels(x, base, half, inverse, empty, searched)
             store(found[0], at, scale)
 

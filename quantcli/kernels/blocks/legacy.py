@@ -152,7 +152,7 @@ Fit = Callable[[Floats, Floats, Bytes], tuple[Vec, Vec]]
 def _symmetric_fit(half: int) -> Fit:
     @inline
     def fit(values: Floats, weight: Floats, levels: Bytes) -> tuple[Vec, Vec]:
-        scale, inverse, empty = symmetric_search(values, weight, 0, _BLOCK, half)
+        scale, inverse, empty = symmetric_search(values, weight, 0, _BLOCK, half, False)
         for element in range(_BLOCK):
             level = nearest_int(inverse * load(values, element * LANES, LANES))
             level = minimum(splat(I32(half - 1), LANES), maximum(splat(I32(-half), LANES), level)) + I32(half)

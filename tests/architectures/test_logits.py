@@ -1,0 +1,110 @@
+"""Models of transformers, converted, give the logits in llama.cpp that they give in transformers.
+
+This asks of no reference converter, so it also holds for what that cannot read: GPT-2 and GPT-NeoX as transformers 5 saves
+them, StableLM with norms for each head, Falcon and StarCoder with keys of their own. Phi 3.5 MoE is not here: llama.cpp
+norms and routes in other ways than transformers does.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from quantcli.architectures.loader import find_architecture
+from quantcli.architectures.transforms import as_float32
+from quantcli.formats.checkpoint import open_checkpoint
+from quantcli.formats.gguf_spec import string, u32
+from quantcli.formats.gguf_writer import GGUFWriter
+
+TOKENS = [3, 14, 15, 92, 65, 35, 89, 79, 3, 23, 84, 62, 64, 33, 83, 27]
+VOCABULARY = 128
+SHARE = 5e-4
+"""How far logits may be apart, as a share of their range: llama.cpp looks GELU up in a table of halves."""
+
+GPT = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 32}
+LLAMA = {
+    "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "max_position_embeddings": 32,
+}  # fmt: skip
+EXPERTS = {**LLAMA, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+NEOX = {**LLAMA, "num_key_value_heads": None, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0,
+                                                                 "partial_rotary_factor": 0.5}}  # fmt: skip
+SHORT = [1.0, 1.1, 1.2, 1.3, 1.5, 1.7, 2.0, 2.5]
+FALCON = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "gpt2": ("gpt2", GPT),
+    "gpt2-untied": ("gpt2", {**GPT, "tie_word_embeddings": False, "n_inner": 96}),
+    "gptneox": ("gpt_neox", NEOX),
+    "gptneox-sequential": ("gpt_neox", {**NEOX, "use_parallel_residual": False}),
+    "gpt-bigcode": ("gpt_bigcode", GPT),
+    "gpt-bigcode-many-keys": ("gpt_bigcode", {**GPT, "multi_query": False}),
+    "starcoder2": ("starcoder2", LLAMA),
+    "falcon": ("falcon", FALCON),
+    "falcon-many-keys": ("falcon", {**FALCON, "multi_query": False}),
+    "falcon-groups": ("falcon", {**FALCON, "new_decoder_architecture": True, "num_kv_heads": 2}),
+    "mpt": ("mpt", {"d_model": 64, "n_heads": 4, "n_layers": 2, "max_seq_len": 32}),
+    "bloom": ("bloom", {"hidden_size": 64, "n_layer": 2, "n_head": 4}),
+    "phi2": ("phi", {**LLAMA, "num_key_value_heads": None, "intermediate_size": 256}),
+    "stablelm": ("stablelm", LLAMA),
+    "stablelm-heads": ("stablelm", {**LLAMA, "qk_layernorm": True, "use_qkv_bias": True, "use_parallel_residual": True}),
+    "phi3": ("phi3", LLAMA),
+    "phi3-long": ("phi3", {**LLAMA, "max_position_embeddings": 1024, "original_max_position_embeddings": 512,
+                           "rope_parameters": {"rope_type": "longrope", "rope_theta": 10000.0, "short_factor": SHORT,
+                                               "long_factor": [4 * factor for factor in SHORT]}}),
+    "qwen2moe": ("qwen2_moe", {**EXPERTS, "shared_expert_intermediate_size": 64}),
+    "qwen3moe": ("qwen3_moe", {**EXPERTS, "head_dim": 32, "norm_topk_prob": True}),
+    "gemma3": ("gemma3_text", {**LLAMA, "head_dim": 32, "num_hidden_layers": 7, "sliding_window": 8,
+                               "query_pre_attn_scalar": 32}),
+}  # fmt: skip
+
+
+@pytest.fixture(params=MODELS)
+def model(request: pytest.FixtureRequest, tmp_path: Path):
+    """A random model of transformers, and the directory it is saved in."""
+    torch = pytest.importorskip("torch", reason="the models are made by torch")
+    transformers = pytest.importorskip("transformers", reason="the models are those of transformers")
+    kind, sizes = MODELS[request.param]
+    given = {key: value for key, value in sizes.items() if value is not None}
+    ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None}
+    torch.manual_seed(7)
+    config = transformers.AutoConfig.for_model(kind, vocab_size=VOCABULARY, **ids, **given)
+    made = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager")
+    with torch.no_grad():
+        for parameter in made.parameters():  # layers start out too much alike to tell mistakes by
+            parameter.add_(0.1 * torch.randn(parameter.shape))
+    made.save_pretrained(tmp_path / "model")
+    return made.eval(), tmp_path / "model"
+
+
+def convert(source: Path, target: Path) -> None:
+    """A file without a tokenizer, since tokens are given."""
+    with open_checkpoint(source) as checkpoint:
+        architecture = find_architecture(checkpoint.config)
+        tensors = [as_float32(tensor) for tensor in architecture.tensors(checkpoint.tensors, checkpoint.config)]
+        metadata = architecture.early_metadata(checkpoint.config) | architecture.metadata(checkpoint.config, 0)
+        metadata |= {"tokenizer.ggml.model": string("none"), f"{architecture.gguf}.vocab_size": u32(VOCABULARY)}
+        with GGUFWriter(target, metadata, tensors) as writer:
+            for index, tensor in enumerate(tensors):
+                writer.write(index, 0, tensor.load().view(np.uint8).reshape(-1))
+
+
+def test_logits_equal_those_of_transformers(model, tmp_path: Path):
+    llama_cpp = pytest.importorskip("llama_cpp", reason="the reference is not installed")
+    import torch
+
+    made, source = model
+    convert(source, tmp_path / "model.gguf")
+    with torch.no_grad():
+        expected = made(torch.tensor([TOKENS])).logits[0].numpy()
+    reference = llama_cpp.Llama(
+        str(tmp_path / "model.gguf"), n_ctx=32, n_threads=1, logits_all=True, verbose=False,
+        type_k=0, type_v=0, flash_attn=False,
+    )  # fmt: skip
+    reference.eval(TOKENS)
+    found = reference.scores[: len(TOKENS), :VOCABULARY]
+    reference.close()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=SHARE * np.ptp(expected))

@@ -10,7 +10,7 @@ Everything here is inlined into the kernels of `matmul`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -188,7 +188,9 @@ def packed_product(dot: PackedDot, block_type: BlockType) -> Product:
     shape = _Shape(block_type.block_length, block_type.block_bytes, span, dot.group, width)
     minimums = _minimums(shape) if dot.affine else _Minimums(_zero, _take_none, _same)
     allocate, prepare = _activations(shape)
-    return Product(allocate, prepare, _packed_one(dot, shape, minimums), _packed_four(dot, shape, minimums))
+    # Signed codes come from tables, part by part: for one column, joining two parts costs more than it saves.
+    single = shape if dot.affine else replace(shape, width=PART)
+    return Product(allocate, prepare, _packed_one(dot, single, minimums), _packed_four(dot, shape, minimums))
 
 
 def _activations(shape: _Shape) -> tuple[Callable[..., Any], Callable[..., None]]:

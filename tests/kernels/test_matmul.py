@@ -15,6 +15,7 @@ import pytest
 
 from quantcli.kernels.matmul import matmul
 from quantcli.kernels.rows import dequantize, quantize
+from quantcli.kernels.simd import machine_features
 from quantcli.kernels.types import TYPES, BlockType
 
 MULTIPLIED = [kind for kind in TYPES.values() if kind.activation is not None and kind.family is not None]
@@ -92,11 +93,22 @@ def test_shapes_and_types_that_do_not_fit_are_refused():
         matmul(packed, TYPES["I8"], np.ones((1, 36), np.float32))
 
 
-def test_portable_instructions_give_the_same_products(golden, tmp_path):
-    """The generic code path, in a process of its own since the choice is made at import."""
+AVX2 = ("sse2", "ssse3", "avx", "avx2", "fma", "f16c")
+HAS_AVX2 = set(AVX2) <= machine_features()
+
+
+@pytest.mark.parametrize(
+    "features",
+    [(), pytest.param(AVX2, marks=pytest.mark.skipif(not HAS_AVX2, reason="this machine has no AVX2"))],
+    ids=["portable", "avx2"],
+)
+def test_machines_with_fewer_instructions_give_the_same_products(features, golden, tmp_path):
+    """The other ways through the vector functions, in a process of its own since the choice is made at import."""
     names = ["Q4_0", "Q8_0", "Q4_K", "Q6_K", "IQ4_XS", "IQ2_S"]
     script = f"""
 import numpy as np
+from quantcli.kernels import simd
+simd.machine_features = lambda: frozenset({features!r})
 from quantcli.kernels.matmul import matmul
 from quantcli.kernels.types import TYPES
 blocks = np.load({os.fspath(golden / "blocks.npz")!r})
@@ -104,7 +116,7 @@ x = np.random.default_rng(0).normal(size=(5, 1024)).astype(np.float32)
 packed = {{name: np.ascontiguousarray(blocks[name + ".weighted"]).view(np.uint8).reshape(30, -1) for name in {names}}}
 np.savez({os.fspath(tmp_path / "out.npz")!r}, **{{name: matmul(packed[name], TYPES[name], x) for name in packed}})
 """
-    environment = os.environ | {"QUANTCLI_SIMD": "generic"}
+    environment = os.environ | {"QUANTCLI_CACHE_DIR": os.fspath(tmp_path)}
     subprocess.run([sys.executable, "-c", script], check=True, env=environment)
     x = np.random.default_rng(0).normal(size=(5, 1024)).astype(np.float32)
     with np.load(tmp_path / "out.npz") as generic:

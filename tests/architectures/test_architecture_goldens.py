@@ -56,9 +56,11 @@ def test_tensors_in_their_own_type(golden: dict[str, Any], checkpoint: Checkpoin
 
 
 def plain(metadata: Metadata) -> list[list[Any]]:
-    """As the goldens say it: key, types, value; floats as their 32 bits hold them."""
+    """As the goldens say it: key, types, value, but for the tokenizer; floats as their 32 bits hold them."""
     rows = []
     for key, field in metadata.items():
+        if key.startswith("tokenizer."):
+            continue
         types = [field.type.name] + ([field.element.name] if field.element is not None else [])
         value = struct.unpack("f", struct.pack("f", field.value))[0] if field.type is ValueType.FLOAT32 else field.value
         rows.append([key, types, value])

@@ -1,0 +1,111 @@
+"""Fixed-width vectors for numba: the instructions a kernel needs, said explicitly instead of hoped for.
+
+A `Vector(element, lanes)` is one LLVM vector value. LLVM splits a vector that is wider than the machine's registers, so the
+same kernel runs everywhere, and each lane computes exactly what scalar code would: IEEE operations in the order written, no
+fast-math flags, no contraction (except in `fma`, which is one rounding by definition).
+
+    x = load(array, index, LANES)           LANES consecutive elements, from any alignment
+    store(array, index, x)
+    splat(scalar, LANES)                    the scalar in every lane
+    + - * /  < <= > >= == !=  & | ^ ~ << >>  between equal vectors, or one and a scalar of its element type; -x
+    select(mask, a, b)  any_lane(mask)  all_lanes(mask)
+    absolute  rint  round_away  truncate  sqrt  floor  fma  minimum  maximum
+    convert(x, np.int32)                    lane by lane, as C casts do
+    reinterpret(x, np.int32)                the same bits as other elements
+    sum_lanes  max_lanes  min_lanes         down to a scalar; integer, or float pairwise
+    mask_bits  bits_mask  first_lane        a mask as an integer, and back; where it is first true
+    transpose_tile                          a square of elements, rows to columns
+    dot_pairs / dot_quads                   integer multiply-add, the machine's instruction where there is one
+
+Integers passed as lane counts must be literals or module constants: they choose the type.
+
+The quantizers put one block in each lane (see `blocks/`) and are `LANES` wide: the width of the machine's registers. Their
+result does not depend on it.
+"""
+
+from __future__ import annotations
+
+from quantcli.kernels.simd import operators as operators
+from quantcli.kernels.simd.across import (
+    all_lanes,
+    any_lane,
+    bits_mask,
+    first_lane,
+    mask_bits,
+    max_lanes,
+    min_lanes,
+    sum_lanes,
+)
+from quantcli.kernels.simd.integer_dot import (
+    dot_pairs,
+    dot_quads,
+)
+from quantcli.kernels.simd.lanewise import (
+    absolute,
+    byte_table,
+    convert,
+    floor,
+    fma,
+    lookup,
+    maximum,
+    minimum,
+    reinterpret,
+    rint,
+    round_away,
+    select,
+    shuffle,
+    sqrt,
+    staircase,
+    truncate,
+)
+from quantcli.kernels.simd.memory import (
+    lane,
+    load,
+    load_scalar,
+    prefetch,
+    splat,
+    store,
+    store_scalar,
+    transpose_tile,
+)
+from quantcli.kernels.simd.vector import LANES, Vector, machine_features
+
+__all__ = [
+    "LANES",
+    "Vector",
+    "absolute",
+    "all_lanes",
+    "any_lane",
+    "bits_mask",
+    "byte_table",
+    "convert",
+    "dot_pairs",
+    "dot_quads",
+    "first_lane",
+    "floor",
+    "fma",
+    "lane",
+    "load",
+    "load_scalar",
+    "lookup",
+    "machine_features",
+    "mask_bits",
+    "max_lanes",
+    "maximum",
+    "min_lanes",
+    "minimum",
+    "prefetch",
+    "reinterpret",
+    "rint",
+    "round_away",
+    "select",
+    "shuffle",
+    "splat",
+    "sqrt",
+    "staircase",
+    "store",
+    "store_scalar",
+    "sum_lanes",
+    "transpose_tile",
+    "truncate",
+]

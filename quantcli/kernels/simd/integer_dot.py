@@ -1,0 +1,97 @@
+"""Integer multiply-add: the machine's instruction where there is one, the same from portable IR elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from llvmlite import ir
+from numba.core import types
+from numba.core.extending import intrinsic
+
+from quantcli.kernels.simd.vector import I32, Vector, call, llvm_type, machine_features
+
+
+def _deinterleaved(builder: Any, value: Any, ways: int, wide: ir.Type, extend: str) -> list[Any]:
+    """The lanes of `value` at i, i + ways, ... for each i below `ways`, widened."""
+    lanes = value.type.count
+    parts = []
+    for first in range(ways):
+        pattern = ir.Constant(ir.VectorType(I32, lanes // ways), list(range(first, lanes, ways)))
+        part = builder.shuffle_vector(value, value, pattern)
+        parts.append(getattr(builder, extend)(part, ir.VectorType(wide, lanes // ways)))
+    return parts
+
+
+def _generic_dot(builder: Any, a: Any, b: Any, ways: int, wide: ir.Type, extend_a: str) -> Any:
+    """sum over `ways` neighbouring lanes of a * b in `wide` integers, from portable IR."""
+    total = None
+    for x, y in zip(
+        _deinterleaved(builder, a, ways, wide, extend_a), _deinterleaved(builder, b, ways, wide, "sext"), strict=True
+    ):
+        product = builder.mul(x, y)
+        total = product if total is None else builder.add(total, product)
+    return total
+
+
+_AVX512_WIDTHS: Final[Mapping[int, str]] = {16: "avx512vl", 32: "avx512vl", 64: "avx512f"}
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def dot_pairs(typing: Any, a: Any, b: Any) -> Any:
+    """int16 vectors to int32: lane i is a[2i] * b[2i] + a[2i+1] * b[2i+1]."""
+    lanes = a.lanes // 2
+    result = Vector(types.int32, lanes)
+    instructions = {8: ("sse2", "sse2.pmadd.wd"), 16: ("avx2", "avx2.pmadd.wd"), 32: ("avx512bw", "avx512.pmaddw.d.512")}
+    feature, name = instructions.get(a.lanes, ("", ""))
+
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        if feature in machine_features():
+            return call(builder, f"llvm.x86.{name}", llvm_type(result), list(args))
+        return _generic_dot(builder, args[0], args[1], 2, I32, "sext")
+
+    return result(a, a), code
+
+
+def _unsigned_quads(builder: Any, quads: ir.VectorType, total: Any, x: Any, y: Any) -> Any:
+    """total + groups of four of x (uint8) * y (int8)."""
+    features, bits = machine_features(), 8 * x.type.count
+    if "avx512vnni" in features and _AVX512_WIDTHS.get(x.type.count) in features:
+        words = [builder.bitcast(value, quads) for value in (x, y)]
+        return call(builder, f"llvm.x86.avx512.vpdpbusd.{bits}", quads, [total, *words])
+    if bits == 256 and "avx2" in features:
+        pairs = call(builder, "llvm.x86.avx2.pmadd.ub.sw", ir.VectorType(ir.IntType(16), 16), [x, y])
+        ones = ir.Constant(ir.VectorType(ir.IntType(16), 16), [1] * 16)
+        return builder.add(total, call(builder, "llvm.x86.avx2.pmadd.wd", quads, [pairs, ones]))
+    return builder.add(total, _generic_dot(builder, x, y, 4, I32, "zext"))
+
+
+def _signed_quads(builder: Any, quads: ir.VectorType, total: Any, x: Any, y: Any) -> Any:
+    """total + groups of four of x (int8) * y (int8), by way of the unsigned instruction."""
+    features, bits = machine_features(), 8 * x.type.count
+    if "avx512vnni" in features and _AVX512_WIDTHS.get(x.type.count) in features:
+        # x ^ 0x80 is x + 128 as an unsigned number; what 128 adds is taken away again. Exact: nothing saturates.
+        offset = ir.Constant(x.type, [-128] * x.type.count)
+        surplus = _unsigned_quads(builder, quads, ir.Constant(quads, [0] * quads.count), offset, y)
+        return builder.sub(_unsigned_quads(builder, quads, total, builder.xor(x, offset), y), surplus)
+    if bits == 256 and "avx2" in features:
+        # |x| * (y with x's sign): at most 128 * 127 * 2 in a pair, which fits an int16.
+        moved = call(builder, "llvm.x86.avx2.psign.b", y.type, [y, x])
+        magnitude = call(builder, "llvm.x86.avx2.psign.b", x.type, [x, x])
+        return _unsigned_quads(builder, quads, total, magnitude, moved)
+    return builder.add(total, _generic_dot(builder, x, y, 4, I32, "sext"))
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def dot_quads(typing: Any, accumulator: Any, a: Any, b: Any) -> Any:
+    """accumulator + groups of four: lane i adds a[4i..4i+3] . b[4i..4i+3]; a uint8 or int8, b int8, accumulator int32.
+
+    Exact for int8 `a` with b >= -127, and for uint8 `a` as long as each sum of two neighbouring products fits an int16
+    (true for a <= 128): the AVX2 instruction saturates there.
+    """
+    quads, emit = llvm_type(accumulator), _signed_quads if a.is_signed else _unsigned_quads
+
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return emit(builder, quads, *args)
+
+    return accumulator(accumulator, a, b), code

@@ -1,0 +1,104 @@
+"""The type of a vector, and what lowering its operations to LLVM IR takes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, Final
+
+from llvmlite import binding, ir
+from numba.core import cgutils, types
+from numba.core.extending import models, register_model
+
+
+@cache
+def machine_features() -> frozenset[str]:
+    """LLVM's names of the host's instruction sets. Empty with `QUANTCLI_SIMD=generic`, which keeps kernels to portable IR
+    (the tests run both)."""
+    if os.environ.get("QUANTCLI_SIMD") == "generic":
+        return frozenset()
+    features: Mapping[str, bool] = binding.get_host_cpu_features()
+    return frozenset(name for name, present in features.items() if present)
+
+
+LANES: Final = 16 if "avx512f" in machine_features() else 8
+"""Lanes of a float32 vector in the quantizers: blocks that are searched at the same time."""
+
+
+class Vector(types.Type):  # type: ignore[misc]
+    """The numba type of `lanes` elements in one vector register (or as many as it takes)."""
+
+    def __init__(self, element: types.Type, lanes: int) -> None:
+        self.element, self.lanes = element, lanes
+        super().__init__(name=f"Vector({element}, {lanes})")
+
+    @property
+    def is_float(self) -> bool:
+        """Whether the lanes are floating-point numbers."""
+        return isinstance(self.element, types.Float)
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether the lanes are signed integers."""
+        return isinstance(self.element, types.Integer) and bool(self.element.signed)
+
+
+LLVM_ELEMENTS: Final[Mapping[types.Type, ir.Type]] = {
+    types.float32: ir.FloatType(),
+    types.float64: ir.DoubleType(),
+    types.boolean: ir.IntType(1),
+    **{getattr(types, f"{sign}int{bits}"): ir.IntType(bits) for sign in ("", "u") for bits in (8, 16, 32, 64)},
+}
+I32: Final = ir.IntType(32)
+
+
+def llvm_type(vector: Vector) -> ir.VectorType:
+    """The LLVM type of a vector."""
+    return ir.VectorType(LLVM_ELEMENTS[vector.element], vector.lanes)
+
+
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
+    def __init__(self, manager: Any, vector: Vector) -> None:
+        super().__init__(manager, vector, llvm_type(vector))
+
+
+def literal(value: types.Type) -> int:
+    """The number of a literal integer argument.
+
+    Raises:
+        TypeError: if it is known only when the kernel runs.
+    """
+    if not isinstance(value, types.IntegerLiteral):
+        raise TypeError("a lane count must be a literal integer or a module constant")
+    return int(value.literal_value)
+
+
+def broadcast(builder: Any, scalar: Any, lanes: int) -> Any:
+    """A vector with the scalar in every lane."""
+    vector = ir.VectorType(scalar.type, lanes)
+    undefined = ir.Constant(vector, ir.Undefined)
+    first = builder.insert_element(undefined, scalar, ir.Constant(I32, 0))
+    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(I32, lanes), [0] * lanes))
+
+
+def pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any, target: ir.Type) -> Any:
+    """The address of element `index` of an array, as a pointer to `target`."""
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [index]), target.as_pointer())
+
+
+def call(builder: Any, name: str, result: ir.Type, arguments: list[Any]) -> Any:
+    """Call an LLVM intrinsic by name."""
+    function = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(result, [value.type for value in arguments]), name
+    )
+    return builder.call(function, arguments)
+
+
+def suffix(vector: ir.VectorType) -> str:
+    """How the names of LLVM's intrinsics end for a vector type: `v8f32`."""
+    element = vector.element
+    kind = {ir.FloatType: "f32", ir.DoubleType: "f64"}.get(type(element)) or f"i{element.width}"
+    return f"v{vector.count}{kind}"

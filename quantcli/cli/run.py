@@ -91,8 +91,9 @@ def command(
             _stream(generation)
             _show_speeds(generation, load_seconds)
     except KeyboardInterrupt:
-        # The answer so far is the user's; all that is missing is the end of its line.
-        click.echo()
+        if not as_json:
+            # The answer so far is the user's; all that is missing is the end of its line.
+            click.echo()
         sys.exit(INTERRUPTED)
 
 

@@ -11,12 +11,15 @@ from memory import counting, memory_tensor
 from quantcli.architectures import transforms
 from quantcli.architectures.transforms import (
     BLOCK_BYTES,
+    READ_BYTES,
     add,
     as_float32,
     concatenate,
+    cut,
     llama3_rope_factors,
     part,
     rearrange_rows,
+    reshape,
     rope_factors,
     rope_pairs,
     stack,
@@ -24,6 +27,9 @@ from quantcli.architectures.transforms import (
     ungroup_rows,
 )
 from quantcli.formats.errors import ModelError
+from quantcli.formats.files import InputFile
+from quantcli.formats.tensor import StoredTensor
+from quantcli.kernels.types import TYPES
 
 
 def rope_permuted(weights, heads):
@@ -52,6 +58,15 @@ CASES = {
     "part of experts": (part(memory_tensor(E), -2, 1, 2), E[:, 4:]),
     "part of a vector": (part(memory_tensor(counting(12)), 0, 1, 3), counting(12)[4:8]),
     "part of a part": (part(part(memory_tensor(W), 0, 1, 2), 0, 1, 3), W[16:20]),
+    "cut of rows": (cut(memory_tensor(W), 0, 3, 11), W[3:11]),
+    "cut of experts": (cut(memory_tensor(E), 1, 2, 5), E[:, 2:5]),
+    "cut of whole experts": (cut(memory_tensor(E), 0, 1, 3), E[1:3]),
+    "every second row": (cut(memory_tensor(W), 0, 1, 24, 2), W[1::2]),
+    "every third row of experts": (cut(memory_tensor(E), -2, 1, 8, 3), E[:, 1::3]),
+    "every second of a vector": (cut(memory_tensor(counting(12)), 0, 0, 12, 2), counting(12)[::2]),
+    "reshape": (reshape(memory_tensor(W), [2, 3, 4, 5]), W.reshape(2, 3, 4, 5)),
+    "cut of reshaped": (cut(reshape(memory_tensor(W), [4, 6, 5]), 1, 4, 6), W.reshape(4, 6, 5)[:, 4:]),
+    "every second column": (cut(transpose(memory_tensor(W)), 0, 0, 5, 2), W.T[::2]),
     "transpose": (transpose(memory_tensor(W)), W.T),
     "transpose of experts": (transpose(memory_tensor(E)), E.transpose(0, 2, 1)),
     "transpose of f16": (transpose(memory_tensor(H)), H.T),
@@ -129,6 +144,25 @@ def test_transposing_reads_its_source_in_blocks(monkeypatch):
     assert max(source.read_rows) * source.row_bytes <= 64 < BLOCK_BYTES
 
 
+def test_transposing_long_rows_of_a_file_reads_only_their_columns(tmp_path, monkeypatch):
+    values = counting(2, 3, 2 * READ_BYTES)
+    path = tmp_path / "data"
+    path.write_bytes(b"head" + values.tobytes())
+    source = StoredTensor("source", values.shape, TYPES["F32"], InputFile(path), 4)
+    read = []
+    monkeypatch.setattr(
+        InputFile, "read_into", lambda self, out, position, plain=InputFile.read_into: (
+            read.append(len(out)), plain(self, out, position)
+        ),
+    )  # fmt: skip
+    transposed = transpose(source)
+    assert transposed.shape == (2, 2 * READ_BYTES, 3)
+    start, stop = 2 * READ_BYTES - 5, 2 * READ_BYTES + 7
+    expected = values.transpose(0, 2, 1).reshape(-1, 3)[start:stop]
+    np.testing.assert_array_equal(rows_of(transposed, start, stop).view(np.float32), expected)
+    assert sorted(read) == [20, 20, 20, 28, 28, 28]
+
+
 def test_what_does_not_divide_is_refused():
     with pytest.raises(ModelError, match="24 rows cannot be seen as 5 x 2 x -1"):
         rope_pairs(memory_tensor(W), 5)
@@ -136,8 +170,16 @@ def test_what_does_not_divide_is_refused():
         rope_pairs(memory_tensor(W), 0)
     with pytest.raises(ModelError, match="no 5 equal parts"):
         part(memory_tensor(W), 0, 0, 5)
-    with pytest.raises(ModelError, match="no 5 equal parts along axis 1"):
+    with pytest.raises(ModelError, match="no 0 to 1 along axis 1"):
         part(memory_tensor(W), 1, 0, 5)
+    with pytest.raises(ModelError, match="no 5 equal parts along axis 2"):
+        part(memory_tensor(W), 2, 0, 5)
+    with pytest.raises(ModelError, match="no 20 to 25 along axis 0"):
+        cut(memory_tensor(W), 0, 20, 25)
+    with pytest.raises(ModelError, match="cannot be seen as 4 x 30"):
+        reshape(memory_tensor(W), [4, 30])
+    with pytest.raises(ModelError, match="cannot be seen as 5 x 5"):
+        reshape(memory_tensor(W), [5, 5])
     with pytest.raises(ModelError, match=r"24 rows are not 5 groups of 3 \+ 1 \+ 1"):
         ungroup_rows(memory_tensor(W), 5, [3, 1, 1])
     with pytest.raises(ModelError, match="24 rows are not -4 groups"):

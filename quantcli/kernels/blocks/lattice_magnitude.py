@@ -326,7 +326,7 @@ def _in_order(
     for lane in range(LANES):
         sub = group * LANES + lane
         for point in range(points):
-            indices[sub * points + point] = tables.index[space.placed[(last * points + point) * LANES + lane]]
+            indices[sub * points + point] = tables.indices[space.placed[(last * points + point) * LANES + lane]]
         for octet in range(octets):
             signs[sub * octets + octet] = space.signs[octet * LANES + lane]
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from quantcli.kernels.blocks.codebooks import LATTICES, neighbours
 from quantcli.kernels.jit import inline
 from quantcli.kernels.search import F32, I32, Vec
-from quantcli.kernels.simd import LANES, convert, load, lookup, min_lanes, select, splat
+from quantcli.kernels.simd import LANES, convert, first_lane, load, lookup, min_lanes, select, splat
 
 Scratch = NDArray[Any]
 
@@ -34,7 +34,7 @@ class Lookup(NamedTuple):
 
     starts: NDArray[np.int32]
     candidates: NDArray[np.uint16]
-    index: NDArray[np.int16]
+    indices: NDArray[np.int16]
     levels: NDArray[np.float32]
 
 
@@ -81,22 +81,23 @@ def nearest(x: Scratch, weight: Scratch, place: int, bits: int, spaced: Vec, tab
     first, last = tables.starts[code], tables.starts[code + 1]
     if last - first == 1:
         return np.int32(tables.candidates[first])
-    numbers = load(LANE_NUMBERS, 0, LANES)
     near = _errors(x, weight, place, spaced)
     far = near
     if bits == 2:
         far = _errors(x, weight, place + 4 * LANES, spaced)
     best = splat(FARTHEST, LANES)
-    where = numbers
+    turn = splat(I32(first), LANES)
+    numbers = load(LANE_NUMBERS, 0, LANES)
     for at in range(first, last, LANES):
         codes = convert(load(tables.candidates, at, LANES), np.int32)
         error = _summed(splat(F32(0), LANES), near, codes, bits)
         if bits == 2:
             error = _summed(error, far, codes >> I32(8), bits)
-        offset = numbers + I32(at - first)
-        better = (error < best) & (offset < I32(last - first))
+        better = (error < best) & (numbers < I32(last - at))
         best = select(better, error, best)
-        where = select(better, offset, where)
-    smallest = splat(min_lanes(best), LANES)
-    winner = min_lanes(select(best == smallest, where, splat(I32(1 << 16), LANES)))
-    return np.int32(tables.candidates[first + winner])
+        turn = select(better, splat(I32(at), LANES), turn)
+    winners = best == min_lanes(best)
+    winner = first + first_lane(winners)
+    if last - first > LANES:
+        winner = min_lanes(select(winners, turn + numbers, splat(I32(last), LANES)))
+    return np.int32(tables.candidates[winner])

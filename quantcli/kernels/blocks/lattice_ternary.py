@@ -218,7 +218,7 @@ def _into_codebook(batch: Batch, group: int, octets: int, tables: Lookup, inexac
         for octet in range(octets):
             at = (group * octets + octet) * LANES + lane
             code = batch.codes[at]
-            if tables.index[code] < 0:
+            if tables.indices[code] < 0:
                 inexact[lane] = 1
                 spaced = scale * (up + (-SHIFT if minus >> octet & 1 else SHIFT))
                 place = base + octet * 8 * LANES + lane
@@ -308,7 +308,7 @@ def _pack_iq1_s(batch: Batch, block: int, largest: Any, levels: Scratch, tables:
     for sub in range(8):
         high = 0
         for octet in range(4):
-            index = tables.index[batch.codes[_at(block * 8 + sub, octet, 4)]]
+            index = tables.indices[batch.codes[_at(block * 8 + sub, octet, 4)]]
             out[at + QS_1S + 4 * sub + octet] = index & 255
             high |= index >> 8 << 3 * octet
         if largest > F32(0):
@@ -337,7 +337,7 @@ def _pack_iq1_m(batch: Batch, block: int, largest: Any, levels: Scratch, tables:
     for sub in range(16):
         high = 0
         for octet in range(2):
-            index = tables.index[batch.codes[_at(block * 16 + sub, octet, 2)]]
+            index = tables.indices[batch.codes[_at(block * 16 + sub, octet, 2)]]
             out[at + QS_1M + 2 * sub + octet] = index & 255
             high |= index >> 8 << 4 * octet
         if largest > F32(0):

@@ -90,13 +90,13 @@ def main(arguments: list[str] | None = None) -> None:
     # A kill must clean up like Ctrl-C does: half-written files go.
     signal.signal(signal.SIGTERM, _raise_interrupt)
     try:
-        cli.main(args=arguments, prog_name="quantize", standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
+        # Without its standalone mode click returns the status of `ctx.exit`, and what a command returns: nothing.
+        status = cli.main(args=arguments, prog_name="quantize", standalone_mode=False)
     except BaseException as error:
         if debug:
             raise
-        sys.exit(report(error))
+        status = report(error)
+    sys.exit(status or 0)
 
 
 def report(error: BaseException) -> int:

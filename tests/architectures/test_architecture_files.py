@@ -9,7 +9,7 @@ import pytest
 from quantcli.architectures.loader import architectures, find_architecture, graph_of
 from quantcli.architectures.schema import PACKAGE_DIRECTORY, read_declaration
 from quantcli.formats.errors import FormatError, ModelError, UnsupportedError
-from quantcli.formats.gguf_spec import f32, u32
+from quantcli.formats.gguf_spec import f32, string, u32
 
 OWN = """
 extends = "llama"
@@ -93,6 +93,27 @@ def test_a_file_of_ones_own(own):
     assert "blk.{layer}.ffn_gate.weight" not in rows
 
 
+def test_alternatives_are_laid_over_their_row(own):
+    text = OWN.replace(
+        '{ from = "head.weight" }',
+        '{ from = "a.weight", transforms = ["add(1)"], or = [{ from = "b", transforms = false }, { from = "c" }] }',
+    )
+    rows = {row.name: row for row in find_architecture({}, own(text)).declaration.tensors}
+    first, second = rows["output.weight"].alternatives
+    assert (first.sources, first.transforms) == (("b",), ())
+    assert (second.sources, second.transforms) == (("c",), rows["output.weight"].transforms)
+    assert first.shape == second.shape == rows["output.weight"].shape
+
+
+def test_what_is_written_early_comes_after_the_name_of_the_architecture(own):
+    text = OWN.replace('value = "attention_multiplier"', 'value = "attention_multiplier", early = true')
+    architecture = find_architecture({}, own(text))
+    assert architecture.early_metadata({"attention_multiplier": 0.5}) == {
+        "general.architecture": string("llama"), "llama.attention.scale": f32(0.5),
+    }  # fmt: skip
+    assert architecture.early_metadata({}) == {"general.architecture": string("llama")}
+
+
 @pytest.mark.parametrize(
     ("text", "what"),
     [
@@ -111,6 +132,9 @@ def test_a_file_of_ones_own(own):
         (OWN.replace('"head.weight" }', '["a", "b"] }'), "is made of several tensors"),
         (OWN.replace('"head.weight" }', '"head.weight", gather = "stack" }'), "is made of one tensor"),
         (OWN.replace('"head.weight" }', '"{part}.head" }'), "undeclared index 'part'"),
+        (OWN.replace('"head.weight" }', '"a", or = [{ from = "b", transforms = ["flip"] }] }'), "unknown transform 'flip'"),
+        (OWN.replace('"head.weight" }', '"a", or = [{ from = "{part}.b" }] }'), "undeclared index 'part'"),
+        (OWN.replace('"head.weight" }', '"a", or = [{ from = false }] }'), "lacks 'from'"),
         (OWN.replace('"head.weight" }', '"head.weight", form = 1 }'), "'output.weight': .*form"),
         (OWN.replace('"blk.{layer}.ffn_gate.weight"', '"nothing_inherited"'), "'nothing_inherited': "),
         (OWN.replace("output.weight", "x" * 64), "longer than the 63 bytes"),

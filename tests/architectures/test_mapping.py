@@ -153,6 +153,61 @@ def test_a_missing_expert_is_named():
         find_architecture(config).tensors(tensors, config)
 
 
+def with_experts(tensors, layers: int = 2, experts: int = 2) -> dict:
+    """The tensors of a Qwen 3 MoE, its experts apart."""
+    found = {name: tensor for name, tensor in tensors.items() if ".mlp." not in name}
+    for layer in range(layers):
+        place = f"model.layers.{layer}."
+        found |= ones(f"{place}mlp.gate.weight", experts, 8)
+        found |= ones(f"{place}self_attn.q_norm.weight", 4) | ones(f"{place}self_attn.k_norm.weight", 4)
+        for expert in range(experts):
+            for name, shape in (("gate", (6, 8)), ("up", (6, 8)), ("down", (8, 6))):
+                found |= ones(f"{place}mlp.experts.{expert}.{name}_proj.weight", *shape)
+    return found
+
+
+EXPERTS = {
+    "architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "num_experts": 2, "moe_intermediate_size": 6,
+    "head_dim": 4,
+}  # fmt: skip
+
+
+def test_one_layer_may_hold_its_tensors_in_another_way_than_the_next(tensors):
+    tensors = with_experts(tensors)
+    for name in [name for name in tensors if name.startswith("model.layers.1.mlp.experts.")]:
+        del tensors[name]
+    tensors |= ones("model.layers.1.mlp.experts.gate_up_proj", 2, 12, 8)
+    tensors |= ones("model.layers.1.mlp.experts.down_proj", 2, 8, 6)
+    shapes = {tensor.name: tensor.shape for tensor in mapped(tensors, **EXPERTS)}
+    for layer in range(2):
+        assert shapes[f"blk.{layer}.ffn_up_exps.weight"] == shapes[f"blk.{layer}.ffn_gate_exps.weight"] == (2, 6, 8)
+        assert shapes[f"blk.{layer}.ffn_down_exps.weight"] == (2, 8, 6)
+
+
+def test_more_experts_than_tensors_fit_into_few(tensors):
+    tensors = {name: tensor for name, tensor in with_experts(tensors, experts=1).items() if ".experts." not in name}
+    for layer in range(2):
+        place = f"model.layers.{layer}.mlp."
+        tensors |= ones(f"{place}gate.weight", 20, 8)
+        tensors |= ones(f"{place}experts.gate_up_proj", 20, 12, 8) | ones(f"{place}experts.down_proj", 20, 8, 6)
+    assert len(tensors) < 2 * 20
+    assert "blk.1.ffn_down_exps.weight" in [t.name for t in mapped(tensors, **EXPERTS | {"num_experts": 20})]
+
+
+def test_what_is_missing_is_told_by_the_names_of_the_first_way(tensors):
+    tensors = with_experts(tensors)
+    del tensors["model.layers.1.mlp.experts.1.up_proj.weight"]
+    assert "1 missing: model.layers.1.mlp.experts.1.up_proj.weight" in failure(tensors, **EXPERTS)
+
+
+def test_the_shape_of_another_way_is_its_own(tensors):
+    tensors = {name: tensor for name, tensor in with_experts(tensors).items() if ".experts." not in name}
+    for layer in range(2):
+        place = f"model.layers.{layer}.mlp.experts."
+        tensors |= ones(f"{place}gate_up_proj", 2, 6, 8) | ones(f"{place}down_proj", 2, 8, 6)
+    assert "gate_up_proj is [2, 6, 8] where config.json says [2, 12, 8]" in failure(tensors, **EXPERTS)
+
+
 def test_an_encoding_that_cannot_be_read_is_refused_by_name(tensors):
     name = "model.layers.0.mlp.up_proj.weight"
     tensors[name] = OpaqueTensor(name, (12, 8), OPAQUE_TYPES["F8_E4M3"], file=None, offset=0)

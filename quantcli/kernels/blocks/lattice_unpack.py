@@ -15,8 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.kernels.blocks.codebooks import codebook
+from quantcli.kernels.blocks.super_blocks import load_half
 from quantcli.kernels.half import half_to_float
 from quantcli.kernels.jit import inline, kernel
+from quantcli.kernels.search import F32
 from quantcli.kernels.simd import bits_mask, convert, load, load_scalar, select, shuffle, splat, store
 from quantcli.kernels.types import SUPER_BLOCK, TYPES
 
@@ -27,21 +29,24 @@ Points = NDArray[np.int8]
 SHIFT: Final = np.float32(0.125)
 """`IQ1S_DELTA`: how far the values of a group of IQ1 lie above or below -1, 0 and 1, in units of its scale."""
 
-F32 = np.float32
-
 _JOIN = shuffle(*range(8))
 
 
-def at(name: str, field: str) -> int:
+def _at(name: str, field: str) -> int:
     """The byte at which a field of a block type begins."""
     fields = TYPES[name].layout.fields
     assert fields is not None
     return fields[field][1]
 
 
-@inline
-def _half(data: Bytes, place: int) -> Any:
-    return half_to_float(load_scalar(data, place, np.uint16))
+# Where the fields of a block begin, in bytes.
+QS_2XXS: Final = _at("IQ2_XXS", "qs")
+QS_2XS, SCALES_2XS = _at("IQ2_XS", "qs"), _at("IQ2_XS", "scales")
+QS_2S, QH_2S, SCALES_2S = _at("IQ2_S", "qs"), _at("IQ2_S", "qh"), _at("IQ2_S", "scales")
+QS_3XXS: Final = _at("IQ3_XXS", "qs")
+QS_3S, QH_3S, SIGNS_3S, SCALES_3S = (_at("IQ3_S", field) for field in ("qs", "qh", "signs", "scales"))
+QS_1S, QH_1S = _at("IQ1_S", "qs"), _at("IQ1_S", "qh")
+QS_1M, QH_1M, SCALES_1M = _at("IQ1_M", "qs"), _at("IQ1_M", "qh"), _at("IQ1_M", "scales")
 
 
 @inline
@@ -78,7 +83,7 @@ def _pair(points: Points, first: Any, second: Any) -> Any:
 
 @inline
 def _iq2_xxs(data: Bytes, block: int, points: Points, out: Floats, to: int) -> None:
-    d = _half(data, block)
+    d = load_half(data, block)
     for part in range(8):
         entry = block + QS_2XXS + 8 * part
         word = load_scalar(data, entry + 4, np.uint32)
@@ -91,7 +96,7 @@ def _iq2_xxs(data: Bytes, block: int, points: Points, out: Floats, to: int) -> N
 
 @inline
 def _iq2_xs(data: Bytes, block: int, points: Points, out: Floats, to: int) -> None:
-    d = _half(data, block)
+    d = load_half(data, block)
     for group in range(32):
         nibble = data[block + SCALES_2XS + group // 4] >> (group % 4 // 2 * 4) & 15
         scale = d * (F32(0.5) + F32(nibble)) * F32(0.25)
@@ -101,7 +106,7 @@ def _iq2_xs(data: Bytes, block: int, points: Points, out: Floats, to: int) -> No
 
 @inline
 def _iq2_s(data: Bytes, block: int, points: Points, out: Floats, to: int) -> None:
-    d = _half(data, block)
+    d = load_half(data, block)
     for group in range(32):
         nibble = data[block + SCALES_2S + group // 4] >> (group % 4 // 2 * 4) & 15
         scale = d * (F32(0.5) + F32(nibble)) * F32(0.25)
@@ -112,7 +117,7 @@ def _iq2_s(data: Bytes, block: int, points: Points, out: Floats, to: int) -> Non
 
 @inline
 def _iq3_xxs(data: Bytes, block: int, points: Points, out: Floats, to: int) -> None:
-    d = _half(data, block)
+    d = load_half(data, block)
     for part in range(8):
         word = load_scalar(data, block + QS_3XXS + 64 + 4 * part, np.uint32)
         scale = d * (F32(0.5) + F32(word >> 28)) * F32(0.5)
@@ -125,7 +130,7 @@ def _iq3_xxs(data: Bytes, block: int, points: Points, out: Floats, to: int) -> N
 
 @inline
 def _iq3_s(data: Bytes, block: int, points: Points, out: Floats, to: int) -> None:
-    d = _half(data, block)
+    d = load_half(data, block)
     for group in range(32):
         part = group // 4
         nibble = data[block + SCALES_3S + part // 2] >> (part % 2 * 4) & 15
@@ -138,7 +143,7 @@ def _iq3_s(data: Bytes, block: int, points: Points, out: Floats, to: int) -> Non
 
 @inline
 def _iq1_s(data: Bytes, block: int, points: Points, out: Floats, to: int) -> None:
-    d = _half(data, block)
+    d = load_half(data, block)
     for part in range(8):
         high = np.intp(load_scalar(data, block + QH_1S + 2 * part, np.uint16))
         scale = d * F32(2 * (high >> 12 & 7) + 1)
@@ -160,15 +165,6 @@ def _iq1_m(data: Bytes, block: int, points: Points, out: Floats, to: int) -> Non
         high = np.intp(data[block + QH_1M + group // 2]) >> (group % 2 * 4)
         index = np.intp(data[block + QS_1M + group]) | (high & 7) << 8
         _write_shifted(out, to + group * 8, scale, load(points, index * 8, 8), high & 8)
-
-
-QS_2XXS: Final = at("IQ2_XXS", "qs")
-QS_2XS, SCALES_2XS = at("IQ2_XS", "qs"), at("IQ2_XS", "scales")
-QS_2S, QH_2S, SCALES_2S = at("IQ2_S", "qs"), at("IQ2_S", "qh"), at("IQ2_S", "scales")
-QS_3XXS: Final = at("IQ3_XXS", "qs")
-QS_3S, QH_3S, SIGNS_3S, SCALES_3S = (at("IQ3_S", field) for field in ("qs", "qh", "signs", "scales"))
-QS_1S, QH_1S = at("IQ1_S", "qs"), at("IQ1_S", "qh")
-QS_1M, QH_1M, SCALES_1M = at("IQ1_M", "qs"), at("IQ1_M", "qh"), at("IQ1_M", "scales")
 
 
 def _unpacker(name: str, unpack: Any) -> Callable[[Bytes, Floats], None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numba
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -12,19 +13,25 @@ from numpy.typing import NDArray
 from quantcli.kernels.blocks.codebooks import LATTICES, neighbours
 from quantcli.kernels.blocks.lattice_search import lookup_tables, nearest
 from quantcli.kernels.blocks.lattice_unpack import even_signs
-from quantcli.kernels.jit import kernel
-from quantcli.kernels.simd import LANES, load
+from quantcli.kernels.simd import LANES, load, lookup, store
+
+compiled = numba.njit(error_model="numpy")  # not `kernel`, whose cache would not notice an edited test
 
 
-@kernel
+@compiled
 def found(x: Any, weight: Any, lane: int, bits: int, scale: Any, tables: Any, code: int) -> Any:
     return nearest(x, weight, lane, bits, scale * load(tables.levels, 0, LANES), tables, code)
 
 
-@kernel
+@compiled
 def all_even_signs(out: Any) -> None:
     for bits in range(128):
         out[bits] = even_signs(bits)
+
+
+@compiled
+def looked_up(table: Any, index: Any, out: Any) -> None:
+    store(out, 0, lookup(load(table, 0, LANES), load(index, 0, LANES)))
 
 
 def by_definition(name: str, x: NDArray[np.float32], weight: NDArray[np.float32], scale: np.float32, code: int) -> int:
@@ -63,6 +70,15 @@ def test_nearest(name: str, make_weight: Callable[[int], NDArray[Any]]) -> None:
             spread_out(x, lane), spread_out(weight, lane), lane, lattice.bits, scale, lookup_tables(name), code
         )
         assert ours == by_definition(name, x, weight, scale, code)
+
+
+def test_lookup_disregards_the_higher_bits_of_an_index() -> None:
+    random = np.random.default_rng(6)
+    table, out = random.random(LANES).astype(np.float32), np.empty(LANES, np.float32)
+    for _ in range(20):
+        index = random.integers(0, 1 << 16, LANES).astype(np.int32)
+        looked_up(table, index, out)
+        np.testing.assert_array_equal(out, table[index % LANES])
 
 
 def test_even_signs() -> None:

@@ -113,6 +113,9 @@ class VocabularyRules:
     special: Mapping[str, int] = field(default_factory=dict)
     """Role -> id, for roles a checkpoint does not name."""
 
+    special_texts: Mapping[str, str] = field(default_factory=dict)
+    """The same by the texts of added tokens."""
+
     special_by_size: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
     """The same for models that are told by the size of their vocabulary."""
 

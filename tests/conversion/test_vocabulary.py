@@ -47,6 +47,20 @@ def test_case_equals_reference_conversion(tmp_path, golden, name):
     assert described(convert(write_case(tmp_path, CASES[name]), pre_tokenizer=PRE_TOKENIZER)) == expected
 
 
+def test_special_tokens_that_an_architecture_knows_by_their_texts(tmp_path):
+    names = {"<|begin|>": "<|endoftext|>", "<|turn|>": "<|user|>"}
+    tokens = [{**token, "content": names.get(token["content"], token["content"])} for token in ENDS]
+    case = {
+        "config.json": {**config(300), "architectures": ["Glm4ForCausalLM"], "model_type": "glm4"},
+        "tokenizer.json": byte_level(tokens),
+        "tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|end|>"},
+    }
+    metadata = convert(write_case(tmp_path, case), pre_tokenizer=PRE_TOKENIZER)
+    end, turn = tokens[0]["id"], tokens[2]["id"]
+    found = {role: metadata[f"tokenizer.ggml.{role}_token_id"].value for role in ("bos", "eos", "unknown", "eot")}
+    assert found == {"bos": end, "eos": tokens[1]["id"], "unknown": end, "eot": turn}
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_model_equals_reference_conversion(shared, tmp_path, golden, name):
     directory = write_case(tmp_path, {"config.json": config(MODELS[name])})

@@ -53,6 +53,10 @@ def vocabulary_metadata(
         metadata[spec.ADD_SPACE_PREFIX] = boolean(space_prefix)
     try:
         metadata |= convert(_Request(files, vocabulary_size, rules, pre_tokenizer))
+        added = {token["content"]: token["id"] for token in files.tokenizer.get("added_tokens") or []}
+        for role, text in rules.special_texts.items():
+            if text in added:
+                metadata.setdefault(spec.SPECIAL_TOKENS[role], u32(added[text]))
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         what = "a tokenizer file is valid JSON, but not of the shape such files have"
         raise FormatError(checkpoint.directory, f"{what} ({type(error).__name__}: {error})") from error

@@ -87,6 +87,11 @@ def _where_in(values: list[Any] | None, choices: list[Any], chosen: Any, other: 
     return None if values is None else [chosen if value in choices else other for value in values]
 
 
+def _at(values: list[Any] | None, index: int) -> Any:
+    """The value at a place of a list, absent where the list is or ends before."""
+    return None if values is None or not 0 <= index < len(values) else values[index]
+
+
 def _cycle(values: list[Any], count: int) -> list[Any]:
     """The values over and over, `count` in all."""
     return [values[number % len(values)] for number in _numbers(count)]
@@ -108,6 +113,7 @@ FUNCTIONS: Final[Mapping[str, Callable[..., Any]]] = MappingProxyType(
         "sqrt": _of_number(math.sqrt),
         "power": _power,
         "range": _numbers,
+        "at": _at,
         "cycle": _cycle,
         "where_in": _where_in,
     }

@@ -75,10 +75,11 @@ def map_tensors(declaration: Declaration, checkpoint: Mapping[str, Tensor], scop
     counts = _index_counts(declaration, len(tensors), scope)
     matches = list(_matches(declaration, tensors, counts, scope, problems))
     used = {source for match in matches for source in match.sources}
+    ignored = [glob.format(**{name: scope.get(name) for name in placeholders(glob)}) for glob in declaration.ignore]
     problems.unknown += [
         tensor.name
         for name, tensor in tensors.items()
-        if name not in used and not any(fnmatchcase(name, glob) for glob in declaration.ignore)
+        if name not in used and not any(fnmatchcase(name, glob) for glob in ignored)
     ]
     problems.raise_if_any(declaration.gguf, _hint(scope.get("quantization_config")))
     _refuse_opaque([tensors[name] for name in tensors if name in used])

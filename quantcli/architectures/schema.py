@@ -226,6 +226,9 @@ def _declaration(path: Path, tables: dict[str, Any]) -> Declaration:
     tensors = _rows(tables["tensors"], _tensor_row)
     for row in tensors:
         _check_placeholders(row, indices)
+    ignored = tuple(glob for glob, reason in tables.get("ignore", {}).items() if reason is not False)
+    for glob in ignored:
+        placeholders(glob)  # which raises ValueError where braces do not match
     return Declaration(
         path=path,
         name=path.stem,
@@ -234,7 +237,7 @@ def _declaration(path: Path, tables: dict[str, Any]) -> Declaration:
         classes=tuple(tables.get("classes", ())),
         base_prefix=tables.get("base_prefix", ""),
         drop_from_names=tuple(tables.get("drop_from_names", ())),
-        ignore=tuple(glob for glob, reason in tables.get("ignore", {}).items() if reason is not False),
+        ignore=ignored,
         store_as_float32=tuple(tables.get("store_as_float32", ())),
         indices=indices,
         values={name: Expression(source) for name, source in tables.get("values", {}).items()},

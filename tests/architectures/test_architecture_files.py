@@ -120,6 +120,7 @@ def test_what_is_written_early_comes_after_the_name_of_the_architecture(own):
         ("gguf = [", "not a readable TOML file"),
         (OWN.replace('"llama"', '"lama"', 1), "lama.toml: no such architecture file"),
         (OWN + "[tokens]\n", "unknown keys tokens"),
+        (OWN + '[ignore]\n"model.{layers" = "beyond"\n', "expected '}'"),
         (OWN.replace("3 * hidden", "3 ** hidden"), "not part of the expression language"),
         (OWN.replace('type = "f32"', 'type = "float"'), "unknown type 'float', expected one of bool"),
         (OWN.replace(', value = "attention_multiplier"', ""), "'{arch}.attention.scale' lacks 'value'"),

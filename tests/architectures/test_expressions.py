@@ -40,6 +40,9 @@ SCOPE = {"hidden": 64, "heads": 4, "rope": {"factor": 2.0, "kind": "YARN", "inne
         ("range(heads)", [0, 1, 2, 3]),
         ("cycle([True, False, False], heads)", [True, False, False, True]),
         ("where_in(range(heads), [1, 3], 'full', 'conv')", ["conv", "full", "conv", "full"]),
+        ("at(['conv', 'full'], 1)", "full"),
+        ("at(['conv', 'full'], heads)", None),
+        ("at(nothing, 0)", None),
         ("where_in(nothing, ['full'], 1, 0)", None),
     ],
 )

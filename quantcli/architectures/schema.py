@@ -103,6 +103,9 @@ class VocabularyRules:
     copy_space_prefix: bool = False
     """Whether `add_prefix_space` of tokenizer_config.json is written."""
 
+    copy_dummy_prefix: bool = False
+    """Whether it is written that texts get a space in front, or do not, as tokenizer.model says."""
+
     space_prefix: bool | None = None
     """Whether texts get a space in front, where that is fixed."""
 
@@ -115,6 +118,9 @@ class VocabularyRules:
 
     special_texts: Mapping[str, str] = field(default_factory=dict)
     """The same by the texts of added tokens."""
+
+    replaced_texts: Mapping[str, str] = field(default_factory=dict)
+    """The same, whatever the checkpoint says, where it has a token of this text."""
 
     special_by_size: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
     """The same for models that are told by the size of their vocabulary."""

@@ -17,6 +17,7 @@ from quantcli.conversion.vocabulary import vocabulary_metadata
 from quantcli.formats.checkpoint import Checkpoint, open_checkpoint
 from quantcli.formats.errors import FormatError, ModelError, UnsupportedError, UsageError
 from quantcli.formats.gguf_reader import open_gguf
+from quantcli.formats.sentencepiece_model import read_sentencepiece_model
 from quantcli.runner.tokenizer import load_tokenizer
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -59,6 +60,22 @@ def test_special_tokens_that_an_architecture_knows_by_their_texts(tmp_path):
     end, turn = tokens[0]["id"], tokens[2]["id"]
     found = {role: metadata[f"tokenizer.ggml.{role}_token_id"].value for role in ("bos", "eos", "unknown", "eot")}
     assert found == {"bos": end, "eos": tokens[1]["id"], "unknown": end, "eot": turn}
+
+
+def test_an_architecture_may_say_what_ends_a_text_and_take_the_space_in_front_from_the_pieces(tmp_path):
+    case = CASES["pieces"] | {
+        "config.json": {
+            **config(2048),
+            "architectures": ["InternLM2ForCausalLM"],
+            "model_type": "internlm2",
+            "eos_token_id": 2,
+        },
+        "tokenizer_config.json": {"added_tokens_decoder": {"2000": {"content": "<|im_end|>", "special": True}}},
+    }
+    metadata = convert(write_case(tmp_path, case))
+    assert metadata["tokenizer.ggml.eos_token_id"].value == 2000
+    pieces = read_sentencepiece_model(tmp_path / "tokenizer.model")
+    assert metadata["tokenizer.ggml.add_space_prefix"].value is pieces.add_dummy_prefix
 
 
 @pytest.mark.parametrize("name", MODELS)

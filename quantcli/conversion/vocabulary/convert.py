@@ -18,6 +18,7 @@ from quantcli.conversion.vocabulary.tokens import TokenTable
 from quantcli.formats import vocabulary_spec as spec
 from quantcli.formats.errors import FormatError, ModelError, UnsupportedError
 from quantcli.formats.gguf_spec import Metadata, ValueType, array, boolean, string, u32
+from quantcli.formats.sentencepiece_model import read_sentencepiece_model
 
 if TYPE_CHECKING:
     from quantcli.formats.checkpoint import Checkpoint
@@ -53,10 +54,13 @@ def vocabulary_metadata(
         metadata[spec.ADD_SPACE_PREFIX] = boolean(space_prefix)
     try:
         metadata |= convert(_Request(files, vocabulary_size, rules, pre_tokenizer))
-        added = {token["content"]: token["id"] for token in files.tokenizer.get("added_tokens") or []}
+        added = _added_tokens(files)
         for role, text in rules.special_texts.items():
             if text in added:
                 metadata.setdefault(spec.SPECIAL_TOKENS[role], u32(added[text]))
+        for role, text in rules.replaced_texts.items():
+            if text in added:
+                metadata[spec.SPECIAL_TOKENS[role]] = u32(added[text])
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         what = "a tokenizer file is valid JSON, but not of the shape such files have"
         raise FormatError(checkpoint.directory, f"{what} ({type(error).__name__}: {error})") from error
@@ -64,9 +68,20 @@ def vocabulary_metadata(
         metadata.setdefault(spec.SPECIAL_TOKENS[role], u32(id_))
     for role, add in rules.add_by_size.get(vocabulary_size or 0, {}).items():
         metadata[spec.ADD_SPECIAL_TOKENS[role]] = boolean(add)
+    if rules.copy_dummy_prefix and files.sentencepiece is not None:
+        metadata[spec.ADD_SPACE_PREFIX] = boolean(read_sentencepiece_model(files.sentencepiece).add_dummy_prefix)
     if rules.space_prefix is not None:
         metadata[spec.ADD_SPACE_PREFIX] = boolean(rules.space_prefix)
     return metadata
+
+
+def _added_tokens(files: TokenizerFiles) -> dict[str, int]:
+    """The ids of the tokens added around a vocabulary, by their texts."""
+    configured = files.configuration.get("added_tokens_decoder", {})
+    listed = files.tokenizer.get("added_tokens") or []
+    return {token["content"]: int(id_) for id_, token in configured.items()} | {
+        token["content"]: token["id"] for token in listed
+    }
 
 
 def _nothing_usable(files: TokenizerFiles) -> ModelError | UnsupportedError:

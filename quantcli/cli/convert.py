@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @click.command("convert")
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model")
 @click.option("-t", "--type", "types", metavar="T[,T...]", help="Recipe, or several; `quantize types` lists them.")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), metavar="FILE",
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 @click.option("--arch-file", type=click.Path(path_type=Path), metavar="TOML", help="An architecture of your own.")
 @click.option("--pre-tokenizer", metavar="NAME", help="How a text is split before tokenizing, where it is not recognised.")
 def command(
-    model: Path,
+    model: str,
     types: str | None,
     output: Path | None,
     split_max_size: str | None,
@@ -62,7 +63,8 @@ def command(
 ) -> None:
     """Turn a checkpoint into a quantized GGUF file.
 
-    MODEL is a Hugging Face directory, a .safetensors or PyTorch file, or a GGUF file; of a split one, the first part.
+    MODEL is a Hugging Face directory, a .safetensors or PyTorch file, or a GGUF file; of a split one, the first part. Or a
+    model of the Hugging Face hub, ORG/NAME or ORG/NAME@REVISION: its files are downloaded to the hub's cache.
     """
     if types is None:
         raise UsageError("no --type given", hint="a good first choice is --type Q4_K_M; `quantize types` lists all")
@@ -139,7 +141,7 @@ def _changes(override_kv: Sequence[str], prune_layers: str | None) -> Changes:
 
 @contextmanager
 def _progress() -> Iterator[Progress]:
-    """One bar in source bytes, and a line when kernels have to be compiled."""
+    """One bar in bytes, of the download and then of the source, and a line when kernels have to be compiled."""
     from quantcli.conversion.convert import Progress
 
     with byte_progress("quantizing") as bar:
@@ -148,7 +150,12 @@ def _progress() -> Iterator[Progress]:
             click.echo(f"compiling kernels for this machine, once: {', '.join(types)}", err=True)
             return lambda seconds: click.echo(f"compiled in {seconds:.1f} s, kept for the next time", err=True)
 
-        yield Progress(compiling=compiling, start=bar.reset, advance=bar.update)
+        def begin(what: str, total: int) -> Callable[[int], Any]:
+            bar.set_description(what, refresh=False)
+            bar.reset(total)
+            return bar.update  # type: ignore[no-any-return]
+
+        yield Progress(partial(begin, "downloading"), compiling, partial(begin, "quantizing"), bar.update)
 
 
 def _warn_of_unguided(results: Sequence[Conversion]) -> None:

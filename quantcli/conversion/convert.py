@@ -21,6 +21,7 @@ from quantcli.formats.gguf_parts import by_size, part_prefix
 from quantcli.formats.gguf_spec import Metadata
 from quantcli.formats.gguf_split import SplitWriter
 from quantcli.formats.gguf_writer import GGUFWriter, Part, TensorWriter, refuse_overwriting
+from quantcli.formats.hub import fetch_model, find_hub_model
 from quantcli.formats.imatrix import Imatrix
 from quantcli.kernels.rows import compile_kernels, uncompiled
 
@@ -29,14 +30,17 @@ from quantcli.kernels.rows import compile_kernels, uncompiled
 class Progress:
     """Where a conversion reports to. The default reports nowhere.
 
+    fetching(total)    called before a model is downloaded, with the bytes there are; returns a function that is called with
+                       the bytes that have come since the last call
     compiling(types)   called before kernels are compiled for these types, which happens once per machine; returns a
                        function that is called with the seconds it took
     start(total)       source bytes there are to convert
     advance(done)      source bytes converted since the last call
     """
 
+    fetching: Callable[[int], Callable[[int], Any]] = lambda total: lambda done: None
     compiling: Callable[[Sequence[str]], Callable[[float], None]] = lambda types: lambda seconds: None
-    start: Callable[[int], None] = lambda total: None
+    start: Callable[[int], Any] = lambda total: None
     advance: Callable[[int], None] = lambda done: None
 
 
@@ -122,6 +126,8 @@ def convert(
 ) -> list[Conversion]:
     """Turn a checkpoint (or a GGUF file) into a GGUF file for each of `types`, reading it once.
 
+    `model` is a path or, where it is a text and no such path exists, may be a model of the Hugging Face hub, `ORG/NAME` or
+    `ORG/NAME@REVISION`, which is downloaded to the hub's cache (`formats.hub.find_hub_model` tells the two apart).
     `types` are names such as `Q4_K_M`. `output` is a file, or an existing directory; by default the file is
     `MODEL-TYPE.gguf` in the current directory. For several types, `output` is a directory or has `{type}` in its name.
     `options` and `imatrix` guide the plan; `changes` are made to the model first. `architecture_file` and `pre_tokenizer`
@@ -132,13 +138,21 @@ def convert(
     Raises:
         UsageError: for an unknown type, options that contradict each other, or an output that is the model itself.
         FormatError, ModelError, UnsupportedError: if the model cannot be read, is incomplete or not supported.
+        HubError: if the hub does not give the model.
         ValueRangeError: if weights are NaN or infinite.
         OutputError: if an output exists (unless `overwrite`) or cannot be written. No partial file is left.
     """
     started = time.perf_counter()
     recipes = [find_recipe(name) for name in ([types] if isinstance(types, str) else types)]
-    paths = output_paths(Path(model), recipes, None if output is None else Path(output))
-    with open_source(Path(model), architecture_file=architecture_file, pre_tokenizer=pre_tokenizer) as source:
+    hub = find_hub_model(model)
+    name = hub.name if hub else model_name(Path(model))
+    paths = output_paths(name, recipes, None if output is None else Path(output))
+    with open_source(
+        fetch_model(hub, started=progress.fetching) if hub else Path(model),
+        model_id=hub.id if hub else None,
+        architecture_file=architecture_file,
+        pre_tokenizer=pre_tokenizer,
+    ) as source:
         changed = change(source, changes, imatrix)
         if changed.imatrix:
             options = replace(options, importance=changed.imatrix.sizes)
@@ -202,17 +216,17 @@ def _write(
         run_pipeline(model.tensors, outputs, model.imatrix, threads=threads, advance=progress.advance)
 
 
-def output_paths(model: Path, recipes: Sequence[Recipe], output: Path | None) -> list[Path]:
-    """Where each recipe's file goes: see `convert`.
+def output_paths(name: str, recipes: Sequence[Recipe], output: Path | None) -> list[Path]:
+    """Where each recipe's file of the model called `name` goes: see `convert`.
 
     Raises:
         UsageError: if several files would go to one path.
     """
-    name = f"{model_name(model)}-{{type}}.gguf"
+    usual = f"{name}-{{type}}.gguf"
     if output is None:
-        pattern = name
+        pattern = usual
     elif output.is_dir():
-        pattern = str(output / name)
+        pattern = str(output / usual)
     else:
         pattern = str(output)
     paths = [Path(pattern.replace("{type}", recipe.name)) for recipe in recipes]

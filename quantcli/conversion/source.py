@@ -33,10 +33,15 @@ class Source:
 
 @contextmanager
 def open_source(
-    path: Path, *, architecture_file: Path | None = None, pre_tokenizer: str | None = None
+    path: Path,
+    *,
+    model_id: str | None = None,
+    architecture_file: Path | None = None,
+    pre_tokenizer: str | None = None,
 ) -> Iterator[Source]:
     """Open a checkpoint or a GGUF file for conversion; its files are closed on leaving.
 
+    `model_id` is what a checkpoint is called where its directory does not say it, `ORG/NAME` of the hub;
     `architecture_file` and `pre_tokenizer` say of a checkpoint what cannot be recognised; a GGUF file says it itself.
 
     Raises:
@@ -50,7 +55,7 @@ def open_source(
             yield Source(path, file.paths, architecture, tensors, file.metadata, stored)
     else:
         with open_checkpoint(path) as checkpoint:
-            yield _from_checkpoint(checkpoint, architecture_file, pre_tokenizer)
+            yield _from_checkpoint(checkpoint, model_id, architecture_file, pre_tokenizer)
 
 
 def _is_gguf(path: Path) -> bool:
@@ -58,14 +63,16 @@ def _is_gguf(path: Path) -> bool:
         return file.size >= len(MAGIC) and file.read(0, len(MAGIC)) == MAGIC
 
 
-def _from_checkpoint(checkpoint: Checkpoint, architecture_file: Path | None, pre_tokenizer: str | None) -> Source:
+def _from_checkpoint(
+    checkpoint: Checkpoint, model_id: str | None, architecture_file: Path | None, pre_tokenizer: str | None
+) -> Source:
     architecture = find_architecture(checkpoint.config, architecture_file)
     tensors = {tensor.name: tensor for tensor in architecture.tensors(checkpoint.tensors, checkpoint.config)}
     embedding = tensors.get("token_embd.weight")
     vocabulary_size = None if embedding is None else embedding.shape[0]
     metadata = (
         architecture.early_metadata(checkpoint.config)
-        | general_metadata(checkpoint, architecture.gguf, list(tensors.values()))
+        | general_metadata(checkpoint, architecture.gguf, list(tensors.values()), model_id=model_id)
         | architecture.metadata(checkpoint.config)
         | vocabulary_metadata(checkpoint, vocabulary_size, rules=architecture.vocabulary, pre_tokenizer=pre_tokenizer)
     )

@@ -77,7 +77,7 @@ def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
     """
     path = Path(path)
     if not path.exists():
-        hub = "For a model of the Hugging Face hub, download it first: `hf download ORG/NAME --local-dir DIR`."
+        hub = "A model of the Hugging Face hub is ORG/NAME, or ORG/NAME@main where a directory ORG is here."
         raise FormatError(path, "no such file or directory", hint=hub)
     directory = path if path.is_dir() else path.parent
     config = _read_config(directory)

@@ -5,6 +5,7 @@
     |-- FormatError            a file is not what it claims to be: missing, truncated, corrupt, foreign
     |   `-- UnsafePickleError  a PyTorch file asks for a global that no state dict needs
     |-- UnsupportedError       a sound file that asks for something quantcli does not do
+    |-- HubError               the hub does not give a model: none of that name, no access, no answer, damaged on the way
     |-- ModelError             a checkpoint that contradicts itself: tensors missing, shapes off, no tokenizer
     |-- ValueRangeError        numbers that cannot be used: NaN weights, a negative importance
     |-- OutputError            the result cannot be written: it exists, the disk is full, no permission
@@ -60,6 +61,10 @@ class UnsafePickleError(FormatError):
 
 class UnsupportedError(QuantcliError):
     """The input is sound, and quantcli does not handle it."""
+
+
+class HubError(QuantcliError):
+    """The Hugging Face hub does not give a model: there is none, no access, no answer, or it arrives damaged."""
 
 
 class ModelError(QuantcliError):

@@ -13,7 +13,8 @@ def resolve_inside(directory: Path, name: str) -> Path | None:
 
     `name` may have folders. It is refused if it is absolute or climbs out, and so is a symbolic link that leads out of the
     directory, except into the `blobs` of the Hugging Face cache that the directory is a snapshot of
-    (`models--ORG--NAME/snapshots/REVISION/FILE -> ../../blobs/HASH`).
+    (`models--ORG--NAME/snapshots/REVISION/FILE -> ../../blobs/HASH`), or those that all repositories of the cache share
+    (`models--ORG--NAME/blobs/HASH -> ../../blobs/XX/HASH`).
 
     Raises:
         FormatError: if the name or the link leads outside, or the link leads nowhere.
@@ -33,15 +34,17 @@ def resolve_inside(directory: Path, name: str) -> Path | None:
     except (OSError, RuntimeError):  # Python 3.11 and 3.12 raise RuntimeError for links in a circle
         raise FormatError(path, "a link that cannot be followed") from None
     home = directory.resolve()
-    if not target.is_relative_to(home) and target.parent != _blobs(home):
+    if not target.is_relative_to(home) and not _is_blob(target, home):
         hint = "Replace the link by the file, or give the directory the file is in."
         raise FormatError(path, f"a link that leads out of the model's directory, to {target}", hint=hint)
     return path
 
 
-def _blobs(directory: Path) -> Path | None:
-    """Where the Hugging Face cache keeps the files of a snapshot, None for a directory that is not in one."""
+def _is_blob(target: Path, directory: Path) -> bool:
+    """Whether a file is where the Hugging Face cache keeps the contents of a snapshot's files."""
     for place in directory.parents:
         if place.name == "snapshots" and place.parent.name.startswith("models--"):
-            return place.parent / "blobs"
-    return None
+            repository = place.parent
+            shared = repository.parent / "blobs" / target.name[:2]
+            return target.parent in (repository / "blobs", shared)
+    return False

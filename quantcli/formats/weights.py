@@ -104,11 +104,30 @@ class _Layout:
     name: str
     suffixes: tuple[str, ...]
 
+    def others(self, names: Iterable[str]) -> set[str]:
+        """The files of a directory that hold tensors in this way, whatever their name."""
+        return {
+            name
+            for name in names
+            if "/" not in name and name.endswith(self.suffixes) and not _SIDE_FILES.fullmatch(name)
+        }
+
 
 _LAYOUTS: Final = (
     _Layout("model.safetensors", (".safetensors",)),
     _Layout("pytorch_model.bin", (".bin", ".pt", ".pth", ".ckpt")),
 )
+
+
+def weight_files(names: Iterable[str]) -> list[str]:
+    """The files of a directory, of those it has by name, that `open_directory` may open, index included."""
+    names = set(names)
+    for layout in _LAYOUTS:
+        index = {layout.name + ".index.json"} & names
+        found = {layout.name} & names or index | layout.others(names)
+        if found:
+            return sorted(found)
+    return []
 
 
 def open_directory(directory: Path) -> Tensors:
@@ -124,13 +143,9 @@ def open_directory(directory: Path) -> Tensors:
             return open_tensor_file(path)
         if (index := resolve_inside(directory, layout.name + ".index.json")) is not None:
             return _open_indexed(directory, index)
-        others = sorted(
-            entry.name
-            for entry in directory.iterdir()
-            if entry.suffix in layout.suffixes and not _SIDE_FILES.fullmatch(entry.name)
-        )
+        others = layout.others(entry.name for entry in directory.iterdir())
         if others:
-            return _open_unindexed(directory, others)
+            return _open_unindexed(directory, sorted(others))
     found = sorted(entry.name for entry in directory.iterdir())
     raise ModelError(
         f"{directory}: no model in this directory: found {_listed(found)}, expected *.safetensors or PyTorch files",

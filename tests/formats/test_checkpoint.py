@@ -186,7 +186,7 @@ def test_closing_gives_descriptors_back_and_reading_takes_them_again(model: Path
 def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="no such file or directory") as caught:
         open_checkpoint(tmp_path / "org" / "model")
-    assert "hf download" in (caught.value.hint or "")
+    assert "ORG/NAME@main" in (caught.value.hint or "")
 
 
 def test_an_empty_directory(tmp_path: Path) -> None:
@@ -383,8 +383,26 @@ def test_a_folder_of_a_snapshot_reads_the_same_blobs(snapshot: Path) -> None:
     assert values(open_checkpoint(folder)) == {"a": [1]}
 
 
+def test_a_blob_may_be_a_link_to_one_that_all_repositories_share(snapshot: Path) -> None:
+    blobs = snapshot.parents[1] / "blobs"
+    shared = snapshot.parents[2] / "blobs" / "01" / "0123"
+    shared.parent.mkdir(parents=True)
+    (blobs / "b1").rename(shared)
+    (blobs / "b1").symlink_to("../../blobs/01/0123")
+    assert values(open_checkpoint(snapshot)) == {"a": [1]}
+
+
 @pytest.mark.parametrize(
-    "target", ["../../../models--org--other/blobs/b1", "../../refs", "../other/x", "../../blobs/deep/x"]
+    "target",
+    [
+        "../../../models--org--other/blobs/b1",
+        "../../refs",
+        "../other/x",
+        "../../blobs/deep/x",
+        "../../../blobs/x",
+        "../../../blobs/01/23",
+        "../../../../blobs/01/0123",
+    ],
 )
 def test_a_snapshot_links_to_its_own_blobs_only(snapshot: Path, target: str) -> None:
     place = Path(os.path.normpath(snapshot / target))

@@ -1,0 +1,222 @@
+"""A small hub on loopback, with the endpoints that `huggingface_hub` calls to list a model and to download its files.
+
+    GET      /api/models/ID[/revision/REV]     the commit, the files, their sizes and hashes
+    HEAD GET /ID/resolve/REV/FILE              a file; a large one is a redirect to
+    HEAD GET /cdn/SHA256                       on a host of another name, with ranges
+
+What is asked is written down, and what can go wrong can be arranged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Self
+from urllib.parse import unquote, urlsplit
+
+LARGE = 100_000
+"""Bytes from which on a file is in LFS and comes from elsewhere."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A file of a repository."""
+
+    data: bytes
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.data).hexdigest()
+
+    @property
+    def blob_id(self) -> str:
+        return hashlib.sha1(b"blob %d\0" % len(self.data) + self.data).hexdigest()
+
+    @property
+    def large(self) -> bool:
+        return len(self.data) >= LARGE
+
+    def sibling(self, name: str) -> dict[str, Any]:
+        lfs = {"sha256": self.sha256, "size": len(self.data), "pointerSize": 134}
+        listed = {"rfilename": name, "size": len(self.data), "blobId": self.blob_id}
+        return {**listed, "lfs": lfs} if self.large else listed
+
+
+@dataclass
+class Hub:
+    """The server, its repositories, and what it is to do wrong."""
+
+    commits: dict[tuple[str, str], str] = field(default_factory=dict)
+    """(id, branch) -> commit."""
+    trees: dict[tuple[str, str], dict[str, Stored]] = field(default_factory=dict)
+    """(id, commit) -> the files by name."""
+    token: str | None = None
+    """What `Authorization` must bear, if anything."""
+    listed: bool = False
+    """Whether the list of the files is open even so, as where access is given on request."""
+    status: int | None = None
+    """The answer to everything."""
+    cuts: dict[str, list[int]] = field(default_factory=dict)
+    """File -> after how many bytes of each next answer the line is cut."""
+    sent: dict[str, bytes] = field(default_factory=dict)
+    """File -> what is sent in place of its contents."""
+    etags: dict[str, str] = field(default_factory=dict)
+    """File -> the ETag that is sent in place of its own."""
+    delay: float = 0.0
+    """Seconds before each answer begins."""
+    asked: list[tuple[str, str, str | None]] = field(default_factory=list)
+    """(method, file name or `api`, range)."""
+    authorizations: set[str | None] = field(default_factory=set)
+
+    def __enter__(self) -> Self:
+        hub = self
+        self.closing = threading.Event()
+
+        class Handler(_Handler):
+            state = hub
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.01,))
+        self.thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.closing.set()
+        self.server.shutdown()
+        self.thread.join()
+        self.server.server_close()
+
+    def commit(self, id_: str, files: Mapping[str, bytes], branch: str = "main") -> str:
+        """Put a commit of these files on a branch; its hash."""
+        stored = {name: Stored(data) for name, data in files.items()}
+        commit = hashlib.sha1(repr([(name, file.blob_id) for name, file in stored.items()]).encode()).hexdigest()
+        self.trees[id_, commit] = stored
+        self.commits[id_, branch] = commit
+        return commit
+
+    def downloaded(self) -> list[str]:
+        """The files whose contents were asked for, in order, since the last time this was called."""
+        names = [name for method, name, _ in self.asked if method == "GET" and name != "api"]
+        self.asked.clear()
+        return names
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # the body follows the headers in a write of its own
+    state: Hub
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+    def _answer(self) -> None:
+        hub = self.state
+        path = urlsplit(self.path).path
+        if hub.closing.wait(hub.delay):
+            self.close_connection = True
+        elif hub.status is not None:
+            self._refuse(hub.status)
+        elif match := re.fullmatch(r"/cdn/(\w+)", path):
+            self._large(match[1])
+        elif self._welcome(path):
+            if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/([^/]+))?", path):
+                self._listing(match[1], unquote(match[2] or "main"))
+            elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+                self._file(match[1], unquote(match[2]), unquote(match[3]))
+            else:
+                self._refuse(404)
+
+    def _welcome(self, path: str) -> bool:
+        """Whether this client may ask; if not, it has been told."""
+        hub = self.state
+        authorization = self.headers["Authorization"]
+        hub.authorizations.add(authorization)
+        is_open = hub.token is None or (hub.listed and path.startswith("/api/"))
+        if is_open or authorization == f"Bearer {hub.token}":
+            return True
+        if authorization is None:
+            self._refuse(401, "GatedRepo", "Access to this model is restricted.")
+        else:
+            self._refuse(401, None, "Invalid credentials in Authorization header")
+        return False
+
+    def _commit(self, id_: str, revision: str) -> str | None:
+        """The commit of a revision, None after the refusal of one that is not there."""
+        hub = self.state
+        commit = revision if (id_, revision) in hub.trees else hub.commits.get((id_, revision))
+        if commit is None:
+            known = any(id_ == other for other, _ in hub.trees)
+            self._refuse(404, "RevisionNotFound" if known else "RepoNotFound", "Not found")
+        return commit
+
+    def _listing(self, id_: str, revision: str) -> None:
+        self.state.asked.append((self.command, "api", None))
+        commit = self._commit(id_, revision)
+        if commit is not None:
+            siblings = [file.sibling(name) for name, file in self.state.trees[id_, commit].items()]
+            body = json.dumps({"id": id_, "sha": commit, "private": False, "siblings": siblings}).encode()
+            self._send(200, {"Content-Type": "application/json"}, body)
+
+    def _file(self, id_: str, revision: str, name: str) -> None:
+        commit = self._commit(id_, revision)
+        if commit is None:
+            return None
+        file = self.state.trees[id_, commit].get(name)
+        if file is None:
+            return self._refuse(404, "EntryNotFound", "Entry not found", {"X-Repo-Commit": commit})
+        headers = {"X-Repo-Commit": commit}
+        if file.large:
+            etag = self.state.etags.get(name, file.sha256)
+            linked = {"X-Linked-Size": str(len(file.data)), "X-Linked-Etag": f'"{etag}"'}
+            location = {"Location": f"http://localhost:{self.server.server_port}/cdn/{file.sha256}"}
+            return self._send(302, {**headers, **linked, **location}, b"")
+        return self._contents(name, file, {**headers, "ETag": f'"{self.state.etags.get(name, file.blob_id)}"'})
+
+    def _large(self, sha256: str) -> None:
+        for tree in self.state.trees.values():
+            for name, file in tree.items():
+                if file.sha256 == sha256:
+                    return self._contents(name, file, {"ETag": '"of the other server"'})
+        return self._refuse(404)
+
+    def _contents(self, name: str, file: Stored, headers: dict[str, str]) -> None:
+        hub = self.state
+        wanted = self.headers["Range"]
+        hub.asked.append((self.command, name, wanted))
+        data = hub.sent.get(name, file.data)
+        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0
+        if start:
+            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+        cuts = hub.cuts.get(name) if self.command == "GET" else None
+        self._send(206 if start else 200, headers, data[start:], cut=cuts.pop(0) if cuts else None)
+
+    def _refuse(
+        self, status: int, code: str | None = None, message: str = "", headers: Mapping[str, str] | None = None
+    ) -> None:
+        said = {"X-Error-Code": code, "X-Error-Message": message or None}
+        self._send(status, {**(headers or {}), **{key: text for key, text in said.items() if text}}, b"")
+
+    def _send(self, status: int, headers: Mapping[str, str], body: bytes, cut: int | None = None) -> None:
+        self.send_response(status)
+        for key, text in {**headers, "Content-Length": str(len(body)), "Accept-Ranges": "bytes"}.items():
+            self.send_header(key, text)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body[:cut])
+        self.close_connection = self.close_connection or cut is not None

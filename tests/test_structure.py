@@ -95,7 +95,7 @@ def imported_by(code: str) -> set[str]:
 HEAVY = {"numba", "llvmlite", "torch", "tokenizers", "jinja2", "huggingface_hub", "sentencepiece"}
 """What takes long to import; computing waits for it, showing does not."""
 
-INSPECTED = PACKAGE.parent / "tests" / "golden" / "gguf" / "every-value.gguf"
+INSPECTED = PACKAGE.parent / "tests" / "golden" / "gguf_files" / "every-value.gguf"
 
 
 def called(*words: str) -> str:

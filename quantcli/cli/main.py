@@ -21,6 +21,7 @@ COMMANDS: Final = {
     "tokenize": "Show the tokens of a text.",
     "split": "Write a GGUF file in parts.",
     "merge": "Write the parts of a model as one GGUF file.",
+    "architectures": "List the model architectures that are converted.",
     "types": "List the types and recipes --type takes.",
 }
 """Every command: the module `quantcli.cli.<name>` holds its click command, `command`. Loaded when it is called."""
@@ -74,6 +75,7 @@ def cli() -> None:
 
     \b
     quantize ./Llama-3.2-1B --type Q4_K_M     a checkpoint to one GGUF file
+    quantize Qwen/Qwen3-0.6B --type Q4_K_M    the same from the Hugging Face hub
     quantize inspect model.gguf               what is inside
     quantize run model.gguf --prompt "Once"   try it on this machine's CPU
 

@@ -259,7 +259,7 @@ def test_inspecting_imports_nothing_heavy(golden: Path) -> None:
         "print('|'.join(sys.modules), file=sys.stderr)\n"
     )
     for options in ([], ["--metadata"], ["--tensors"], ["--json"]):
-        result = run(code, "inspect", str(golden / "gguf" / "every-value.gguf"), *options)
+        result = run(code, "inspect", str(golden / "gguf_files" / "every-value.gguf"), *options)
         assert result.returncode == 0, result.stderr
         imported = set(result.stderr.strip().splitlines()[-1].split("|"))
         assert "quantcli.cli.inspect" in imported

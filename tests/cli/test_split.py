@@ -26,7 +26,7 @@ def document(command: click.Command, *arguments: object) -> Any:
 
 @pytest.fixture
 def model(golden: Path) -> Path:
-    return golden / "gguf" / "every-value.gguf"
+    return golden / "gguf_files" / "every-value.gguf"
 
 
 def test_splitting_and_merging(model: Path, golden: Path, tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_splitting_and_merging(model: Path, golden: Path, tmp_path: Path) -> Non
         "tensors": 5,
         "output_bytes": size,
     }
-    assert (tmp_path / "merged.gguf").read_bytes() == (golden / "gguf" / "parts" / "merged.gguf").read_bytes()
+    assert (tmp_path / "merged.gguf").read_bytes() == (golden / "gguf_files" / "parts" / "merged.gguf").read_bytes()
 
 
 def test_a_dry_run_writes_nothing(model: Path, tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_the_two_limits_exclude_each_other(model: Path) -> None:
 
 
 def test_inspecting_the_first_part_shows_the_model(model: Path, golden: Path) -> None:
-    first = golden / "gguf" / "parts" / "every-value-00001-of-00003.gguf"
+    first = golden / "gguf_files" / "parts" / "every-value-00001-of-00003.gguf"
     whole, said = document(inspect.command, model), document(inspect.command, first)
     assert [Path(path).name for path in said["parts"]] == [f"every-value-0000{n}-of-00003.gguf" for n in (1, 2, 3)]
     assert [tensor["part"] for tensor in said["tensors"]] == [1, 1, 2, 2, 3]

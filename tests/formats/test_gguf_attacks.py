@@ -182,7 +182,7 @@ def test_what_is_odd_but_sound_is_read(tmp_path: Path) -> None:
 
 
 def test_every_cut_of_a_sound_file_is_refused(golden: Path, tmp_path: Path) -> None:
-    content = (golden / "gguf" / "every-value.gguf").read_bytes()
+    content = (golden / "gguf_files" / "every-value.gguf").read_bytes()
     path = tmp_path / "model.gguf"
     for length in [*range(0, 1312, 3), *range(1312, len(content) - 32, 97)]:
         path.write_bytes(content[:length])
@@ -191,7 +191,7 @@ def test_every_cut_of_a_sound_file_is_refused(golden: Path, tmp_path: Path) -> N
 
 
 def test_a_flipped_byte_gives_a_file_or_an_error_of_the_tree(golden: Path, tmp_path: Path) -> None:
-    content = (golden / "gguf" / "every-value.gguf").read_bytes()
+    content = (golden / "gguf_files" / "every-value.gguf").read_bytes()
     path = tmp_path / "model.gguf"
     refused = 0
     for position in range(0, 1312, 3):

@@ -23,7 +23,7 @@ def copy(source: GGUFFile, target: Path) -> bytes:
 
 
 def test_a_file_with_every_value_type_is_copied_byte_for_byte(golden: Path, tmp_path: Path) -> None:
-    path = golden / "gguf" / "every-value.gguf"
+    path = golden / "gguf_files" / "every-value.gguf"
     with open_gguf(path) as source:
         assert copy(source, tmp_path / "copy.gguf") == path.read_bytes()
 
@@ -45,7 +45,7 @@ def test_a_vocabulary_is_copied_byte_for_byte_but_for_the_padding(shared: Path, 
 
 
 def test_what_the_values_are(golden: Path) -> None:
-    with open_gguf(golden / "gguf" / "every-value.gguf") as file:
+    with open_gguf(golden / "gguf_files" / "every-value.gguf") as file:
         assert file.get("test.u64") == 2**64 - 1
         assert file.get("test.i64") == -(2**63)
         assert file.get("test.f32") == np.float32(1e-5)
@@ -61,7 +61,7 @@ def test_what_the_values_are(golden: Path) -> None:
 
 
 def test_what_the_tensors_are(golden: Path) -> None:
-    with open_gguf(golden / "gguf" / "every-value.gguf") as file:
+    with open_gguf(golden / "gguf_files" / "every-value.gguf") as file:
         assert {name: (tensor.shape, tensor.type.name) for name, tensor in file.tensors.items()} == {
             "vector": ((5,), "F32"),
             "matrix": ((3, 64), "Q8_0"),
@@ -75,7 +75,7 @@ def test_what_the_tensors_are(golden: Path) -> None:
 
 
 def test_a_row_is_read_on_its_own(golden: Path) -> None:
-    with open_gguf(golden / "gguf" / "every-value.gguf") as file:
+    with open_gguf(golden / "gguf_files" / "every-value.gguf") as file:
         tensor = file.tensors["matrix"]
         row = np.empty((1, tensor.row_bytes), np.uint8)
         tensor.read(1, 2, row)
@@ -83,7 +83,7 @@ def test_a_row_is_read_on_its_own(golden: Path) -> None:
 
 
 def test_a_map_is_read_only_and_outlives_the_file(golden: Path) -> None:
-    with open_gguf(golden / "gguf" / "every-value.gguf") as file:
+    with open_gguf(golden / "gguf_files" / "every-value.gguf") as file:
         view = file.map(file.tensors["vector"])
     assert view.shape == (1, 20)
     assert view[0, :3].tolist() == [6, 13, 20]
@@ -92,7 +92,7 @@ def test_a_map_is_read_only_and_outlives_the_file(golden: Path) -> None:
 
 
 def test_a_file_that_is_opened_again_after_close(golden: Path) -> None:
-    file = open_gguf(golden / "gguf" / "every-value.gguf")
+    file = open_gguf(golden / "gguf_files" / "every-value.gguf")
     file.close()
     assert file.map(file.tensors["vector"]).shape == (1, 20)
     file.close()

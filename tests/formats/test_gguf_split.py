@@ -42,8 +42,8 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 
 def test_splitting_by_count_gives_the_reference_s_bytes(golden: Path, tmp_path: Path) -> None:
-    parts = golden / "gguf" / "parts"
-    with open_gguf(golden / "gguf" / "every-value.gguf") as source:
+    parts = golden / "gguf_files" / "parts"
+    with open_gguf(golden / "gguf_files" / "every-value.gguf") as source:
         written = split_gguf(source, tmp_path / "every-value", by_count(2))
     assert contents(tmp_path) == {path.name: path.read_bytes() for path in parts.glob("every-value-*")}
     assert [(part.path.name, part.file_bytes) for part in written] == [
@@ -52,7 +52,7 @@ def test_splitting_by_count_gives_the_reference_s_bytes(golden: Path, tmp_path: 
 
 
 def test_merging_gives_the_reference_s_bytes(golden: Path, tmp_path: Path) -> None:
-    parts = golden / "gguf" / "parts"
+    parts = golden / "gguf_files" / "parts"
     with open_gguf(parts / "every-value-00001-of-00003.gguf") as source:
         size = merge_gguf(source, tmp_path / "merged.gguf")
     data = (tmp_path / "merged.gguf").read_bytes()
@@ -153,9 +153,9 @@ def test_names_of_parts() -> None:
 
 
 def test_the_first_part_stands_for_the_model(golden: Path) -> None:
-    parts = golden / "gguf" / "parts"
+    parts = golden / "gguf_files" / "parts"
     first = parts / "every-value-00001-of-00003.gguf"
-    with open_gguf(golden / "gguf" / "every-value.gguf") as whole, open_gguf(first) as file:
+    with open_gguf(golden / "gguf_files" / "every-value.gguf") as whole, open_gguf(first) as file:
         assert list(file.tensors) == list(whole.tensors)
         assert list(file.metadata)[: len(whole.metadata)] == list(whole.metadata)
         assert (file.path, file.split) == (first, (1, 3))
@@ -166,7 +166,7 @@ def test_the_first_part_stands_for_the_model(golden: Path) -> None:
 
 
 def test_views_outlive_closing(golden: Path) -> None:
-    file = open_gguf(golden / "gguf" / "parts" / "every-value-00001-of-00003.gguf")
+    file = open_gguf(golden / "gguf_files" / "parts" / "every-value-00001-of-00003.gguf")
     views = [file.map(tensor) for tensor in file.tensors.values()]
     expected = [tensor.load().tobytes() for tensor in file.tensors.values()]
     file.close()
@@ -174,7 +174,7 @@ def test_views_outlive_closing(golden: Path) -> None:
 
 
 def test_a_later_part_is_refused_with_the_first_one_s_name(golden: Path) -> None:
-    parts = golden / "gguf" / "parts"
+    parts = golden / "gguf_files" / "parts"
     with pytest.raises(UnsupportedError, match="part 2 of 3 of a split model, expected the first one") as caught:
         open_gguf(parts / "every-value-00002-of-00003.gguf")
     assert str(parts / "every-value-00001-of-00003.gguf") in str(caught.value.hint)
@@ -183,7 +183,7 @@ def test_a_later_part_is_refused_with_the_first_one_s_name(golden: Path) -> None
 
 
 def copied(golden: Path, directory: Path) -> list[Path]:
-    return [Path(shutil.copy(path, directory)) for path in sorted((golden / "gguf" / "parts").glob("every-value-*"))]
+    return [Path(shutil.copy(path, directory)) for path in sorted((golden / "gguf_files" / "parts").glob("every-value-*"))]
 
 
 def test_missing_parts_are_named(golden: Path, tmp_path: Path) -> None:
@@ -237,7 +237,7 @@ def test_parts_that_disagree_about_tensors_are_refused(tmp_path: Path) -> None:
 def test_a_whole_model_is_not_merged(golden: Path, tmp_path: Path) -> None:
     for name in ("every-value.gguf", "parts/merged.gguf"):
         with (
-            open_gguf(golden / "gguf" / name) as source,
+            open_gguf(golden / "gguf_files" / name) as source,
             pytest.raises(FormatError, match="expected the first part of a split model, found a whole one"),
         ):
             merge_gguf(source, tmp_path / "out.gguf")

@@ -1,6 +1,6 @@
 """Make every-value.gguf with llama.cpp's own writer (ggml's shared library, as llama-cpp-python 0.3.36 ships it).
 
-python tests/golden/gguf/make.py OUTPUT
+python tests/golden/gguf_files/make.py OUTPUT
 """
 
 from __future__ import annotations

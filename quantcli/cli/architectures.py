@@ -1,0 +1,28 @@
+"""`quantize architectures`: which model architectures are supported, from their data files."""
+
+from __future__ import annotations
+
+import click
+
+from quantcli.cli.output import columns, print_json, show
+
+
+@click.command("architectures")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def command(as_json: bool) -> None:
+    """List the architectures that are converted, and the classes of config.json that mean them.
+
+    Another one can be described in a file of your own: `quantize MODEL --type T --arch-file FILE`.
+    """
+    from quantcli.architectures.loader import architectures
+
+    known = sorted(architectures(), key=lambda architecture: architecture.name)
+    if as_json:
+        print_json([
+            {"name": entry.name, "gguf": entry.gguf, "title": entry.title, "classes": list(entry.classes)} for entry in known
+        ])  # fmt: skip
+        return
+    table = columns("Architecture", "GGUF", "Models", "Classes in config.json")
+    for entry in known:
+        table.add_row(entry.name, entry.gguf, entry.title, ", ".join(entry.classes))
+    show(table)

@@ -18,9 +18,8 @@ def command(as_json: bool) -> None:
 
     known = sorted(architectures(), key=lambda architecture: architecture.name)
     if as_json:
-        print_json([
-            {"name": entry.name, "gguf": entry.gguf, "title": entry.title, "classes": list(entry.classes)} for entry in known
-        ])  # fmt: skip
+        facts = ("name", "gguf", "title", "classes")
+        print_json([{fact: getattr(entry, fact) for fact in facts} for entry in known])
         return
     table = columns("Architecture", "GGUF", "Models", "Classes in config.json")
     for entry in known:

@@ -14,7 +14,6 @@ PACKAGE = Path(__file__).parents[1] / "quantcli"
 
 FLOORS = (
     {"cli"},
-    {"quality"},
     {"conversion", "runner"},
     {"architectures"},
     {"formats"},

@@ -1,6 +1,6 @@
 """Half precision and bfloat16, one number at a time or a vector at a time, rounding halves to even.
 
-NaN becomes the quiet NaN with the sign kept, as in the reference (`ggml_compute_fp32_to_fp16`, `ggml_compute_fp32_to_bf16`).
+NaN becomes the quiet NaN with the sign kept, as in the reference (`ggml_compute_fp32_to_fp16` and `..._to_bf16`).
 """
 
 from __future__ import annotations
@@ -114,6 +114,6 @@ def _conversion(emit: Any, source: types.Type, target: types.Type, note: str) ->
 
 
 float_to_half = _conversion(_emit_to_half, types.float32, types.uint16, "float32 (scalar or vector) to half bits, uint16.")
-half_to_float = _conversion(_emit_from_half, types.uint16, types.float32, "Half bits, uint16 (scalar or vector), to float32.")
+half_to_float = _conversion(_emit_from_half, types.uint16, types.float32, "Half bits, uint16 (likewise), to float32.")
 float_to_bfloat = _conversion(_emit_to_bfloat, types.float32, types.uint16, "float32 to bfloat16 bits, uint16.")
 bfloat_to_float = _conversion(_emit_from_bfloat, types.uint16, types.float32, "bfloat16 bits, uint16, to float32.")

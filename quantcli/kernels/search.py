@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.kernels.jit import inline
+from quantcli.kernels.shorthand import F32, I32, Vec
 from quantcli.kernels.simd import (
     LANES,
     absolute,
@@ -30,12 +31,6 @@ from quantcli.kernels.simd import (
     splat,
     store,
 )
-
-Vec = Any
-"""A vector of `LANES` numbers. numba infers which."""
-
-F32 = np.float32
-I32 = np.int32
 
 TINY: Final = np.float32(1e-15)
 """`GROUP_MAX_EPS`: a block whose largest magnitude is below this is all zero."""
@@ -194,6 +189,19 @@ def affine_level(value: Vec, inverse: Vec, low: Vec, top: int) -> Vec:
 
 
 @inline
+def block_extreme(x: NDArray[Any], base: int, length: int) -> tuple[Vec, Vec]:
+    """Of `length` transposed elements from `base` on, the first of largest magnitude, and that magnitude."""
+    largest = splat(F32(0), LANES)
+    extreme = largest
+    for element in range(length):
+        value = load(x, base + element * LANES, LANES)
+        above = absolute(value) > largest
+        largest = select(above, absolute(value), largest)
+        extreme = select(above, value, extreme)
+    return extreme, largest
+
+
+@inline
 def symmetric_search(
     x: NDArray[Any], weight: NDArray[Any], base: int, length: int, half: int, exact: bool
 ) -> tuple[Vec, Vec, Vec]:
@@ -206,13 +214,7 @@ def symmetric_search(
     `clamped_level`) is for x that may be infinite or NaN: scales that are themselves results of sums.
     """
     zero = splat(F32(0), LANES)
-    largest = zero
-    extreme = zero
-    for element in range(length):
-        value = load(x, base + element * LANES, LANES)
-        above = absolute(value) > largest
-        largest = select(above, absolute(value), largest)
-        extreme = select(above, value, extreme)
+    extreme, largest = block_extreme(x, base, length)
     empty = largest < TINY
     best_inverse = splat(F32(-half), LANES) / extreme
     sum_lx, sum_l2 = _symmetric_trial(x, weight, base, length, half, best_inverse, exact)
@@ -250,13 +252,7 @@ def _descent_start(x: NDArray[Any], base: int, length: int, half: int, levels: N
     """The levels of a group against its extreme, written to `levels[base:]`; the sums of w * x * l and w * l * l with
     w = x * x, and the lanes of blocks below `TINY`."""
     zero = splat(F32(0), LANES)
-    largest = zero
-    extreme = zero
-    for element in range(length):
-        value = load(x, base + element * LANES, LANES)
-        above = absolute(value) > largest
-        largest = select(above, absolute(value), largest)
-        extreme = select(above, value, extreme)
+    extreme, largest = block_extreme(x, base, length)
     empty = largest < TINY
     inverse = select(empty, zero, splat(F32(-half), LANES) / extreme)
     sum_lx = zero

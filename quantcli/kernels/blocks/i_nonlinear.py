@@ -14,13 +14,13 @@ from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from quantcli.kernels.blocks import Codec
 from quantcli.kernels.half import float_to_half, half_to_float
 from quantcli.kernels.jit import inline, kernel
 from quantcli.kernels.lanes import transpose, transpose_back
 from quantcli.kernels.search import TINY, nearest_int
+from quantcli.kernels.shorthand import F32, I32, U8, U32, Bytes, Floats, Vec
 from quantcli.kernels.simd import (
     LANES,
     absolute,
@@ -38,16 +38,6 @@ from quantcli.kernels.simd import (
     store_scalar,
 )
 from quantcli.kernels.types import SUPER_BLOCK, TYPES
-
-Floats = NDArray[np.float32]
-Bytes = NDArray[np.uint8]
-Vec = Any
-"""A vector of `LANES` numbers; numba infers of what."""
-
-F32 = np.float32
-I32 = np.int32
-U8 = np.uint8
-U32 = np.uint32
 
 LEVELS: Final = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 """What the sixteen codes stand for, in units of the block's scale: `kvalues_iq4nl`."""

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from quantcli.kernels.blocks import Codec
 from quantcli.kernels.blocks.super_blocks import (
-    Scratch,
     batch_spread,
     gather_batch,
     group_count,
+    importance_weights,
     kernel_of,
     load_half,
     spread_out,
@@ -30,15 +30,8 @@ from quantcli.kernels.blocks.super_blocks import (
 )
 from quantcli.kernels.half import float_to_half, half_to_float
 from quantcli.kernels.jit import inline, kernel
-from quantcli.kernels.search import (
-    F32,
-    I32,
-    Vec,
-    affine_level,
-    affine_search,
-    nearest_int,
-    positive_search,
-)
+from quantcli.kernels.search import affine_level, affine_search, nearest_int, positive_search
+from quantcli.kernels.shorthand import F32, I32, Scratch, Vec
 from quantcli.kernels.simd import (
     LANES,
     absolute,
@@ -67,21 +60,6 @@ def _plain_weights(x: Scratch, base: int, length: int, bits: int, weight: Scratc
         floor = sqrt(squares / F32(length))
     for element in range(length):
         store(weight, element * LANES, floor + absolute(load(x, base + element * LANES, LANES)))
-
-
-@inline
-def _importance_weights(
-    x: Scratch, base: int, length: int, importance: Scratch, spread: Scratch, group: int, weight: Scratch
-) -> Vec:
-    """What an error costs with an importance matrix: importance * sqrt(spread + x * x). Returns each sub-block's sum."""
-    variance = load(spread, group * LANES, LANES)
-    total = splat(F32(0), LANES)
-    for element in range(length):
-        value = load(x, base + element * LANES, LANES)
-        w = load(importance, base + element * LANES, LANES) * sqrt(variance + value * value)
-        store(weight, element * LANES, w)
-        total = total + w
-    return total
 
 
 @inline
@@ -210,7 +188,7 @@ def _group_searcher(bits: int, weighted: bool) -> Any:
     def search(x: Scratch, importance: Scratch, spread: Scratch, group: int, weight: Scratch, found: Scratch) -> None:
         base, at = group * length * LANES, group * LANES
         if weighted:
-            store(found[4], at, _importance_weights(x, base, length, importance, spread, group, weight))
+            store(found[4], at, importance_weights(x, base, length, importance, spread, group, weight))
         else:
             _plain_weights(x, base, length, bits, weight)
         fit = affine_search(x, weight, base, length, top, first_step, step, steps, mean_absolute)

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from quantcli.kernels.blocks import Codec
 from quantcli.kernels.blocks.super_blocks import (
-    Scratch,
     batch_spread,
     gather_batch,
     group_count,
+    importance_weights,
     kernel_of,
     load_half,
     spread_out,
@@ -26,8 +26,9 @@ from quantcli.kernels.blocks.super_blocks import (
 )
 from quantcli.kernels.half import float_to_half, half_to_float
 from quantcli.kernels.jit import inline, kernel
-from quantcli.kernels.search import F32, I32, TINY, Vec, descent_search, nearest_int, symmetric_search
-from quantcli.kernels.simd import LANES, absolute, convert, load, maximum, minimum, select, splat, sqrt, store
+from quantcli.kernels.search import TINY, block_extreme, descent_search, nearest_int, symmetric_search
+from quantcli.kernels.shorthand import F32, I32, Scratch, Vec
+from quantcli.kernels.simd import LANES, convert, load, maximum, minimum, select, splat, store
 from quantcli.kernels.types import SUPER_BLOCK as K
 from quantcli.kernels.types import TYPES
 
@@ -68,13 +69,7 @@ def _extreme_scales(scales: Scratch, bits: int, stored: Scratch) -> tuple[Vec, V
     magnitude."""
     low, top = (-32, 31) if bits == 3 else (-128, 127)
     zero = splat(F32(0), LANES)
-    largest = zero
-    extreme = zero
-    for sub in range(PER_BLOCK):
-        value = load(scales, sub * LANES, LANES)
-        above = absolute(value) > largest
-        largest = select(above, absolute(value), largest)
-        extreme = select(above, value, extreme)
+    extreme, largest = block_extreme(scales, 0, PER_BLOCK)
     inverse = splat(F32(low), LANES) / extreme
     for sub in range(PER_BLOCK):
         level = nearest_int(inverse * load(scales, sub * LANES, LANES))
@@ -87,19 +82,6 @@ def _extreme_scales(scales: Scratch, bits: int, stored: Scratch) -> tuple[Vec, V
 
 
 # Q3_K: 3-bit levels, 6-bit scales
-
-
-@inline
-def _weights_3(x: Scratch, base: int, importance: Scratch, spread: Scratch, group: int, weight: Scratch) -> Vec:
-    """What an error costs with an importance matrix: importance * sqrt(spread + x * x). Returns each sub-block's sum."""
-    variance = load(spread, group * LANES, LANES)
-    total = splat(F32(0), LANES)
-    for element in range(LENGTH):
-        value = load(x, base + element * LANES, LANES)
-        w = load(importance, base + element * LANES, LANES) * sqrt(variance + value * value)
-        store(weight, element * LANES, w)
-        total = total + w
-    return total
 
 
 @inline
@@ -195,7 +177,7 @@ def _batch_searcher(bits: int, weighted: bool) -> Any:
         for group in range(groups):
             base, at = group * LENGTH * LANES, group * LANES
             if bits == 3:
-                store(found[1], at, _weights_3(x, base, importance, spread, group, scratch))
+                store(found[1], at, importance_weights(x, base, LENGTH, importance, spread, group, scratch))
             else:
                 _weights_6(x, base, importance, weighted, scratch)
             scale, inverse, empty = symmetric_search(x, scratch, base, LENGTH, half, False)

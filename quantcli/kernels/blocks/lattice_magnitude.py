@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from quantcli.kernels.blocks.codebooks import LATTICES
 from quantcli.kernels.blocks.lattice_search import Lookup, lookup_tables, nearest
@@ -42,13 +41,11 @@ from quantcli.kernels.blocks.super_blocks import (
 )
 from quantcli.kernels.half import float_to_half
 from quantcli.kernels.jit import inline, kernel
-from quantcli.kernels.search import F32, I32, TINY, Vec, nearest_int, positive_search
+from quantcli.kernels.search import TINY, nearest_int, positive_search
+from quantcli.kernels.shorthand import F32, I32, Bytes, Scratch, Vec
 from quantcli.kernels.simd import LANES, convert, load, maximum, minimum, select, splat, sqrt, store, store_scalar
 from quantcli.kernels.types import SUPER_BLOCK as K
 from quantcli.kernels.types import TYPES
-
-Scratch = NDArray[Any]
-Bytes = NDArray[np.uint8]
 
 OFF_GRID, ALL_IF_ONE, ALL = range(3)
 """Which points are rounded again with the scale found: those not in the codebook, all if one is not, or all."""

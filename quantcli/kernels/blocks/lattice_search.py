@@ -17,10 +17,8 @@ from numpy.typing import NDArray
 
 from quantcli.kernels.blocks.codebooks import LATTICES, neighbours
 from quantcli.kernels.jit import inline
-from quantcli.kernels.search import F32, I32, Vec
+from quantcli.kernels.shorthand import F32, I32, Scratch, Vec
 from quantcli.kernels.simd import LANES, convert, first_lane, load, lookup, min_lanes, select, splat
-
-Scratch = NDArray[Any]
 
 FARTHEST: Final = np.finfo(np.float32).max
 """`FLT_MAX`: an error that no candidate has to beat."""

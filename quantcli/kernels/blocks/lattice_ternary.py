@@ -14,7 +14,6 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from quantcli.kernels.blocks.lattice_search import FARTHEST, Lookup, lookup_tables, nearest
 from quantcli.kernels.blocks.lattice_unpack import QH_1M, QH_1S, QS_1M, QS_1S, SCALES_1M, SHIFT
@@ -28,7 +27,8 @@ from quantcli.kernels.blocks.super_blocks import (
 )
 from quantcli.kernels.half import float_to_half
 from quantcli.kernels.jit import inline, kernel
-from quantcli.kernels.search import F32, I32, Vec, nearest_int
+from quantcli.kernels.search import nearest_int
+from quantcli.kernels.shorthand import F32, I32, Bytes, Scratch, Vec
 from quantcli.kernels.simd import (
     LANES,
     absolute,
@@ -45,9 +45,6 @@ from quantcli.kernels.simd import (
 )
 from quantcli.kernels.types import SUPER_BLOCK as K
 from quantcli.kernels.types import TYPES
-
-Scratch = NDArray[Any]
-Bytes = NDArray[np.uint8]
 
 BITS: Final = 2
 """Of a level in a code."""

@@ -18,12 +18,10 @@ from quantcli.kernels.blocks.codebooks import codebook
 from quantcli.kernels.blocks.super_blocks import load_half
 from quantcli.kernels.half import half_to_float
 from quantcli.kernels.jit import inline, kernel
-from quantcli.kernels.search import F32
+from quantcli.kernels.shorthand import F32, Bytes, Floats
 from quantcli.kernels.simd import bits_mask, convert, load, load_scalar, select, shuffle, splat, store
 from quantcli.kernels.types import SUPER_BLOCK, TYPES
 
-Bytes = NDArray[np.uint8]
-Floats = NDArray[np.float32]
 Points = NDArray[np.int8]
 
 SHIFT: Final = np.float32(0.125)

@@ -11,16 +11,16 @@ Source: `quantize_row_*_ref`, `quantize_row_*_impl` and `dequantize_row_*` in `g
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from quantcli.kernels.blocks import Codec
 from quantcli.kernels.half import float_to_half, half_to_float
 from quantcli.kernels.jit import inline, kernel
 from quantcli.kernels.lanes import mean_squares, transpose, transpose_back
 from quantcli.kernels.search import affine_level, affine_search, finite_inverse, nearest_int, symmetric_search
+from quantcli.kernels.shorthand import F32, I32, U8, U32, Bytes, Floats, Vec
 from quantcli.kernels.simd import (
     LANES,
     absolute,
@@ -44,16 +44,6 @@ from quantcli.kernels.simd import (
     store_scalar,
 )
 from quantcli.kernels.types import TYPES
-
-Floats = NDArray[np.float32]
-Bytes = NDArray[np.uint8]
-Vec = Any
-"""A vector; numba infers of what."""
-
-F32 = np.float32
-I32 = np.int32
-U8 = np.uint8
-U32 = np.uint32
 
 _BLOCK: Final = 32
 _NIBBLE_PAIRS: Final = 16

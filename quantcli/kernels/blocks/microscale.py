@@ -14,10 +14,10 @@ from math import floor, frexp, log
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from quantcli.kernels.blocks import Codec
 from quantcli.kernels.jit import inline, kernel
+from quantcli.kernels.shorthand import F32, I32, U8, U32, Bytes, Floats, Vec
 from quantcli.kernels.simd import (
     absolute,
     byte_table,
@@ -32,16 +32,6 @@ from quantcli.kernels.simd import (
     store,
 )
 from quantcli.kernels.types import TYPES
-
-Floats = NDArray[np.float32]
-Bytes = NDArray[np.uint8]
-Vec = Any
-"""A vector; numba infers of what."""
-
-F32 = np.float32
-I32 = np.int32
-U8 = np.uint8
-U32 = np.uint32
 
 LEVELS: Final = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
 """What the sixteen codes stand for, in halves: `kvalues_fp4`. The scales below are halved too, to make up for it."""

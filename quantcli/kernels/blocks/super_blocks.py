@@ -14,11 +14,9 @@ from numpy.typing import NDArray
 
 from quantcli.kernels.half import half_to_float
 from quantcli.kernels.jit import inline, kernel
-from quantcli.kernels.search import F32
-from quantcli.kernels.simd import LANES, load_scalar, transpose_tile
+from quantcli.kernels.shorthand import F32, Scratch, Vec
+from quantcli.kernels.simd import LANES, load, load_scalar, splat, sqrt, store, transpose_tile
 from quantcli.kernels.types import SUPER_BLOCK as K
-
-Scratch = NDArray[Any]
 
 
 def kernel_of(run: Any, weighted: bool) -> Any:
@@ -92,6 +90,22 @@ def batch_spread(batch: Scratch, factor: float, per_block: int, out: Scratch) ->
         for one in range(4):
             for sub in range(per_block):
                 out[(block + one) * per_block + sub] = F32(factor) * totals[one] / F32(K)
+
+
+@inline
+def importance_weights(
+    x: Scratch, base: int, length: int, importance: Scratch, spread: Scratch, group: int, weight: Scratch
+) -> Vec:
+    """What an error costs with an importance matrix: importance * sqrt(spread + x * x). Returns each sub-block's
+    sum."""
+    variance = load(spread, group * LANES, LANES)
+    total = splat(F32(0), LANES)
+    for element in range(length):
+        value = load(x, base + element * LANES, LANES)
+        w = load(importance, base + element * LANES, LANES) * sqrt(variance + value * value)
+        store(weight, element * LANES, w)
+        total = total + w
+    return total
 
 
 @inline

@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from quantcli.kernels.blocks import Codec
 from quantcli.kernels.half import float_to_half, half_to_float
 from quantcli.kernels.jit import inline, kernel
 from quantcli.kernels.search import finite_inverse
+from quantcli.kernels.shorthand import F32, I32, U8, U32, Bytes, Floats, Vec
 from quantcli.kernels.simd import (
     absolute,
     convert,
@@ -33,16 +33,6 @@ from quantcli.kernels.simd import (
     store_scalar,
 )
 from quantcli.kernels.types import SUPER_BLOCK, TYPES
-
-Floats = NDArray[np.float32]
-Bytes = NDArray[np.uint8]
-Vec = Any
-"""A vector; numba infers of what."""
-
-F32 = np.float32
-I32 = np.int32
-U8 = np.uint8
-U32 = np.uint32
 
 _WIDE: Final = 64
 _STRIPE: Final = 32

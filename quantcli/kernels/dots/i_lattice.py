@@ -15,11 +15,8 @@ from quantcli.kernels.dots import PackedDot
 from quantcli.kernels.dots.pieces import byte_lanes, half_at, offsets, pair_of_words
 from quantcli.kernels.half import half_to_float
 from quantcli.kernels.jit import inline
+from quantcli.kernels.shorthand import F32, I8, U32
 from quantcli.kernels.simd import bits_mask, load_scalar, select, splat, store
-
-F32 = np.float32
-U32 = np.uint32
-I8 = np.int8
 
 _D = 0
 """Every block but IQ1_M's begins with its scale."""

@@ -14,10 +14,8 @@ from quantcli.kernels.blocks.i_nonlinear import LEVELS
 from quantcli.kernels.dots import PackedDot
 from quantcli.kernels.dots.pieces import half_at, nibbles, offsets
 from quantcli.kernels.jit import inline
+from quantcli.kernels.shorthand import F32, U32
 from quantcli.kernels.simd import byte_table, load_scalar, splat, store
-
-U32 = np.uint32
-F32 = np.float32
 
 _level_of = byte_table(*LEVELS)
 _NL_D, _NL_CODES = offsets("IQ4_NL", "d", "qs")

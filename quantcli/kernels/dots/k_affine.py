@@ -13,11 +13,8 @@ import numpy as np
 from quantcli.kernels.dots import PackedDot
 from quantcli.kernels.dots.pieces import eight_floats, half_at, offsets, pair_of_words
 from quantcli.kernels.jit import inline
+from quantcli.kernels.shorthand import U8, U32
 from quantcli.kernels.simd import convert, load, load_scalar, store
-
-U8 = np.uint8
-U32 = np.uint32
-F32 = np.float32
 
 _PART: Final = 32
 _Q2_SCALES, _Q2_LEVELS, _Q2_D, _Q2_MIN = offsets("Q2_K", "scales", "qs", "d", "dmin")

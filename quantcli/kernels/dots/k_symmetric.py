@@ -14,12 +14,8 @@ import numpy as np
 from quantcli.kernels.dots import PackedDot
 from quantcli.kernels.dots.pieces import eight_floats, half_at, offsets, pair_of_words
 from quantcli.kernels.jit import inline
+from quantcli.kernels.shorthand import F32, U8, U32, U64
 from quantcli.kernels.simd import convert, load, load_scalar, reinterpret, store
-
-U8 = np.uint8
-U32 = np.uint32
-U64 = np.uint64
-F32 = np.float32
 
 _PART: Final = 32
 _Q3_HIGH, _Q3_LOW, _Q3_SCALES, _Q3_D = offsets("Q3_K", "hmask", "qs", "scales", "d")

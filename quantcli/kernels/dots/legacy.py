@@ -15,12 +15,9 @@ import numpy as np
 from quantcli.kernels.dots import PackedDot
 from quantcli.kernels.dots.pieces import half_at, nibbles, offsets
 from quantcli.kernels.jit import inline
+from quantcli.kernels.shorthand import F32, U8, U32
 from quantcli.kernels.simd import bits_mask, convert, load, load_scalar, reinterpret, select, splat, store
 from quantcli.kernels.types import TYPES
-
-U8 = np.uint8
-U32 = np.uint32
-F32 = np.float32
 
 _PART: Final = 32
 _QUADS: Final = 8

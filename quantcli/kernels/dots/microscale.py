@@ -14,9 +14,8 @@ from quantcli.kernels.blocks.microscale import HALF_E4M3, LEVELS, power_scale
 from quantcli.kernels.dots import PackedDot
 from quantcli.kernels.dots.pieces import nibbles, offsets
 from quantcli.kernels.jit import inline
+from quantcli.kernels.shorthand import U8
 from quantcli.kernels.simd import byte_table, load, load_scalar, shuffle, splat, store
-
-U8 = np.uint8
 
 _level_of = byte_table(*LEVELS)
 _MX_SCALE, _MX_CODES = offsets("MXFP4", "e", "qs")

@@ -14,9 +14,8 @@ import numpy as np
 from quantcli.kernels.dots import PackedDot
 from quantcli.kernels.dots.pieces import half_at, offsets
 from quantcli.kernels.jit import inline
+from quantcli.kernels.shorthand import U8
 from quantcli.kernels.simd import load, select, shuffle, splat, store
-
-U8 = np.uint8
 
 _PART: Final = 32
 _POWERS: Final = 3 ** np.arange(5, dtype=np.uint8)

@@ -1,0 +1,20 @@
+"""Short names of number types and arrays, so that kernels read as formulas."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+F32 = np.float32
+I8, I32 = np.int8, np.int32
+U8, U32, U64 = np.uint8, np.uint32, np.uint64
+
+Floats = NDArray[np.float32]
+Bytes = NDArray[np.uint8]
+Scratch = NDArray[Any]
+"""Room that a kernel works in, of numbers that its name tells."""
+
+Vec = Any
+"""A vector (see `simd`). numba infers of what."""

@@ -1,1 +1,0 @@
-"""What a quantization costs, and where to spend bits."""

@@ -86,7 +86,8 @@ def read_imatrix(path: str | PathLike[str]) -> Imatrix:
 
     Raises:
         FormatError: if the file is missing, cut short, or is no importance matrix.
-        ValueRangeError: if a value is negative or not finite; the message names the tensor and the index.
+        ValueRangeError: if a value is negative or not finite, naming the tensor and the index; or if all of a tensor's are
+            zero.
     """
     with InputFile(path) as file:
         if file.size >= len(MAGIC) and file.read(0, len(MAGIC)) == MAGIC:
@@ -106,6 +107,9 @@ def _check_values(path: str | PathLike[str], name: str, values: Values) -> None:
     bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
     if bad.size:
         what = f"importance {values.reshape(-1)[bad[0]]} at index {bad[0]}, expected a finite number, zero or greater"
+        raise ValueRangeError(f"{fspath(path)}: tensor {name!r}: {what}", hint="compute the importance matrix again")
+    if values.size and not values.any():
+        what = "all importance values are zero, so nothing in it would matter"
         raise ValueRangeError(f"{fspath(path)}: tensor {name!r}: {what}", hint="compute the importance matrix again")
 
 

@@ -43,6 +43,8 @@ def quantize(
     if importance is not None and functions.quantize_weighted is not None:
         if importance.shape != (length,) or importance.dtype != np.float32:
             raise ValueError(f"expected float32 importance ({length},), got {importance.dtype} {importance.shape}")
+        if not (np.isfinite(importance) & (importance >= 0)).all():
+            raise ValueError("importance values must be finite, zero or greater")
         functions.quantize_weighted(x, np.ascontiguousarray(importance), out)
     elif functions.quantize is None:
         raise ValueError(f"{target.name} needs an importance vector: without one its result is unusable")

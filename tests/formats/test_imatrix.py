@@ -101,6 +101,13 @@ def test_unusable_values_are_named(tmp_path: Path, bad: float) -> None:
             read_imatrix(path)
 
 
+def test_a_tensor_nothing_of_which_matters_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.dat"
+    path.write_bytes(legacy({"x": (1, [0.0, 1.0]), "y": (1, [0.0, 0.0])}))
+    with pytest.raises(ValueRangeError, match="tensor 'y': all importance values are zero"):
+        read_imatrix(path)
+
+
 def test_a_count_must_be_finite(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "m.gguf", {"x.in_sum2": [1.0], "x.counts": [float("inf")]})
     with pytest.raises(ValueRangeError, match="tensor 'x'"):

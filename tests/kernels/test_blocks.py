@@ -212,3 +212,11 @@ def test_the_portable_kernels_give_the_same_bytes(golden: Path) -> None:
     for process in processes:
         output = process.communicate()[0]
         assert (process.returncode, output) == (0, ""), output
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -1.0])
+def test_importance_that_is_no_weight_is_refused(bad: float) -> None:
+    importance = np.ones(256, np.float32)
+    importance[17] = bad
+    with pytest.raises(ValueError, match="finite, zero or greater"):
+        quantize(np.ones((1, 256), np.float32), "Q4_K", importance)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -71,3 +73,37 @@ def test_tables_cannot_be_changed(name: str) -> None:
         codebook(name).values[0] = 1
     with pytest.raises(ValueError, match="read-only"):
         neighbours(name).starts[0] = 1
+
+
+@pytest.mark.parametrize("damage", ["nothing", "cut", "changed", "no folder"])
+def test_neighbours_are_kept_on_disk(damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever happened to the file in between, the tables are the same."""
+    folder = tmp_path / "cache"
+    monkeypatch.setattr("quantcli.kernels.blocks.codebooks.cache_directory", lambda: folder)
+    build = neighbours.__wrapped__
+    first = build("IQ3_XXS")
+    (file,) = folder.iterdir()
+    data = bytearray(file.read_bytes())
+    if damage == "cut":
+        file.write_bytes(data[: len(data) // 2])
+    elif damage == "changed":
+        data[len(data) // 2] ^= 1
+        file.write_bytes(data)
+    elif damage == "no folder":
+        file.unlink()
+        folder.rmdir()
+        folder.write_bytes(b"")
+    second = build("IQ3_XXS")
+    for field in fields(first):
+        np.testing.assert_array_equal(getattr(first, field.name), getattr(second, field.name))
+        assert not getattr(second, field.name).flags.writeable
+    if damage != "no folder":
+        assert file.read_bytes()[:2] == b"PK"
+        assert list(folder.iterdir()) == [file]
+
+
+def test_kept_neighbours_are_read_not_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quantcli.kernels.blocks.codebooks.cache_directory", lambda: tmp_path)
+    neighbours.__wrapped__("IQ3_XXS")
+    monkeypatch.delattr("quantcli.kernels.blocks.codebooks._build_neighbours")
+    assert len(neighbours.__wrapped__("IQ3_XXS").starts)

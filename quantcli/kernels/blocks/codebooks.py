@@ -13,13 +13,18 @@ from __future__ import annotations
 import base64
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, fields
 from functools import cache
+from secrets import token_hex
 from types import MappingProxyType
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
+
+from quantcli.kernels.jit import cache_directory
 
 _Number = TypeVar("_Number", bound=np.generic)
 
@@ -147,11 +152,30 @@ def codebook(name: str) -> Codebook:
 
 @cache
 def neighbours(name: str) -> Neighbours:
-    """The candidates for every code of a block type's lattice. Takes some tens of milliseconds.
+    """The candidates for every code of a block type's lattice: from the cache beside the compiled kernels, or built, which
+    takes 10 to 200 milliseconds, and kept there.
 
     Raises:
         KeyError: for a type that has no codebook.
     """
+    path = cache_directory() / f"neighbours-{name}.npz"
+    try:
+        # What is in the archive has a checksum; the folder's name has the digest of this file.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            tables: list[Any] = [_frozen(stored[field.name]) for field in fields(Neighbours)]
+            return Neighbours(*tables)
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        built = _build_neighbours(name)
+    # A cache that cannot be written costs the time to build, no more.
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{path.stem}.{token_hex(4)}.npz")
+        np.savez(temporary, **{field.name: getattr(built, field.name) for field in fields(Neighbours)})
+        temporary.replace(path)
+    return built
+
+
+def _build_neighbours(name: str) -> Neighbours:
     lattice = LATTICES[name]
     points = codebook(name).codes
     top = len(lattice.values) - 1

@@ -6,8 +6,12 @@ What a file may say; everything is optional but `gguf`, `metadata` and `tensors`
     gguf = "qwen3"                   the value of general.architecture, which GGUF readers go by
     title = "Qwen 3"                 what people call it
     classes = ["Qwen3ForCausalLM"]   the names in config.json's `architectures` that mean it
+    when = "not is_moe"              what else must hold of config.json, where a class has several architectures
+    classless = "ssm_cfg.layer == 2" what tells a config.json that names no class
     base_prefix = "model."           what a checkpoint without its head leaves off all tensor names
+    drop_prefixes = [...]            beginnings of tensor names that are taken off, one after another
     drop_from_names = [...]          pieces of tensor names that are taken out
+    rename_endings = { ".a" = ".b" } endings of tensor names that are replaced
     store_as_float32 = [...]         globs of GGUF names that are F32 in every file
     metadata_order = [...]           which rows of [metadata] are written, in which order; otherwise all, as they stand
     metadata_last = [...]            those of them that come after all others, in this order
@@ -17,8 +21,8 @@ What a file may say; everything is optional but `gguf`, `metadata` and `tensors`
     [values]      name = expression, for use in the expressions below it
     [metadata]    GGUF key = { type, value, when, required, map, early }
     [generated]   GGUF tensor = { generator, when }: what follows from the configuration alone
-    [tensors]     GGUF tensor = { from, shape, gather, transforms, when, required, group, or }; `or` lists rows that
-                  are laid over this one, for checkpoints that hold the tensor in another way
+    [tensors]     GGUF tensor = { from, shape, gather, transforms, when, required, group, unless_equal, or }; `or` lists
+                  rows that are laid over this one, for checkpoints that hold the tensor in another way
     [graph]       the flags of the forward pass, for the runner
     [vocabulary]  what its vocabularies have beside the common
     [defaults.MODEL_TYPE]   key = what the configuration class of that `model_type` assumes where config.json is silent

@@ -92,6 +92,19 @@ def _at(values: list[Any] | None, index: int) -> Any:
     return None if values is None or not 0 <= index < len(values) else values[index]
 
 
+def _in_order(table: Mapping[str, Any] | None) -> list[Any] | None:
+    """The values of a table in the order of its keys, which are numbers in all tables that are lists at heart."""
+    if table is None:
+        return None
+    numbered = all(str(key).isdecimal() for key in table)
+    return [table[key] for key in sorted(table, key=int if numbered else str)]
+
+
+def _numbered(text: str, count: int | None) -> list[str] | None:
+    """The text with each of the numbers below `count` behind it."""
+    return None if count is None else [f"{text}{number}" for number in _numbers(count)]
+
+
 def _cycle(values: list[Any], count: int) -> list[Any]:
     """The values over and over, `count` in all."""
     return [values[number % len(values)] for number in _numbers(count)]
@@ -115,6 +128,8 @@ FUNCTIONS: Final[Mapping[str, Callable[..., Any]]] = MappingProxyType(
         "range": _numbers,
         "at": _at,
         "cycle": _cycle,
+        "in_order": _in_order,
+        "numbered": _numbered,
         "where_in": _where_in,
     }
 )

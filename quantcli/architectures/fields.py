@@ -64,6 +64,7 @@ FIELD_TYPES: Final[Mapping[str, Callable[[Any], Field]]] = MappingProxyType(
         "i32[]": _array(ValueType.INT32, _signed),
         "f32[]": _array(ValueType.FLOAT32, _number),
         "bool[]": _array(ValueType.BOOL, _truth),
+        "string[]": _array(ValueType.STRING, _text),
         "u32 or i32[]": _count_or_counts,
     }
 )

@@ -142,7 +142,8 @@ def find_architecture(config: Mapping[str, Any], extra_file: Path | None = None)
     """The architecture of a checkpoint.
 
     Args:
-        config: the parsed `config.json`; its `architectures` decide, or its `model_type` where it has none.
+        config: the parsed `config.json`; its `architectures` decide, or where it has none its `model_type` or what else
+            tells a model that never had a class.
         extra_file: an architecture file from outside the package, which is taken whatever the configuration says.
 
     Raises:
@@ -156,15 +157,26 @@ def find_architecture(config: Mapping[str, Any], extra_file: Path | None = None)
         return Architecture(declaration)
     text = config.get("text_config")
     wanted = _class_names(text if isinstance(text, Mapping) else {}) or _class_names(config)
-    for architecture in architectures():
-        if wanted and wanted[0] in architecture.classes:
+    named = [architecture for architecture in architectures() if _is_named(architecture, wanted, config)]
+    for architecture in named:
+        if architecture.declaration.when.evaluate(config):
             return architecture
-        if not wanted and config.get("model_type") in architecture.declaration.defaults:
-            return architecture
+    if named:
+        what = f"needs {' or '.join(architecture.declaration.when.source for architecture in named)} in config.json"
+    else:
+        what = f"is not supported; supported are {', '.join(sorted(set(_supported_classes())))}"
     raise UnsupportedError(
-        f"model class {_found(wanted, config)} is not supported; supported are {', '.join(sorted(_supported_classes()))}",
+        f"model class {_found(wanted, config)} {what}",
         hint="an architecture can be described in a TOML file of your own: --arch-file FILE",
     )
+
+
+def _is_named(architecture: Architecture, wanted: Sequence[str], config: Mapping[str, Any]) -> bool:
+    """Whether a configuration says that it is of this architecture, in one of its variants."""
+    declaration = architecture.declaration
+    if wanted:
+        return wanted[0] in declaration.classes
+    return config.get("model_type") in declaration.defaults or bool(declaration.classless.evaluate(config))
 
 
 def _class_names(config: Mapping[str, Any]) -> list[str]:

@@ -23,6 +23,7 @@ from quantcli.architectures.transforms import (
     Generated,
     Renamed,
     as_float32,
+    have_same_numbers,
 )
 from quantcli.formats.errors import ModelError, UnsupportedError
 from quantcli.formats.tensor import OPAQUE_TYPES, Tensor
@@ -69,7 +70,7 @@ class _Match:
 def map_tensors(declaration: Declaration, checkpoint: Mapping[str, Tensor], scope: Scope) -> list[Tensor]:
     """See `Architecture.tensors`."""
     headless = bool(declaration.base_prefix) and not any(declaration.base_prefix in name for name in checkpoint)
-    tensors = _normalized_names(checkpoint, declaration.base_prefix if headless else "", declaration.drop_from_names)
+    tensors = _normalized_names(declaration, checkpoint, declaration.base_prefix if headless else "")
     scope = {**scope, "headless": headless}
     problems = _Problems()
     counts = _index_counts(declaration, len(tensors), scope)
@@ -84,7 +85,7 @@ def map_tensors(declaration: Declaration, checkpoint: Mapping[str, Tensor], scop
     problems.raise_if_any(declaration.gguf, _hint(scope.get("quantization_config")))
     _refuse_opaque([tensors[name] for name in tensors if name in used])
     made = _generated(declaration, scope)
-    made += [_made(match, tensors) for match in _in_order(matches)]
+    made += [_made(match, tensors) for match in _in_order(matches) if not _is_copy(match, tensors)]
     return [_stored(tensor, declaration.store_as_float32) for tensor in made]
 
 
@@ -108,11 +109,15 @@ def _refuse_opaque(used: Sequence[Tensor]) -> None:
         )
 
 
-def _normalized_names(checkpoint: Mapping[str, Tensor], prefix: str, dropped: Sequence[str]) -> dict[str, Tensor]:
+def _normalized_names(declaration: Declaration, checkpoint: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The checkpoint's tensors by the names that the rows use."""
     tensors: dict[str, Tensor] = {}
     for given, tensor in checkpoint.items():
-        name = prefix + reduce(lambda text, piece: text.replace(piece, ""), dropped, given)
+        name = reduce(str.removeprefix, declaration.drop_prefixes, given)
+        name = prefix + reduce(lambda text, piece: text.replace(piece, ""), declaration.drop_from_names, name)
+        old = next((ending for ending in declaration.rename_endings if name.endswith(ending)), None)
+        if old is not None:
+            name = name.removesuffix(old) + declaration.rename_endings[old]
         if name in tensors:
             raise ModelError(f"the checkpoint holds {name} twice, as {tensors[name].name} and as {tensor.name}")
         tensors[name] = tensor
@@ -216,6 +221,12 @@ def _in_order(matches: Sequence[_Match]) -> list[_Match]:
         key = _group(match)
         last_of_group[key] = max(last_of_group.get(key, 0), match.place[0])
     return sorted(matches, key=lambda match: (last_of_group[_group(match)], match.place[1]))
+
+
+def _is_copy(match: _Match, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether the tensor is to be left out because its numbers are those of another. Reads both where they could be."""
+    original = tensors.get(match.row.unless_equal or "")
+    return original is not None and have_same_numbers(tensors[match.sources[0]], original)
 
 
 def _group(match: _Match) -> tuple[Any, ...]:

@@ -27,8 +27,12 @@ _FILE_KEYS: Final = {
     "gguf",
     "title",
     "classes",
+    "when",
+    "classless",
     "base_prefix",
+    "drop_prefixes",
     "drop_from_names",
+    "rename_endings",
     "ignore",
     "store_as_float32",
     "indices",
@@ -70,7 +74,8 @@ class TensorRow:
     `sources` are name patterns; a placeholder such as `{expert}` that the GGUF name lacks runs over all its numbers.
     `shape` is the shape each source must have; a dimension that evaluates to nothing is not checked. Tensors of one `group`
     are written together, once the last of their sources has come by. `alternatives` are other ways in which checkpoints
-    hold the same tensor: the first of all whose sources are there is taken.
+    hold the same tensor: the first of all whose sources are there is taken. A tensor whose numbers are those of the checkpoint
+    tensor `unless_equal` is left out.
     """
 
     name: str
@@ -81,6 +86,7 @@ class TensorRow:
     when: Expression = _ALWAYS
     required: Expression = _ALWAYS
     group: str | None = None
+    unless_equal: str | None = None
     alternatives: tuple[TensorRow, ...] = ()
 
 
@@ -152,8 +158,12 @@ class Declaration:
     gguf: str
     title: str
     classes: tuple[str, ...]
+    when: Expression
+    classless: Expression
     base_prefix: str
+    drop_prefixes: tuple[str, ...]
     drop_from_names: tuple[str, ...]
+    rename_endings: Mapping[str, str]
     ignore: tuple[str, ...]
     store_as_float32: tuple[str, ...]
     indices: Mapping[str, Expression]
@@ -200,7 +210,7 @@ def _merged_tables(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     if parent_path in above:
         raise FormatError(path, f"extends {parent!r}, which extends it in turn")
     inherited = _merged_tables(parent_path, (*above, path))
-    for own in ("classes", "defaults"):  # what makes a configuration this architecture's is not inherited
+    for own in ("classes", "when", "classless", "defaults"):  # what makes a configuration this architecture's is not inherited
         inherited.pop(own, None)
     return _merge(inherited, tables)
 
@@ -241,8 +251,12 @@ def _declaration(path: Path, tables: dict[str, Any]) -> Declaration:
         gguf=tables["gguf"],
         title=tables.get("title", path.stem),
         classes=tuple(tables.get("classes", ())),
+        when=Expression(tables.get("when", "True")),
+        classless=Expression(tables.get("classless", "False")),
         base_prefix=tables.get("base_prefix", ""),
+        drop_prefixes=tuple(tables.get("drop_prefixes", ())),
         drop_from_names=tuple(tables.get("drop_from_names", ())),
+        rename_endings=tables.get("rename_endings", {}),
         ignore=ignored,
         store_as_float32=tuple(tables.get("store_as_float32", ())),
         indices=indices,

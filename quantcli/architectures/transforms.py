@@ -48,6 +48,23 @@ class Renamed(Tensor):
 
 
 @dataclass(frozen=True)
+class Refolded(Tensor):
+    """The numbers of a tensor in their order, in rows of another length."""
+
+    source: Tensor
+
+    def read(self, start: int, stop: int, out: NDArray[np.uint8]) -> None:
+        """See `Tensor.read`. Of the source it reads the rows that hold the numbers, whole."""
+        first, last = start * self.row_bytes, stop * self.row_bytes
+        low = first // self.source.row_bytes
+        high = -(-last // self.source.row_bytes)
+        buffer = np.empty((high - low, self.source.row_bytes), np.uint8)
+        self.source.read(low, high, buffer)
+        skipped = first - low * self.source.row_bytes
+        out[...] = buffer.reshape(-1)[skipped : skipped + last - first].reshape(out.shape)
+
+
+@dataclass(frozen=True)
 class RearrangedRows(Tensor):
     """The leading axis of a tensor, seen with several axes, those axes permuted and one of them cut.
 
@@ -239,6 +256,21 @@ def add(tensor: Tensor, addend: float) -> Tensor:
     return Computed(source.name, source.shape, source.type, source, lambda values: values + values.dtype.type(addend))
 
 
+def negative_exp(tensor: Tensor) -> Tensor:
+    """`-exp(tensor)`, for decays that are stored as logarithms.
+
+    Correctly rounded, and to half precision for F16. Of the reference's own numbers, which depend on its machine's library,
+    about one in a hundred of others than F16 is the neighbour of that; of the logarithms of small whole numbers, with which
+    models start out, none.
+    """
+    source = _arithmetic(tensor)
+
+    def function(values: NDArray[Any]) -> NDArray[Any]:
+        return -np.exp(values.astype(np.float64)).astype(np.float32).astype(values.dtype)
+
+    return Computed(source.name, source.shape, source.type, source, function)
+
+
 def rearrange_rows(tensor: Tensor, extents: Sequence[int], axes: Sequence[int]) -> Tensor:
     """See the leading axes as axes of `extents` (one may be -1) and put those in the order `axes`; for a vector its items.
 
@@ -296,14 +328,15 @@ def cut(tensor: Tensor, axis: int, start: int, stop: int, step: int = 1) -> Tens
 
 
 def reshape(tensor: Tensor, extents: Sequence[int]) -> Tensor:
-    """The same numbers in the same order, with other axes before the last.
+    """The same numbers in the same order, with other axes.
 
     Raises:
-        ModelError: if the extents do not fit, or the last axis would become another.
+        ModelError: if the extents do not fit.
     """
-    if math.prod(extents) != tensor.size or tuple(extents[-1:]) != tensor.shape[-1:]:
+    if math.prod(extents) != tensor.size:
         raise ModelError(f"tensor {tensor.name!r} {list(tensor.shape)} cannot be seen as {' x '.join(map(str, extents))}")
-    return Renamed(tensor.name, tuple(extents), tensor.type, tensor)
+    kind = Renamed if tuple(extents[-1:]) == tensor.shape[-1:] else Refolded
+    return kind(tensor.name, tuple(extents), tensor.type, tensor)
 
 
 def ungroup_rows(tensor: Tensor, groups: int, sizes: Sequence[int]) -> Tensor:
@@ -373,11 +406,27 @@ def _agreeing(tensors: Sequence[Tensor], leading_axes: int = 0) -> Tensor:
     return first
 
 
+def have_same_numbers(tensor: Tensor, other: Tensor) -> bool:
+    """Whether two tensors have one type, one shape and the same bytes; they are read until they differ."""
+    if (tensor.type, tensor.shape) != (other.type, other.shape):
+        return False
+    step = max(1, BLOCK_BYTES // max(1, tensor.row_bytes))
+    ours, theirs = (np.empty((step, tensor.row_bytes), np.uint8) for _ in range(2))
+    for start in range(0, tensor.rows, step):
+        stop = min(start + step, tensor.rows)
+        tensor.read(start, stop, ours[: stop - start])
+        other.read(start, stop, theirs[: stop - start])
+        if not np.array_equal(ours[: stop - start], theirs[: stop - start]):
+            return False
+    return True
+
+
 TRANSFORMS: Final[Mapping[str, Callable[..., Tensor]]] = MappingProxyType(
     {
         "add": add,
         "as_float32": as_float32,
         "cut": cut,
+        "negative_exp": negative_exp,
         "part": part,
         "rearrange_rows": rearrange_rows,
         "reshape": reshape,

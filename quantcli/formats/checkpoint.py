@@ -11,7 +11,7 @@ from typing import Any, Final, Self
 from quantcli.formats.errors import FormatError
 from quantcli.formats.files import InputFile
 from quantcli.formats.inside import resolve_inside
-from quantcli.formats.json_text import parse_object
+from quantcli.formats.json_text import parse_object, parse_objects
 from quantcli.formats.tensor import FileTensor, Tensor
 from quantcli.formats.weights import open_directory, open_single
 
@@ -23,7 +23,8 @@ MAX_JSON: Final = 1 << 28
 class Checkpoint:
     """A model as it was published.
 
-    `path` is what was opened, `directory` where the side files are. `config` is config.json, `tensors` are the model's
+    `path` is what was opened, `directory` where the side files are. `config` is config.json, and in a directory of
+    sentence-transformers has what the configuration of its pooling says under `sentence_pooling`. `tensors` are the model's
     lazy tensors under the names they have there. Close it, or use it in a `with`, to give back the open files.
     """
 
@@ -80,7 +81,7 @@ def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
         hub = "A model of the Hugging Face hub is ORG/NAME, or ORG/NAME@main where a directory ORG is here."
         raise FormatError(path, "no such file or directory", hint=hub)
     directory = path if path.is_dir() else path.parent
-    config = _read_config(directory)
+    config = _read_config(directory) | _read_pooling(directory)
     return Checkpoint(path, directory, config, open_directory(path) if path.is_dir() else open_single(path))
 
 
@@ -106,8 +107,27 @@ def _read_config(directory: Path) -> dict[str, Any]:
     return _read_json(config)
 
 
+def _read_pooling(directory: Path) -> dict[str, Any]:
+    """`{"sentence_pooling": ...}`: how sentence-transformers makes one embedding of those of all tokens; else nothing."""
+    modules = resolve_inside(directory, "modules.json")
+    if modules is None:
+        return {}
+    for module in parse_objects(modules, _read_bytes(modules), "the file"):
+        if str(module.get("type")).endswith("Pooling"):
+            place = f"{module.get('path')}/config.json"
+            found = resolve_inside(directory, place)
+            if found is None:
+                raise FormatError(directory / place, f"no such file, which {modules.name} says tells how to pool")
+            return {"sentence_pooling": _read_json(found)}
+    return {}
+
+
 def _read_json(path: Path) -> dict[str, Any]:
+    return parse_object(path, _read_bytes(path), "the file", unique=False)
+
+
+def _read_bytes(path: Path) -> bytes:
     with InputFile(path) as file:
         if file.size > MAX_JSON:
             raise FormatError(path, f"{file.size} bytes, at most {MAX_JSON} expected")
-        return parse_object(path, file.read(0, file.size), "the file", unique=False)
+        return file.read(0, file.size)

@@ -19,13 +19,29 @@ def parse_object(
     Raises:
         FormatError: if it is not UTF-8, not JSON, not an object, or has a name twice.
     """
-    try:
-        parsed = json.loads(text.decode("utf-8-sig"), object_pairs_hook=_unique if unique else None)
-    except (ValueError, RecursionError) as error:
-        raise FormatError(path, f"{what} is not valid JSON: {error}", offset=offset) from None
+    parsed = _parse(path, text, what, offset, _unique if unique else None)
     if not isinstance(parsed, dict):
         raise FormatError(path, f"{what} is a JSON {_KINDS[type(parsed)]}, expected an object", offset=offset)
     return parsed
+
+
+def parse_objects(path: str | PathLike[str], text: bytes, what: str) -> list[dict[str, Any]]:
+    """The array of JSON objects in `text`, which errors call `what` of the file `path`.
+
+    Raises:
+        FormatError: if it is not UTF-8, not JSON, or not an array of objects.
+    """
+    parsed = _parse(path, text, what, None, None)
+    if not isinstance(parsed, list) or not all(isinstance(entry, dict) for entry in parsed):
+        raise FormatError(path, f"{what} is not a JSON array of objects")
+    return parsed
+
+
+def _parse(path: str | PathLike[str], text: bytes, what: str, offset: int | None, hook: Any) -> Any:
+    try:
+        return json.loads(text.decode("utf-8-sig"), object_pairs_hook=hook)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(path, f"{what} is not valid JSON: {error}", offset=offset) from None
 
 
 _KINDS: Final = {list: "array", str: "string", int: "number", float: "number", bool: "boolean", type(None): "null"}

@@ -32,6 +32,7 @@ def write_checkpoint(place: Path, description: dict[str, Any]) -> Path:
     directory.mkdir()
     (directory / "config.json").write_text(json.dumps(description["config"], indent=2))
     for name, text in description.get("files", {}).items():
+        (directory / name).parent.mkdir(exist_ok=True)
         (directory / name).write_text(text, encoding="utf-8")
     header, data = {}, bytearray()
     for name, (dtype, shape) in description["tensors"].items():

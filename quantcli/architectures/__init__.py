@@ -16,6 +16,7 @@ What a file may say; everything is optional but `gguf`, `metadata` and `tensors`
     metadata_order = [...]           which rows of [metadata] are written, in which order; otherwise all, as they stand
     metadata_last = [...]            those of them that come after all others, in this order
 
+    [refused]     what a model has, "with ..." = expression that is true of the variants that GGUF readers do not know
     [ignore]      glob of checkpoint names = why they are not needed; `{name}` in it stands for a value
     [indices]     placeholder = how many: `{layer}` and `{expert}` of tensor names run below these
     [values]      name = expression, for use in the expressions below it

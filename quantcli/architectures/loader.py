@@ -66,9 +66,14 @@ class Architecture:
 
         Raises:
             ModelError: if the configuration holds something that a value cannot be computed from.
+            UnsupportedError: if it describes a variant that has no GGUF equivalent.
         """
         completed = complete_config(config, self.declaration.defaults)
-        return hyperparameters(completed, self.declaration.values)
+        scope = hyperparameters(completed, self.declaration.values)
+        for what, test in self.declaration.refused.items():
+            if test.evaluate(scope):
+                raise UnsupportedError(f"config.json: {self.title} {what} has no equivalent in GGUF ({test.source})")
+        return scope
 
     def metadata(self, config: Mapping[str, Any], file_type: int | None = None) -> Metadata:
         """The hyperparameters as GGUF metadata, in the order and with the types the reference converter writes.
@@ -176,7 +181,7 @@ def _is_named(architecture: Architecture, wanted: Sequence[str], config: Mapping
     declaration = architecture.declaration
     if wanted:
         return wanted[0] in declaration.classes
-    return config.get("model_type") in declaration.defaults or bool(declaration.classless.evaluate(config))
+    return str(config.get("model_type")) in declaration.defaults or bool(declaration.classless.evaluate(config))
 
 
 def _class_names(config: Mapping[str, Any]) -> list[str]:

@@ -85,7 +85,7 @@ def map_tensors(declaration: Declaration, checkpoint: Mapping[str, Tensor], scop
     problems.raise_if_any(declaration.gguf, _hint(scope.get("quantization_config")))
     _refuse_opaque([tensors[name] for name in tensors if name in used])
     made = _generated(declaration, scope)
-    made += [_made(match, tensors) for match in _in_order(matches) if not _is_copy(match, tensors)]
+    made += [_made(match, tensors) for match in _in_order(matches) if not _is_copy(match, matches, tensors)]
     return [_stored(tensor, declaration.store_as_float32) for tensor in made]
 
 
@@ -223,10 +223,10 @@ def _in_order(matches: Sequence[_Match]) -> list[_Match]:
     return sorted(matches, key=lambda match: (last_of_group[_group(match)], match.place[1]))
 
 
-def _is_copy(match: _Match, tensors: Mapping[str, Tensor]) -> bool:
+def _is_copy(match: _Match, matches: Sequence[_Match], tensors: Mapping[str, Tensor]) -> bool:
     """Whether the tensor is to be left out because its numbers are those of another. Reads both where they could be."""
-    original = tensors.get(match.row.unless_equal or "")
-    return original is not None and have_same_numbers(tensors[match.sources[0]], original)
+    originals = (other.sources[0] for other in matches if other.name == match.row.unless_equal)
+    return any(have_same_numbers(tensors[match.sources[0]], tensors[original]) for original in originals)
 
 
 def _group(match: _Match) -> tuple[Any, ...]:

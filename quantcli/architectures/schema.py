@@ -33,6 +33,7 @@ _FILE_KEYS: Final = {
     "drop_prefixes",
     "drop_from_names",
     "rename_endings",
+    "refused",
     "ignore",
     "store_as_float32",
     "indices",
@@ -74,8 +75,8 @@ class TensorRow:
     `sources` are name patterns; a placeholder such as `{expert}` that the GGUF name lacks runs over all its numbers.
     `shape` is the shape each source must have; a dimension that evaluates to nothing is not checked. Tensors of one `group`
     are written together, once the last of their sources has come by. `alternatives` are other ways in which checkpoints
-    hold the same tensor: the first of all whose sources are there is taken. A tensor whose numbers are those of the checkpoint
-    tensor `unless_equal` is left out.
+    hold the same tensor: the first of all whose sources are there is taken. A tensor whose source has the numbers of that of
+    the GGUF tensor `unless_equal` is left out.
     """
 
     name: str
@@ -164,6 +165,7 @@ class Declaration:
     drop_prefixes: tuple[str, ...]
     drop_from_names: tuple[str, ...]
     rename_endings: Mapping[str, str]
+    refused: Mapping[str, Expression]
     ignore: tuple[str, ...]
     store_as_float32: tuple[str, ...]
     indices: Mapping[str, Expression]
@@ -257,6 +259,7 @@ def _declaration(path: Path, tables: dict[str, Any]) -> Declaration:
         drop_prefixes=tuple(tables.get("drop_prefixes", ())),
         drop_from_names=tuple(tables.get("drop_from_names", ())),
         rename_endings=tables.get("rename_endings", {}),
+        refused={what: Expression(test) for what, test in tables.get("refused", {}).items() if test is not False},
         ignore=ignored,
         store_as_float32=tuple(tables.get("store_as_float32", ())),
         indices=indices,
@@ -289,8 +292,9 @@ def _metadata_row(key: str, entry: dict[str, Any]) -> MetadataRow:
 
 
 def _tensor_row(name: str, entry: dict[str, Any]) -> TensorRow:
+    entry = _without_false(entry)
     others = entry.pop("or", ())
-    alternatives = tuple(_tensor_row(name, _without_false({**entry, **other})) for other in others)
+    alternatives = tuple(_tensor_row(name, {**entry, **other}) for other in others)
     given = entry.pop("from")
     sources = tuple(given) if isinstance(given, list) else (given,)
     transforms = tuple(Call.parse(source) for source in entry.pop("transforms", ()))

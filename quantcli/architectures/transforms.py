@@ -333,7 +333,7 @@ def reshape(tensor: Tensor, extents: Sequence[int]) -> Tensor:
     Raises:
         ModelError: if the extents do not fit.
     """
-    if math.prod(extents) != tensor.size:
+    if min(extents) < 1 or math.prod(extents) != tensor.size:
         raise ModelError(f"tensor {tensor.name!r} {list(tensor.shape)} cannot be seen as {' x '.join(map(str, extents))}")
     kind = Renamed if tuple(extents[-1:]) == tensor.shape[-1:] else Refolded
     return kind(tensor.name, tuple(extents), tensor.type, tensor)

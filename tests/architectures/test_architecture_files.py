@@ -40,13 +40,14 @@ def own(tmp_path: Path):
 
 
 def test_every_class_means_one_architecture():
-    classes = [name for architecture in architectures() for name in architecture.classes]
+    classes = [(name, a.declaration.when) for a in architectures() for name in a.classes]
     assert len(classes) == len(set(classes))
-    assert {"LlamaForCausalLM", "MistralForCausalLM"} <= set(classes)
+    names = {name for name, _ in classes}
+    assert {"LlamaForCausalLM", "MistralForCausalLM"} <= names
 
 
 def test_every_model_type_means_one_architecture():
-    types = [kind for architecture in architectures() for kind in architecture.declaration.defaults]
+    types = [(kind, a.declaration.when) for a in architectures() for kind in a.declaration.defaults]
     assert len(types) == len(set(types))
 
 
@@ -69,6 +70,19 @@ def test_without_a_class_the_model_type_decides():
         find_architecture({"model_type": "unheard_of"})
     with pytest.raises(UnsupportedError, match="model_type is None"):
         find_architecture({})
+
+
+def test_what_else_must_hold_of_a_class():
+    assert find_architecture({"architectures": ["XLMRobertaModel"]}).name == "xlm-roberta"
+    with pytest.raises(UnsupportedError, match="class XLMRobertaModel needs not lora_adaptations in config.json"):
+        find_architecture({"architectures": ["XLMRobertaModel"], "lora_adaptations": ["retrieval.query"]})
+
+
+def test_what_tells_a_model_that_never_had_a_class():
+    assert find_architecture({"ssm_cfg": {}}).name == "mamba"
+    assert find_architecture({"ssm_cfg": {"layer": "Mamba2"}}).name == "mamba2"
+    with pytest.raises(UnsupportedError, match="config.json names none"):
+        find_architecture({"ssm_cfg": {"layer": "Mamba3"}})
 
 
 def test_the_language_model_inside_a_larger_one_decides():

@@ -6,6 +6,7 @@ from quantcli.architectures.expressions import Call, Expression
 from quantcli.formats.errors import ModelError
 
 SCOPE = {"hidden": 64, "heads": 4, "rope": {"factor": 2.0, "kind": "YARN", "inner": {"base": 10.0}}, "flag": False}
+SCOPE |= {"labels": {"10": "k", "0": "a", "2": "c"}, "words": {"z": "k", "10": "a"}}
 
 
 @pytest.mark.parametrize(
@@ -44,6 +45,11 @@ SCOPE = {"hidden": 64, "heads": 4, "rope": {"factor": 2.0, "kind": "YARN", "inne
         ("at(['conv', 'full'], heads)", None),
         ("at(nothing, 0)", None),
         ("where_in(nothing, ['full'], 1, 0)", None),
+        ("in_order(labels)", ["a", "c", "k"]),
+        ("in_order(words)", ["a", "k"]),
+        ("in_order(nothing)", None),
+        ("numbered('LABEL_', 2)", ["LABEL_0", "LABEL_1"]),
+        ("numbered('LABEL_', nothing)", None),
     ],
 )
 def test_values(source, value):

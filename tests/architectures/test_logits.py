@@ -7,7 +7,9 @@ norms and routes in other ways than transformers does.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ import pytest
 from quantcli.architectures.loader import find_architecture
 from quantcli.architectures.transforms import as_float32
 from quantcli.formats.checkpoint import open_checkpoint
-from quantcli.formats.gguf_spec import string, u32
+from quantcli.formats.gguf_spec import Field, string, u32
 from quantcli.formats.gguf_writer import GGUFWriter
 
 TOKENS = [3, 14, 15, 92, 65, 35, 89, 79, 3, 23, 84, 62, 64, 33, 83, 27]
@@ -59,34 +61,44 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3moe": ("qwen3_moe", {**EXPERTS, "head_dim": 32, "norm_topk_prob": True}),
     "gemma3": ("gemma3_text", {**LLAMA, "head_dim": 32, "num_hidden_layers": 7, "sliding_window": 8,
                                "query_pre_attn_scalar": 32}),
+    "mamba": ("mamba", {"hidden_size": 64, "num_hidden_layers": 2, "state_size": 16}),
+    "mamba-untied": ("mamba", {"hidden_size": 64, "num_hidden_layers": 3, "state_size": 8, "conv_kernel": 3,
+                               "time_step_rank": 6, "tie_word_embeddings": False}),
+    "falcon-mamba": ("falcon_mamba", {"hidden_size": 64, "num_hidden_layers": 2, "state_size": 16}),
+    "mamba2": ("mamba2", {"hidden_size": 64, "num_hidden_layers": 2, "state_size": 16, "num_heads": 4, "head_dim": 32,
+                          "n_groups": 2}),
 }  # fmt: skip
+
+
+def saved_model(place: Path, kind: str, sizes: dict[str, Any], factory: str = "AutoModelForCausalLM") -> Any:
+    """A random model of transformers, saved in a directory."""
+    torch = pytest.importorskip("torch", reason="the models are made by torch")
+    transformers = pytest.importorskip("transformers", reason="the models are those of transformers")
+    given = {key: value for key, value in sizes.items() if value is not None}
+    ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None}
+    torch.manual_seed(7)
+    config = transformers.AutoConfig.for_model(kind, vocab_size=VOCABULARY, **{**ids, **given})
+    made = getattr(transformers, factory).from_config(config, dtype=torch.float32, attn_implementation="eager")
+    with torch.no_grad():
+        for parameter in made.parameters():  # layers start out too much alike to tell mistakes by
+            parameter.add_(0.1 * torch.randn(parameter.shape))
+    made.save_pretrained(place)
+    return made.eval()
 
 
 @pytest.fixture(params=MODELS)
 def model(request: pytest.FixtureRequest, tmp_path: Path):
     """A random model of transformers, and the directory it is saved in."""
-    torch = pytest.importorskip("torch", reason="the models are made by torch")
-    transformers = pytest.importorskip("transformers", reason="the models are those of transformers")
-    kind, sizes = MODELS[request.param]
-    given = {key: value for key, value in sizes.items() if value is not None}
-    ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None}
-    torch.manual_seed(7)
-    config = transformers.AutoConfig.for_model(kind, vocab_size=VOCABULARY, **ids, **given)
-    made = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager")
-    with torch.no_grad():
-        for parameter in made.parameters():  # layers start out too much alike to tell mistakes by
-            parameter.add_(0.1 * torch.randn(parameter.shape))
-    made.save_pretrained(tmp_path / "model")
-    return made.eval(), tmp_path / "model"
+    return saved_model(tmp_path / "model", *MODELS[request.param]), tmp_path / "model"
 
 
-def convert(source: Path, target: Path) -> None:
+def convert(source: Path, target: Path, more: Mapping[str, Field] = MappingProxyType({})) -> None:
     """A file without a tokenizer, since tokens are given."""
     with open_checkpoint(source) as checkpoint:
         architecture = find_architecture(checkpoint.config)
         tensors = [as_float32(tensor) for tensor in architecture.tensors(checkpoint.tensors, checkpoint.config)]
         metadata = architecture.early_metadata(checkpoint.config) | architecture.metadata(checkpoint.config, 0)
-        metadata |= {"tokenizer.ggml.model": string("none"), f"{architecture.gguf}.vocab_size": u32(VOCABULARY)}
+        metadata |= {"tokenizer.ggml.model": string("none"), f"{architecture.gguf}.vocab_size": u32(VOCABULARY), **more}
         with GGUFWriter(target, metadata, tensors) as writer:
             for index, tensor in enumerate(tensors):
                 writer.write(index, 0, tensor.load().view(np.uint8).reshape(-1))

@@ -219,3 +219,50 @@ def test_an_unreadable_tensor_that_is_not_needed_does_no_harm(tensors):
     name = "model.layers.0.self_attn.attention.bias"
     tensors[name] = OpaqueTensor(name, (8, 8), OPAQUE_TYPES["BOOL"], file=None, offset=0)
     assert len(mapped(tensors)) == len(tensors) - 1
+
+
+MAMBA = {
+    "architectures": ["MambaForCausalLM"], "model_type": "mamba", "hidden_size": 4, "num_hidden_layers": 1, "state_size": 2,
+    "time_step_rank": 1,
+}  # fmt: skip
+
+
+def mamba(head: np.ndarray | None) -> dict:
+    """A Mamba of one layer, with an output like its embeddings, another one, or none."""
+    place = "backbone.layers.0."
+    shapes = {
+        "norm.weight": (4,), "mixer.in_proj.weight": (16, 4), "mixer.conv1d.weight": (8, 1, 4), "mixer.conv1d.bias": (8,),
+        "mixer.x_proj.weight": (5, 8), "mixer.dt_proj.weight": (8, 1), "mixer.dt_proj.bias": (8,), "mixer.A_log": (8, 2),
+        "mixer.D": (8,), "mixer.out_proj.weight": (4, 8),
+    }  # fmt: skip
+    found = ones("backbone.embeddings.weight", 10, 4) | ones("backbone.norm_f.weight", 4)
+    for name, shape in shapes.items():
+        found |= ones(place + name, *shape)
+    return found | ({} if head is None else {"lm_head.weight": memory_tensor(head, "lm_head.weight")})
+
+
+@pytest.mark.parametrize(("head", "kept"), [(None, False), (np.ones((10, 4)), False), (np.zeros((10, 4)), True)])
+def test_an_output_is_left_out_where_it_is_the_embeddings(head, kept):
+    found = find_architecture(MAMBA).tensors(mamba(None if head is None else head.astype(np.float32)), MAMBA)
+    assert ("output.weight" in [tensor.name for tensor in found]) is kept
+
+
+def test_a_variant_without_an_equivalent_is_refused():
+    with pytest.raises(UnsupportedError, match=r"Mamba.* with an expansion other than 2 has no equivalent"):
+        find_architecture(MAMBA).tensors(mamba(None), MAMBA | {"expand": 3})
+
+
+def test_beginnings_are_taken_off_and_endings_replaced():
+    config = {
+        "architectures": ["BertModel"], "model_type": "bert", "hidden_size": 4, "num_hidden_layers": 0, "vocab_size": 10,
+        "max_position_embeddings": 6, "num_attention_heads": 1,
+    }  # fmt: skip
+    tensors = {
+        **ones("bert.embeddings.word_embeddings.weight", 10, 4), **ones("bert.embeddings.position_embeddings.weight", 6, 4),
+        **ones("bert.embeddings.token_type_embeddings.weight", 2, 4), **ones("bert.embeddings.LayerNorm.gamma", 4),
+        **ones("embeddings.LayerNorm.beta", 4),
+    }  # fmt: skip
+    assert len(find_architecture(config).tensors(tensors, config)) == 5
+    tensors |= ones("encoder.bert.extra.weight", 1)
+    with pytest.raises(ModelError, match="1 unknown: encoder.bert.extra.weight"):
+        find_architecture(config).tensors(tensors, config)

@@ -16,7 +16,9 @@ from quantcli.architectures.transforms import (
     as_float32,
     concatenate,
     cut,
+    have_same_numbers,
     llama3_rope_factors,
+    negative_exp,
     part,
     rearrange_rows,
     reshape,
@@ -65,6 +67,13 @@ CASES = {
     "every third row of experts": (cut(memory_tensor(E), -2, 1, 8, 3), E[:, 1::3]),
     "every second of a vector": (cut(memory_tensor(counting(12)), 0, 0, 12, 2), counting(12)[::2]),
     "reshape": (reshape(memory_tensor(W), [2, 3, 4, 5]), W.reshape(2, 3, 4, 5)),
+    "reshape to longer rows": (reshape(memory_tensor(W), [4, 30]), W.reshape(4, 30)),
+    "reshape to shorter rows": (reshape(memory_tensor(E), [48, 3]), E.reshape(48, 3)),
+    "reshape across rows": (reshape(memory_tensor(W), [2, 15, 4]), W.reshape(2, 15, 4)),
+    "reshape of a vector to columns": (reshape(memory_tensor(H[0]), [4, 1]), H[0].reshape(4, 1)),
+    "reshape to a vector": (reshape(memory_tensor(W), [120]), W.reshape(120)),
+    "negative exp": (negative_exp(memory_tensor(W / 64)), -np.exp(W.astype(np.float64) / 64).astype(np.float32)),
+    "negative exp of f16": (negative_exp(memory_tensor(H)), -np.exp(H.astype(np.float64)).astype(np.float16)),
     "cut of reshaped": (cut(reshape(memory_tensor(W), [4, 6, 5]), 1, 4, 6), W.reshape(4, 6, 5)[:, 4:]),
     "every second column": (cut(transpose(memory_tensor(W)), 0, 0, 5, 2), W.T[::2]),
     "transpose": (transpose(memory_tensor(W)), W.T),
@@ -176,14 +185,43 @@ def test_what_does_not_divide_is_refused():
         part(memory_tensor(W), 2, 0, 5)
     with pytest.raises(ModelError, match="no 20 to 25 along axis 0"):
         cut(memory_tensor(W), 0, 20, 25)
-    with pytest.raises(ModelError, match="cannot be seen as 4 x 30"):
-        reshape(memory_tensor(W), [4, 30])
+    with pytest.raises(ModelError, match="cannot be seen as 4 x 31"):
+        reshape(memory_tensor(W), [4, 31])
+    with pytest.raises(ModelError, match="cannot be seen as -4 x -30"):
+        reshape(memory_tensor(W), [-4, -30])
     with pytest.raises(ModelError, match="cannot be seen as 5 x 5"):
         reshape(memory_tensor(W), [5, 5])
     with pytest.raises(ModelError, match=r"24 rows are not 5 groups of 3 \+ 1 \+ 1"):
         ungroup_rows(memory_tensor(W), 5, [3, 1, 1])
     with pytest.raises(ModelError, match="24 rows are not -4 groups"):
         ungroup_rows(memory_tensor(W), -4, [-2, -2, -2])
+
+
+def test_reshaping_reads_only_the_rows_that_hold_what_is_asked_for():
+    source = memory_tensor(counting(64, 6))
+    np.testing.assert_array_equal(rows_of(reshape(source, [96, 4]), 3, 5).view(np.float32), counting(384)[12:20].reshape(2, 4))
+    assert source.read_rows == [2]
+
+
+def test_the_negative_exp_of_logarithms_of_small_numbers_is_torchs():
+    torch = pytest.importorskip("torch", reason="the reference computes with torch")
+    logarithms = np.log(np.arange(1.0, 65.0)).astype(np.float32)
+    expected = -torch.exp(torch.from_numpy(logarithms))
+    np.testing.assert_array_equal(negative_exp(memory_tensor(logarithms)).load(), expected.numpy())
+
+
+@pytest.mark.parametrize("place", [0, 300_000])
+def test_tensors_are_compared_until_they_differ(place):
+    values = counting(400_000, 1)
+    other = values.copy()
+    other[place] += 1
+    assert have_same_numbers(memory_tensor(values), memory_tensor(values.copy()))
+    source = memory_tensor(values)
+    assert not have_same_numbers(source, memory_tensor(other))
+    step = BLOCK_BYTES // 4
+    assert sum(source.read_rows) == min(400_000, (place // step + 1) * step)
+    assert not have_same_numbers(source, memory_tensor(values.reshape(-1, 2)))
+    assert not have_same_numbers(source, memory_tensor(values.astype(np.float64)))
 
 
 def test_what_does_not_fit_is_not_joined():

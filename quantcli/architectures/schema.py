@@ -75,8 +75,8 @@ class TensorRow:
     `sources` are name patterns; a placeholder such as `{expert}` that the GGUF name lacks runs over all its numbers.
     `shape` is the shape each source must have; a dimension that evaluates to nothing is not checked. Tensors of one `group`
     are written together, once the last of their sources has come by. `alternatives` are other ways in which checkpoints
-    hold the same tensor: the first of all whose sources are there is taken. A tensor whose source has the numbers of that of
-    the GGUF tensor `unless_equal` is left out.
+    hold the same tensor: the first of all whose sources are there is taken. A tensor whose source has the same numbers as
+    the source of the GGUF tensor `unless_equal` is left out.
     """
 
     name: str
@@ -212,7 +212,7 @@ def _merged_tables(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     if parent_path in above:
         raise FormatError(path, f"extends {parent!r}, which extends it in turn")
     inherited = _merged_tables(parent_path, (*above, path))
-    for own in ("classes", "when", "classless", "defaults"):  # what makes a configuration this architecture's is not inherited
+    for own in ("classes", "when", "classless", "defaults"):  # what tells a configuration of this architecture
         inherited.pop(own, None)
     return _merge(inherited, tables)
 

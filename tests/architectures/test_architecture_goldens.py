@@ -92,6 +92,9 @@ SAME: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "falcon-old-groups": ({"architectures": ["FalconForCausalLM"], "model_type": "falcon", "n_head": None, "n_layer": None,
                            "num_attention_heads": 4, "num_hidden_layers": 2, "n_head_kv": None, "num_kv_heads": 2,
                            "new_decoder_architecture": True}, {}),
+    "modern-bert": ({"architectures": ["ModernBertForMaskedLM"], "layer_norm_eps": None}, {"decoder.bias": ["F32", [512]]}),
+    "modern-bert-sparse-config": ({"layer_norm_eps": None}, {}),
+    "t5": ({"decoder_start_token_id": None}, {}),
 }  # fmt: skip
 """Cases whose configuration, as transformers 5 or the hub has it now, the reference cannot read, or not with its tensors:
 what is different there (None: a key that is absent), and tensors that are there besides."""

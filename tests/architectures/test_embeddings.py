@@ -1,4 +1,4 @@
-"""Encoders of transformers, converted, give the embeddings in llama.cpp that they give in transformers, and T5 its logits."""
+"""Encoders of transformers, converted, have the same embeddings in llama.cpp as in transformers, and T5 the same logits."""
 
 from __future__ import annotations
 
@@ -28,6 +28,10 @@ ENCODERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "roberta": ("roberta", "AutoModel", ROBERTA),
     "xlm-roberta": ("xlm-roberta", "AutoModel", {**ROBERTA, "type_vocab_size": 1}),
     "distilbert": ("distilbert", "AutoModel", DISTILBERT),
+    "nomic-bert": ("nomic_bert", "AutoModel", {**BERT, "rope_parameters": {"rope_type": "default", "rope_theta": 500.0}}),
+    "modern-bert": ("modernbert", "AutoModel", {**BERT, "num_hidden_layers": 4, "local_attention": 8,
+                                                "global_attn_every_n_layers": 3}),
+    "modern-bert-masked-lm": ("modernbert", "AutoModelForMaskedLM", BERT),
     "t5encoder": ("t5", "AutoModelForTextEncoding", T5),
     "umt5encoder": ("t5", "AutoModelForTextEncoding", {**T5, "feed_forward_proj": "gated-gelu"}),
 }
@@ -45,9 +49,8 @@ def llama_cpp():
 
 
 def opened(llama_cpp, path: Path, **options: Any):
-    return llama_cpp.Llama(
-        str(path), n_ctx=32, n_batch=32, n_ubatch=32, n_threads=1, verbose=False, type_k=0, type_v=0, flash_attn=False, **options
-    )
+    sizes = {"n_ctx": 32, "n_batch": 32, "n_ubatch": 32, "n_threads": 1}
+    return llama_cpp.Llama(str(path), **sizes, verbose=False, type_k=0, type_v=0, flash_attn=False, **options)
 
 
 @pytest.mark.parametrize("name", ENCODERS)
@@ -60,7 +63,7 @@ def test_embeddings_equal_those_of_transformers(name: str, llama_cpp, tmp_path: 
     convert(tmp_path / "model", tmp_path / "model.gguf", {"tokenizer.ggml.token_type_count": segments})
     with torch.no_grad():
         output = made(torch.tensor([TOKENS]), output_hidden_states=True)
-    expected = output.hidden_states[-1][0].numpy()
+    expected = output.get("last_hidden_state", output.hidden_states[-1])[0].numpy()
     reference = opened(llama_cpp, tmp_path / "model.gguf", embedding=True, pooling_type=llama_cpp.LLAMA_POOLING_TYPE_NONE)
     reference._batch.set_batch(TOKENS, 0, True)
     reference._ctx.encode(reference._batch)

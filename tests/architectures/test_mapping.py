@@ -264,5 +264,5 @@ def test_beginnings_are_taken_off_and_endings_replaced():
     }  # fmt: skip
     assert len(find_architecture(config).tensors(tensors, config)) == 5
     tensors |= ones("encoder.bert.extra.weight", 1)
-    with pytest.raises(ModelError, match="1 unknown: encoder.bert.extra.weight"):
+    with pytest.raises(ModelError, match=r"1 unknown: encoder\.bert\.extra\.weight"):
         find_architecture(config).tensors(tensors, config)

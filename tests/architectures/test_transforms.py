@@ -199,7 +199,8 @@ def test_what_does_not_divide_is_refused():
 
 def test_reshaping_reads_only_the_rows_that_hold_what_is_asked_for():
     source = memory_tensor(counting(64, 6))
-    np.testing.assert_array_equal(rows_of(reshape(source, [96, 4]), 3, 5).view(np.float32), counting(384)[12:20].reshape(2, 4))
+    found = rows_of(reshape(source, [96, 4]), 3, 5).view(np.float32)
+    np.testing.assert_array_equal(found, counting(384)[12:20].reshape(2, 4))
     assert source.read_rows == [2]
 
 

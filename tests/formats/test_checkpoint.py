@@ -428,3 +428,44 @@ def test_real_checkpoints_read_as_the_safetensors_package_reads_them(shared: Pat
         for key, tensor in checkpoint.tensors.items():
             assert tensor.shape == tuple(expected[key].shape)
             assert tensor.load().tobytes() == expected[key].reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+# --- sentence-transformers ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sentences(model: Path) -> Path:
+    """A directory of sentence-transformers."""
+    safetensors(model / "model.safetensors", a=[1.0])
+    modules = [{"type": "sentence_transformers.models.Transformer", "path": ""}, {"type": "a.Pooling", "path": "1_Pooling"}]
+    (model / "modules.json").write_text(json.dumps(modules))
+    (model / "1_Pooling").mkdir()
+    (model / "1_Pooling/config.json").write_text('{"pooling_mode": "cls"}')
+    return model
+
+
+def test_how_embeddings_are_pooled_is_part_of_the_configuration(sentences: Path):
+    assert open_checkpoint(sentences).config["sentence_pooling"] == {"pooling_mode": "cls"}
+    assert open_checkpoint(sentences / "model.safetensors").config["sentence_pooling"] == {"pooling_mode": "cls"}
+
+
+def test_modules_need_not_pool(sentences: Path):
+    (sentences / "modules.json").write_text('[{"type": "Transformer"}]')
+    assert "sentence_pooling" not in open_checkpoint(sentences).config
+
+
+@pytest.mark.parametrize(
+    ("modules", "what"),
+    [
+        ("{}", "the file is not a JSON array of objects"),
+        ("[1]", "the file is not a JSON array of objects"),
+        ("[", "the file is not valid JSON"),
+        ('[{"type": "Pooling", "path": "2_Pooling"}]', "2_Pooling/config.json: no such file, which modules.json says"),
+        ('[{"type": "Pooling", "path": "../../etc"}]', "leads out of the model's directory"),
+        ('[{"type": "Pooling", "path": "/etc"}]', "leads out of the model's directory"),
+        ('[{"type": "Pooling"}]', "None/config.json: no such file"),
+    ],
+)
+def test_modules_that_cannot_be_read(sentences: Path, modules: str, what: str):
+    (sentences / "modules.json").write_text(modules)
+    assert what in refusal(sentences)

@@ -84,9 +84,10 @@ def test_a_path_does_not_wait_for_the_hub() -> None:
 # --- which files ----------------------------------------------------------------------------------------------------------
 
 SIDE = [
-    "README.md", "added_tokens.json", "additional_chat_templates/rag.jinja", "chat_template.jinja", "chat_template.json",
-    "config.json", "generation_config.json", "merges.txt", "quantize_config.json", "special_tokens_map.json",
-    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt",
+    "1_Pooling/config.json", "README.md", "added_tokens.json", "additional_chat_templates/rag.jinja", "chat_template.jinja",
+    "chat_template.json",
+    "config.json", "generation_config.json", "merges.txt", "modules.json", "quantize_config.json",
+    "special_tokens_map.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt",
 ]  # fmt: skip
 UNNEEDED = [
     ".gitattributes", "LICENSE", "model.gguf", "model.onnx", "onnx/model.onnx", "onnx/config.json", "flax_model.msgpack",

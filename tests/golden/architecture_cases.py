@@ -119,13 +119,14 @@ def mixtral_case(directory: str, changes: Case, experts: int = 3) -> Case:
     return case | {"tensors": dict(sorted(case["tensors"].items()))}
 
 
-def qwen_case(directory: str, version: int, changes: Case) -> Case:
+def qwen_case(directory: str, version: int, changes: Case, **more: Any) -> Case:
     """A Qwen 2, with biases, or a Qwen 3, with norms of queries and keys."""
     kind = f"qwen{version}"
     case = llama_case(
         directory,
         {"architectures": [f"Qwen{version}ForCausalLM"], "model_type": kind, "rms_norm_eps": 1e-6, **changes},
         shaped={"head_dim": changes.get("head_dim", 128 if version == 3 else None)},
+        **more,
     )
     for name, (dtype, shape) in list(case["tensors"].items()):
         if version == 2 and name.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight")):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from architecture_cases import Case
+from architecture_cases import Case, qwen_case
 from architecture_cases_gpt import linear, norm
 
 
@@ -27,6 +27,7 @@ MEAN = pooling(pooling_mode_cls_token=False, pooling_mode_mean_tokens=True, pool
 CLS = pooling(pooling_mode_cls_token=True, pooling_mode_mean_tokens=False)
 LAST = pooling(pooling_mode_cls_token=False, pooling_mode_mean_tokens=False, pooling_mode_lasttoken=True)
 NEW_MEAN = pooling(pooling_mode="mean")
+NEW_LAST = pooling(pooling_mode="lasttoken")
 
 
 def encoder(
@@ -113,19 +114,148 @@ def distilbert_case(directory: str, changes: Case, **more: object) -> Case:
     return encoder(directory, config, changes, top, layer, each="transformer.layer.{}.", **more)
 
 
+NOMIC = {
+    "architectures": ["NomicBertModel"], "model_type": "nomic_bert", "activation_function": "swiglu", "causal": False,
+    "layer_norm_epsilon": 1e-12, "max_trained_positions": 2048, "mlp_fc1_bias": False, "mlp_fc2_bias": False, "n_embd": 64,
+    "n_head": 4, "n_inner": 96, "n_layer": 2, "n_positions": 8192, "prenorm": False, "qkv_proj_bias": False,
+    "rotary_emb_base": 1000, "rotary_emb_fraction": 1.0, "rotary_emb_interleaved": False, "rotary_emb_scale_base": None,
+    "type_vocab_size": 2, "vocab_size": 512,
+}  # fmt: skip
+NEWER_NAMES = {
+    "hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 96, "num_hidden_layers": 2,
+    "max_position_embeddings": 2048,
+}  # fmt: skip
+"""What transformers 5, which knows the model by these names only, would else fill in with its defaults."""
+
+
+def nomic_case(directory: str, changes: Case, *, experts: int = 0, layers: int = 2, **more: object) -> Case:
+    """A Nomic BERT. Its converter wants to see which kind of vocabulary it has; a null stays in the configuration."""
+    bias = experts > 0
+    changes = {**dict.fromkeys(("qkv_proj_bias", "mlp_fc1_bias", "mlp_fc2_bias"), bias), "n_layer": layers, **changes}
+    top = {
+        "embeddings.word_embeddings.weight": [512, 64], "embeddings.token_type_embeddings.weight": [2, 64],
+        **norm("emb_ln"),
+    }  # fmt: skip
+    layer = {
+        **linear("attn.Wqkv", 192, 64, bias), **linear("attn.out_proj", 64, 64, bias), **norm("norm1"), **norm("norm2"),
+        **linear("mlp.fc11", 96, 64, bias), **linear("mlp.fc12", 96, 64, bias), **linear("mlp.fc2", 64, 96, bias),
+    }  # fmt: skip
+    made = encoder(directory, NOMIC, changes, top, layer, each="encoder.layers.{}.", layers=layers, **more)
+    if experts:
+        tensors = {name.replace("fc11", "fc1"): kind for name, kind in made["tensors"].items() if "fc12" not in name}
+        dense = [name for name in tensors if ".mlp." in name and int(name.split(".layers.")[1][0]) % 2]
+        tensors = {name: kind for name, kind in tensors.items() if name not in dense}
+        for number in range(1, layers, 2):
+            place = f"encoder.layers.{number}.mlp."
+            tensors[f"{place}router.layer.weight"] = ["BF16", [experts, 64]]
+            tensors[f"{place}experts.bias"] = ["BF16", [64]]
+            tensors |= {f"{place}experts.mlp.{name}": ["BF16", [experts * 96, 64]] for name in ("w1", "w2")}
+        made["tensors"] = dict(sorted(tensors.items()))
+    made["config"].setdefault("rotary_emb_scale_base", None)
+    made["files"] = {**made.get("files", {}), "tokenizer.json": json.dumps({"model": {"type": "WordPiece"}})}
+    return made
+
+
+def jina_case(directory: str, changes: Case, *, code: bool = False, **more: object) -> Case:
+    """A Jina BERT 2, or one for code."""
+    changes = {
+        "architectures": ["JinaBertForMaskedLM"], "max_position_embeddings": 8192, "position_embedding_type": "alibi",
+        "feed_forward_type": "geglu", **changes,
+    }  # fmt: skip
+    made = bert_case(directory, changes, **more)
+    up, down, last = ("up_gated_layer", "down_layer", "layer_norm_2") if code else ("gated_layers", "wo", "mlp.layernorm")
+    tensors = {}
+    for old, (dtype, shape) in made["tensors"].items():
+        if "position_embeddings" in old or old.endswith("intermediate.dense.bias"):
+            continue
+        name = old.replace("intermediate.dense", f"mlp.{up}")
+        if ".attention." not in old:
+            name = name.replace(".output.dense", f".mlp.{down}").replace(".output.LayerNorm", f".{last}")
+        tensors[name] = [dtype, [192, 64] if up in name else shape]
+    if code:
+        for layer in range(2):
+            for name in ("attention.self.layer_norm_q", "attention.self.layer_norm_k", "layer_norm_1"):
+                tensors |= {f"encoder.layer.{layer}.{key}": ["BF16", shape] for key, shape in norm(name).items()}
+    return made | {"tensors": dict(sorted(tensors.items()))}
+
+
+def modern_case(directory: str, changes: Case, *, biases: bool = False, **more: object) -> Case:
+    """A ModernBERT; the first layer has no norm in front of its attention."""
+    config = {
+        "architectures": ["ModernBertModel"], "model_type": "modernbert", "hidden_size": 64, "intermediate_size": 96,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 512, "max_position_embeddings": 256,
+        "norm_eps": 1e-5, "layer_norm_eps": 1e-5, "local_attention": 32, "global_attn_every_n_layers": 3,
+        "global_rope_theta": 160000.0, "local_rope_theta": 10000.0, "hidden_activation": "gelu",
+        "classifier_pooling": "mean",
+    }  # fmt: skip
+    if biases:
+        changes = {**dict.fromkeys(("norm_bias", "attention_bias", "mlp_bias"), True), **changes}
+    top = {
+        "embeddings.tok_embeddings.weight": [512, 64], **norm("embeddings.norm", bias=biases),
+        **norm("final_norm", bias=biases),
+    }  # fmt: skip
+    layer = {
+        **norm("attn_norm", bias=biases), **norm("mlp_norm", bias=biases), **linear("attn.Wqkv", 192, 64, biases),
+        **linear("attn.Wo", 64, 64, biases), **linear("mlp.Wi", 192, 64, biases), **linear("mlp.Wo", 64, 96, biases),
+    }  # fmt: skip
+    made = encoder(directory, config, changes, top, layer, each="layers.{}.", **more)
+    tensors = {name: kind for name, kind in made["tensors"].items() if "layers.0.attn_norm" not in name}
+    return made | {"tensors": tensors}
+
+
 def labels(*names: str) -> Case:
     """A configuration's labels, by their numbers as texts, as JSON has them; not in order."""
     numbered = {str(number): name for number, name in enumerate(names)}
     return {"id2label": dict(sorted(numbered.items())), "label2id": {name: int(n) for n, name in numbered.items()}}
 
 
+HEAD = {"head.dense.weight": [64, 64], "head.norm.weight": [64]}
+"""Of ModernBERT's classifiers and guessers of words."""
+
 CASES: dict[str, Case] = {
+    "nomic-bert": nomic_case("nomic-embed-text-v1.5", NEWER_NAMES, files=MEAN),
+    "nomic-bert-raw-config": nomic_case("nomic", {"model_type": None, "n_head": 2, "n_positions": 2048}, dtype="F16"),
+    "nomic-bert-moe": nomic_case(
+        "nomic-embed-text-v2-moe",
+        {"model_type": None, "moe_every_n_layers": 2, "num_experts": 3, "moe_top_k": 2, "n_positions": 2048,
+         "activation_function": "gelu", "rotary_emb_base": 10000, "expert_choice_router": False},
+        experts=3, layers=4, files=MEAN,
+    ),
+    "jina-bert-v2": jina_case("jina-embeddings-v2-base-en", {}, prefix="bert.", files=MEAN, head=GUESSING),
+    "jina-bert-v2-code": jina_case(
+        "jina-embeddings-v2-base-code", {"architectures": ["JinaBertModel"], "num_attention_heads": 2}, code=True,
+        head=POOLER,
+    ),
+    "modern-bert": modern_case("gte-modernbert-base", {"reference_compile": False}, files=CLS),
+    "modern-bert-biases": modern_case(
+        "modern-bert", {"norm_eps": 1e-6, "layer_norm_eps": 1e-6, "classifier_pooling": "cls"}, biases=True, dtype="F16"
+    ),
+    "modern-bert-classifier": modern_case(
+        "modern-bert-classifier",
+        {"architectures": ["ModernBertForSequenceClassification"], **labels("bad", "so-so", "good"),
+         "hidden_activation": "silu"},
+        prefix="model.", head=HEAD | linear("classifier", 3, 64),
+    ),
+    "modern-bert-sparse-config": modern_case(
+        "modernbert",
+        {"norm_eps": None, "local_attention": None, "global_attn_every_n_layers": None,
+         "global_rope_theta": None, "local_rope_theta": None, "hidden_activation": None, "classifier_pooling": None,
+         "max_position_embeddings": None, "num_attention_heads": 2},
+    ),
+    "modern-bert-nested-rope": modern_case(
+        "granite-embedding",
+        {"global_rope_theta": None, "local_rope_theta": None, "global_attn_every_n_layers": None,
+         "layer_types": ["full_attention", "sliding_attention"],
+         "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 80000.0},
+                             "sliding_attention": {"rope_type": "default", "rope_theta": 5000.0}}},
+        files=NEW_MEAN,
+    ),
     "bert": bert_case("bge-small-en-v1.5", labels("LABEL_0"), head=POOLER, files=CLS),
     "bert-plain": bert_case("bert-plain", {"num_attention_heads": 1}, dtype="F16"),
     "bert-masked-lm": old_norms(
         bert_case(
             "bert-base-uncased", {"architectures": ["BertForMaskedLM"]}, prefix="bert.",
-            head=GUESSING | {f"bert.{name}": shape for name, shape in POOLER.items()} | {"bert.embeddings.position_ids": [1, 40]},
+            head={**GUESSING, **linear("bert.pooler.dense", 64, 64), "bert.embeddings.position_ids": [1, 40]},
         )
     ),
     "bert-classifier": bert_case(
@@ -159,12 +289,17 @@ CASES: dict[str, Case] = {
         prefix="roberta.", head=head_with_two_layers(3), dtype="F16",
     ),
     "roberta-two-labels": roberta_case(
-        "roberta-2", {"architectures": ["RobertaForSequenceClassification"]}, prefix="roberta.", head=head_with_two_layers(2)
+        "roberta-2", {"architectures": ["RobertaForSequenceClassification"]}, prefix="roberta.",
+        head=head_with_two_layers(2),
     ),
     "roberta-sparse-config": roberta_case(
         "roberta", {"pad_token_id": None, "max_position_embeddings": None, "type_vocab_size": None, "layer_norm_eps": None},
         rows=512, segments=2,
     ),
+    "qwen3-embedding": qwen_case(
+        "Qwen3-Embedding-0.6B", 3, {"head_dim": 32, "tie_word_embeddings": True}, prefix="", files=LAST
+    ),
+    "qwen2-embedding": qwen_case("gte-Qwen2", 2, {"architectures": ["Qwen2Model"]}, prefix="", files=NEW_LAST),
     "xlm-roberta": roberta_case("bge-m3", {}, kind="xlm-roberta", files=CLS, head=POOLER),
     "xlm-roberta-reranker": roberta_case(
         "bge-reranker-v2-m3", {"architectures": ["XLMRobertaForSequenceClassification"], **labels("LABEL_0")},

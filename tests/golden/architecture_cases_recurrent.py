@@ -27,8 +27,9 @@ def recurrent(directory: str, config: Case, top: Case, layer: Case, dtype: str, 
 
 
 def mamba_case(
-    directory: str, changes: Case, *, kernel: int = 4, state: int = 16, rank: int = 4, head: bool = False, bias: bool = False,
-    embedding: str = "embeddings", rows: int = 512, dtype: str = "F16", kinds: Case | None = None, **more: Any,
+    directory: str, changes: Case, *, kernel: int = 4, state: int = 16, rank: int = 4, head: bool = False,
+    bias: bool = False, embedding: str = "embeddings", rows: int = 512, dtype: str = "F16",
+    kinds: Case | None = None, **more: Any,
 ) -> Case:  # fmt: skip
     """A Mamba."""
     config = {
@@ -81,16 +82,18 @@ CASES: dict[str, Case] = {
     "mamba-biases": mamba_case("mamba-biases", {}, bias=True, dtype="F32", kinds=LOGARITHMS, rows=520),
     "mamba-original": mamba_case(
         "mamba-130m",
-        {"architectures": None, "model_type": None, "hidden_size": None, "intermediate_size": None, "num_hidden_layers": None,
-         "state_size": None, "conv_kernel": None, "time_step_rank": None, "layer_norm_epsilon": None, "use_bias": None,
+        {"architectures": None, "model_type": None, "hidden_size": None, "intermediate_size": None,
+         "num_hidden_layers": None, "state_size": None, "conv_kernel": None, "time_step_rank": None,
+         "layer_norm_epsilon": None, "use_bias": None,
          "use_conv_bias": None, "vocab_size": 509, "d_model": 64, "n_layer": 2, "ssm_cfg": {}, "rms_norm": True,
          "residual_in_fp32": True, "fused_add_norm": True, "pad_vocab_size_multiple": 8},
         embedding="embedding",
     ),
     "mamba-library": mamba_case(
         "mamba-library",
-        {"architectures": ["MambaLMHeadModel"], "hidden_size": None, "d_model": 64, "intermediate_size": None, "d_inner": 128,
-         "state_size": None, "d_state": 4, "conv_kernel": None, "d_conv": 2, "time_step_rank": None, "dt_rank": 7,
+        {"architectures": ["MambaLMHeadModel"], "hidden_size": None, "d_model": 64, "intermediate_size": None,
+         "d_inner": 128, "state_size": None, "d_state": 4, "conv_kernel": None, "d_conv": 2, "time_step_rank": None,
+         "dt_rank": 7,
          "layer_norm_epsilon": None, "rms_norm_eps": 1e-6},
         state=4, kernel=2, rank=7, dtype="F32", kinds=LOGARITHMS,
     ),
@@ -105,14 +108,15 @@ CASES: dict[str, Case] = {
         prefix="model.", dtype="BF16", kinds=LOGARITHMS,
     ),
     "mamba2-biases": mamba2_case(
-        "mamba2-biases", {"intermediate_size": 128, "n_groups": None, "state_size": None, "expand": None}, bias=True, state=128,
-        kernel=3, heads=2, dtype="F32", kinds=LOGARITHMS,
+        "mamba2-biases", {"intermediate_size": 128, "n_groups": None, "state_size": None, "expand": None}, bias=True,
+        state=128, kernel=3, heads=2, dtype="F32", kinds=LOGARITHMS,
     ),
     "mamba2-original": mamba2_case(
         "mamba2-130m",
         {"architectures": None, "model_type": None, "hidden_size": None, "num_hidden_layers": None, "state_size": None,
          "conv_kernel": None, "n_groups": None, "head_dim": None, "num_heads": None, "layer_norm_epsilon": None,
-         "use_bias": None, "use_conv_bias": None, "expand": None, "d_model": 64, "n_layer": 2, "ssm_cfg": {"layer": "Mamba2"}},
+         "use_bias": None, "use_conv_bias": None, "expand": None, "d_model": 64, "n_layer": 2,
+         "ssm_cfg": {"layer": "Mamba2"}},
         embedding="embedding", state=128, heads=2, dtype="BF16", kinds=LOGARITHMS,
     ),
 }  # fmt: skip

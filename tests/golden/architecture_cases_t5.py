@@ -31,13 +31,14 @@ def stack(name: str, layers: int, heads: int, *, cross: bool, gated: bool, every
 
 def t5_case(
     directory: str, changes: Case, *, heads: int = 4, layers: int = 2, decoder: int = 2, gated: bool = False,
-    every: bool = False, head: bool = False, cross_bias: bool = False, vocab: int = 512, copies: tuple[str, ...] = SHARED[:1],
-    dtype: str = "BF16", **more: object,
+    every: bool = False, head: bool = False, cross_bias: bool = False, vocab: int = 512,
+    copies: tuple[str, ...] = SHARED[:1], dtype: str = "BF16", **more: object,
 ) -> Case:  # fmt: skip
     """A T5; without a decoder where it has no layers. A change to None takes a key away."""
     config = {
         "architectures": ["T5ForConditionalGeneration"], "model_type": "t5", "d_model": 64, "d_kv": 16, "d_ff": 96,
-        "num_layers": layers, "num_decoder_layers": decoder or None, "num_heads": heads, "vocab_size": 512, "relative_attention_num_buckets": 8,
+        "num_layers": layers, "num_decoder_layers": decoder or None, "num_heads": heads, "vocab_size": 512,
+        "relative_attention_num_buckets": 8,
         "relative_attention_max_distance": 32, "layer_norm_epsilon": 1e-6, "decoder_start_token_id": 0, "pad_token_id": 0,
         "feed_forward_proj": "gated-gelu" if gated else "relu", "is_encoder_decoder": True, **changes,
     }  # fmt: skip
@@ -59,8 +60,8 @@ CASES: dict[str, Case] = {
         decoder=1, heads=3, dtype="F16",
     ),
     "flan-t5": t5_case(
-        "flan-t5-small", {"tie_word_embeddings": False, "is_gated_act": True, "num_decoder_layers": 2}, gated=True, head=True,
-        heads=6, copies=SHARED,
+        "flan-t5-small", {"tie_word_embeddings": False, "is_gated_act": True, "num_decoder_layers": 2}, gated=True,
+        head=True, heads=6, copies=SHARED,
     ),
     "mt5": t5_case(
         "mt5-small", {"architectures": ["MT5ForConditionalGeneration"], "model_type": "mt5", "decoder_start_token_id": None,
@@ -68,11 +69,15 @@ CASES: dict[str, Case] = {
         gated=True, head=True, layers=3, decoder=2, copies=SHARED[:2], dtype="F32",
     ),
     "umt5": t5_case(
-        "umt5-small", {"architectures": ["UMT5ForConditionalGeneration"], "model_type": "umt5", "tie_word_embeddings": False},
+        "umt5-small",
+        {"architectures": ["UMT5ForConditionalGeneration"], "model_type": "umt5",
+         "tie_word_embeddings": False},
         gated=True, head=True, every=True,
     ),
     "umt5-bare": t5_case(
-        "umt5", {"architectures": ["UMT5Model"], "model_type": "umt5", "tie_word_embeddings": False, "num_decoder_layers": 1},
+        "umt5",
+        {"architectures": ["UMT5Model"], "model_type": "umt5",
+         "tie_word_embeddings": False, "num_decoder_layers": 1},
         gated=True, every=True, decoder=1,
     ),
     "t5-sparse-config": t5_case(

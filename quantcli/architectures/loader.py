@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -169,10 +170,11 @@ def find_architecture(config: Mapping[str, Any], extra_file: Path | None = None)
     if named:
         what = f"needs {' or '.join(architecture.declaration.when.source for architecture in named)} in config.json"
     else:
-        what = f"is not supported; supported are {', '.join(sorted(set(_supported_classes())))}"
+        nearest = get_close_matches(wanted[0] if wanted else "", sorted(set(_supported_classes())), 3)
+        what = "is not supported" + (f"; the nearest that are: {', '.join(nearest)}" if nearest else "")
     raise UnsupportedError(
         f"model class {_found(wanted, config)} {what}",
-        hint="an architecture can be described in a TOML file of your own: --arch-file FILE",
+        hint="`quantize architectures` lists what is; a TOML file of your own can describe another: --arch-file FILE",
     )
 
 

@@ -10,6 +10,7 @@ import string as string_module
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from inspect import signature
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
@@ -209,6 +210,11 @@ def _merged_tables(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     if parent is None:
         return tables
     parent_path = PACKAGE_DIRECTORY / f"{parent}.toml"
+    if not isinstance(parent, str) or parent_path.parent != PACKAGE_DIRECTORY or not parent_path.exists():
+        names = sorted(path.stem for path in PACKAGE_DIRECTORY.glob("*.toml"))
+        nearest = get_close_matches(str(parent), names, 3) or names[:3]
+        hint = f"Perhaps {' or '.join(nearest)}?"
+        raise FormatError(path, f"extends {parent!r}, which is no architecture file of the package", hint=hint)
     if parent_path in above:
         raise FormatError(path, f"extends {parent!r}, which extends it in turn")
     inherited = _merged_tables(parent_path, (*above, path))
@@ -240,7 +246,7 @@ def _declaration(path: Path, tables: dict[str, Any]) -> Declaration:
     if (last := tables.get("metadata_last")) is not None:
         rows = {row.key: row for row in metadata}
         metadata = (*(row for row in metadata if row.key not in last), *(rows[key] for key in last))
-    indices = {name: Expression(source) for name, source in tables.get("indices", {}).items()}
+    indices = {name: _expression(source) for name, source in tables.get("indices", {}).items()}
     tensors = _rows(tables["tensors"], _tensor_row)
     for row in tensors:
         _check_placeholders(row, indices)
@@ -250,20 +256,20 @@ def _declaration(path: Path, tables: dict[str, Any]) -> Declaration:
     return Declaration(
         path=path,
         name=path.stem,
-        gguf=tables["gguf"],
-        title=tables.get("title", path.stem),
-        classes=tuple(tables.get("classes", ())),
-        when=Expression(tables.get("when", "True")),
-        classless=Expression(tables.get("classless", "False")),
-        base_prefix=tables.get("base_prefix", ""),
-        drop_prefixes=tuple(tables.get("drop_prefixes", ())),
-        drop_from_names=tuple(tables.get("drop_from_names", ())),
-        rename_endings=tables.get("rename_endings", {}),
-        refused={what: Expression(test) for what, test in tables.get("refused", {}).items() if test is not False},
+        gguf=_text("gguf", tables["gguf"]),
+        title=_text("title", tables.get("title", path.stem)),
+        classes=_texts("classes", tables),
+        when=_expression(tables.get("when", "True")),
+        classless=_expression(tables.get("classless", "False")),
+        base_prefix=_text("base_prefix", tables.get("base_prefix", "")),
+        drop_prefixes=_texts("drop_prefixes", tables),
+        drop_from_names=_texts("drop_from_names", tables),
+        rename_endings={old: _text(old, new) for old, new in tables.get("rename_endings", {}).items()},
+        refused={what: _expression(test) for what, test in tables.get("refused", {}).items() if test is not False},
         ignore=ignored,
-        store_as_float32=tuple(tables.get("store_as_float32", ())),
+        store_as_float32=_texts("store_as_float32", tables),
         indices=indices,
-        values={name: Expression(source) for name, source in tables.get("values", {}).items()},
+        values={name: _expression(source) for name, source in tables.get("values", {}).items()},
         metadata=metadata,
         vocabulary=VocabularyRules.parse(tables.get("vocabulary", {})),
         generated=_rows(tables.get("generated", {}), _generated_row),
@@ -273,10 +279,31 @@ def _declaration(path: Path, tables: dict[str, Any]) -> Declaration:
     )
 
 
+def _text(key: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{key!r} is {value!r}, expected a text")
+    return value
+
+
+def _texts(key: str, tables: Mapping[str, Any]) -> tuple[str, ...]:
+    values = tables.get(key, [])
+    if not isinstance(values, list):
+        raise ValueError(f"{key!r} is {values!r}, expected a list of texts")
+    return tuple(_text(key, value) for value in values)
+
+
+def _expression(source: Any) -> Expression:
+    if not isinstance(source, str):
+        raise ValueError(f"{source!r} is not an expression, which is a text")
+    return Expression(source)
+
+
 def _rows(table: dict[str, Any], make: Callable[[str, dict[str, Any]], Row]) -> tuple[Row, ...]:
     """One row per entry."""
     rows = []
     for name, entry in table.items():
+        if not isinstance(entry, dict):
+            raise ValueError(f"{name!r} is {entry!r}, expected a table")
         try:
             rows.append(make(name, dict(entry)))
         except KeyError as error:
@@ -288,7 +315,7 @@ def _rows(table: dict[str, Any], make: Callable[[str, dict[str, Any]], Row]) -> 
 
 def _metadata_row(key: str, entry: dict[str, Any]) -> MetadataRow:
     _one_of(entry["type"], FIELD_TYPES, "type")
-    return MetadataRow(**{**entry, "key": key, "value": Expression(entry["value"]), "when": _condition(entry, "when")})
+    return MetadataRow(**{**entry, "key": key, "value": _expression(entry["value"]), "when": _condition(entry, "when")})
 
 
 def _tensor_row(name: str, entry: dict[str, Any]) -> TensorRow:
@@ -304,7 +331,7 @@ def _tensor_row(name: str, entry: dict[str, Any]) -> TensorRow:
             **entry,
             "name": name,
             "sources": sources,
-            "shape": None if shape is None else tuple(Expression(extent) for extent in shape),
+            "shape": None if shape is None else tuple(_expression(extent) for extent in shape),
             "transforms": transforms,
             "when": _condition(entry, "when"),
             "required": _condition(entry, "required"),
@@ -344,7 +371,7 @@ def _one_of(name: str, vocabulary: Mapping[str, Any], kind: str) -> None:
 def _default_values(values: dict[str, Any]) -> dict[str, Any]:
     """Constants as they are; `{ value = "..." }` as the expression it holds."""
     return {
-        key: Expression(value["value"]) if isinstance(value, dict) and value.keys() == {"value"} else value
+        key: _expression(value["value"]) if isinstance(value, dict) and value.keys() == {"value"} else value
         for key, value in values.items()
     }
 

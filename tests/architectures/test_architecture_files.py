@@ -59,9 +59,11 @@ def test_the_graph_of_a_file_is_found_by_its_architecture():
 
 
 def test_an_unknown_class_is_told_with_what_is_known():
-    with pytest.raises(UnsupportedError, match=r"class WhisperModel is not supported; .*LlamaForCausalLM") as caught:
-        find_architecture({"architectures": ["WhisperModel"]})
+    with pytest.raises(UnsupportedError, match=r"LlamaForCasualLM is not supported; .*: LlamaForCausalLM, ") as caught:
+        find_architecture({"architectures": ["LlamaForCasualLM"]})
     assert "--arch-file" in (caught.value.hint or "")
+    with pytest.raises(UnsupportedError, match=r"class X is not supported$"):
+        find_architecture({"architectures": ["X"]})
 
 
 def test_without_a_class_the_model_type_decides():
@@ -132,7 +134,16 @@ def test_what_is_written_early_comes_after_the_name_of_the_architecture(own):
     ("text", "what"),
     [
         ("gguf = [", "not a readable TOML file"),
-        (OWN.replace('"llama"', '"lama"', 1), "lama.toml: no such architecture file"),
+        (OWN.replace('"llama"', '"lama"', 1), "extends 'lama', which is no architecture file of the package"),
+        (OWN.replace('"llama"', '"../architectures/llama"', 1), "which is no architecture file of the package"),
+        (OWN.replace('"llama"', '["llama"]', 1), "which is no architecture file of the package"),
+        (OWN.replace('gguf = "llama"', "gguf = 3"), "'gguf' is 3, expected a text"),
+        (OWN.replace('["MineForCausalLM"]', '"MineForCausalLM"'), "'classes' is 'Mine.*', expected a list of texts"),
+        (OWN.replace("[values]", 'when = "hidden >"\n[values]'), "'hidden >' is not an expression"),
+        (OWN.replace("[values]", "when = true\n[values]"), "True is not an expression"),
+        (OWN.replace("[values]", 'rename_endings = { ".a" = 1 }\n[values]'), "'.a' is 1, expected a text"),
+        (OWN.replace("[values]", '[refused]\n"with x" = 3\n[values]'), "3 is not an expression"),
+        (OWN.replace('{ from = "head.weight" }', '"head.weight"'), "'output.weight' is 'head.weight', expected a table"),
         (OWN + "[tokens]\n", "unknown keys tokens"),
         (OWN + '[ignore]\n"model.{layers" = "beyond"\n', "expected '}'"),
         (OWN.replace("3 * hidden", "3 ** hidden"), "not part of the expression language"),
@@ -151,7 +162,7 @@ def test_what_is_written_early_comes_after_the_name_of_the_architecture(own):
         (OWN.replace('"head.weight" }', '"a", or = [{ from = "{part}.b" }] }'), "undeclared index 'part'"),
         (OWN.replace('"head.weight" }', '"a", or = [{ from = false }] }'), "lacks 'from'"),
         (OWN.replace('"head.weight" }', '"head.weight", form = 1 }'), "'output.weight': .*form"),
-        (OWN.replace('"blk.{layer}.ffn_gate.weight"', '"nothing_inherited"'), "'nothing_inherited': "),
+        (OWN.replace('"blk.{layer}.ffn_gate.weight"', '"nothing_inherited"'), "'nothing_inherited' is False, expected a table"),
         (OWN.replace("output.weight", "x" * 64), "longer than the 63 bytes"),
         ('[tensors]\n"a" = 1', "names no `gguf` architecture"),
         ('gguf = "x"\n[tensors]\n', "'metadata' is missing"),

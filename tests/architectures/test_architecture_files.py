@@ -162,7 +162,7 @@ def test_what_is_written_early_comes_after_the_name_of_the_architecture(own):
         (OWN.replace('"head.weight" }', '"a", or = [{ from = "{part}.b" }] }'), "undeclared index 'part'"),
         (OWN.replace('"head.weight" }', '"a", or = [{ from = false }] }'), "lacks 'from'"),
         (OWN.replace('"head.weight" }', '"head.weight", form = 1 }'), "'output.weight': .*form"),
-        (OWN.replace('"blk.{layer}.ffn_gate.weight"', '"nothing_inherited"'), "'nothing_inherited' is False, expected a table"),
+        (OWN.replace('"blk.{layer}.ffn_gate.weight"', '"nothing_inherited"'), "'nothing_inherited' is False, expected"),
         (OWN.replace("output.weight", "x" * 64), "longer than the 63 bytes"),
         ('[tensors]\n"a" = 1', "names no `gguf` architecture"),
         ('gguf = "x"\n[tensors]\n', "'metadata' is missing"),

@@ -93,7 +93,7 @@ def _hint(quantization: Any) -> str:
     """What to do about tensors that do not fit."""
     if isinstance(quantization, Mapping):
         method = quantization.get("quant_method", "an unnamed method")
-        return f"config.json says the checkpoint is already quantized, with {method}: use the original checkpoint."
+        return f"config.json says the checkpoint is quantized with {method}; the original checkpoint is the better source."
     return "Is this config.json the checkpoint's own? If so, its tensors can be described in a file: --arch-file FILE."
 
 
@@ -266,7 +266,7 @@ def _stored(tensor: Tensor, always_float32: Sequence[str]) -> Tensor:
     wants_float32 = (
         len(tensor.shape) <= 1
         or not tensor.name.endswith(".weight")
-        or tensor.type not in (F32, F16, BF16)
+        or not (tensor.type in (F32, F16, BF16) or tensor.type.is_quantized)
         or any(fnmatchcase(tensor.name, glob) for glob in always_float32)
     )
     return replace(as_float32(tensor), name=tensor.name) if wants_float32 else tensor

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 from types import MappingProxyType
 from typing import Any, Final
@@ -16,19 +16,14 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from quantcli.formats.columns import column_blocks
 from quantcli.formats.errors import ModelError
-from quantcli.formats.tensor import StoredTensor, Tensor
+from quantcli.formats.tensor import Tensor
 from quantcli.kernels.types import TYPES
 
 F32: Final = TYPES["F32"]
 F16: Final = TYPES["F16"]
 BF16: Final = TYPES["BF16"]
-
-BLOCK_BYTES: Final = 1 << 20
-"""About how much is read at a time where a result needs more of its source than it gives out."""
-
-READ_BYTES: Final = 1 << 14
-"""About how much is copied in the time that one more read of a file takes: measured, 2 microseconds."""
 
 Rows = NDArray[np.int64]
 
@@ -145,27 +140,6 @@ class JoinedVectors(Tensor):
 
 
 @dataclass(frozen=True)
-class Columns(Tensor):
-    """Neighbouring columns of a tensor, from `first` on."""
-
-    source: Tensor
-    first: int
-
-    def read(self, start: int, stop: int, out: NDArray[np.uint8]) -> None:
-        """See `Tensor.read`. Of long rows in a file only the columns are read, other rows whole."""
-        if type(self.source) is StoredTensor and self.source.row_bytes - self.row_bytes > READ_BYTES:
-            numbers = replace(self.source, shape=(self.source.size, 1))
-            for row, target in zip(range(start, stop), out, strict=True):
-                place = row * self.source.row_length + self.first
-                numbers.read(place, place + self.row_length, target.reshape(self.row_length, -1))
-        else:
-            buffer = np.empty((stop - start, self.source.row_bytes), np.uint8)
-            self.source.read(start, stop, buffer)
-            place = self.type.row_bytes(self.first)
-            out[...] = buffer[:, place : place + self.row_bytes]
-
-
-@dataclass(frozen=True)
 class Transposed(Tensor):
     """The last two axes of a tensor exchanged. A stretch of rows is a stretch of columns, cut from blocks of the source."""
 
@@ -176,20 +150,10 @@ class Transposed(Tensor):
         columns, height = self.shape[-2], self.shape[-1]
         target = out.view(self.type.layout)
         for matrix in range(start // columns, -(-stop // columns)):
-            first, last = max(start, matrix * columns), min(stop, (matrix + 1) * columns)
-            self._read_columns(
-                matrix * height, first - matrix * columns, last - matrix * columns, target[first - start : last - start]
-            )
-
-    def _read_columns(self, top: int, first: int, last: int, target: NDArray[Any]) -> None:
-        height = self.shape[-1]
-        strip = Columns(self.name, (*self.source.shape[:-1], last - first), self.type, self.source, first)
-        block = max(1, min(height, BLOCK_BYTES // max(1, self.source.row_bytes)))
-        buffer = np.empty((block, strip.row_bytes), np.uint8)
-        for row in range(0, height, block):
-            count = min(block, height - row)
-            strip.read(top + row, top + row + count, buffer[:count])
-            target[:, row : row + count] = buffer[:count].view(self.type.layout).T
+            before, top = matrix * columns, matrix * height
+            first, last = max(start, before), min(stop, before + columns)
+            for rows, block in column_blocks(self.source, top, top + height, first - before, last - before):
+                target[first - start : last - start, rows] = block.T
 
 
 @dataclass(frozen=True)
@@ -376,6 +340,7 @@ def rope_pairs(tensor: Tensor, heads: int) -> Tensor:
 
 def transpose(tensor: Tensor) -> Tensor:
     """Exchange the last two axes, for layers that store `(in, out)`."""
+    _plain(tensor)
     shape = (*tensor.shape[:-2], tensor.shape[-1], tensor.shape[-2])
     return Transposed(tensor.name, shape, tensor.type, tensor)
 

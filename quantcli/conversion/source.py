@@ -14,6 +14,7 @@ from quantcli.formats.checkpoint import Checkpoint, open_checkpoint
 from quantcli.formats.files import InputFile
 from quantcli.formats.gguf_reader import open_gguf
 from quantcli.formats.gguf_spec import MAGIC, Metadata
+from quantcli.formats.prequantized import decoded_checkpoint
 from quantcli.formats.tensor import FileTensor, Tensor
 
 
@@ -66,6 +67,10 @@ def _is_gguf(path: Path) -> bool:
 def _from_checkpoint(
     checkpoint: Checkpoint, model_id: str | None, architecture_file: Path | None, pre_tokenizer: str | None
 ) -> Source:
+    stored = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
+    paths = {tensor.file.path: None for tensor in checkpoint.tensors.values() if isinstance(tensor, FileTensor)}
+    # From here on views: each a checkpoint made of the one before.
+    checkpoint = decoded_checkpoint(checkpoint)
     architecture = find_architecture(checkpoint.config, architecture_file)
     tensors = {tensor.name: tensor for tensor in architecture.tensors(checkpoint.tensors, checkpoint.config)}
     embedding = tensors.get("token_embd.weight")
@@ -76,6 +81,4 @@ def _from_checkpoint(
         | architecture.metadata(checkpoint.config)
         | vocabulary_metadata(checkpoint, vocabulary_size, rules=architecture.vocabulary, pre_tokenizer=pre_tokenizer)
     )
-    stored = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
-    paths = {tensor.file.path: None for tensor in checkpoint.tensors.values() if isinstance(tensor, FileTensor)}
     return Source(checkpoint.path, tuple(paths), architecture.gguf, tensors, metadata, stored)

@@ -8,10 +8,7 @@ import numpy as np
 import pytest
 from memory import counting, memory_tensor
 
-from quantcli.architectures import transforms
 from quantcli.architectures.transforms import (
-    BLOCK_BYTES,
-    READ_BYTES,
     add,
     as_float32,
     concatenate,
@@ -28,6 +25,8 @@ from quantcli.architectures.transforms import (
     transpose,
     ungroup_rows,
 )
+from quantcli.formats import columns
+from quantcli.formats.columns import BLOCK_BYTES, READ_BYTES
 from quantcli.formats.errors import ModelError
 from quantcli.formats.files import InputFile
 from quantcli.formats.tensor import StoredTensor
@@ -147,7 +146,7 @@ def test_reads_no_more_than_it_is_asked_for():
 
 
 def test_transposing_reads_its_source_in_blocks(monkeypatch):
-    monkeypatch.setattr(transforms, "BLOCK_BYTES", 64)
+    monkeypatch.setattr(columns, "BLOCK_BYTES", 64)
     source = memory_tensor(counting(100, 4))
     np.testing.assert_array_equal(transpose(source).load(), source.values.T)
     assert max(source.read_rows) * source.row_bytes <= 64 < BLOCK_BYTES

@@ -1,0 +1,57 @@
+"""BitNet: -1, 0 and 1, four to a byte, over one scale.
+
+`X.weight` (outputs / 4, inputs): bits 0 and 1 of its bytes hold the first quarter of the rows, bits 2 and 3 the second, and
+so on, as the level plus one; `X.weight_scale` is what the levels are divided by. Source: `dequant_bitnet` of the reference
+converter, `unpack_weights` of transformers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from quantcli.formats.prequantized.companions import Companions
+from quantcli.formats.prequantized.numbers import FLOATS, integers, read_floats, read_raw, with_rows
+from quantcli.formats.prequantized.scaled import Decoded
+from quantcli.formats.tensor import Tensor
+from quantcli.kernels.types import TYPES
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_QUARTERS: Final = 4
+_LEVELS: Final = integers(2, 1)
+
+
+def take(companions: Companions) -> None:
+    """Every weight with a scale."""
+    for stem in companions.stems("_scale"):
+        with companions.module(stem):
+            codes = companions.take(stem, ("U8",), 2)
+            scale = companions.take(f"{stem}_scale", FLOATS)
+            if scale.size != 1:
+                raise ValueError(f"{scale.size} scales, expected 1")
+            shape = (codes.shape[0] * _QUARTERS, codes.shape[1])
+            companions.put(stem, _Ternary(stem, shape, TYPES["F32"], "BitNet", codes, with_rows(scale, 1)))
+
+
+@dataclass(frozen=True)
+class _Ternary(Decoded):
+    """Rows whose levels share bytes with the rows a quarter of the weight away."""
+
+    codes: Tensor
+    scale: Tensor
+
+    def read(self, start: int, stop: int, out: NDArray[np.uint8]) -> None:
+        """See `Tensor.read`."""
+        values, scale = out.view(np.float32), read_floats(self.scale, 0, 1)
+        height = self.codes.shape[0]
+        while start < stop:
+            quarter, row = divmod(start, height)
+            count = min(stop - start, height - row)
+            codes = read_raw(self.codes, row, row + count).view(np.uint8) >> (2 * quarter) & 3
+            with np.errstate(all="ignore"):
+                values[:count] = np.take(_LEVELS, codes) / scale
+            start, values = start + count, values[count:]

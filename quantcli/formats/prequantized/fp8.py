@@ -1,0 +1,89 @@
+"""Eight-bit floats, each under a scale for all of its tensor, its row, or its rectangle of 128 x 128.
+
+Methods `fp8` (DeepSeek's `weight_scale_inv`, by which to multiply all the same; vLLM's and transformers' `weight_scale`;
+Mistral's `qscale_weight`), `fbgemm_fp8`, and the plain tensors of any checkpoint. Source: `dequant_simple` of the reference
+converter, `quantizer_finegrained_fp8` and `quantizer_fbgemm_fp8` of transformers.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from quantcli.formats.prequantized.companions import Companions
+from quantcli.formats.prequantized.numbers import FLOAT_TABLES, FLOATS, Packed, Plain
+from quantcli.formats.prequantized.scaled import Grid, Scaled, scale_grid
+from quantcli.formats.tensor import Tensor
+from quantcli.kernels.types import TYPES
+
+WEIGHTS: Final = tuple(name for name in FLOAT_TABLES if name != "F8_E8M0")
+"""The eight-bit floats that weights are stored in; the one left out has no sign, and is for scales."""
+
+UNUSED: Final = (
+    ".input_scale", ".input_scale_ub", ".output_scale", "activation_scale", ".qscale_act", ".k_scale", ".v_scale",
+    ".q_scale", ".kv_scale", ".prob_output_scale", ".weight_scale_inv_2",
+)  # fmt: skip
+"""Scales of what goes through a layer; weights do not depend on them."""
+
+_SCALE_NAMES: Final = (("", "_scale_inv"), ("", "_scale"), ("weight", "qscale_weight"))
+"""How the name of a weight ends, and how that of its scales does instead."""
+
+
+def take(companions: Companions) -> None:
+    """Every weight in eight-bit floats, with its scales."""
+    block = block_size(companions)
+    for name, tensor in companions.tensors.items():
+        if tensor.type.name in WEIGHTS:
+            with companions.module(name):
+                put_scaled(companions, name, block, "FP8")
+    companions.drop(*UNUSED)
+
+
+def put_scaled(companions: Companions, name: str, block: tuple[int, int] | None, origin: str) -> None:
+    """Have the weight called `name` decoded, in eight-bit floats or integers under scales.
+
+    Raises:
+        ValueError: if it has no scales or they do not fit.
+    """
+    scales_name = find_scales(companions, name)
+    if scales_name is None:
+        raise ValueError("its scales are missing")
+    weight = companions.tensors[name]
+    if len(weight.shape) < 2:
+        raise ValueError(f"the shape {list(weight.shape)} is not that of a matrix")
+    scales = scale_grid(companions.take(scales_name, FLOATS), weight.shape, block)
+    companions.put(name, scaled_bytes(weight, scales, origin))
+
+
+def scaled_bytes(weight: Tensor, scales: Grid | None, origin: str, zeros: Grid | None = None) -> Scaled:
+    """A weight of one number a byte under scales."""
+    table = FLOAT_TABLES.get(weight.type.name)
+    levels = Plain(weight) if table is None else Packed(weight, 8, weight.row_length, table)
+    return Scaled(weight.name, weight.shape, TYPES["F32"], origin, levels, scales, zeros)
+
+
+def find_scales(companions: Companions, name: str) -> str | None:
+    """The name of the tensor with the scales of a weight."""
+    names = (name.removesuffix(end) + scale_end for end, scale_end in _SCALE_NAMES if name.endswith(end))
+    return next((scales for scales in names if scales in companions.tensors), None)
+
+
+def block_size(companions: Companions) -> tuple[int, int] | None:
+    """The rectangle that shares a scale, where the configuration names one."""
+    sizes = companions.setting("weight_block_size", list)
+    if sizes is None:
+        return None
+    if len(sizes) != 2 or not all(type(size) is int and size > 0 for size in sizes):
+        raise companions.misconfigured("weight_block_size", sizes, "two sizes")
+    return sizes[0], sizes[1]
+
+
+def take_unscaled(companions: Companions) -> None:
+    """The eight-bit floats of a checkpoint that says nothing of quantization: they stand for themselves."""
+    for name, tensor in companions.tensors.items():
+        if tensor.type.name in WEIGHTS:
+            with companions.module(name):
+                if find_scales(companions, name) is not None:
+                    raise ValueError(
+                        "it has scales, but config.json has no quantization_config that says what they are for"
+                    )
+                companions.put(name, scaled_bytes(tensor, None, "FP8"))

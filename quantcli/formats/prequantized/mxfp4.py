@@ -1,0 +1,70 @@
+"""MXFP4: four-bit floats, 32 under a power of two, which GGUF has as a type of its own: bits move, numbers stay.
+
+Method `mxfp4`, GPT-OSS: for a stack of experts `X`, `X_blocks` (experts, outputs, groups, 16) and `X_scales` (experts,
+outputs, groups). Here they are the tensor `X.weight` (experts, outputs, inputs), in rows as a linear layer has it. Source:
+`repack_mxfp4` and `repack_mxfp4_blocks` of the reference converter, `convert_moe_packed_tensors` of transformers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from quantcli.formats.prequantized.companions import Companions
+from quantcli.formats.prequantized.numbers import read_raw, with_rows
+from quantcli.formats.prequantized.scaled import Decoded
+from quantcli.formats.tensor import Tensor
+from quantcli.kernels.types import TYPES
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MXFP4: Final = TYPES["MXFP4"]
+BYTES: Final = ("U8", "I8", "F8_E8M0")
+_PAIRS: Final = MXFP4.block_length // 2
+
+
+def take(companions: Companions) -> None:
+    """Every pair of blocks and scales."""
+    for stem in companions.stems("_blocks"):
+        with companions.module(stem):
+            codes = companions.take(f"{stem}_blocks", BYTES)
+            scales = companions.take(f"{stem}_scales", BYTES)
+            if len(codes.shape) < 3 or codes.shape != (*scales.shape, _PAIRS):
+                raise ValueError(f"blocks {list(codes.shape)} and scales {list(scales.shape)} do not fit together")
+            shape = (*scales.shape[:-1], scales.shape[-1] * MXFP4.block_length)
+            companions.put(f"{stem}_blocks", repacked(f"{stem}.weight", shape, codes, scales))
+
+
+def repacked(name: str, shape: tuple[int, ...], codes: Tensor, scales: Tensor) -> Tensor:
+    """A weight of `shape` as GGUF's MXFP4: `codes` has two in each byte, the first in its lower half, and `scales` an
+    exponent for each 32, row by row.
+
+    Raises:
+        ValueError: if they are of another size.
+    """
+    size = int(np.prod(shape))
+    if not size or shape[-1] % MXFP4.block_length or (codes.size * 2, scales.size * MXFP4.block_length) != (size, size):
+        raise ValueError(f"{codes.size} bytes and {scales.size} scales do not fit a weight of shape {list(shape)}")
+    codes, scales = with_rows(codes, shape[-1] // 2), with_rows(scales, shape[-1] // MXFP4.block_length)
+    return _Repacked(name, shape, MXFP4, "MXFP4", codes, scales)
+
+
+@dataclass(frozen=True)
+class _Repacked(Decoded):
+    """Codes and scales that are kept apart, in blocks."""
+
+    codes: Tensor
+    scales: Tensor
+
+    def read(self, start: int, stop: int, out: NDArray[np.uint8]) -> None:
+        """See `Tensor.read`. A block keeps codes j and j + 16 in one byte, where here neighbours share one."""
+        pairs = read_raw(self.codes, start, stop).view(np.uint8).reshape(stop - start, out.shape[1] // MXFP4.block_bytes, _PAIRS)
+        blocks = out.view(MXFP4.layout)
+        blocks["e"] = read_raw(self.scales, start, stop).view(np.uint8)
+        low, high = pairs[..., : _PAIRS // 2], pairs[..., _PAIRS // 2 :]
+        codes = blocks["qs"]
+        codes[..., 0::2] = (low & 15) | (high << 4)
+        codes[..., 1::2] = (low >> 4) | (high & 0xF0)

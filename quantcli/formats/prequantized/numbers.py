@@ -1,0 +1,218 @@
+"""Rows of numbers out of a checkpoint's encodings: plain types, small floats, levels packed into words.
+
+Everything here gives float32, in memory of the size of the rows asked for, and may be called from several threads at once.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcli.formats.tensor import OPAQUE_TYPES, OpaqueTensor, StoredTensor, Tensor
+from quantcli.kernels.types import TYPES, BlockType
+
+Floats = NDArray[np.float32]
+
+# --- small floats ---------------------------------------------------------------------------------------------------------
+
+
+def small_floats(exponent_bits: int, mantissa_bits: int, bias: int) -> Floats:
+    """Every value of a float of a sign, an exponent and a mantissa, in the order of its bits, without infinities or NaN."""
+    codes = np.arange(1 << (1 + exponent_bits + mantissa_bits))
+    exponent = codes >> mantissa_bits & ((1 << exponent_bits) - 1)
+    fraction = (codes & ((1 << mantissa_bits) - 1)) / (1 << mantissa_bits)
+    magnitude = np.ldexp(fraction + (exponent > 0), np.maximum(exponent, 1) - bias)
+    return np.where(codes >> (exponent_bits + mantissa_bits), -magnitude, magnitude).astype(np.float32)
+
+
+def _with(table: Floats, values: Mapping[int, float]) -> Floats:
+    table[list(values)] = list(values.values())
+    return table
+
+
+_E5M2_SPECIAL: Final = {
+    sign | code: value
+    for sign, infinity in ((0, np.inf), (0x80, -np.inf))
+    for code, value in ((0x7C, infinity), (0x7D, np.nan), (0x7E, np.nan), (0x7F, np.nan))
+}
+
+FLOAT_TABLES: Final[Mapping[str, Floats]] = MappingProxyType(
+    {
+        "F8_E4M3": _with(small_floats(4, 3, 7), {0x7F: np.nan, 0xFF: np.nan}),
+        "F8_E5M2": _with(small_floats(5, 2, 15), _E5M2_SPECIAL),
+        "F8_E4M3FNUZ": _with(small_floats(4, 3, 8), {0x80: np.nan}),
+        "F8_E5M2FNUZ": _with(small_floats(5, 2, 16), {0x80: np.nan}),
+        "F8_E8M0": _with(np.ldexp(np.float32(1), np.minimum(np.arange(256), 254) - 127), {0xFF: np.nan}),
+    }
+)
+"""What each byte stands for, by the name of the element type. Source: "OCP 8-bit Floating Point Specification", its FNUZ
+variants as in ml_dtypes, and for E8M0 "OCP Microscaling Formats (MX) Specification"."""
+
+E2M1: Final = small_floats(2, 1, 1)
+"""The four-bit float of MXFP4 and NVFP4."""
+
+# --- bytes to numbers -----------------------------------------------------------------------------------------------------
+
+_SAME_WIDTH: Final = {1: "I8", 2: "I16", 4: "I32", 8: "I64"}
+
+
+def as_bits(tensor: Tensor) -> Tensor:
+    """The tensor, or in place of an encoding that GGUF does not have the integers with the same bits."""
+    if tensor.type.name not in OPAQUE_TYPES:
+        return tensor
+    kind: BlockType = TYPES[_SAME_WIDTH[tensor.type.block_bytes]]
+    if isinstance(tensor, OpaqueTensor):
+        return StoredTensor(tensor.name, tensor.shape, kind, tensor.file, tensor.offset)
+    return replace(tensor, type=kind)
+
+
+def read_raw(tensor: Tensor, start: int, stop: int) -> NDArray[Any]:
+    """Rows as they are stored, `(stop - start, row length)` in the layout of their type or of the integers of its width."""
+    source = as_bits(tensor)
+    out = np.empty((stop - start, source.row_bytes), np.uint8)
+    source.read(start, stop, out)
+    return out.view(source.type.layout)
+
+
+def read_floats(tensor: Tensor, start: int, stop: int) -> Floats:
+    """Rows as float32 `(stop - start, row length)`, of any plain or small float or integer type."""
+    return to_floats(read_raw(tensor, start, stop), tensor.type)
+
+
+def to_floats(raw: NDArray[Any], kind: BlockType) -> Floats:
+    """What the bits `raw` of a type stand for."""
+    if kind.name in FLOAT_TABLES:
+        return np.take(FLOAT_TABLES[kind.name], raw.view(np.uint8))
+    if kind.name == "BF16":
+        return (raw.astype(np.uint32) << 16).view(np.float32)
+    if kind.name in _UNSIGNED:
+        raw = raw.view(_UNSIGNED[kind.name])
+    return raw.astype(np.float32)
+
+
+_UNSIGNED: Final = {"U8": np.uint8, "U16": np.uint16, "U32": np.uint32, "U64": np.uint64}
+INTEGERS: Final = ("I8", "I16", "I32", "I64", *_UNSIGNED)
+FLOATS: Final = ("F64", "F32", "F16", "BF16", *FLOAT_TABLES)
+
+
+def with_rows(tensor: Tensor, length: int) -> Tensor:
+    """The same elements in the same order, in rows of `length`, which divides their number."""
+    shape = (tensor.size // length, length)
+    tensor = as_bits(tensor)
+    if isinstance(tensor, StoredTensor):
+        return replace(tensor, shape=shape)
+    return _WithRows(tensor.name, shape, tensor.type, tensor)
+
+
+@dataclass(frozen=True)
+class _WithRows(Tensor):
+    """The elements of a tensor in rows of another length."""
+
+    source: Tensor
+
+    def read(self, start: int, stop: int, out: NDArray[np.uint8]) -> None:
+        """See `Tensor.read`. Reads the rows of the source that cover those asked for."""
+        first, last = start * self.row_length, stop * self.row_length
+        top, bottom = first // self.source.row_length, -(-last // self.source.row_length)
+        covering = read_raw(self.source, top, bottom).reshape(-1)
+        skipped = first - top * self.source.row_length
+        out.view(self.type.layout).reshape(-1)[...] = covering[skipped : skipped + last - first]
+
+
+# --- packed levels --------------------------------------------------------------------------------------------------------
+
+
+def _spread(bits: int) -> NDArray[Any]:
+    """For each byte, its `8 / bits` levels in the bytes of one integer, the lowest first."""
+    levels = np.arange(256)[:, None] >> np.arange(0, 8, bits) & ((1 << bits) - 1)
+    return levels.astype(np.uint8).view(f"<u{8 // bits}").reshape(-1)
+
+
+_SPREAD: Final = {bits: _spread(bits) for bits in (1, 2, 4)}
+
+
+def unpack(words: NDArray[Any], bits: int, count: int) -> NDArray[np.uint8]:
+    """The first `count` levels of each row of `words` `(rows, n)`, uint8 `(rows, count)`: a row is a stream of levels
+    of `bits` bits, 1 to 8, that begins at the lowest bit of its first word."""
+    data = np.ascontiguousarray(words).view(np.uint8)
+    if bits == 8:
+        return data[:, :count]
+    if bits in _SPREAD:
+        return np.take(_SPREAD[bits], data).view(np.uint8)[:, :count]
+    # Eight levels are as many bytes as a level has bits.
+    groups = -(-count // 8)
+    stream = np.zeros((len(data), groups * bits), np.uint8)
+    held = min(stream.shape[1], data.shape[1])
+    stream[:, :held] = data[:, :held]
+    octets = np.zeros((len(data), groups), np.uint64)
+    for place in range(bits):
+        octets |= stream[:, place::bits].astype(np.uint64) << np.uint64(8 * place)
+    levels = octets[:, :, None] >> np.arange(0, 8 * bits, bits, dtype=np.uint64)
+    return (levels.astype(np.uint8) & np.uint8((1 << bits) - 1)).reshape(len(data), -1)[:, :count]
+
+
+def integers(bits: int, zero: int = 0) -> Floats:
+    """The table of levels that stand for themselves less `zero`."""
+    return (np.arange(1 << bits) - zero).astype(np.float32)
+
+
+# --- where rows of numbers come from --------------------------------------------------------------------------------------
+
+
+class Numbers(ABC):
+    """Rows of numbers that are made when they are asked for."""
+
+    @abstractmethod
+    def rows(self, start: int, stop: int) -> Floats:
+        """The rows `start:stop` in an array of their own."""
+
+
+@dataclass(frozen=True)
+class Plain(Numbers):
+    """The rows of a tensor, of any type `read_floats` knows, each put through `function`."""
+
+    source: Tensor
+    function: Callable[[Floats], Floats] | None = None
+
+    def rows(self, start: int, stop: int) -> Floats:
+        """See `Numbers.rows`."""
+        values = read_floats(self.source, start, stop)
+        return values if self.function is None else self.function(values)
+
+
+@dataclass(frozen=True)
+class Packed(Numbers):
+    """Rows of `length` levels of `bits` bits, packed along the rows of `source`, that stand for the values of `table`."""
+
+    source: Tensor
+    bits: int
+    length: int
+    table: Floats = field(repr=False, compare=False)
+
+    def rows(self, start: int, stop: int) -> Floats:
+        """See `Numbers.rows`."""
+        return np.take(self.table, unpack(read_raw(self.source, start, stop), self.bits, self.length))
+
+
+@dataclass(frozen=True)
+class PackedRows(Numbers):
+    """Rows whose levels are packed downwards: in each column of `source`, the words hold the levels of one row after the
+    other, in a stream as in `unpack`."""
+
+    source: Tensor
+    bits: int
+    table: Floats = field(repr=False, compare=False)
+
+    def rows(self, start: int, stop: int) -> Floats:
+        """See `Numbers.rows`."""
+        # Levels of any width begin at a word's first bit once in 32 rows.
+        above = start // 32 * 32
+        words = read_raw(self.source, above * self.bits // 32, min(self.source.rows, -(-stop * self.bits // 32)))
+        levels = unpack(words.T, self.bits, stop - above)[:, start - above :]
+        return np.take(self.table, levels.T)

@@ -1,0 +1,127 @@
+"""Weights that are levels under scales: `(level - zero point) * scale`, each scale for a rectangle of the weight.
+
+That is what nearly every quantization method stores; they differ in how the levels are packed and what a scale is for.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from quantcli.formats.errors import ModelError
+from quantcli.formats.prequantized.numbers import Floats, Numbers, Plain, read_raw, with_rows
+from quantcli.formats.tensor import Tensor
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Decoded(Tensor):
+    """A weight made from the tensors a quantization method keeps in its place. `origin` names the method for people."""
+
+    origin: str
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Scales or zero points of a weight: each for `height` rows and `width` columns.
+
+    `numbers` has `down` rows for each matrix of `matrix_rows` rows that are stacked in the weight, and one column for each
+    `width` columns of it. With `columns`, it has in place of that for each column of the weight the column here.
+    """
+
+    numbers: Numbers
+    matrix_rows: int
+    height: int
+    width: int
+    columns: ColumnGroups | None = None
+
+    def over(self, start: int, stop: int, length: int) -> Floats:
+        """The number of each weight of the rows `start:stop`, in a shape that spreads over `(stop - start, length)`."""
+        down = -(-self.matrix_rows // self.height)
+        rows = np.arange(start, stop)
+        places = rows // self.matrix_rows * down + rows % self.matrix_rows // self.height
+        first, last = int(places[0]), int(places[-1]) + 1
+        numbers = self.numbers.rows(first, last)
+        if self.columns is not None:
+            numbers = np.take(numbers, self.columns.read(numbers.shape[1]), axis=1)
+        elif numbers.shape[1] > 1:
+            numbers = np.repeat(numbers, self.width, axis=1)[:, :length]
+        return numbers if len(numbers) in (1, stop - start) else numbers[places - first]
+
+
+@dataclass(frozen=True)
+class ColumnGroups:
+    """Which group each column of a weight belongs to, where neighbours need not share one: a tensor of integers."""
+
+    source: Tensor
+
+    def read(self, groups: int) -> NDArray[np.intp]:
+        """The group of each column.
+
+        Raises:
+            ModelError: if one is not below `groups`.
+        """
+        found: NDArray[np.intp] = read_raw(self.source, 0, 1)[0].astype(np.intp)
+        if found.size and not 0 <= int(found.min()) <= int(found.max()) < groups:
+            what = f"tensor {self.source.name!r} names groups {found.min()} to {found.max()}, but there are {groups}"
+            raise ModelError(what, hint="The download may be damaged: download the model again.")
+        return found
+
+
+@dataclass(frozen=True)
+class Scaled(Decoded):
+    """`(level - zero point) * scale`, in float32; without zero points or scales where there are none."""
+
+    levels: Numbers
+    scales: Grid | None = None
+    zeros: Grid | None = None
+
+    def read(self, start: int, stop: int, out: NDArray[np.uint8]) -> None:
+        """See `Tensor.read`."""
+        if not out.size:
+            return
+        values = self.levels.rows(start, stop)
+        with np.errstate(all="ignore"):  # a weight that is no number is refused by whoever uses it
+            if self.zeros is not None:
+                values -= self.zeros.over(start, stop, self.row_length)
+            if self.scales is not None:
+                values *= self.scales.over(start, stop, self.row_length)
+        out.view(np.float32)[...] = values
+
+
+def scale_grid(source: Tensor, shape: tuple[int, ...], block: tuple[int, int] | None = None) -> Grid:
+    """The grid that scales (or zero points) kept in a tensor of their own form over a weight of `shape`, as their shape
+    tells it: one for all, for each matrix, for each row, for groups of columns, or for rectangles of `block`.
+
+    Raises:
+        ValueError: if they do not fit the weight.
+    """
+    matrices, height, width = math.prod(shape[:-2]), shape[-2], shape[-1]
+    misfit = ValueError(f"scales of shape {list(source.shape)} do not fit a weight of shape {list(shape)}")
+    if not source.size or 0 in shape:
+        raise misfit
+    given = list(source.shape)
+    if block is not None:
+        across = -(-width // block[1])
+        if given[-2:] == [-(-height // block[0]), across] and math.prod(given[:-2]) == matrices:
+            return Grid(Plain(with_rows(source, across)), height, block[0], block[1])
+    if source.size == 1:
+        return Grid(Plain(with_rows(source, 1)), matrices * height, matrices * height, width)
+    while len(given) > 1 and given[-1] == 1:
+        given.pop()
+    lengths = tuple(given)
+    if math.prod(lengths) == matrices and lengths[-1] == matrices:
+        return Grid(Plain(with_rows(source, 1)), height, height, width)
+    if math.prod(lengths) == matrices * height and lengths[-1] == height:
+        return Grid(Plain(with_rows(source, 1)), height, 1, width)
+    groups = lengths[-1]
+    if len(lengths) >= 2 and math.prod(lengths) == matrices * height * groups and lengths[-2] == height and groups <= width:
+        size = -(-width // groups)
+        if -(-width // size) == groups:
+            return Grid(Plain(with_rows(source, groups)), height, 1, size)
+    raise misfit

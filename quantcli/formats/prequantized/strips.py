@@ -1,0 +1,137 @@
+"""Rows of numbers that are stored as columns.
+
+A column is far apart in its file, and a stored column may hold several rows packed into its words. So a strip of many
+columns is read and unpacked at once and kept for the next chunks of rows; the few strips kept are shared by all tensors.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from threading import Lock
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcli.formats.columns import column_blocks
+from quantcli.formats.prequantized.numbers import Floats, Numbers, as_bits, to_floats, unpack
+from quantcli.formats.tensor import Tensor
+
+STRIP_BYTES: Final = 1 << 22
+"""About how large a strip is, as it is kept."""
+
+KEPT_BYTES: Final = 1 << 25
+"""How much is kept in all."""
+
+
+class _Slot:
+    """Room for one strip, and the lock of whoever makes it."""
+
+    def __init__(self) -> None:
+        self.lock = Lock()
+        self.strip: NDArray[Any] | None = None
+
+
+class StripCache:
+    """The strips that were used last. Of several threads that want the same one, one makes it and the others wait."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._slots: OrderedDict[tuple[str, int], _Slot] = OrderedDict()
+
+    def get(self, key: tuple[str, int], make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+        """The strip of that key, made by `make` where it is not kept."""
+        with self._lock:
+            slot = self._slots.setdefault(key, _Slot())
+            self._slots.move_to_end(key)
+        with slot.lock:
+            if slot.strip is None:
+                slot.strip = make()
+            strip = slot.strip
+        self._drop_oldest()
+        return strip
+
+    def _drop_oldest(self) -> None:
+        with self._lock:
+            held = sum(slot.strip.nbytes for slot in self._slots.values() if slot.strip is not None)
+            while held > KEPT_BYTES and len(self._slots) > 1:
+                _, slot = self._slots.popitem(last=False)
+                held -= 0 if slot.strip is None else slot.strip.nbytes
+
+
+Unpack = Callable[[NDArray[Any]], NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Turned(Numbers):
+    """The columns of `source` as rows of `length` numbers.
+
+    `unpack` makes of some stored columns, `(source rows, columns)`, the rows they hold, `(rows, length)`: `rows_held` rows
+    of each `columns_held` columns. What it gives is kept; `table` says what those levels stand for, None for numbers that
+    stand for themselves.
+    """
+
+    source: Tensor
+    length: int
+    unpack: Unpack = field(repr=False, compare=False)
+    cache: StripCache = field(repr=False, compare=False)
+    table: Floats | None = field(default=None, repr=False, compare=False)
+    rows_held: int = 1
+    columns_held: int = 1
+
+    def rows(self, start: int, stop: int) -> Floats:
+        """See `Numbers.rows`."""
+        item = 4 if self.table is None else 1
+        units = max(1, STRIP_BYTES // (item * max(1, self.length) * self.rows_held))
+        height = units * self.rows_held
+        parts: list[NDArray[Any]] = [np.empty((0, self.length), np.uint8)] if start == stop else []
+        for index in range(start // height, -(-stop // height)):
+            first = index * units * self.columns_held
+            last = min(first + units * self.columns_held, self.source.row_length)
+            strip = self.cache.get((self.source.name, index), partial(self._strip, first, last))
+            above = index * height
+            parts.append(strip[max(start, above) - above : min(stop, above + height) - above])
+        levels = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return levels.astype(np.float32) if self.table is None else np.take(self.table, levels)
+
+    def _strip(self, first: int, last: int) -> NDArray[Any]:
+        source = as_bits(self.source)
+        columns = np.empty((source.rows, last - first), source.type.layout)
+        for rows, block in column_blocks(source, 0, source.rows, first, last):
+            columns[rows] = block
+        return self.unpack(columns)
+
+
+def turned_floats(source: Tensor, cache: StripCache) -> Turned:
+    """The columns of a tensor of plain numbers as rows."""
+
+    def unpack_floats(columns: NDArray[Any]) -> Floats:
+        return to_floats(np.ascontiguousarray(columns.T), source.type)
+
+    return Turned(source, source.rows, unpack_floats, cache)
+
+
+def packed_down(source: Tensor, bits: int, length: int, table: Floats, cache: StripCache) -> Turned:
+    """Levels packed along the columns of `source`: each column holds one row of `length` levels."""
+    return Turned(source, length, lambda columns: unpack(columns.T, bits, length), cache, table)
+
+
+def packed_across(
+    source: Tensor, bits: int, table: Floats, cache: StripCache, order: tuple[int, ...] | None = None
+) -> Turned:
+    """Levels packed along the rows of `source`, of which each level belongs to a row of the result. `order` names, of the
+    levels of a word, the place of the first, the second ... where they are not in their order."""
+    # A level may straddle two words: where the pattern begins again is where strips may begin.
+    columns_held = bits if 32 % bits else 1
+    rows_held = columns_held * 32 // bits
+
+    def unpack_columns(columns: NDArray[Any]) -> NDArray[Any]:
+        levels = unpack(columns, bits, columns.shape[1] * 32 // bits)
+        if order is not None:
+            levels = levels.reshape(len(levels), -1, len(order))[:, :, list(order)].reshape(levels.shape)
+        return np.ascontiguousarray(levels.T)
+
+    return Turned(source, source.rows, unpack_columns, cache, table, rows_held, columns_held)

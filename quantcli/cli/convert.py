@@ -91,6 +91,7 @@ def command(
         )
     if imatrix:
         _warn_of_unguided(results)
+    _warn_of_second_quantization(results)
     if as_json:
         documents = [result.as_json() for result in results]
         print_json(documents[0] if len(names) == 1 else documents)
@@ -166,6 +167,18 @@ def _warn_of_unguided(results: Sequence[Conversion]) -> None:
         names = [tensor.name for tensor in without_importance(result.plan)]
         if names:
             click.echo(f"{result.type}: the importance matrix has no values for {', '.join(names)}", err=True)
+
+
+def _warn_of_second_quantization(results: Sequence[Conversion]) -> None:
+    """Say that what the checkpoint has quantized already loses quality once more."""
+    from quantcli.conversion.plan import quantized_twice
+
+    for result in results:
+        found = quantized_twice(result.plan)
+        if found:
+            origins = ", ".join(sorted({tensor.origin for tensor in found}))
+            what = f"{len(found)} tensors that the checkpoint has as {origins} are quantized a second time"
+            click.echo(f"{result.type}: {what}; the original model would lose less", err=True)
 
 
 def _show(result: Conversion) -> None:

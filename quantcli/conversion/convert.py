@@ -11,6 +11,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Final
 
+from quantcli.conversion.already_quantized import look_at_weights
 from quantcli.conversion.changes import NO_CHANGES, ChangedModel, Changes, change
 from quantcli.conversion.pipeline import Output, kernels_needed, run_pipeline
 from quantcli.conversion.plan import DEFAULT_OPTIONS, PlannedTensor, PlanOptions, check_plan, make_plan
@@ -157,7 +158,9 @@ def convert(
         if changed.imatrix:
             options = replace(options, importance=changed.imatrix.sizes)
         infos = list(changed.tensors.values())
-        plans = [make_plan(infos, changed.metadata, recipe, options) for recipe in recipes]
+        threads = threads or available_processors()
+        planned = [make_plan(infos, changed.metadata, recipe, options) for recipe in recipes]
+        plans = [look_at_weights(plan, changed.tensors, threads) for plan in planned]
         writers = [
             _writer(path, changed.output_metadata(recipe), plan, max_part_bytes, overwrite=overwrite)
             for path, recipe, plan in zip(paths, recipes, plans, strict=True)
@@ -166,7 +169,7 @@ def convert(
             for plan in plans:
                 check_plan(plan, options)
             refuse_overwriting(source.paths, [part.path for writer in writers for part in writer.parts])
-            _write(changed, plans, writers, threads or available_processors(), progress)
+            _write(changed, plans, writers, threads, progress)
         seconds = time.perf_counter() - started
         return [
             Conversion(

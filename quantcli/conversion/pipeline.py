@@ -49,7 +49,8 @@ class _Chunk:
 def kernels_needed(outputs: Sequence[Sequence[PlannedTensor]]) -> tuple[set[BlockType], set[tuple[BlockType, bool]]]:
     """What the plans call for: the types to decode, and the types to quantize to, each with or without importance."""
     changed = [tensor for plan in outputs for tensor in plan if tensor.type is not tensor.source_type]
-    return {tensor.source_type for tensor in changed}, {(tensor.type, tensor.importance) for tensor in changed}
+    decoded = {tensor.source_type for tensor in changed} | {tensor.type for tensor in changed if tensor.exact}
+    return decoded, {(tensor.type, tensor.importance) for tensor in changed}
 
 
 def run_pipeline(
@@ -147,7 +148,8 @@ class _Worker:
                 if values is None:
                     values = self._decoded(tensor, chunk, raw)
                 data = self._buffer("blocks", (count, planned.type.row_bytes(tensor.row_length)), np.uint8)
-                rows.quantize(values, planned.type, self._importance_of(planned, chunk), data)
+                pack = rows.quantize_exactly if planned.exact else rows.quantize
+                pack(values, planned.type, self._importance_of(planned, chunk), data)
             output.writer.write(chunk.index, chunk.start * data.shape[1], data.reshape(-1))
         return raw.size
 

@@ -69,6 +69,10 @@ class PlannedTensor:
     """Whether the importance matrix has values that guide this tensor's quantization."""
     importance_required: bool
     """Whether the tensor may not be written without such values."""
+    origin: str = ""
+    """How the checkpoint has the tensor, if it is quantized in a way that GGUF does not have: `GPTQ 4-bit`."""
+    exact: bool = False
+    """Whether the weights lie on the grid of `type` already, so that nothing is lost."""
 
     @property
     def info(self) -> TensorInfo:
@@ -166,7 +170,8 @@ def check_plan(plan: Sequence[PlannedTensor], options: PlanOptions = DEFAULT_OPT
     if foreign:
         types = f"{foreign[0].source_type.name} to {foreign[0].type.name}"
         raise UnsupportedError(f"{_named(foreign)}: there is no conversion from {types}")
-    quantized = [tensor for tensor in converted if tensor.source_type.is_quantized]
+    # A checkpoint in which somebody has quantized already is all there is to convert; a GGUF file has an original.
+    quantized = [tensor for tensor in converted if tensor.source_type.is_quantized and not tensor.origin]
     if quantized and not options.allow_requantize:
         raise UsageError(
             f"{_named(quantized)}: already quantized, to {quantized[0].source_type.name}",
@@ -180,6 +185,15 @@ def without_importance(plan: Sequence[PlannedTensor]) -> list[PlannedTensor]:
         tensor
         for tensor in plan
         if tensor.type.is_quantized and tensor.type is not tensor.source_type and not tensor.importance
+    ]
+
+
+def quantized_twice(plan: Sequence[PlannedTensor]) -> list[PlannedTensor]:
+    """The tensors that were quantized in the checkpoint and are again, at a loss: worth a note."""
+    return [
+        tensor
+        for tensor in plan
+        if tensor.origin and tensor.type.is_quantized and tensor.type is not tensor.source_type and not tensor.exact
     ]
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -83,6 +83,16 @@ class Tensor(TensorInfo, ABC):
         out = np.empty((self.rows, self.row_bytes), np.uint8)
         self.read(0, self.rows, out)
         return out if self.type.is_quantized else out.reshape(-1).view(self.type.layout).reshape(self.shape)
+
+
+def made_of(tensor: Tensor) -> Iterator[Tensor]:
+    """The tensor and, if it is a view of others, those and what they are made of."""
+    yield tensor
+    for field in fields(tensor):
+        value = getattr(tensor, field.name)
+        for item in value if isinstance(value, tuple) else (value,):
+            if isinstance(item, Tensor):
+                yield from made_of(item)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.kernels.blocks import codec
+from quantcli.kernels.grids import repack
 from quantcli.kernels.jit import is_compiled, kernel
 from quantcli.kernels.simd import LANES, absolute, all_lanes, load, splat
 from quantcli.kernels.types import BlockType, block_type
@@ -71,6 +72,21 @@ def dequantize(
         raise ValueError(f"expected contiguous float32 output {shape}, got {out.dtype} {out.shape}")
     codec(source).dequantize(np.ascontiguousarray(data), out)
     return out
+
+
+def quantize_exactly(
+    x: NDArray[np.float32], kind: BlockType, importance: NDArray[np.float32] | None, out: NDArray[np.uint8]
+) -> None:
+    """Pack rows as `quantize` does, but for those blocks that would not give their weights back: these lie on the type's
+    grid, and are packed without loss.
+
+    Raises:
+        ValueError: if they do not, or the type has no grid; and as `quantize` does.
+    """
+    quantize(x, kind, importance, out)
+    inexact = (dequantize(out, kind) != x).reshape(-1, kind.block_length).any(1)
+    if inexact.any():
+        repack(x, kind, inexact, out)
 
 
 def first_non_finite(x: NDArray[np.float32]) -> int:

@@ -69,7 +69,7 @@ def test_a_quantized_checkpoint_is_told_as_such(tensors):
     config = CONFIG | {"quantization_config": {"quant_method": "gptq"}}
     with pytest.raises(ModelError) as caught:
         find_architecture(config).tensors(tensors, config)
-    assert "already quantized, with gptq" in (caught.value.hint or "")
+    assert "quantized with gptq" in (caught.value.hint or "")
 
 
 def test_a_foreign_checkpoint_is_told_by_its_own_names():

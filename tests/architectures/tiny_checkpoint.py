@@ -1,7 +1,7 @@
 """Tiny checkpoints that are the same everywhere: a configuration, tensors filled from their names, small side files.
 
 A checkpoint is described by a table that JSON can hold, so the goldens carry the description and the tests make the very
-checkpoint again that the reference has converted.
+checkpoint again that the reference has converted. Its `integers` are the tensors of I32 that are not random.
 """
 
 from __future__ import annotations
@@ -18,11 +18,17 @@ LOGARITHMS = "F32 logarithms"
 
 
 def tensor_bytes(name: str, dtype: str, shape: list[int]) -> bytes:
-    """Numbers in [-0.5, 0.5) from a generator seeded with the name; raw PCG64 output is the same in every NumPy."""
+    """Numbers in [-0.5, 0.5) from a generator seeded with the name; raw PCG64 output is the same in every NumPy. Of I32
+    and U8 any bits, of F8_E4M3 any number."""
     if dtype == LOGARITHMS:
         return np.broadcast_to(np.log(np.arange(1.0, shape[-1] + 1.0)).astype("<f4"), shape).tobytes()
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
     raw = np.random.PCG64(seed).random_raw(int(np.prod(shape)))
+    if dtype == "I32":
+        return (raw >> np.uint64(32)).astype("<u4").tobytes()
+    if dtype in ("U8", "F8_E4M3"):
+        bits = (raw >> np.uint64(56)).astype(np.uint8)
+        return (bits if dtype == "U8" else np.where(bits & 0x7F == 0x7F, 0, bits).astype(np.uint8)).tobytes()
     values = ((raw >> np.uint64(40)).astype(np.float32) / np.float32(1 << 24)) - np.float32(0.5)
     if dtype == "BF16":
         return (values.view(np.uint32) >> 16).astype("<u2").tobytes()
@@ -38,8 +44,9 @@ def write_checkpoint(place: Path, description: dict[str, Any]) -> Path:
         (directory / name).parent.mkdir(exist_ok=True)
         (directory / name).write_text(text, encoding="utf-8")
     header, data = {}, bytearray()
+    integers = description.get("integers", {})
     for name, (dtype, shape) in description["tensors"].items():
-        chunk = tensor_bytes(name, dtype, shape)
+        chunk = np.array(integers[name], "<i4").tobytes() if name in integers else tensor_bytes(name, dtype, shape)
         header[name] = {"dtype": dtype.split()[0], "shape": shape, "data_offsets": [len(data), len(data) + len(chunk)]}
         data += chunk
     text = json.dumps(header).encode()

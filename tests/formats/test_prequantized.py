@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,7 @@ import numpy as np
 import pytest
 
 from quantcli.formats import columns
-from quantcli.formats.errors import ModelError, UnsupportedError
-from quantcli.formats.prequantized import METHODS, decode, strips
+from quantcli.formats.prequantized import decode, strips
 from quantcli.formats.safetensors import open_safetensors
 from quantcli.formats.tensor import Tensor
 from quantcli.kernels.rows import dequantize

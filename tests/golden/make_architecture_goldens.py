@@ -79,18 +79,21 @@ def described(path: Path) -> dict[str, Any]:
     return {"metadata": metadata, "tensors": tensors}
 
 
-def make_golden(reference: Path, tokenizer: Path, name: str, case: dict[str, Any]) -> None:
+def make_golden(
+    reference: Path, tokenizer: Path, name: str, case: dict[str, Any],
+    folder: str = "architectures", outtypes: tuple[str, ...] = ("f32", "auto"),
+) -> None:  # fmt: skip
     """Convert a case to F32 and to what the converter finds fitting, and keep both descriptions."""
     golden: dict[str, Any] = {"checkpoint": case}
     with tempfile.TemporaryDirectory() as place:
         directory = write_checkpoint(Path(place), case)
         shutil.copy(tokenizer, directory / "tokenizer.model")
-        for outtype in ("f32", "auto"):
+        for outtype in outtypes:
             convert(reference, directory, outtype, Path(place) / "out.gguf")
             golden[outtype] = described(Path(place) / "out.gguf")
     text = json.dumps(golden, indent=None, separators=(",", ":"))
-    (HERE / "architectures").mkdir(exist_ok=True)
-    (HERE / "architectures" / f"{name}.json").write_text(text.replace('],["', '],\n["') + "\n")
+    (HERE / folder).mkdir(exist_ok=True)
+    (HERE / folder / f"{name}.json").write_text(text.replace('],["', '],\n["') + "\n")
 
 
 def main() -> None:

@@ -61,7 +61,11 @@ class _Repacked(Decoded):
 
     def read(self, start: int, stop: int, out: NDArray[np.uint8]) -> None:
         """See `Tensor.read`. A block keeps codes j and j + 16 in one byte, where here neighbours share one."""
-        pairs = read_raw(self.codes, start, stop).view(np.uint8).reshape(stop - start, out.shape[1] // MXFP4.block_bytes, _PAIRS)
+        pairs = (
+            read_raw(self.codes, start, stop)
+            .view(np.uint8)
+            .reshape(stop - start, out.shape[1] // MXFP4.block_bytes, _PAIRS)
+        )
         blocks = out.view(MXFP4.layout)
         blocks["e"] = read_raw(self.scales, start, stop).view(np.uint8)
         low, high = pairs[..., : _PAIRS // 2], pairs[..., _PAIRS // 2 :]

@@ -1,0 +1,87 @@
+"""What a plan cannot tell from names and shapes: which weights were quantized before, and which lie on a type's grid.
+
+Weights on a grid that the planned type holds are packed without loss. Finding out costs one row of a tensor whose weights
+do not lie on it; only where some rows do is all of the tensor read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from threading import Event
+from typing import Final
+
+import numpy as np
+
+from quantcli.conversion.plan import PlannedTensor
+from quantcli.formats.prequantized.numbers import Floats, to_floats
+from quantcli.formats.prequantized.scaled import Decoded
+from quantcli.formats.tensor import Tensor, made_of
+from quantcli.kernels.grids import GRIDS, lies_on_grid
+from quantcli.kernels.rows import dequantize
+
+_SAMPLES: Final = 8
+"""Rows that are looked at, one after another, before all are."""
+
+_CHUNK_WEIGHTS: Final = 1 << 18
+
+
+def look_at_weights(plan: Sequence[PlannedTensor], tensors: Mapping[str, Tensor], threads: int) -> list[PlannedTensor]:
+    """The plan, with what the tensors it is for tell: see `PlannedTensor.origin` and `PlannedTensor.exact`. The reasons
+    say it too.
+
+    Raises:
+        FormatError, ModelError: if rows cannot be read.
+    """
+    with ThreadPoolExecutor(threads) as pool:
+        return [_looked_at(planned, tensors[planned.name], pool) for planned in plan]
+
+
+def origin_of(tensor: Tensor) -> str:
+    """How the checkpoint has what a tensor is made of, if that was quantized: its first part's method."""
+    return next((part.origin for part in made_of(tensor) if isinstance(part, Decoded)), "")
+
+
+def _looked_at(planned: PlannedTensor, tensor: Tensor, pool: ThreadPoolExecutor) -> PlannedTensor:
+    origin = origin_of(tensor)
+    reasons = [planned.reason]
+    exact = False
+    if planned.type is planned.source_type and planned.type.is_quantized and origin:
+        reasons.append(f"the checkpoint's {origin} blocks, repacked without loss")
+    elif origin:
+        reasons.append(f"the checkpoint has it as {origin}")
+    if planned.type is not planned.source_type and planned.type in GRIDS and planned.source_type.family is not None:
+        exact = _is_on_grid(planned, tensor, pool)
+    if exact:
+        reasons.append(f"its weights lie on a {planned.type.name} grid and are repacked without loss")
+    return replace(planned, origin=origin, exact=exact, reason="; ".join(reasons))
+
+
+def _is_on_grid(planned: PlannedTensor, tensor: Tensor, pool: ThreadPoolExecutor) -> bool:
+    if not tensor.size:
+        return False
+    # The middle row first: the ends of an embedding may be unused.
+    samples = (tensor.rows // 2, *range(0, tensor.rows, max(1, tensor.rows // _SAMPLES)))
+    if not all(lies_on_grid(_floats(tensor, row, row + 1), planned.type) for row in samples):
+        return False
+    step = max(1, _CHUNK_WEIGHTS // tensor.row_length)
+    off_grid = Event()
+
+    def look(start: int) -> None:
+        stop = min(start + step, tensor.rows)
+        if not off_grid.is_set() and not lies_on_grid(_floats(tensor, start, stop), planned.type):
+            off_grid.set()
+
+    for _ in pool.map(look, range(0, tensor.rows, step)):
+        pass
+    return not off_grid.is_set()
+
+
+def _floats(tensor: Tensor, start: int, stop: int) -> Floats:
+    raw = np.empty((stop - start, tensor.row_bytes), np.uint8)
+    tensor.read(start, stop, raw)
+    # Without a kernel where none is needed: a dry run compiles nothing.
+    return (
+        dequantize(raw, tensor.type) if tensor.type.is_quantized else to_floats(raw.view(tensor.type.layout), tensor.type)
+    )

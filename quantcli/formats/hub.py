@@ -78,7 +78,7 @@ def find_hub_model(model: str | PathLike[str]) -> HubModel | None:
 # --- files ----------------------------------------------------------------------------------------------------------------
 
 _SIDE_FILES: Final = re.compile(
-    r"config\.json|generation_config\.json|quant(ize)?_config\.json|README\.md|special_tokens_map\.json|added_tokens\.json"
+    r"config\.json|generation_config\.json|(hf_)?quant(ize)?_config\.json|README\.md|special_tokens_map\.json|added_tokens\.json"
     r"|modules\.json|[^/\\]*Pooling/config\.json"
     r"|(tokenizer|vocab|merges)[^/]*|chat_template\.(jinja|json)|additional_chat_templates/[^/\\]+\.jinja"
 )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,14 @@ import numpy as np
 import pytest
 
 from quantcli.formats import columns
-from quantcli.formats.prequantized import decode, strips
+from quantcli.formats.checkpoint import Checkpoint
+from quantcli.formats.errors import ModelError, UnsupportedError
+from quantcli.formats.prequantized import METHODS, decode, strips
+from quantcli.formats.prequantized.settings import quantization_config
 from quantcli.formats.safetensors import open_safetensors
 from quantcli.formats.tensor import Tensor
 from quantcli.kernels.rows import dequantize
+from quantcli.kernels.types import TYPES
 
 FIXTURES = Path(__file__).parent / "fixtures" / "prequantized"
 NAMES = sorted(path.stem for path in FIXTURES.glob("*.safetensors"))
@@ -82,3 +88,168 @@ def test_any_stretch_of_rows_from_any_thread(name: str, monkeypatch: pytest.Monk
         for (start, stop), rows in zip(stretches, found, strict=True):
             np.testing.assert_array_equal(rows, whole[start:stop])
         assert read(tensor, 1, 1).shape == (0, tensor.row_bytes)
+
+
+# --- what is refused ------------------------------------------------------------------------------------------------------
+
+
+def refusal(tensors: dict[str, Tensor], config: dict[str, Any] | None) -> str:
+    with pytest.raises(ModelError) as caught:
+        decode(tensors, config)
+    return caught.value.message
+
+
+@pytest.mark.parametrize("method", ["hqq", "quanto", "aqlm", "eetq", "torchao", "vptq", "what"])
+def test_an_unknown_method_is_refused_by_name(method: str) -> None:
+    with pytest.raises(UnsupportedError, match=f"quantized with {method}, which is not supported, only awq, b") as caught:
+        decode({}, {"quant_method": method})
+    assert all(known in caught.value.message for known in METHODS)
+    assert "original checkpoint" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("method", "more"),
+    [
+        ("gptq", {"checkpoint_format": "marlin"}),
+        ("awq", {"version": "gemv_fast"}),
+        ("awq", {"bits": 3}),
+        ("compressed-tensors", {"format": "marlin-24"}),
+        ("compressed-tensors", {"format": "mixed-precision", "config_groups": {"a": {"format": "mxfp6-pack-quantized"}}}),
+        ("compressed-tensors", {"format": "dense", "sparsity_config": {"format": "sparse-24-bitmask"}}),
+    ],
+)
+def test_a_variant_that_is_not_read_is_refused(method: str, more: dict[str, Any]) -> None:
+    with pytest.raises(UnsupportedError, match="not supported, only"):
+        decode({}, {"quant_method": method, **more})
+
+
+@pytest.mark.parametrize(
+    ("method", "key", "value"),
+    [
+        ("gptq", "bits", "four"),
+        ("gptq", "checkpoint_format", 2),
+        ("fp8", "weight_block_size", [128]),
+        ("fp8", "weight_block_size", [0, 128]),
+        ("awq", "version", 1),
+        ("compressed-tensors", "config_groups", []),
+        ("compressed-tensors", "sparsity_config", 1),
+    ],
+)
+def test_a_configuration_that_makes_no_sense(method: str, key: str, value: Any) -> None:
+    assert f"{key} of the quantization_config is {value!r}, expected" in refusal({}, {"quant_method": method, key: value})
+
+
+UNUSED = ("input_scale", "input_scale_ub", "k_scale", "weight_format")
+COMPANIONS = [(name, key) for name in NAMES for key in opened(name)[0] if name != "fp8-plain" and not key.endswith(UNUSED)]
+
+
+@pytest.mark.parametrize(("name", "key"), COMPANIONS)
+def test_without_a_companion_there_is_no_weight(name: str, key: str) -> None:
+    given, config = opened(name)
+    del given[key]
+    (weight,) = expected(name)
+    if key == "m.g_idx" and "act-order" not in name:
+        assert read(decode(given, config)[weight], 0, 4).any()
+    elif key.endswith(("bias", "norm.weight", "head.weight")):
+        assert weight in decode(given, config)
+    else:
+        try:
+            left = decode(given, config)
+        except ModelError as error:
+            assert re.search(r"not as .* has them: (m|x)\b", error.message)
+        else:  # what goes by the name of a weight is gone: that is for the architecture to tell
+            assert weight not in left
+
+
+@pytest.mark.parametrize(("name", "key"), COMPANIONS)
+def test_a_companion_of_another_size_is_an_error_or_makes_another_weight(name: str, key: str) -> None:
+    given, config = opened(name)
+    tensor, (weight,) = given[key], expected(name)
+    if len(tensor.shape) < 1 or tensor.shape[0] < 2 or key.endswith(("bias", "norm.weight", "head.weight")):
+        return
+    given[key] = replace(tensor, shape=(tensor.shape[0] - 1, *tensor.shape[1:]))
+    try:
+        found = decode(given, config)[weight]
+    except ModelError as error:
+        assert re.search(r"not as .* has them: (m|x)\b", error.message)
+    else:
+        assert found.shape != expected(name)[weight].shape
+        read(found, 0, found.rows)
+
+
+def test_all_modules_that_do_not_fit_are_listed() -> None:
+    given, config = opened("gptq-4")
+    more = {
+        f"layer.{number}.{key}": replace(given[f"m.{key}"], name=f"layer.{number}.{key}")
+        for number in range(7)
+        for key in ("qweight", "scales")
+    }
+    message = refusal(given | more, config)
+    assert "layer.0: layer.0.qzeros is missing; layer.1: " in message
+    assert message.endswith("; and 2 more")
+
+
+def test_bits_that_the_configuration_denies() -> None:
+    given, config = opened("gptq-4")
+    assert config is not None
+    assert "m: 4 bits, where the quantization_config says 8" in refusal(given, {**config, "bits": 8})
+    decode(given, {**config, "bits": 8, "dynamic": {"m": {"bits": 4}}})
+
+
+def test_groups_that_do_not_exist(tmp_path: Path) -> None:
+    given, config = opened("gptq-4-act-order")
+    beyond = replace(given["m.g_idx"], offset=given["m.scales"].offset)
+    weight = decode({**given, "m.g_idx": beyond}, config)["m.weight"]
+    with pytest.raises(ModelError, match=r"'m.g_idx' names groups .* but there are 8"):
+        weight.load()
+
+
+def test_scaled_weights_of_a_checkpoint_that_says_nothing() -> None:
+    given, _ = opened("fp8-block")
+    assert "m.weight: it has scales, but config.json has no quantization_config" in refusal(given, None)
+
+
+def test_a_weight_that_is_there_twice() -> None:
+    given, config = opened("gptq-4")
+    twice = {**given, "m.weight": replace(given["m.bias"], name="m.weight")}
+    assert "m: there is m.weight as well" in refusal(twice, config)
+
+
+def test_a_layer_that_is_not_quantized_is_left_alone() -> None:
+    for name in NAMES:
+        given, config = opened(name)
+        plain = given | {"n.weight": replace(given[next(iter(given))], name="n.weight", type=TYPES["BF16"], shape=(1, 1))}
+        assert decode(plain, config)["n.weight"] is plain["n.weight"]
+
+
+# --- where a checkpoint says so -------------------------------------------------------------------------------------------
+
+
+def settings(place: Path, config: dict[str, Any], **files: Any) -> Any:
+    for name, document in files.items():
+        (place / f"{name}.json").write_text(json.dumps(document))
+    return quantization_config(Checkpoint(place, place, config, {}))
+
+
+def test_settings_in_the_configuration_or_in_that_of_the_language_model(tmp_path: Path) -> None:
+    awq = {"quant_method": "awq"}
+    assert settings(tmp_path, {}) is None
+    assert settings(tmp_path, {"quantization_config": awq}) == awq
+    assert settings(tmp_path, {"compression_config": awq}) == awq
+    assert settings(tmp_path, {"text_config": {"quantization_config": awq}}) == awq
+    assert settings(tmp_path, {"quantization_config": {"load_in_4bit": True}})["quant_method"] == "bitsandbytes"
+
+
+def test_settings_in_a_file_of_their_own(tmp_path: Path) -> None:
+    assert settings(tmp_path, {}, quantize_config={"bits": 4}) == {"quant_method": "gptq", "bits": 4}
+    (tmp_path / "quantize_config.json").unlink()
+    assert settings(tmp_path, {}, quant_config={"w_bit": 4}) == {"quant_method": "awq", "w_bit": 4}
+    (tmp_path / "quant_config.json").unlink()
+    modelopt = {"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "FP8"}}
+    assert settings(tmp_path, {}, hf_quant_config=modelopt) == {"quant_method": "modelopt", "quant_algo": "FP8"}
+
+
+@pytest.mark.parametrize("wrong", ["fp8", ["fp8"], {"bits": 4}, {"quant_method": 4}])
+def test_settings_that_name_no_method(wrong: Any, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="quantization_config"):
+        settings(tmp_path, {"quantization_config": wrong})

@@ -11,7 +11,7 @@ from typing import Final
 from quantcli.formats.errors import UnsupportedError
 from quantcli.formats.prequantized.companions import Companions, Method
 from quantcli.formats.prequantized.gptq import SCALES, WORDS
-from quantcli.formats.prequantized.numbers import Packed, Plain, integers
+from quantcli.formats.prequantized.numbers import Floats, Packed, Plain, integers
 from quantcli.formats.prequantized.scaled import Grid, Scaled
 from quantcli.formats.prequantized.strips import packed_across, turned_floats
 from quantcli.formats.tensor import Tensor
@@ -26,7 +26,7 @@ _PLACES: Final = (0, 4, 1, 5, 2, 6, 3, 7)
 
 
 def take(companions: Companions) -> None:
-    """Every module that has a `qweight`."""
+    """Every module that has a `qweight`. Without zero points, where the configuration says so, the middle level is zero."""
     version = companions.setting("version", str, "gemm").lower()
     if version not in _VERSIONS:
         raise UnsupportedError(
@@ -44,17 +44,18 @@ def _take_gemm(companions: Companions) -> None:
         with companions.module(stem):
             levels, zeros, scales = _parts(companions, stem)
             inputs, outputs, groups = levels.shape[0], levels.shape[1] * _HELD, scales.shape[0]
-            if zeros.shape != (groups, levels.shape[1]) or scales.shape[1] != outputs or inputs % max(1, groups):
+            fits = zeros is None or zeros.shape == (groups, levels.shape[1])
+            if not fits or scales.shape[1] != outputs or inputs % max(1, groups):
                 raise _misfit(levels, zeros, scales)
-            cache, table, width = companions.cache, integers(_BITS), inputs // groups
+            cache, width = companions.cache, inputs // groups
             weight = Scaled(
                 f"{stem}.weight",
                 (outputs, inputs),
                 TYPES["F32"],
                 _ORIGIN,
-                packed_across(levels, _BITS, table, cache, _PLACES),
+                packed_across(levels, _BITS, _table(zeros), cache, _PLACES),
                 Grid(turned_floats(scales, cache), outputs, 1, width),
-                Grid(packed_across(zeros, _BITS, table, cache, _PLACES), outputs, 1, width),
+                zeros if zeros is None else Grid(packed_across(zeros, _BITS, _table(zeros), cache, _PLACES), outputs, 1, width),
             )
             companions.put(f"{stem}.qweight", weight)
 
@@ -67,18 +68,18 @@ def _take_gemv(companions: Companions) -> None:
             outputs, inputs = levels.shape[0], levels.shape[1] * _HELD
             width = inputs if given == -1 else given
             groups = inputs // width if width > 0 and inputs % width == 0 else 0
-            held = zeros.shape[1] * _HELD
-            if not groups or zeros.shape[0] != outputs or scales.shape != (outputs, held) or held < groups:
+            held = scales.shape[1]
+            fits = zeros is None or zeros.shape == (outputs, held // _HELD)
+            if not fits or not groups or scales.shape[0] != outputs or held < groups or held % _HELD:
                 raise _misfit(levels, zeros, scales)
-            table = integers(_BITS)
             weight = Scaled(
                 f"{stem}.weight",
                 (outputs, inputs),
                 TYPES["F32"],
                 _ORIGIN,
-                Packed(levels, _BITS, inputs, table),
+                Packed(levels, _BITS, inputs, _table(zeros)),
                 Grid(Plain(scales), outputs, 1, width),
-                Grid(Packed(zeros, _BITS, held, table), outputs, 1, width),
+                zeros if zeros is None else Grid(Packed(zeros, _BITS, held, _table(zeros)), outputs, 1, width),
             )
             companions.put(f"{stem}.qweight", weight)
 
@@ -86,14 +87,21 @@ def _take_gemv(companions: Companions) -> None:
 _VERSIONS: Final[dict[str, Method]] = {"gemm": _take_gemm, "gemv": _take_gemv}
 
 
-def _parts(companions: Companions, stem: str) -> tuple[Tensor, Tensor, Tensor]:
+def _parts(companions: Companions, stem: str) -> tuple[Tensor, Tensor | None, Tensor]:
+    """The levels, zero points and scales of a module."""
+    without_zeros = companions.setting("zero_point", bool, True) is False and f"{stem}.qzeros" not in companions.tensors
     return (
         companions.take(f"{stem}.qweight", WORDS, 2),
-        companions.take(f"{stem}.qzeros", WORDS, 2),
+        None if without_zeros else companions.take(f"{stem}.qzeros", WORDS, 2),
         companions.take(f"{stem}.scales", SCALES, 2),
     )
 
 
-def _misfit(levels: Tensor, zeros: Tensor, scales: Tensor) -> ValueError:
-    shapes = f"qweight {list(levels.shape)}, qzeros {list(zeros.shape)} and scales {list(scales.shape)}"
+def _table(zeros: Tensor | None) -> Floats:
+    """What levels stand for: themselves, or without zero points their distance from the middle."""
+    return integers(_BITS, 0 if zeros else 1 << (_BITS - 1))
+
+
+def _misfit(levels: Tensor, zeros: Tensor | None, scales: Tensor) -> ValueError:
+    shapes = f"qweight {list(levels.shape)}, qzeros {list(zeros.shape) if zeros else None} and scales {list(scales.shape)}"
     return ValueError(f"{shapes} do not fit together")

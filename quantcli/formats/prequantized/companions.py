@@ -104,9 +104,14 @@ class Companions:
         Raises:
             ModelError: if anything was wrong; the message lists it.
         """
-        if self._faults:
-            rest = len(self._faults) - _LISTED
-            told = "; ".join(self._faults[:_LISTED]) + (f"; and {rest} more" if rest > 0 else "")
+        faults = self._faults + [
+            f"{name}: {tensor.type.name} numbers, without scales or what else belongs to them"
+            for name, tensor in self.tensors.items()
+            if name.endswith(".weight") and tensor.type.family is None and self.is_left(name)
+        ]
+        if faults:
+            rest = len(faults) - _LISTED
+            told = "; ".join(faults[:_LISTED]) + (f"; and {rest} more" if rest > 0 else "")
             raise ModelError(
                 f"the checkpoint's tensors are not as {method} has them: {told}",
                 hint="Is this config.json the checkpoint's own? Its quantization_config says how the tensors are stored.",

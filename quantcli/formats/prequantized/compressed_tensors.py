@@ -115,6 +115,7 @@ def _zeros(companions: Companions, stem: str, bits: int, grid: Grid, shape: tupl
     """The zero points of a packed weight: packed too where rows or groups have some, int8 where one is for all."""
     zeros = companions.find(f"{stem}.weight_zero_point")
     if zeros is None:
+        _refuse_to_do_without_zeros(companions, stem)
         return None
     if zeros.type.name == "I8":
         return scale_grid(zeros, shape)
@@ -123,6 +124,13 @@ def _zeros(companions: Companions, stem: str, bits: int, grid: Grid, shape: tupl
     if len(shape) != 2 or zeros.type.name != "I32" or zeros.shape != expected:
         raise ValueError(f"weight_zero_point is {zeros.type.name} {list(zeros.shape)}, expected I32 {list(expected)}")
     return replace(grid, numbers=PackedRows(zeros, bits, integers(bits, 1 << (bits - 1))))
+
+
+def _refuse_to_do_without_zeros(companions: Companions, stem: str) -> None:
+    """Raise ValueError where all groups of modules have zero points."""
+    groups = list(_weight_settings(companions))
+    if groups and all(group.get("symmetric") is False for group in groups):
+        raise ValueError(f"the zero points of {stem} are missing, where the quantization_config says symmetric: false")
 
 
 def _shape(tensor: Tensor) -> tuple[int, ...]:
@@ -145,8 +153,11 @@ def _bytes(companions: Companions, name: str, block: tuple[int, int] | None) -> 
         raise ValueError(f"the shape {list(weight.shape)} is not that of a matrix")
     scales = scale_grid(companions.take(f"{name}_scale", FLOATS), weight.shape, block)
     zeros = companions.find(f"{name}_zero_point")
-    kind = "int8" if weight.type.name == "I8" else "FP8"
-    zero_grid = None if zeros is None else scale_grid(zeros, weight.shape, block)
+    kind, zero_grid = "int8" if weight.type.name == "I8" else "FP8", None
+    if zeros is None:
+        _refuse_to_do_without_zeros(companions, name)
+    else:
+        zero_grid = scale_grid(zeros, weight.shape, block)
     return scaled_bytes(weight, scales, f"{_TITLE} {kind}", zero_grid)
 
 

@@ -45,6 +45,8 @@ def _weight(companions: Companions, stem: str, expected_bits: int | None, zero_o
     zeros = companions.take(f"{stem}.qzeros", WORDS, 2)
     scales = companions.take(f"{stem}.scales", SCALES, 2)
     order = companions.find(f"{stem}.g_idx")
+    if order is None and companions.setting("desc_act", bool, False):
+        raise ValueError(f"{stem}.g_idx is missing, where the quantization_config says desc_act")
     outputs, groups = levels.shape[1], scales.shape[0]
     bits = zeros.shape[1] * 32 // max(1, outputs)
     if bits not in _BITS or zeros.shape != (groups, outputs * bits // 32) or scales.shape[1] != outputs:

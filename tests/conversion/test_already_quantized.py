@@ -1,0 +1,134 @@
+"""Conversions of models whose weights somebody has quantized before: what lies on a grid stays as it is, bit for bit."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from quantized_models import LAYER, LINEAR, UNTURNED, gptq_model, normal, on_grid, write_model
+
+from quantcli.cli.convert import command
+from quantcli.conversion.already_quantized import look_at_weights
+from quantcli.conversion.convert import convert
+from quantcli.conversion.plan import make_plan
+from quantcli.conversion.recipes import find_recipe
+from quantcli.formats.gguf_reader import open_gguf
+from quantcli.formats.gguf_spec import string
+from quantcli.formats.imatrix import Imatrix
+from quantcli.formats.tensor import Tensor
+from quantcli.kernels.rows import dequantize, quantize
+from quantcli.kernels.types import TYPES
+
+NAMES = {"attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj"} | {
+    f"ffn_{part}": f"mlp.{part}_proj" for part in ("gate", "up", "down")
+}
+
+
+def converted(model: Path, recipe: str, output: Path, **more: Any) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The weights of the layer in the file that is written of a model, and the plan's reasons."""
+    result = convert(model, recipe, output, **more)[0]
+    with open_gguf(output) as file:
+        weights = {part: file.tensors[f"blk.0.{part}.weight"] for part in UNTURNED}
+        return (
+            {part: dequantize(tensor.load(), tensor.type) for part, tensor in weights.items()},
+            {tensor.name: tensor.reason for tensor in result.plan},
+        )
+
+
+@pytest.mark.parametrize(("recipe", "low", "high"), [("Q4_0", -7, 7), ("Q5_0", -12, 12), ("Q8_0", -90, 90)])
+def test_weights_on_the_grid_are_kept_and_others_quantized_as_ever(
+    recipe: str, low: int, high: int, tmp_path: Path
+) -> None:
+    grid = {f"{name}.weight": on_grid(shape, low, high) for name, shape in LINEAR.items()}
+    beside = f"{LAYER}.mlp.up_proj.weight"
+    grid[beside][-1, -1] *= 1.001
+    model = write_model(tmp_path / "model", grid)
+    weights, reasons = converted(model, recipe, tmp_path / "out.gguf")
+    for part, name in NAMES.items():
+        source = grid[f"{LAYER}.{name}.weight"]
+        ordinary = dequantize(quantize(source, recipe), recipe)
+        assert (ordinary != source).any()
+        if part == "ffn_up":
+            np.testing.assert_array_equal(weights[part], ordinary)
+        else:
+            np.testing.assert_array_equal(weights[part], source)
+    exact = {
+        name for name, reason in reasons.items() if reason.endswith(f"on a {recipe} grid and are repacked without loss")
+    }
+    assert exact == {f"blk.0.{part}.weight" for part in ("attn_q", "attn_k", *UNTURNED)} - {"blk.0.ffn_up.weight"}
+    dry = convert(model, recipe, tmp_path / "out.gguf", dry_run=True)[0]
+    assert {tensor.name: tensor.reason for tensor in dry.plan} == reasons
+
+
+def test_importance_changes_nothing_where_nothing_is_lost(tmp_path: Path) -> None:
+    grid = {f"{name}.weight": on_grid(shape, -7, 7) for name, shape in LINEAR.items()}
+    model = write_model(tmp_path / "model", grid)
+    plan = convert(model, "Q4_0", tmp_path / "plan.gguf", dry_run=True)[0].plan
+    entries = {tensor.name: np.linspace(0.1, 3, tensor.shape[-1], dtype=np.float32) for tensor in plan}
+    weights, _ = converted(model, "Q4_0", tmp_path / "out.gguf", imatrix=Imatrix("m.gguf", (), 1, entries))
+    for part, name in NAMES.items():
+        np.testing.assert_array_equal(weights[part], grid[f"{LAYER}.{name}.weight"])
+
+
+def test_gptq_becomes_the_same_numbers(tmp_path: Path) -> None:
+    model, expected = gptq_model(tmp_path / "model")
+    for recipe in ("Q4_0", "Q8_0"):
+        weights, reasons = converted(model, recipe, tmp_path / f"{recipe}.gguf")
+        for part, name in NAMES.items():
+            np.testing.assert_array_equal(weights[part], expected[f"{LAYER}.{name}"])
+        assert "; the checkpoint has it as GPTQ 4-bit; its weights lie on a" in reasons["blk.0.ffn_up.weight"]
+        assert "checkpoint" not in reasons["output.weight"]
+
+
+def run(*arguments: object) -> tuple[str, str]:
+    result = CliRunner().invoke(command, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.stderr
+    return result.stdout, result.stderr
+
+
+def test_a_second_quantization_is_done_and_noted(tmp_path: Path) -> None:
+    model, _ = gptq_model(tmp_path / "model")
+    stdout, stderr = run(model, "--type", "Q4_1", "-o", tmp_path / "out.gguf", "--json")
+    noted = "Q4_1: 7 tensors that the checkpoint has as GPTQ 4-bit are quantized a second time; "
+    assert f"{noted}the original model would lose less" in stderr.splitlines()
+    reasons = {tensor["name"]: tensor["reason"] for tensor in json.loads(stdout)["tensors"]}
+    assert reasons["blk.0.attn_q.weight"] == "the base type of Q4_1; the checkpoint has it as GPTQ 4-bit"
+    _, stderr = run(model, "--type", "Q8_0", "-o", tmp_path / "out8.gguf")
+    assert "second time" not in stderr
+
+
+@dataclass(frozen=True)
+class Counted(Tensor):
+    """Rows of float32 that tell how many were read."""
+
+    values: np.ndarray = field(repr=False)
+    rows_read: list[int] = field(default_factory=list)
+
+    def read(self, start: int, stop: int, out: np.ndarray) -> None:
+        self.rows_read.append(stop - start)
+        out.view(np.float32)[...] = self.values[start:stop]
+
+
+def looked_at(values: np.ndarray) -> tuple[bool, int]:
+    tensor = Counted("blk.0.ffn_up.weight", values.shape, TYPES["F32"], values)
+    plan = make_plan([tensor], {"general.architecture": string("llama")}, find_recipe("Q4_0"))
+    (planned,) = look_at_weights(plan, {tensor.name: tensor}, 2)
+    return planned.exact, sum(tensor.rows_read)
+
+
+def test_one_row_of_ordinary_weights_is_read() -> None:
+    assert looked_at(normal(1000, 64)) == (False, 1)
+
+
+def test_a_few_rows_on_the_grid_do_not_settle_it() -> None:
+    grid = on_grid((1000, 64), -7, 7)
+    assert looked_at(grid)[0]
+    grid[333, 5] += np.float32(1e-6)
+    exact, rows_read = looked_at(grid)
+    assert not exact
+    assert rows_read > 100

@@ -35,7 +35,11 @@ class PreTokenizer:
     split: str | None = None
     ignore_merges: bool = False
     add_bos: bool = False
+    force_bos: bool = False
     no_bos: bool = False
+    normalizer: str | None = None
+    strip_left: tuple[str, ...] = ()
+    plain: bool = False
 
     @property
     def patterns(self) -> tuple[str, ...] | None:
@@ -57,7 +61,10 @@ def _table() -> _Table:
     tables = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
     return _Table(
         {name: [tuple(row["patterns"]), *map(tuple, row.get("also", []))] for name, row in tables["splits"].items()},
-        {name: PreTokenizer(name, **row) for name, row in tables["pre_tokenizers"].items()},
+        {
+            name: PreTokenizer(name, **{**row, "strip_left": tuple(row.get("strip_left", ()))})
+            for name, row in tables["pre_tokenizers"].items()
+        },
         tables["hashes"],
     )
 
@@ -67,17 +74,23 @@ def pre_tokenizers() -> Mapping[str, PreTokenizer]:
     return _table().pre_tokenizers
 
 
+def splits() -> Mapping[str, tuple[str, ...]]:
+    """The ways of splitting by name: the patterns of each."""
+    return {name: lists[0] for name, lists in _table().splits.items()}
+
+
 def name_by_hash(ids: Sequence[int]) -> str | None:
     """The name of the pre-tokenizer of a tokenizer that gives `ids` for `TEST_TEXT`."""
     return _table().hashes.get(sha256(str(list(ids)).encode()).hexdigest())
 
 
-def name_by_patterns(patterns: Sequence[str], *, ignore_merges: bool) -> str | None:
-    """The name of a pre-tokenizer that splits by `patterns`."""
+def name_by_patterns(patterns: Sequence[str], *, ignore_merges: bool, normalizer: str | None = None) -> str | None:
+    """The name of a pre-tokenizer that splits by `patterns`, if there is one with this normalizer that one."""
     table = _table()
     splits = {name for name, lists in table.splits.items() if tuple(patterns) in lists}
-    fitting = (row for row in table.pre_tokenizers.values() if row.split in splits and row.ignore_merges == ignore_merges)
-    return next((row.name for row in fitting), None)
+    rows = table.pre_tokenizers.values()
+    fitting = [row for row in rows if row.split in splits and row.ignore_merges == ignore_merges and not row.plain]
+    return next((row.name for row in sorted(fitting, key=lambda row: row.normalizer != normalizer)), None)
 
 
 def nearest_name(patterns: Sequence[str]) -> str:

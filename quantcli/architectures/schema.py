@@ -121,6 +121,31 @@ class VocabularyRules:
     """Whether a tokenizer.json without tokenizer.model becomes a vocabulary whose scores are all the same. Texts are then
     not tokenized as the model was trained; it is what the reference writes where it does not refuse."""
 
+    literal_added: bool = False
+    """Whether tokens added to tokenizer.model are control tokens only where marked as special, and keep the spelling
+    they have, and those of tokenizer.json count too."""
+
+    piece_texts: Mapping[str, str] = field(default_factory=dict)
+    """Pieces of tokenizer.model that are written as something else."""
+
+    unused_pieces: str = ""
+    """How the pieces of tokenizer.model begin that no text is cut into."""
+
+    unigram: bool = False
+    """Whether a unigram model of SentencePiece stays one. Elsewhere the reference writes it as if it were BPE."""
+
+    fairseq_ids: bool = False
+    """Whether the ids of a unigram model's pieces are those of fairseq: `<s> <pad> </s> <unk>` for the first three."""
+
+    missing_texts: Mapping[str, int] = field(default_factory=dict)
+    """Control tokens such a model lacks: text -> id."""
+
+    token_type_count: bool = False
+    """Whether the number of BERT's segment types, `type_vocab_size`, is written with the vocabulary."""
+
+    usual_tokenizer: str | None = None
+    """What to put beside checkpoints that often come without a tokenizer: `tokenizer.json of ORG/NAME`."""
+
     special: Mapping[str, int] = field(default_factory=dict)
     """Role -> id, for roles a checkpoint does not name."""
 

@@ -79,6 +79,12 @@ def _from_checkpoint(
         architecture.early_metadata(checkpoint.config)
         | general_metadata(checkpoint, architecture.gguf, list(tensors.values()), model_id=model_id)
         | architecture.metadata(checkpoint.config)
-        | vocabulary_metadata(checkpoint, vocabulary_size, rules=architecture.vocabulary, pre_tokenizer=pre_tokenizer)
+        | vocabulary_metadata(
+            checkpoint,
+            vocabulary_size,
+            rules=architecture.vocabulary,
+            pre_tokenizer=pre_tokenizer,
+            configuration=architecture.hyperparameters(checkpoint.config),
+        )
     )
     return Source(checkpoint.path, tuple(paths), architecture.gguf, tensors, metadata, stored)

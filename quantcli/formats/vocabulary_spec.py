@@ -20,6 +20,19 @@ class TokenType(IntEnum):
     BYTE = 6
 
 
+def _alphabet() -> dict[str, int]:
+    """GPT-2's character for each byte: the printable ones of Latin-1 stand for themselves, the rest follow from U+0100."""
+    printable = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + index): byte for index, byte in enumerate(others)}
+
+
+BYTES: Final = _alphabet()
+"""Character of GPT-2's alphabet, in which byte-level vocabularies are spelled -> byte."""
+
+WORD_START: Final = "\N{LOWER ONE EIGHTH BLOCK}"
+"""What SentencePiece, and GGUF for WordPiece, write for a space."""
+
 MODEL: Final = "tokenizer.ggml.model"
 """The algorithm: `llama` (SentencePiece BPE), `gpt2` (byte-level BPE), `bert` (WordPiece), `t5` (unigram)."""
 

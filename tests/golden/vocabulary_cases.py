@@ -1,7 +1,8 @@
 """Checkpoints without tensors whose tokenizers say things in every place and way they can be said.
 
 A case is its files by name: an object for JSON, a text for anything else; `PIECES` stands for the tokenizer.model of
-examples/storyteller. Both `make_vocabulary_goldens.py` and the test write them to a directory.
+examples/storyteller, `UNIGRAM` for unigram.model beside this file. Both `make_vocabulary_goldens.py` and the test write
+them to a directory.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 PIECES = "PIECES"
-STORYTELLER = Path(__file__).parents[2] / "examples" / "storyteller" / "tokenizer.model"
+UNIGRAM = "UNIGRAM"
+MODEL_FILES = {PIECES: Path(__file__).parents[2] / "examples" / "storyteller" / "tokenizer.model"}
+MODEL_FILES[UNIGRAM] = Path(__file__).with_name("unigram.model")
 PRE_TOKENIZER = "gpt-2"
 """What the byte-level cases are converted with: no hash knows so small a vocabulary."""
 
@@ -34,6 +37,23 @@ def config(vocab_size: int, **more: Any) -> dict[str, Any]:
         "rope_theta": 10000.0,
         "hidden_act": "silu",
         "tie_word_embeddings": True,
+        "vocab_size": vocab_size,
+        **more,
+    }
+
+
+def bert_config(vocab_size: int, **more: Any) -> dict[str, Any]:
+    return {
+        "architectures": ["BertModel"],
+        "model_type": "bert",
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 66,
+        "layer_norm_eps": 1e-12,
+        "type_vocab_size": 2,
+        "hidden_act": "gelu",
         "vocab_size": vocab_size,
         **more,
     }
@@ -289,19 +309,30 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 MODELS = {
-    "llama-2": 32000,
-    "llama-3.2": 128256,
-    "mistral-v0.3": 32768,
-    "phi-3-mini": 32064,
-    "qwen2.5": 152064,
-    "gpt2": 50257,
-    "starcoder2": 49280,
-    "deepseek-coder": 32256,
-    "falcon": 65024,
-    "phi-2": 51200,
-    "gpt-neox-20b-pii-special": 50688,
+    "llama-2": config(32000),
+    "llama-3.2": config(128256),
+    "mistral-v0.3": config(32768),
+    "phi-3-mini": config(32064),
+    "qwen2.5": config(152064),
+    "gpt2": config(50257),
+    "starcoder2": config(49280),
+    "deepseek-coder": config(32256),
+    "falcon": config(65024),
+    "phi-2": config(51200),
+    "gpt-neox-20b-pii-special": config(50688),
+    "bert-uncased-MiniLM": bert_config(30522, pad_token_id=0),
+    "roberta-base": bert_config(
+        50265,
+        architectures=["RobertaModel"],
+        model_type="roberta",
+        type_vocab_size=1,
+        max_position_embeddings=514,
+        bos_token_id=0,
+        pad_token_id=1,
+        eos_token_id=2,
+    ),
 }
-"""Tokenizers of well-known models, and for each a number of embeddings; all are converted as if the model were a llama."""
+"""Tokenizers of well-known models, and for each a configuration that leads to a class for such vocabularies."""
 
 
 def write_case(directory: Path, case: dict[str, Any]) -> Path:
@@ -309,8 +340,8 @@ def write_case(directory: Path, case: dict[str, Any]) -> Path:
     for name, contents in case.items():
         path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        if contents == PIECES:
-            shutil.copy(STORYTELLER, path)
+        if isinstance(contents, str) and contents in MODEL_FILES:
+            shutil.copy(MODEL_FILES[contents], path)
         else:
             text = contents if isinstance(contents, str) else json.dumps(contents, ensure_ascii=False)
             path.write_text(text, encoding="utf-8")

@@ -5,20 +5,24 @@ Source: the methods `set_vocab` and `_set_vocab_*` of llama.cpp's converter.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 from quantcli.architectures.schema import VocabularyRules
 from quantcli.conversion.vocabulary import hugging_face
-from quantcli.conversion.vocabulary.files import SENTENCEPIECE_MODEL, TOKENIZER, TokenizerFiles
+from quantcli.conversion.vocabulary.files import MERGES, SOUGHT, TEKKEN, VOCABULARY, WORDS, Request, TokenizerFiles
+from quantcli.conversion.vocabulary.pre_tokenizer import pre_tokenizer_name
+from quantcli.conversion.vocabulary.ranks import from_ranks
 from quantcli.conversion.vocabulary.sentencepiece import sentencepiece_tokens
 from quantcli.conversion.vocabulary.special import special_metadata
+from quantcli.conversion.vocabulary.tekken import from_tekken
 from quantcli.conversion.vocabulary.tokens import TokenTable
+from quantcli.conversion.vocabulary.unigram import from_sentencepiece_unigram, from_unigram
+from quantcli.conversion.vocabulary.word_piece import from_word_piece
 from quantcli.formats import vocabulary_spec as spec
 from quantcli.formats.errors import FormatError, ModelError, UnsupportedError
 from quantcli.formats.gguf_spec import Metadata, ValueType, array, boolean, string, u32
-from quantcli.formats.sentencepiece_model import read_sentencepiece_model
+from quantcli.formats.sentencepiece_model import Algorithm
 
 if TYPE_CHECKING:
     from quantcli.formats.checkpoint import Checkpoint
@@ -33,10 +37,12 @@ def vocabulary_metadata(
     *,
     rules: VocabularyRules = NO_RULES,
     pre_tokenizer: str | None = None,
+    configuration: Mapping[str, Any] | None = None,
 ) -> Metadata:
     """All metadata of the checkpoint's tokenizer, for a model with `vocabulary_size` embeddings (None: one per token).
 
-    `rules` are the architecture's; `pre_tokenizer` names the pre-tokenizer of a byte-level BPE instead of recognising it.
+    `rules` are the architecture's; `pre_tokenizer` names the pre-tokenizer of a byte-level BPE instead of recognising it;
+    `configuration` is config.json with what its class assumes, the file itself where None.
 
     Raises:
         ModelError: if there is no tokenizer, or it does not fit the model.
@@ -45,15 +51,18 @@ def vocabulary_metadata(
         UsageError: if no pre-tokenizer is called `pre_tokenizer`.
     """
     files = TokenizerFiles.read(checkpoint)
-    convert = next((convert for holds, convert in _SOURCES if holds(files)), None)
-    if convert is None:
-        raise _nothing_usable(files)
+    configuration = checkpoint.config if configuration is None else configuration
     metadata: Metadata = {}
     space_prefix = files.configuration.get("add_prefix_space")
-    if rules.copy_space_prefix and space_prefix is not None:
+    if rules.copy_space_prefix and space_prefix is not None and not files.has(TEKKEN):
         metadata[spec.ADD_SPACE_PREFIX] = boolean(space_prefix)
     try:
-        metadata |= convert(_Request(files, vocabulary_size, rules, pre_tokenizer))
+        token_types = _token_types(configuration) if rules.token_type_count else None
+        request = Request(files, vocabulary_size, rules, pre_tokenizer, token_types)
+        convert = next((convert for holds, convert in _SOURCES if holds(request)), None)
+        if convert is None:
+            raise _nothing_usable(request)
+        metadata |= convert(request)
         added = _added_tokens(files)
         for role, text in rules.special_texts.items():
             if text in added:
@@ -61,18 +70,20 @@ def vocabulary_metadata(
         for role, text in rules.replaced_texts.items():
             if text in added:
                 metadata[spec.SPECIAL_TOKENS[role]] = u32(added[text])
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, OverflowError) as error:
         what = "a tokenizer file is valid JSON, but not of the shape such files have"
         raise FormatError(checkpoint.directory, f"{what} ({type(error).__name__}: {error})") from error
     for role, id_ in {**rules.special, **rules.special_by_size.get(vocabulary_size or 0, {})}.items():
         metadata.setdefault(spec.SPECIAL_TOKENS[role], u32(id_))
     for role, add in rules.add_by_size.get(vocabulary_size or 0, {}).items():
         metadata[spec.ADD_SPECIAL_TOKENS[role]] = boolean(add)
-    if rules.copy_dummy_prefix and files.sentencepiece is not None:
-        metadata[spec.ADD_SPACE_PREFIX] = boolean(read_sentencepiece_model(files.sentencepiece).add_dummy_prefix)
     if rules.space_prefix is not None:
         metadata[spec.ADD_SPACE_PREFIX] = boolean(rules.space_prefix)
     return metadata
+
+
+def _token_types(configuration: Mapping[str, Any]) -> int:
+    return int(configuration.get("type_vocab_size") or 1)
 
 
 def _added_tokens(files: TokenizerFiles) -> dict[str, int]:
@@ -84,29 +95,21 @@ def _added_tokens(files: TokenizerFiles) -> dict[str, int]:
     }
 
 
-def _nothing_usable(files: TokenizerFiles) -> ModelError | UnsupportedError:
+def _nothing_usable(request: Request) -> ModelError | UnsupportedError:
+    files = request.files
     if files.tokenizer_path is None:
-        sought = f"looked for {SENTENCEPIECE_MODEL} and {TOKENIZER}"
-        return ModelError(f"{files.checkpoint.directory}: no tokenizer; {sought}")
+        usual = request.rules.usual_tokenizer
+        hint = f"Models of this architecture often come without: put the {usual} there." if usual else None
+        return ModelError(f"{files.checkpoint.directory}: no tokenizer; looked for {SOUGHT}", hint=hint)
     kind = files.model.get("type", "no model")
-    return UnsupportedError(f"{files.tokenizer_path}: holds {kind}, expected BPE")
+    return UnsupportedError(f"{files.tokenizer_path}: holds {kind}, expected BPE, WordPiece or Unigram")
 
 
-@dataclass(frozen=True)
-class _Request:
-    """What a vocabulary is converted from and for."""
-
-    files: TokenizerFiles
-    vocabulary_size: int | None
-    rules: VocabularyRules
-    pre_tokenizer: str | None
+def _from_sentencepiece(request: Request) -> Metadata:
+    return _scored(request, sentencepiece_tokens(request.files, request.vocabulary_size, request.rules))
 
 
-def _from_sentencepiece(request: _Request) -> Metadata:
-    return _scored(request, sentencepiece_tokens(request.files, request.vocabulary_size))
-
-
-def _from_byte_fallback(request: _Request) -> Metadata:
+def _from_byte_fallback(request: Request) -> Metadata:
     tokenizer = hugging_face.load(request.files)
     table = hugging_face.byte_fallback_tokens(
         request.files, tokenizer, request.vocabulary_size, flat_scores=request.rules.flat_scores
@@ -114,27 +117,43 @@ def _from_byte_fallback(request: _Request) -> Metadata:
     return _scored(request, table)
 
 
-def _scored(request: _Request, table: TokenTable) -> Metadata:
+def _scored(request: Request, table: TokenTable) -> Metadata:
     metadata = {spec.MODEL: string("llama"), spec.PRE_TOKENIZER: string("default")}
-    return metadata | table.metadata(scores=True) | special_metadata(request.files, len(table))
+    metadata |= table.metadata(scores=True)
+    if request.rules.copy_dummy_prefix and request.files.sentencepiece is not None:
+        metadata[spec.ADD_SPACE_PREFIX] = boolean(request.files.sentencepiece_model.add_dummy_prefix)
+    return metadata | special_metadata(request.files, len(table))
 
 
-def _from_byte_level(request: _Request) -> Metadata:
+def _from_byte_level(request: Request) -> Metadata:
     files, tokenizer = request.files, hugging_face.load(request.files)
-    name = (
-        hugging_face.pre_tokenizer_name(files, tokenizer)
-        if request.pre_tokenizer is None
-        else hugging_face.check_pre_tokenizer(request.pre_tokenizer)
-    )
-    table = hugging_face.byte_level_tokens(files, tokenizer, request.vocabulary_size)
+    name = pre_tokenizer_name(request, tokenizer)
+    table = hugging_face.listed_tokens(files, tokenizer, request.vocabulary_size)
     metadata = {spec.MODEL: string("gpt2"), spec.PRE_TOKENIZER: string(name)} | table.metadata(scores=False)
     metadata[spec.MERGES] = array(ValueType.STRING, hugging_face.merges(files))
-    return metadata | special_metadata(files, None)
+    metadata |= special_metadata(files, None)
+    if request.token_types is not None:
+        metadata[spec.TOKEN_TYPE_COUNT] = u32(request.token_types)
+    return metadata
 
 
-_SOURCES: Final[tuple[tuple[Callable[[TokenizerFiles], bool], Callable[[_Request], Metadata]], ...]] = (
-    (lambda files: files.sentencepiece is not None, _from_sentencepiece),
-    (hugging_face.has_byte_fallback, _from_byte_fallback),
-    (hugging_face.is_byte_level, _from_byte_level),
+def _is_sentencepiece_unigram(request: Request) -> bool:
+    files = request.files
+    if files.sentencepiece is None or not request.rules.unigram:
+        return False
+    return files.sentencepiece_model.algorithm is Algorithm.UNIGRAM
+
+
+_SOURCES: Final[tuple[tuple[Callable[[Request], bool], Callable[[Request], Metadata]], ...]] = (
+    (lambda request: request.files.has(TEKKEN) and request.files.tokenizer_path is None, from_tekken),
+    (_is_sentencepiece_unigram, from_sentencepiece_unigram),
+    (lambda request: request.files.sentencepiece is not None, _from_sentencepiece),
+    (lambda request: hugging_face.has_byte_fallback(request.files), _from_byte_fallback),
+    (lambda request: hugging_face.is_byte_level(request.files), _from_byte_level),
+    (lambda request: hugging_face.holds(request.files, "WordPiece"), from_word_piece),
+    (lambda request: hugging_face.holds(request.files, "Unigram"), from_unigram),
+    (lambda request: request.files.ranks is not None, from_ranks),
+    (lambda request: request.files.has(VOCABULARY) and request.files.has(MERGES), _from_byte_level),
+    (lambda request: request.files.has(WORDS), from_word_piece),
 )
 """Where a vocabulary can come from: how to see it, how to convert it. The first that is there counts."""

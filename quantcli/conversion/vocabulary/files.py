@@ -1,29 +1,47 @@
-"""The tokenizer files of a checkpoint, each read once."""
+"""The tokenizer files of a checkpoint, each read once, and what a vocabulary is made of them for."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
+
+from quantcli.architectures.schema import VocabularyRules
+from quantcli.formats.sentencepiece_model import SentencePieceModel, read_sentencepiece_model
 
 if TYPE_CHECKING:
     from quantcli.formats.checkpoint import Checkpoint
 
-SENTENCEPIECE_MODEL: Final = "tokenizer.model"
 TOKENIZER: Final = "tokenizer.json"
 CONFIGURATION: Final = "tokenizer_config.json"
+TEKKEN: Final = "tekken.json"
+MERGES: Final = "merges.txt"
+VOCABULARY: Final = "vocab.json"
+WORDS: Final = "vocab.txt"
+ADDED_TOKENS: Final = "added_tokens.json"
+SENTENCEPIECE_MODELS: Final = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+TIKTOKEN: Final = "*.tiktoken"
+
+_OTHERS: Final = (*SENTENCEPIECE_MODELS[1:], TEKKEN, TIKTOKEN, f"{VOCABULARY} with {MERGES}", WORDS)
+SOUGHT: Final = f"{SENTENCEPIECE_MODELS[0]} and {TOKENIZER}, then {', '.join(_OTHERS)}"
+"""What a vocabulary can be in, in words."""
+
+_PEEKED: Final = 1 << 12
 
 
 @dataclass(frozen=True)
 class TokenizerFiles:
-    """What a checkpoint says of its tokenizer. An absent JSON file is an empty object."""
+    """What a checkpoint says of its tokenizer. An absent JSON file is an empty object, any other None."""
 
     checkpoint: Checkpoint
-    sentencepiece: Path | None
     tokenizer_path: Path | None
     tokenizer: Mapping[str, Any]
     configuration: Mapping[str, Any]
+    sentencepiece: Path | None
+    ranks: Path | None
+    """Tokens of bytes by rank, as `tiktoken` has them."""
 
     @classmethod
     def read(cls, checkpoint: Checkpoint) -> Self:
@@ -32,12 +50,17 @@ class TokenizerFiles:
         Raises:
             FormatError: if one of them is not a JSON object.
         """
+        models = [path for name in SENTENCEPIECE_MODELS if (path := checkpoint.file(name)) is not None]
+        # GLM calls it tokenizer.model too.
+        texts = [checkpoint.file(path.name) for path in sorted(checkpoint.directory.glob(TIKTOKEN))]
+        ranks = [path for path in (*texts, *models) if path is not None and _is_ranks(path)]
         return cls(
             checkpoint,
-            checkpoint.file(SENTENCEPIECE_MODEL),
             checkpoint.file(TOKENIZER),
             checkpoint.json(TOKENIZER) or {},
             checkpoint.json(CONFIGURATION) or {},
+            next((path for path in models if path not in ranks), None),
+            next(iter(ranks), None),
         )
 
     @property
@@ -45,3 +68,36 @@ class TokenizerFiles:
         """The `model` of tokenizer.json: its algorithm, vocabulary and merges."""
         model: Mapping[str, Any] = self.tokenizer.get("model") or {}
         return model
+
+    @cached_property
+    def sentencepiece_model(self) -> SentencePieceModel:
+        """The model in `sentencepiece`, which must be there.
+
+        Raises:
+            FormatError: if it is not one.
+        """
+        assert self.sentencepiece is not None
+        return read_sentencepiece_model(self.sentencepiece)
+
+    def has(self, name: str) -> bool:
+        """Whether the checkpoint has a file of this name."""
+        return self.checkpoint.file(name) is not None
+
+
+def _is_ranks(path: Path) -> bool:
+    """Whether a file is lines of a token in base 64 and its rank."""
+    with path.open("rb") as file:
+        fields = file.read(_PEEKED).split(b"\n")[0].split()
+    return len(fields) == 2 and fields[1].isdigit() and fields[0].isascii()
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a vocabulary is converted from and for."""
+
+    files: TokenizerFiles
+    vocabulary_size: int | None
+    rules: VocabularyRules
+    pre_tokenizer: str | None
+    token_types: int | None
+    """BERT's segment types, where their number is written."""

@@ -5,19 +5,30 @@ Source: `_create_vocab_sentencepiece` of llama.cpp's converter.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
-from quantcli.conversion.vocabulary.files import TokenizerFiles
+from quantcli.architectures.schema import VocabularyRules
+from quantcli.conversion.vocabulary.files import ADDED_TOKENS, TokenizerFiles
 from quantcli.conversion.vocabulary.tokens import ADDED_TOKEN_SCORE, TokenTable, added_token
-from quantcli.formats.sentencepiece_model import read_sentencepiece_model
+from quantcli.formats.sentencepiece_model import Piece
 from quantcli.formats.vocabulary_spec import TokenType
 
-_PADDING_SCORE: Final = -10000.0
+PADDING_SCORE: Final = -10000.0
 _TYPES: Final = {TokenType.USER_DEFINED: TokenType.NORMAL}
 """Piece types that change: what the trainer's user defined merges like any other piece."""
 
 
-def sentencepiece_tokens(files: TokenizerFiles, vocabulary_size: int | None) -> TokenTable:
+def piece_table(pieces: Sequence[Piece], size: int) -> TokenTable:
+    """The first `size` pieces, or all of them and unused tokens up to `size`."""
+    table = TokenTable()
+    for piece in pieces[:size]:
+        table.append(piece.text, piece.score, _TYPES.get(piece.type, piece.type))
+    table.pad(size, PADDING_SCORE)
+    return table
+
+
+def sentencepiece_tokens(files: TokenizerFiles, vocabulary_size: int | None, rules: VocabularyRules) -> TokenTable:
     """The pieces of tokenizer.model and the tokens added in side files, `vocabulary_size` of them (None: one per piece).
 
     Tokens at ids beyond it have no embedding and are left out.
@@ -25,19 +36,24 @@ def sentencepiece_tokens(files: TokenizerFiles, vocabulary_size: int | None) -> 
     Raises:
         FormatError: if tokenizer.model is not a SentencePiece model.
     """
-    assert files.sentencepiece is not None
-    pieces = read_sentencepiece_model(files.sentencepiece).pieces
+    pieces = files.sentencepiece_model.pieces
     size = vocabulary_size or len(pieces)
-    table = TokenTable()
-    for piece in pieces[:size]:
-        table.append(piece.text, piece.score, _TYPES.get(piece.type, piece.type))
-    table.pad(size, _PADDING_SCORE)
-
-    for text, id_ in (files.checkpoint.json("added_tokens.json") or {}).items():
+    table = piece_table(pieces, size)
+    for id_, text in enumerate(table.texts):
+        if rules.unused_pieces and text.startswith(rules.unused_pieces):
+            table.types[id_] = TokenType.UNUSED
+        table.texts[id_] = rules.piece_texts.get(text, text)
+    for text, id_ in (files.checkpoint.json(ADDED_TOKENS) or {}).items():
         if 0 <= id_ < size:
             table.put(id_, text, ADDED_TOKEN_SCORE, TokenType.USER_DEFINED)
-    for key, attributes in files.configuration.get("added_tokens_decoder", {}).items():
-        if 0 <= int(key) < size:
-            text, type_ = added_token(attributes["content"], attributes)
-            table.put(int(key), text, ADDED_TOKEN_SCORE, type_)
+    added = [(int(key), token) for key, token in files.configuration.get("added_tokens_decoder", {}).items()]
+    if rules.literal_added:
+        added += [(token["id"], token) for token in files.tokenizer.get("added_tokens") or []]
+    for id_, token in added:
+        if not 0 <= id_ < size:
+            continue
+        text, type_ = token["content"], TokenType.CONTROL if token.get("special") else TokenType.USER_DEFINED
+        if not rules.literal_added:
+            text, type_ = added_token(text, token)
+        table.put(id_, text, ADDED_TOKEN_SCORE, type_)
     return table

@@ -10,25 +10,35 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from quantcli.conversion.vocabulary.files import TokenizerFiles
 from quantcli.conversion.vocabulary.tokens import token_text
 from quantcli.formats import vocabulary_spec as spec
-from quantcli.formats.errors import ModelError
+from quantcli.formats.errors import FormatError, ModelError
 from quantcli.formats.gguf_spec import Metadata, ValueType, array, boolean, string, u32
 
 if TYPE_CHECKING:
     from quantcli.formats.checkpoint import Checkpoint
 
+NO_IDS: Final[Mapping[str, int]] = MappingProxyType({})
+
 ROLES: Final = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 """The roles looked for, in the order their keys are written; `eot` and `eom` join where a template demotes an `eos`."""
 
 
-def special_metadata(files: TokenizerFiles, vocabulary_size: int | None) -> Metadata:
+def special_metadata(
+    files: TokenizerFiles,
+    vocabulary_size: int | None,
+    *,
+    alone: Mapping[str, int] = NO_IDS,
+    late: Mapping[str, int] = NO_IDS,
+) -> Metadata:
     """The metadata of special tokens, of the flags that add them, of chat templates and of normalization.
 
-    Ids at or above `vocabulary_size` are left out; with None every id is taken.
+    Ids at or above `vocabulary_size` are left out; with None every id is taken. `alone` are ids by role that count where
+    the checkpoint names none, `late` those for roles it does not name.
 
     Raises:
         ModelError: if an id is negative.
@@ -39,12 +49,18 @@ def special_metadata(files: TokenizerFiles, vocabulary_size: int | None) -> Meta
         _read_post_processor(tokenizer, configuration, found)
     _read_roles(configuration, tokenizer.get("added_tokens") or [], found, vocabulary_size)
     _read_ids(files.checkpoint.config, found, vocabulary_size)
+    for role, id_ in {**({} if found.ids else alone), **late}.items():
+        found.set_id(role, id_, vocabulary_size)
+    _read_generation(files.checkpoint, found, vocabulary_size)
+    for role, id_ in found.ends.items():
+        if found.add.get(role):
+            found.set_id(role, id_, vocabulary_size)
 
     keys, flags = spec.SPECIAL_TOKENS, spec.ADD_SPECIAL_TOKENS
     metadata = {keys[role]: u32(id_) for role, id_ in found.ids.items() if role in keys}
     metadata |= {flags[role]: boolean(add) for role, add in found.add.items() if role in flags}
     if configuration:
-        metadata |= template_metadata(configuration.get("chat_template", _template_files(files.checkpoint)))
+        metadata |= template_metadata(configuration.get("chat_template", template_files(files.checkpoint)))
     return metadata | _normalizer_metadata(tokenizer.get("normalizer"))
 
 
@@ -55,6 +71,8 @@ class _Findings:
     roles: list[str]
     ids: dict[str, int] = field(default_factory=dict)
     add: dict[str, bool] = field(default_factory=dict)
+    ends: dict[str, int] = field(default_factory=dict)
+    """The ids that the post-processor puts around a text."""
 
     def set_id(self, role: str, id_: object, vocabulary_size: int | None) -> None:
         """Note the id of a role unless it is known already or cannot be one."""
@@ -88,6 +106,7 @@ def _read_byte_level(step: Mapping[str, Any], entries: dict[str, Any], found: _F
 
 def _read_roberta(step: Mapping[str, Any], entries: dict[str, Any], found: _Findings, complete: bool) -> None:
     found.add |= {"bos": True, "eos": True, "sep": True}
+    found.ends |= {role: step[name][1] for role, name in (("bos", "cls"), ("eos", "sep")) if name in step}
     for role, stand_in in (("cls", "bos"), ("sep", "eos")):
         if complete and not entries.get(f"{role}_token"):
             entries[f"{role}_token"] = step.get(role, [entries.get(f"{stand_in}_token")])[0]
@@ -97,11 +116,14 @@ def _read_template(step: Mapping[str, Any], entries: dict[str, Any], found: _Fin
     """Read `TemplateProcessing`: `single` is a text between special tokens, `pair` two texts, perhaps with a separator."""
     single, pair = step.get("single", []), step.get("pair", [])
     first = last = None
+    ids = step.get("special_tokens") or {}
     if len(single) > 1:
         if first := _special(single[0]):
             _begin_with(first, entries, found, complete)
+            found.ends["bos"] = ids.get(first, {}).get("ids", [None])[0]
         if last := _special(single[-1]):
             _end_with(last, entries, found, complete)
+            found.ends["eos"] = ids.get(last, {}).get("ids", [None])[0]
     if not pair:
         return
     start = 1 if first and _special(pair[0]) == first else 0
@@ -187,7 +209,25 @@ def _read_ids(config: Mapping[str, Any], found: _Findings, vocabulary_size: int 
         found.set_id(role, text_config.get(f"{role}_token_id") if id_ is None else id_, vocabulary_size)
 
 
-def _template_files(checkpoint: Checkpoint) -> Any:
+def _read_generation(checkpoint: Checkpoint, found: _Findings, vocabulary_size: int | None) -> None:
+    """Take ids that are still unknown from generation_config.json, which the reference does not ask.
+
+    Where it has a list of what ends a text, its first is `eos`, and the next two end something smaller: a turn, a message.
+    """
+    try:
+        generation = checkpoint.json("generation_config.json") or {}
+    except FormatError:  # it only recommends, and there are broken ones about
+        return
+    ends = generation.get("eos_token_id")
+    ids = {role: generation.get(f"{role}_token_id") for role in ROLES}
+    if isinstance(ends, list) and "eos" not in found.ids:
+        ids |= dict(zip(("eos", "eot", "eom"), ends, strict=False))
+    for role, id_ in ids.items():
+        if isinstance(id_, int) and id_ >= 0:
+            found.set_id(role, id_, vocabulary_size)
+
+
+def template_files(checkpoint: Checkpoint) -> Any:
     """The chat template that is a file of its own: a text, a list of named ones, or None."""
     default = checkpoint.file("chat_template.jinja")
     if default is None:

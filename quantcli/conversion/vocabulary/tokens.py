@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 from quantcli.formats import vocabulary_spec as spec
+from quantcli.formats.errors import ModelError
 from quantcli.formats.gguf_spec import Metadata, ValueType, array
-from quantcli.formats.vocabulary_spec import TokenType
-
-WORD_START: Final = "\N{LOWER ONE EIGHTH BLOCK}"
-"""What SentencePiece writes for a space."""
+from quantcli.formats.vocabulary_spec import WORD_START, TokenType
 
 ADDED_TOKEN_SCORE: Final = -1000.0
 """The score of a token that was added after the vocabulary was trained, as llama.cpp's converter writes it."""
+
+MAX_TOKENS: Final = 1 << 24
+"""More than any vocabulary has; the largest have a quarter of a million tokens."""
 
 _CONTROL_TEXTS: Final = frozenset({"<pad>", "<mask>", "<2mass>", "[@BOS@]"})
 _CONTROL_BRACKETS: Final = (("<|", "|>"), ("<｜", "｜>"), ("<unused", ">"))
@@ -52,6 +54,19 @@ class TokenTable:
         if scores:
             arrays[spec.SCORES] = array(ValueType.FLOAT32, self.scores)
         return arrays | {spec.TOKEN_TYPES: array(ValueType.INT32, [int(type_) for type_ in self.types])}
+
+
+def check_id(path: Path, id_: int, text: str, vocabulary_size: int | None) -> None:
+    """Refuse a vocabulary whose last token has no embedding, or an id that no vocabulary reaches.
+
+    Raises:
+        ModelError: if it has.
+    """
+    if vocabulary_size is not None and id_ >= vocabulary_size:
+        what = f"token {text!r} has the id {id_}, but the model has only {vocabulary_size} embeddings"
+        raise ModelError(f"{path}: {what}")
+    if id_ >= MAX_TOKENS:
+        raise ModelError(f"{path}: token {text!r} has the id {id_}, expected below {MAX_TOKENS}")
 
 
 def looks_special(text: str) -> bool:

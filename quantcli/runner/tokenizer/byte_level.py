@@ -6,29 +6,18 @@ Source of the conventions: `llm_tokenizer_bpe_session` of llama.cpp's `llama-voc
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
 from tokenizers import Regex, Tokenizer
 from tokenizers.models import BPE
+from tokenizers.normalizers import NFC, Replace
 from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
 
 from quantcli.architectures.pre_tokenizers import PreTokenizer
 from quantcli.formats.errors import ModelError, UnsupportedError
-from quantcli.runner.tokenizer.vocabulary import Attribute, Vocabulary
-
-
-def _alphabet() -> dict[str, int]:
-    """GPT-2's character for each byte: the printable ones of Latin-1 stand for themselves, the rest follow from U+0100."""
-    printable = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + index): byte for index, byte in enumerate(others)}
-
-
-_SURROGATE: Final = re.compile("[\ud800-\udfff]")
-
-BYTES: Final = _alphabet()
-"""Character of GPT-2's alphabet -> byte."""
+from quantcli.formats.vocabulary_spec import BYTES, WORD_START
+from quantcli.runner.tokenizer.sentencepiece import sentencepiece_bytes
+from quantcli.runner.tokenizer.vocabulary import Attribute, Vocabulary, without_stray_bytes
 
 
 class ByteLevelModel:
@@ -38,21 +27,34 @@ class ByteLevelModel:
         if pre_tokenizer.patterns is None:
             raise UnsupportedError(f"the pre-tokenizer {pre_tokenizer.name!r} is not one that can be run")
         self._vocabulary = vocabulary
+        self._plain = pre_tokenizer.plain
         self._tokenizer = Tokenizer(
-            BPE(vocabulary.ids, _pairs(vocabulary, merges), ignore_merges=pre_tokenizer.ignore_merges)
+            BPE(
+                vocabulary.ids,
+                _pairs(vocabulary, merges),
+                ignore_merges=pre_tokenizer.ignore_merges,
+                byte_fallback=self._plain,
+            )
         )
+        if pre_tokenizer.normalizer is not None:
+            self._tokenizer.normalizer = _NORMALIZERS[pre_tokenizer.normalizer]()
+        elif self._plain:
+            self._tokenizer.normalizer = Replace(" ", WORD_START)
         splits = [Split(Regex(pattern), "isolated") for pattern in pre_tokenizer.patterns]
-        self._tokenizer.pre_tokenizer = Sequence([*splits, ByteLevel(add_prefix_space=False, use_regex=False)])
+        spelling = [] if self._plain else [ByteLevel(add_prefix_space=False, use_regex=False)]
+        self._tokenizer.pre_tokenizer = Sequence([*splits, *spelling])
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text that holds no special token."""
-        # The fast variant keeps no offsets. A byte that is no UTF-8 comes as a lone surrogate and is read as U+FFFD.
-        (encoding,) = self._tokenizer.encode_batch_fast([_SURROGATE.sub("\ufffd", text)], add_special_tokens=False)
+        # The fast variant keeps no offsets.
+        (encoding,) = self._tokenizer.encode_batch_fast([without_stray_bytes(text)], add_special_tokens=False)
         ids: list[int] = encoding.ids
         return ids
 
     def piece(self, id_: int) -> bytes:
         """The bytes a token stands for."""
+        if self._plain:
+            return sentencepiece_bytes(self._vocabulary, id_)
         text, attribute = self._vocabulary.texts[id_], self._vocabulary.attributes[id_]
         if attribute & (Attribute.UNKNOWN | Attribute.CONTROL | Attribute.USER_DEFINED):
             return text.encode("utf-8", "surrogateescape")
@@ -61,6 +63,9 @@ class ByteLevelModel:
                 bytes([BYTES[char]]) if char in BYTES else char.encode("utf-8", "surrogateescape") for char in text
             )
         return b""
+
+
+_NORMALIZERS: Final = {"NFC": NFC}
 
 
 def _pairs(vocabulary: Vocabulary, merges: list[str]) -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ Source: `llama_vocab::impl::tokenize` and `tokenizer_st_partition` of llama.cpp'
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
@@ -13,8 +14,10 @@ from typing import Final, Protocol
 from quantcli.architectures.pre_tokenizers import PreTokenizer, pre_tokenizers
 from quantcli.formats import vocabulary_spec as spec
 from quantcli.formats.errors import ModelError, UnsupportedError
-from quantcli.formats.gguf_spec import Metadata
+from quantcli.formats.gguf_spec import Metadata, ValueType, string
+from quantcli.runner.tokenizer.character_map import CharacterMap
 from quantcli.runner.tokenizer.sentencepiece import SentencePieceModel
+from quantcli.runner.tokenizer.unigram import Normalizer, UnigramModel
 from quantcli.runner.tokenizer.vocabulary import (
     BOOLEANS,
     HIDDEN,
@@ -26,10 +29,13 @@ from quantcli.runner.tokenizer.vocabulary import (
     read_vocabulary,
     value,
 )
-from quantcli.runner.tokenizer.word_piece import Normalizer, WordPieceModel
 
-_WHITE_SPACE: Final = " \t\n\v\f\r"
-"""What a token that strips its surroundings takes: `isspace` of C."""
+_LONE_SURROGATE: Final = re.compile("[\ud800-\udc7f\udd00-\udfff]")
+_BYTES: Final = frozenset({ValueType.UINT8, ValueType.INT8})
+
+_WHITE_SPACE: Final = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
+"""What a token that strips its surroundings takes: Unicode's White_Space, as the models' own tokenizers do; llama.cpp knows
+that of ASCII only."""
 
 
 class Model(Protocol):
@@ -52,8 +58,13 @@ class Settings:
     add_eos: bool = False
     add_space_prefix: bool = False
     """Put a space before a text, and before what follows a special token."""
+    normalizes: bool = False
+    """Whether the algorithm puts that space itself, where its normalization wants it."""
     last: str = "eos"
     """The role of the token that `add_eos` puts last."""
+    always_bos: bool = False
+    always_last: bool = False
+    """Whether the first and the last are added whatever a file says."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +87,34 @@ def _byte_level(vocabulary: Vocabulary, metadata: Metadata) -> Model:
 
     if spec.MERGES not in metadata:
         raise ModelError(f"the tokenizer is incomplete: no {spec.MERGES} in the file")
-    return ByteLevelModel(vocabulary, array_value(metadata, spec.MERGES, STRINGS), _pre_tokenizer(metadata))
+    pre_tokenizer = _pre_tokenizer(metadata)
+    for text in pre_tokenizer.strip_left:
+        if text in vocabulary.ids:
+            vocabulary.attributes[vocabulary.ids[text]] |= Attribute.STRIP_LEFT
+    return ByteLevelModel(vocabulary, array_value(metadata, spec.MERGES, STRINGS), pre_tokenizer)
 
 
 def _word_piece(vocabulary: Vocabulary, metadata: Metadata) -> Model:
+    from quantcli.runner.tokenizer.word_piece import WordPieceModel
+
     lowercase = _flag(metadata, spec.NORMALIZER_LOWERCASE, True)
-    return WordPieceModel(vocabulary, Normalizer(lowercase, _flag(metadata, spec.NORMALIZER_STRIP_ACCENTS, lowercase)))
+    strip_accents = _flag(metadata, spec.NORMALIZER_STRIP_ACCENTS, lowercase)
+    return WordPieceModel(vocabulary, lowercase=lowercase, strip_accents=strip_accents)
+
+
+def _unigram(vocabulary: Vocabulary, metadata: Metadata) -> Model:
+    data = bytes(byte & 0xFF for byte in array_value(metadata, spec.PRECOMPILED_CHARACTER_MAP, _BYTES))
+    normalizer = Normalizer(
+        CharacterMap(data) if data else None,
+        _flag(metadata, spec.ADD_SPACE_PREFIX, False),
+        _flag(metadata, spec.REMOVE_EXTRA_WHITESPACE, False),
+    )
+    return UnigramModel(vocabulary, normalizer)
+
+
+def _byte_level_settings(metadata: Metadata) -> Settings:
+    pre_tokenizer = _pre_tokenizer(metadata)
+    return Settings(add_bos=pre_tokenizer.add_bos or pre_tokenizer.force_bos, always_bos=pre_tokenizer.force_bos)
 
 
 def _byte_level_special(metadata: Metadata) -> Mapping[str, int]:
@@ -97,6 +130,8 @@ def _pre_tokenizer(metadata: Metadata) -> PreTokenizer:
     return known[name]
 
 
+_GEMMA_4: Final = {spec.PRE_TOKENIZER: string("gemma4")}
+
 _ALGORITHMS: Final = {
     "llama": _Algorithm(
         _sentencepiece,
@@ -105,13 +140,23 @@ _ALGORITHMS: Final = {
     ),
     "gpt2": _Algorithm(
         _byte_level,
-        lambda metadata: Settings(add_bos=_pre_tokenizer(metadata).add_bos),
+        _byte_level_settings,
         _byte_level_special,
+    ),
+    "gemma4": _Algorithm(
+        lambda vocabulary, metadata: _byte_level(vocabulary, metadata | _GEMMA_4),
+        lambda metadata: _byte_level_settings(_GEMMA_4),
+        lambda metadata: {},
     ),
     "bert": _Algorithm(
         _word_piece,
-        lambda metadata: Settings(add_bos=True, add_eos=True, last="sep"),
+        lambda metadata: Settings(add_bos=True, add_eos=True, last="sep", always_bos=True, always_last=True),
         lambda metadata: {"bos": 101, "unk": 100, "sep": 102, "pad": 0, "mask": 103},
+    ),
+    "t5": _Algorithm(
+        _unigram,
+        lambda metadata: Settings(add_eos=True, normalizes=True),
+        lambda metadata: {"eos": 1, "unk": 2, "pad": 0},
     ),
 }
 
@@ -129,7 +174,7 @@ class Tokenizer:
         self.bos = vocabulary.special.get("bos")
         self.eos = vocabulary.special.get("eos")
         self.end_of_generation = vocabulary.end_of_generation
-        self._model = model
+        self.model = model
         self._parsed = parsed_tokens(vocabulary)
 
     def __len__(self) -> int:
@@ -140,15 +185,19 @@ class Tokenizer:
 
         With `add_special` the tokens that the vocabulary wants around a text (begin, end) are added; with `parse_special`
         the texts of control tokens, like `<|eot_id|>`, become these tokens instead of being encoded as text.
+
+        A lone surrogate is read as U+FFFD, unless it is one that Python writes for a byte that is no UTF-8: SentencePiece
+        BPE has tokens for such bytes, and the other algorithms read U+FFFD.
         """
         ids = [self.bos] if add_special and self.settings.add_bos and self.bos is not None else []
+        prefixed = self.settings.add_space_prefix and not self.settings.normalizes
         after_special = True
-        for fragment in self._fragments(text, parse_special):
+        for fragment in self._fragments(_LONE_SURROGATE.sub("\ufffd", text), parse_special):
             if isinstance(fragment, int):
                 ids.append(fragment)
             else:
-                prefix = " " if self.settings.add_space_prefix and after_special else ""
-                ids += self._model.encode(prefix + fragment)
+                prefix = " " if after_special and prefixed else ""
+                ids += self.model.encode(prefix + fragment)
             after_special = isinstance(fragment, int)
         last = self.vocabulary.special.get(self.settings.last)
         if add_special and self.settings.add_eos and last is not None:
@@ -157,7 +206,7 @@ class Tokenizer:
 
     def piece(self, id_: int) -> bytes:
         """The bytes of one token, which need not be whole characters; a control token's are its text."""
-        return self._model.piece(self._checked(id_))
+        return self.model.piece(self._checked(id_))
 
     def is_hidden(self, id_: int) -> bool:
         """Whether a token is control: it steers the model and is no part of a text."""
@@ -245,8 +294,8 @@ def load_tokenizer(metadata: Metadata) -> Tokenizer:
 def _override(defaults: Settings, metadata: Metadata) -> Settings:
     return replace(
         defaults,
-        add_bos=_flag(metadata, spec.ADD_SPECIAL_TOKENS["bos"], defaults.add_bos),
-        add_eos=_flag(metadata, spec.ADD_SPECIAL_TOKENS[defaults.last], defaults.add_eos),
+        add_bos=_flag(metadata, spec.ADD_SPECIAL_TOKENS["bos"], defaults.add_bos) or defaults.always_bos,
+        add_eos=_flag(metadata, spec.ADD_SPECIAL_TOKENS[defaults.last], defaults.add_eos) or defaults.always_last,
         add_space_prefix=_flag(metadata, spec.ADD_SPACE_PREFIX, defaults.add_space_prefix),
     )
 

@@ -6,14 +6,13 @@ Source: `llm_tokenizer_spm_session` of llama.cpp's `llama-vocab.cpp`, after Sent
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 from heapq import heapify, heappop, heappush
 from typing import Final
 
+from quantcli.formats.vocabulary_spec import WORD_START
 from quantcli.runner.tokenizer.vocabulary import Attribute, Vocabulary
-
-WORD_START: Final = "\N{LOWER ONE EIGHTH BLOCK}"
-"""What stands for a space inside the vocabulary."""
 
 _BYTE_TOKEN: Final = re.compile("<0x([0-9A-Fa-f]{2})>")
 
@@ -25,7 +24,7 @@ class SentencePieceModel:
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
-        self._words = _word_pattern(vocabulary.texts)
+        self._words = word_boundaries(vocabulary.texts)
         self._encode_word = lru_cache(CACHED_WORDS)(self._join)
 
     def encode(self, text: str) -> list[int]:
@@ -98,7 +97,7 @@ def sentencepiece_bytes(vocabulary: Vocabulary, id_: int) -> bytes:
     return bytes.fromhex(byte[1]) if byte else b""
 
 
-def _word_pattern(texts: list[str]) -> re.Pattern[str]:
+def word_boundaries(texts: Iterable[str]) -> re.Pattern[str]:
     """Where a text can be cut without changing its tokens: before a `WORD_START` that no token joins to what precedes it.
 
     Cutting makes words, and words repeat, so most of a text comes from the cache.

@@ -6,6 +6,7 @@ Files often mark special tokens wrongly, so some are recognised by their text; w
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from enum import IntFlag
@@ -129,6 +130,14 @@ class Vocabulary:
 
     def __len__(self) -> int:
         return len(self.texts)
+
+
+_STRAY_BYTE: Final = re.compile("[\udc80-\udcff]")
+
+
+def without_stray_bytes(text: str) -> str:
+    """`text` with U+FFFD for each byte that is no UTF-8, which Python writes as a lone surrogate."""
+    return _STRAY_BYTE.sub("\ufffd", text)
 
 
 def read_vocabulary(metadata: Metadata, default_special: Mapping[str, int]) -> Vocabulary:

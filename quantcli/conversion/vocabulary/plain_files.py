@@ -1,0 +1,112 @@
+"""Tokenizers of checkpoints that have no tokenizer.json: vocab.json with merges.txt, or BERT's vocab.txt.
+
+What the classes of transformers take for granted there is filled in: GPT-2's splitting, BERT's names of special tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.decoders import WordPiece as WordPieceDecoder
+from tokenizers.models import BPE, WordPiece
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer, ByteLevel
+from tokenizers.processors import TemplateProcessing
+
+from quantcli.conversion.vocabulary.files import ADDED_TOKENS, MERGES, VOCABULARY, WORDS, TokenizerFiles
+from quantcli.conversion.vocabulary.tokens import token_text
+from quantcli.formats.errors import FormatError
+
+_BERT_TOKENS: Final = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
+
+
+def build_tokenizer(files: TokenizerFiles) -> Tokenizer:
+    """The tokenizer of vocab.json and merges.txt, or of vocab.txt.
+
+    Raises:
+        FormatError: if a file is damaged.
+    """
+    vocabulary = files.checkpoint.file(VOCABULARY)
+    if vocabulary is not None and files.has(MERGES):
+        tokenizer = _made(vocabulary, lambda: _byte_level(files))
+    else:
+        words = files.checkpoint.file(WORDS)
+        assert words is not None
+        tokenizer = _made(words, lambda: _word_piece(files, words))
+    added: dict[str, Any] = files.checkpoint.json(ADDED_TOKENS) or {}
+    for text, id_ in sorted(added.items(), key=lambda entry: int(entry[1])):
+        tokenizer.add_tokens([text])
+        if tokenizer.token_to_id(text) != id_:
+            where = files.checkpoint.directory / ADDED_TOKENS
+            raise FormatError(where, f"{text!r} has the id {id_}, expected {tokenizer.token_to_id(text)}, the next one")
+    return tokenizer
+
+
+def _made(path: Path, make: Callable[[], Tokenizer]) -> Tokenizer:
+    try:
+        return make()
+    except FormatError:
+        raise
+    except Exception as error:  # tokenizers raises nothing more specific
+        raise FormatError(path, f"not a vocabulary that can be read ({error})") from error
+
+
+def _byte_level(files: TokenizerFiles) -> Tokenizer:
+    merges = merges_of_text(text_of(files, MERGES))
+    tokenizer = Tokenizer(BPE(files.checkpoint.json(VOCABULARY), [(left, right) for left, right in map(str.split, merges)]))
+    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = ByteLevelDecoder()
+    return tokenizer
+
+
+def merges_of_text(text: str) -> list[str]:
+    """The merges in a merges.txt, each as `LEFT RIGHT`."""
+    lines = text.split("\n")
+    if lines[0].strip().startswith("#"):
+        del lines[0]
+    pairs = [line.split() for line in lines]
+    return [" ".join(pair) for pair in pairs if len(pair) == 2]
+
+
+def _word_piece(files: TokenizerFiles, path: Path) -> Tokenizer:
+    lines = text_of(files, WORDS).split("\n")
+    words = {word.rstrip("\r"): id_ for id_, word in enumerate(lines[:-1] if not lines[-1] else lines)}
+    configuration = files.configuration
+    names = bert_tokens(configuration)
+    tokenizer = Tokenizer(WordPiece(vocab=words, unk_token=names["unk"]))
+    tokenizer.normalizer = BertNormalizer(
+        handle_chinese_chars=bool(configuration.get("tokenize_chinese_chars", True)),
+        strip_accents=configuration.get("strip_accents"),
+        lowercase=bool(configuration.get("do_lower_case", True)),
+    )
+    tokenizer.pre_tokenizer = BertPreTokenizer()
+    tokenizer.decoder = WordPieceDecoder()
+    tokenizer.add_special_tokens([text for text in names.values() if text in words])
+    begin, end = names["cls"], names["sep"]
+    if begin in words and end in words:
+        ends = [(begin, words[begin]), (end, words[end])]
+        tokenizer.post_processor = TemplateProcessing(single=f"{begin} $A {end}", special_tokens=ends)
+    return tokenizer
+
+
+def bert_tokens(configuration: Mapping[str, Any]) -> dict[str, str]:
+    """The texts of the special tokens by role: as tokenizer_config.json says, or as they always are."""
+    return {role: token_text(configuration.get(f"{role}_token")) or text for role, text in _BERT_TOKENS.items()}
+
+
+def text_of(files: TokenizerFiles, name: str) -> str:
+    """The contents of a text file that is there.
+
+    Raises:
+        FormatError: if it is not UTF-8.
+    """
+    path = files.checkpoint.file(name)
+    assert path is not None
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise FormatError(path, f"not UTF-8 ({error.reason})", offset=error.start) from error

@@ -1,0 +1,90 @@
+"""Which pre-tokenizer a byte-level BPE has, found by what its tokenizer makes of a test text and by its patterns.
+
+Source: `get_vocab_base_pre` of llama.cpp's converter, which knows the hashes only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tokenizers import Regex, Tokenizer
+from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
+
+from quantcli.architectures import pre_tokenizers
+from quantcli.conversion.vocabulary.files import Request, TokenizerFiles
+from quantcli.conversion.vocabulary.tokens import token_text
+from quantcli.formats.errors import UnsupportedError, UsageError
+
+
+def pre_tokenizer_name(request: Request, tokenizer: Tokenizer) -> str:
+    """The name of the pre-tokenizer: the given one, else by the hash, else by the patterns in tokenizer.json.
+
+    A vocabulary without a tokenizer.json says nothing of its patterns; it is split in every known way until a hash fits.
+
+    Raises:
+        UnsupportedError: if neither is known.
+        UsageError: if none is called as the request says.
+    """
+    if request.pre_tokenizer is not None:
+        return check_pre_tokenizer(request.pre_tokenizer)
+    files = request.files
+    name = next(filter(None, map(pre_tokenizers.name_by_hash, test_ids(files, tokenizer))), None)
+    if name is None and files.tokenizer_path is None:
+        name = next(_fitting(files, tokenizer), None)
+    if name is not None:
+        return name
+    patterns = pre_tokenizers.patterns_of(files.tokenizer.get("pre_tokenizer"))
+    name = pre_tokenizers.name_by_patterns(
+        patterns,
+        ignore_merges=bool(files.model.get("ignore_merges", False)),
+        normalizer=(files.tokenizer.get("normalizer") or {}).get("type"),
+    )
+    if name is not None:
+        return name
+    found = ", ".join(patterns) or "none"
+    known = f"the nearest known one is {pre_tokenizers.nearest_name(patterns)!r}; " if patterns else ""
+    raise UnsupportedError(
+        f"{files.tokenizer_path or files.ranks or files.checkpoint.directory}: "
+        f"its pre-tokenizer is unknown; patterns found: {found}",
+        hint=f"{known}choose with --pre-tokenizer NAME",
+    )
+
+
+def _fitting(files: TokenizerFiles, tokenizer: Tokenizer) -> Iterator[str]:
+    for split, patterns in pre_tokenizers.splits().items():
+        steps = [Split(Regex(pattern), "isolated") for pattern in patterns]
+        tokenizer.pre_tokenizer = Sequence([*steps, ByteLevel(add_prefix_space=False, use_regex=False)])
+        for name in filter(None, map(pre_tokenizers.name_by_hash, test_ids(files, tokenizer))):
+            if pre_tokenizers.pre_tokenizers()[name].split == split:
+                yield name
+
+
+def test_ids(files: TokenizerFiles, tokenizer: Tokenizer) -> list[list[int]]:
+    """The ids of the test text, as the post-processor surrounds them and as the flags of tokenizer_config.json would.
+
+    Both occur, and may disagree; that with a begin token comes first, since tokenizers that have one were hashed with it.
+    """
+    variants = [tokenizer.encode(pre_tokenizers.TEST_TEXT).ids]
+    flags = [(role, files.configuration.get(f"add_{role}_token")) for role in ("bos", "eos")]
+    if any(flag is not None for _, flag in flags):
+        begin, end = (_special_id(files, tokenizer, role) if flag else None for role, flag in flags)
+        plain = tokenizer.encode(pre_tokenizers.TEST_TEXT, add_special_tokens=False).ids
+        variants.append([id_ for id_ in (begin, *plain, end) if id_ is not None])
+    return sorted(variants, key=len, reverse=True)
+
+
+def _special_id(files: TokenizerFiles, tokenizer: Tokenizer, role: str) -> int | None:
+    text = token_text(files.configuration.get(f"{role}_token"))
+    return None if text is None else tokenizer.token_to_id(text)
+
+
+def check_pre_tokenizer(name: str) -> str:
+    """`name`, if there is such a pre-tokenizer.
+
+    Raises:
+        UsageError: if there is not.
+    """
+    known = pre_tokenizers.pre_tokenizers()
+    if name not in known:
+        raise UsageError(f"no pre-tokenizer is called {name!r}", hint=f"known are {', '.join(known)}")
+    return name

@@ -1,0 +1,64 @@
+"""WordPiece, of tokenizer.json or of BERT's own vocab.txt, to GGUF.
+
+Source: `BertModel.set_vocab` of llama.cpp's `conversion/bert.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from tokenizers import Tokenizer
+
+from quantcli.architectures.pre_tokenizers import name_by_hash
+from quantcli.conversion.vocabulary import hugging_face
+from quantcli.conversion.vocabulary.files import Request
+from quantcli.conversion.vocabulary.plain_files import bert_tokens
+from quantcli.conversion.vocabulary.pre_tokenizer import check_pre_tokenizer, test_ids
+from quantcli.conversion.vocabulary.special import NO_IDS, special_metadata
+from quantcli.formats import vocabulary_spec as spec
+from quantcli.formats.gguf_spec import Metadata, string, u32
+from quantcli.formats.vocabulary_spec import WORD_START, TokenType
+
+_CONTINUES: Final = "##"
+_ASSUMED: Final = {"bos": 101, "unk": 100, "sep": 102, "pad": 0, "mask": 103}
+"""The special tokens of BERT's first vocabularies, which llama.cpp takes for granted."""
+
+_ANY: Final = "default"
+"""The name of the pre-tokenizer where no hash knows it: readers of WordPiece do not look at it."""
+
+
+def from_word_piece(request: Request) -> Metadata:
+    """A token that begins a word gets `WORD_START` in front, one that continues a word loses its `##`."""
+    files, tokenizer = request.files, hugging_face.load(request.files)
+    table = hugging_face.listed_tokens(files, tokenizer, request.vocabulary_size)
+    table.texts = [_marked(text, type_) for text, type_ in zip(table.texts, table.types, strict=True)]
+    metadata: Metadata = {}
+    if request.token_types is not None:
+        metadata[spec.TOKEN_TYPE_COUNT] = u32(request.token_types)
+    if request.pre_tokenizer is not None:
+        name = check_pre_tokenizer(request.pre_tokenizer)
+    else:
+        name = next(filter(None, map(name_by_hash, test_ids(files, tokenizer))), _ANY)
+    metadata |= {spec.MODEL: string("bert"), spec.PRE_TOKENIZER: string(name)} | table.metadata(scores=False)
+    late = _unlike_assumed(tokenizer, files.configuration) if files.tokenizer_path is None else NO_IDS
+    return metadata | special_metadata(files, len(table), late=late)
+
+
+def _unlike_assumed(tokenizer: Tokenizer, configuration: Mapping[str, Any]) -> dict[str, int]:
+    """The ids of special tokens that are not those of the first BERT, if one is not.
+
+    Special tokens are looked for in tokenizer.json, and where there is none the reference leaves it at what readers assume.
+    """
+    ids: dict[str, int] = {}
+    for role, text in bert_tokens(configuration).items():
+        id_ = tokenizer.token_to_id(text)
+        if id_ is not None:
+            ids["bos" if role == "cls" else role] = id_
+    return {} if ids.items() <= _ASSUMED.items() else ids
+
+
+def _marked(text: str, type_: TokenType) -> str:
+    if type_ is TokenType.CONTROL:
+        return text
+    return text.removeprefix(_CONTINUES) if text.startswith(_CONTINUES) else WORD_START + text

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     help="File to write, or a directory; {type} stands for the recipe. Default: MODEL-TYPE.gguf here.",
 )  # fmt: skip
 @click.option("--split-max-size", metavar="SIZE", help="Write parts of at most so much tensor data: 2G, 500M.")
+@click.option("--remote", is_flag=True, help="Read a model of the hub where it is, without downloading it.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
 @click.option("--dry-run", is_flag=True, help="Show what would be written and why; write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -50,6 +51,7 @@ def command(
     types: str | None,
     output: Path | None,
     split_max_size: str | None,
+    remote: bool,
     overwrite: bool,
     dry_run: bool,
     as_json: bool,
@@ -85,6 +87,7 @@ def command(
             pre_tokenizer=pre_tokenizer,
             max_part_bytes=None if split_max_size is None else parse_size(split_max_size),
             threads=threads,
+            remote=remote,
             overwrite=overwrite,
             dry_run=dry_run,
             progress=progress,

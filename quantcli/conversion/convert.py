@@ -22,7 +22,7 @@ from quantcli.formats.gguf_parts import by_size, part_prefix
 from quantcli.formats.gguf_spec import Metadata
 from quantcli.formats.gguf_split import SplitWriter
 from quantcli.formats.gguf_writer import GGUFWriter, Part, TensorWriter, refuse_overwriting
-from quantcli.formats.hub import fetch_model, find_hub_model
+from quantcli.formats.hub import HubModel, fetch_model, find_hub_model, stored_model
 from quantcli.formats.imatrix import Imatrix
 from quantcli.kernels.rows import compile_kernels, uncompiled
 
@@ -121,6 +121,7 @@ def convert(
     pre_tokenizer: str | None = None,
     max_part_bytes: int | None = None,
     threads: int | None = None,
+    remote: bool = False,
     overwrite: bool = False,
     dry_run: bool = False,
     progress: Progress = SILENT,
@@ -128,7 +129,8 @@ def convert(
     """Turn a checkpoint (or a GGUF file) into a GGUF file for each of `types`, reading it once.
 
     `model` is a path or, where it is a text and no such path exists, may be a model of the Hugging Face hub, `ORG/NAME` or
-    `ORG/NAME@REVISION`, which is downloaded to the hub's cache (`formats.hub.find_hub_model` tells the two apart).
+    `ORG/NAME@REVISION`, which is downloaded to the hub's cache (`formats.hub.find_hub_model` tells the two apart); with
+    `remote` it is not, but read where it is, and so it is with `dry_run` if it is not in the cache.
     `types` are names such as `Q4_K_M`. `output` is a file, or an existing directory; by default the file is
     `MODEL-TYPE.gguf` in the current directory. For several types, `output` is a directory or has `{type}` in its name.
     `options` and `imatrix` guide the plan; `changes` are made to the model first. `architecture_file` and `pre_tokenizer`
@@ -137,7 +139,8 @@ def convert(
     With `dry_run` nothing is written and the results say what would be.
 
     Raises:
-        UsageError: for an unknown type, options that contradict each other, or an output that is the model itself.
+        UsageError: for an unknown type, options that contradict each other, `remote` for what is no model of the hub, or an
+            output that is the model itself.
         FormatError, ModelError, UnsupportedError: if the model cannot be read, is incomplete or not supported.
         HubError: if the hub does not give the model.
         ValueRangeError: if weights are NaN or infinite.
@@ -149,7 +152,7 @@ def convert(
     name = hub.name if hub else model_name(Path(model))
     paths = output_paths(name, recipes, None if output is None else Path(output))
     with open_source(
-        fetch_model(hub, started=progress.fetching) if hub else Path(model),
+        _place(model, hub, remote=remote, dry_run=dry_run, progress=progress),
         model_id=hub.id if hub else None,
         architecture_file=architecture_file,
         pre_tokenizer=pre_tokenizer,
@@ -185,6 +188,21 @@ def convert(
         ]
 
 
+def _place(
+    model: str | PathLike[str], hub: HubModel | None, *, remote: bool, dry_run: bool, progress: Progress
+) -> Path | HubModel:
+    """Where to read a model: a path on this machine, or the hub."""
+    if hub is None:
+        if remote:
+            raise UsageError(f"{model}: --remote is for a model of the hub", hint="the hub's models are named ORG/NAME")
+        return Path(model)
+    if remote:
+        return hub
+    if dry_run:
+        return stored_model(hub) or hub
+    return fetch_model(hub, started=progress.fetching)
+
+
 def _writer(
     path: Path, metadata: Metadata, plan: Sequence[PlannedTensor], max_part_bytes: int | None, *, overwrite: bool
 ) -> TensorWriter:
@@ -216,7 +234,14 @@ def _write(
             compiled(time.perf_counter() - started)
         outputs = [Output(plan, writer) for plan, writer in zip(plans, writers, strict=True)]
         progress.start(sum(tensor.nbytes for tensor in model.tensors.values()))
-        run_pipeline(model.tensors, outputs, model.imatrix, threads=threads, advance=progress.advance)
+        run_pipeline(
+            model.tensors,
+            outputs,
+            model.imatrix,
+            threads=threads,
+            advance=progress.advance,
+            interrupt=model.source.interrupt,
+        )
 
 
 def output_paths(name: str, recipes: Sequence[Recipe], output: Path | None) -> list[Path]:

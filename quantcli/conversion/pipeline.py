@@ -60,12 +60,13 @@ def run_pipeline(
     *,
     threads: int,
     advance: Callable[[int], None],
+    interrupt: Callable[[], None] = lambda: None,
 ) -> None:
     """Write every tensor of every output, reading the source once.
 
     `tensors` are the sources by the plans' names; all plans list the same names in the same order. `advance` is called with
     the source bytes of each finished chunk, from any thread, one at a time. The first error of any thread ends all of them
-    and is raised here; so does Ctrl-C.
+    and is raised here; so does Ctrl-C. `interrupt` is called then, to end the reads that wait for something.
 
     Raises:
         ValueRangeError: if a weight that would be quantized is NaN or infinite.
@@ -90,17 +91,21 @@ def run_pipeline(
         except BaseException as error:
             failures.append(error)
             stop.set()
+            interrupt()
 
-    pool = [Thread(target=work, name=f"quantize-{number}") for number in range(threads)]
-    for thread in pool:
-        thread.start()
+    pool: list[Thread] = []
     try:
+        for number in range(threads):
+            pool.append(Thread(target=work, name=f"quantize-{number}"))
+            pool[-1].start()
         for thread in pool:
             thread.join()
     except BaseException:
         stop.set()
+        interrupt()
         for thread in pool:
-            thread.join()
+            if thread.ident is not None:  # it was started
+                thread.join()
         raise
     if failures:
         raise failures[0]

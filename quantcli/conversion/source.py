@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from quantcli.architectures.loader import find_architecture
@@ -14,7 +14,9 @@ from quantcli.formats.checkpoint import Checkpoint, open_checkpoint
 from quantcli.formats.files import InputFile
 from quantcli.formats.gguf_reader import open_gguf
 from quantcli.formats.gguf_spec import MAGIC, Metadata
+from quantcli.formats.hub import HubModel
 from quantcli.formats.prequantized import decoded_checkpoint
+from quantcli.formats.remote import open_remote
 from quantcli.formats.tensor import FileTensor, Tensor
 
 
@@ -30,32 +32,35 @@ class Source:
     metadata: Metadata
     source_bytes: int
     """Bytes of the tensors as they are stored."""
+    interrupt: Callable[[], None] = field(default=lambda: None, repr=False)
+    """Makes reads fail that wait for a network; for any thread."""
 
 
 @contextmanager
 def open_source(
-    path: Path,
+    path: Path | HubModel,
     *,
     model_id: str | None = None,
     architecture_file: Path | None = None,
     pre_tokenizer: str | None = None,
 ) -> Iterator[Source]:
-    """Open a checkpoint or a GGUF file for conversion; its files are closed on leaving.
+    """Open a checkpoint or a GGUF file for conversion; its files are closed on leaving. A model of the hub is read there.
 
     `model_id` is what a checkpoint is called where its directory does not say it, `ORG/NAME` of the hub;
     `architecture_file` and `pre_tokenizer` say of a checkpoint what cannot be recognised; a GGUF file says it itself.
 
     Raises:
         FormatError, UnsupportedError, ModelError: as the readers and the architecture's mapping do.
+        HubError: if the hub does not give the model.
     """
-    if path.is_file() and _is_gguf(path):
+    if isinstance(path, Path) and path.is_file() and _is_gguf(path):
         with open_gguf(path) as file:
             architecture = str(file.get("general.architecture", ""))
             tensors: dict[str, Tensor] = dict(file.tensors)
             stored = sum(tensor.nbytes for tensor in tensors.values())
             yield Source(path, file.paths, architecture, tensors, file.metadata, stored)
     else:
-        with open_checkpoint(path) as checkpoint:
+        with open_checkpoint(path) if isinstance(path, Path) else open_remote(path) as checkpoint:
             yield _from_checkpoint(checkpoint, model_id, architecture_file, pre_tokenizer)
 
 
@@ -87,4 +92,4 @@ def _from_checkpoint(
             configuration=architecture.hyperparameters(checkpoint.config),
         )
     )
-    return Source(checkpoint.path, tuple(paths), architecture.gguf, tensors, metadata, stored)
+    return Source(checkpoint.path, tuple(paths), architecture.gguf, tensors, metadata, stored, checkpoint.interrupt)

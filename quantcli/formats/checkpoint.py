@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -10,10 +11,10 @@ from typing import Any, Final, Self
 
 from quantcli.formats.errors import FormatError
 from quantcli.formats.files import InputFile
-from quantcli.formats.inside import resolve_inside
+from quantcli.formats.inside import Directory, Folder, resolve_inside
 from quantcli.formats.json_text import parse_object, parse_objects
 from quantcli.formats.tensor import FileTensor, Tensor
-from quantcli.formats.weights import open_directory, open_single
+from quantcli.formats.weights import open_folder, open_single
 
 MAX_JSON: Final = 1 << 28
 """Bytes a side file may have. The largest known, the tokenizer.json of big vocabularies, have some 40 million."""
@@ -32,6 +33,9 @@ class Checkpoint:
     directory: Path
     config: dict[str, Any] = field(repr=False)
     tensors: dict[str, Tensor] = field(repr=False)
+    interrupt: Callable[[], None] = field(default=lambda: None, repr=False)
+    """Makes reads fail that wait for something: for whoever gives up while other threads read."""
+    _release: Callable[[], None] = field(default=lambda: None, repr=False)
 
     def file(self, name: str) -> Path | None:
         """The path of a side file such as `tokenizer.model`, None where there is none.
@@ -54,6 +58,11 @@ class Checkpoint:
         """Give back the open files. A tensor that is read later opens its file again."""
         for file in {tensor.file for tensor in self.tensors.values() if isinstance(tensor, FileTensor)}:
             file.close()
+        self._release()
+
+    def owning(self, release: Callable[[], None], *, interrupt: Callable[[], None]) -> Checkpoint:
+        """The same checkpoint, which calls `release` when it is closed."""
+        return replace(self, _release=release, interrupt=interrupt)
 
     def __enter__(self) -> Self:
         return self
@@ -80,9 +89,22 @@ def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
     if not path.exists():
         hub = "A model of the Hugging Face hub is ORG/NAME, or ORG/NAME@main where a directory ORG is here."
         raise FormatError(path, "no such file or directory", hint=hub)
-    directory = path if path.is_dir() else path.parent
-    config = _read_config(directory) | _read_pooling(directory)
-    return Checkpoint(path, directory, config, open_directory(path) if path.is_dir() else open_single(path))
+    if path.is_dir():
+        return read_checkpoint(path, path, Directory(path))
+    return Checkpoint(path, path.parent, _read_configuration(path.parent), open_single(path))
+
+
+def read_checkpoint(path: Path, directory: Path, folder: Folder) -> Checkpoint:
+    """A checkpoint called `path` whose side files are in `directory` and whose tensors are in `folder`.
+
+    Raises:
+        FormatError, UnsafePickleError, ModelError, UnsupportedError: as `open_checkpoint`.
+    """
+    return Checkpoint(path, directory, _read_configuration(directory), open_folder(folder))
+
+
+def _read_configuration(directory: Path) -> dict[str, Any]:
+    return _read_config(directory) | _read_pooling(directory)
 
 
 _STRANGERS: Final = (

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from quantcli.formats.errors import FormatError
 
@@ -26,7 +28,98 @@ _read_at: Final[Callable[[int, Sequence[memoryview], int], int] | None] = getatt
 """The positional read of POSIX, which needs no lock. Windows has none."""
 
 
-class InputFile:
+class DataFile(ABC):
+    """Bytes that are read at positions, wherever they are: what readers of formats take.
+
+    Reading is safe from several threads at once; closing is not safe while another thread reads.
+    """
+
+    path: Path
+    """What errors call the file; where it is, if it is on this machine."""
+    size: int
+    """Bytes in the file."""
+
+    @abstractmethod
+    def read_into(self, out: memoryview, position: int) -> None:
+        """Fill `out`, a contiguous view of bytes, from byte `position` on.
+
+        Raises:
+            FormatError: if the file ends before, cannot be read, or is another file than before.
+        """
+
+    def read(self, position: int, count: int) -> bytes:
+        """`count` bytes from `position` on: for headers, each of which is read once.
+
+        Raises:
+            FormatError: as `read_into`; also, before any memory is taken, if the file is not that long.
+        """
+        if position + count > self.size:
+            what = f"expected {count} bytes, found {max(0, self.size - position)}"
+            raise FormatError(self.path, what, offset=position)
+        out = bytearray(count)
+        self._read_small(memoryview(out), position)
+        return bytes(out)
+
+    def expect(self, positions: Iterable[int]) -> None:  # noqa: B027 - most files need not know
+        """Say where headers are that will be read next: what comes from afar may be asked for all at once."""
+
+    def stream(self) -> io.BufferedReader:
+        """The file as one that is read in order and sought in, for the standard library."""
+        return io.BufferedReader(_Stream(self))
+
+    def close(self) -> None:  # noqa: B027 - nor hold anything
+        """Give back what the open file holds. A later read opens it again."""
+
+    def _read_small(self, out: memoryview, position: int) -> None:
+        self.read_into(out, position)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.path)!r})"
+
+
+def data_file(source: str | os.PathLike[str] | DataFile) -> DataFile:
+    """What a reader was given: a file, or the path of one.
+
+    Raises:
+        FormatError: as `InputFile`.
+    """
+    return source if isinstance(source, DataFile) else InputFile(source)
+
+
+class _Stream(io.RawIOBase):
+    def __init__(self, file: DataFile) -> None:
+        super().__init__()
+        self._file = file
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._file.size}[whence]
+        if start + offset < 0:
+            raise OSError(errno.EINVAL, "a position before the start")
+        self._position = start + offset
+        return self._position
+
+    def readinto(self, out: Any, /) -> int:
+        view = memoryview(out).cast("B")
+        data = self._file.read(self._position, max(0, min(len(view), self._file.size - self._position)))
+        view[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+
+class InputFile(DataFile):
     """A regular file, opened for reading when it is first needed.
 
     A checkpoint may have hundreds of shards and a process few descriptors, so nothing is open before the first read, and
@@ -49,8 +142,7 @@ class InputFile:
         if not stat.S_ISREG(status.st_mode):
             kind = "a directory" if stat.S_ISDIR(status.st_mode) else "a device, pipe or socket"
             raise FormatError(path, f"expected a file, found {kind}")
-        self.size: Final = status.st_size
-        """Bytes in the file."""
+        self.size = status.st_size
         self._identity = _identity(status)
 
     def read_into(self, out: memoryview, position: int) -> None:
@@ -69,19 +161,6 @@ class InputFile:
                 raise FormatError(self.path, f"the file ends {len(out)} bytes early", offset=position)
             out, position = out[count:], position + count
 
-    def read(self, position: int, count: int) -> bytes:
-        """`count` bytes from `position` on.
-
-        Raises:
-            FormatError: as `read_into`; also, before any memory is taken, if the file is not that long.
-        """
-        if position + count > self.size:
-            what = f"expected {count} bytes, found {max(0, self.size - position)}"
-            raise FormatError(self.path, what, offset=position)
-        out = bytearray(count)
-        self.read_into(memoryview(out), position)
-        return bytes(out)
-
     def fileno(self) -> int:
         """The descriptor, opened if it was not. It is the file's own; do not close it.
 
@@ -98,19 +177,8 @@ class InputFile:
         if descriptor is not None:
             os.close(descriptor)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def __del__(self) -> None:
         self.close()
-
-    def __repr__(self) -> str:
-        return f"InputFile({str(self.path)!r})"
 
     def _open(self) -> int:
         with self._lock:

@@ -132,9 +132,11 @@ class GGUFFile:
         stored = self.tensors[tensor.name]
         if not stored.nbytes:
             return np.empty((stored.rows, stored.row_bytes), np.uint8)
-        if stored.file not in self._mappings:
-            self._mappings[stored.file] = _map_file(stored.file)
-        flat = np.frombuffer(self._mappings[stored.file], np.uint8, stored.nbytes, stored.offset)
+        file = stored.file
+        assert isinstance(file, InputFile)  # as it was opened
+        if file not in self._mappings:
+            self._mappings[file] = _map_file(file)
+        flat = np.frombuffer(self._mappings[file], np.uint8, stored.nbytes, stored.offset)
         return flat.reshape(stored.rows, stored.row_bytes)
 
     def close(self) -> None:

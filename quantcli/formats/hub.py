@@ -11,7 +11,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from quantcli.formats.errors import HubError, ModelError, QuantcliError
+from quantcli.formats.ranges import RangeReader, WebFile
 from quantcli.formats.weights import weight_files
 
 Started = Callable[[int], Callable[[int], Any]]
@@ -80,7 +81,8 @@ def find_hub_model(model: str | PathLike[str]) -> HubModel | None:
 _SIDE_FILES: Final = re.compile(
     r"config\.json|generation_config\.json|(hf_)?quant(ize)?_config\.json|README\.md|special_tokens_map\.json|added_tokens\.json"
     r"|modules\.json|[^/\\]*Pooling/config\.json"
-    r"|(tokenizer|vocab|merges)[^/]*|chat_template\.(jinja|json)|additional_chat_templates/[^/\\]+\.jinja"
+    r"|(tokenizer|vocab|merges)[^/]*|spiece\.model|sentencepiece\.bpe\.model|tekken\.json|[^/\\]+\.tiktoken"
+    r"|chat_template\.(jinja|json)|additional_chat_templates/[^/\\]+\.jinja"
 )
 """What the metadata, the vocabulary and the chat templates are read from."""
 
@@ -111,31 +113,65 @@ def fetch_model(
         HubError: if there is no such model or revision, no access to it, no answer, no space, or a file arrives damaged.
         ModelError: if the repository holds no checkpoint.
     """
-    client = _Client.connect(model, endpoint, cache)
+    client = HubClient.connect(model, endpoint, cache)
     with client.explaining():
-        try:
-            commit, files = client.listing()
-        except Exception as error:
-            if _is_answer(error) or (snapshot := client.snapshot(model.revision)) is None:
-                raise
-            return snapshot
-        names = needed_files(files)
-        _check_complete(model, files, names)
-        missing = [name for name in names if not client.has(files[name], commit)]
-        if missing:
-            total = sum(files[name].size or 0 for name in missing if not client.holds(files[name]))
+        found = _look(client)
+        if isinstance(found, Path):
+            return found
+        if found.missing:
+            total = sum(file.size or 0 for file in found.missing if not client.holds(file))
             client.check_space(total)
             advance = started(total)
-            for name in missing:
-                client.download(files[name], commit, advance)
+            for file in found.missing:
+                client.download(file, found.commit, advance)
         # Only now the cache learns which commit the revision is: what it finds offline is complete.
-        client.remember(commit)
-        snapshot = client.snapshot(commit)
+        client.remember(found.commit)
+        snapshot = client.snapshot(found.commit)
         assert snapshot is not None  # it was just filled
         return snapshot
 
 
-def _check_complete(model: HubModel, files: Collection[str], names: Sequence[str]) -> None:
+def stored_model(model: HubModel, *, endpoint: str | None = None, cache: Path | None = None) -> Path | None:
+    """What `fetch_model` gives if it need not download anything, else None.
+
+    Raises:
+        HubError, ModelError: as `fetch_model`.
+    """
+    client = HubClient.connect(model, endpoint, cache)
+    with client.explaining():
+        found = _look(client)
+        if isinstance(found, Path):
+            return found
+        return None if found.missing else client.snapshot(found.commit)
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What the hub says a revision is, and which of the files that are needed the cache lacks."""
+
+    commit: str
+    missing: list[HubFile]
+
+
+def _look(client: HubClient) -> _Known | Path:
+    """The state of a model; its directory as it was downloaded before, if the hub does not answer."""
+    try:
+        commit, files = client.listing()
+    except Exception as error:
+        if _is_answer(error) or (snapshot := client.snapshot(client.model.revision)) is None:
+            raise
+        return snapshot
+    needed = [files[name] for name in checkpoint_files(client.model, files)]
+    return _Known(commit, [file for file in needed if not client.has(file, commit)])
+
+
+def checkpoint_files(model: HubModel, files: Collection[str]) -> list[str]:
+    """The files of a repository that make a checkpoint, as `needed_files` lists them.
+
+    Raises:
+        ModelError: if they make none.
+    """
+    names = needed_files(files)
     if "config.json" not in names:
         hint = "It is an adapter: give its base model." if "adapter_config.json" in files else None
         raise ModelError(f"{model}: no config.json in this repository, no checkpoint of transformers", hint=hint)
@@ -143,10 +179,11 @@ def _check_complete(model: HubModel, files: Collection[str], names: Sequence[str
         gguf = any(name.endswith(".gguf") for name in files)
         hint = f"It has GGUF files: `hf download {model.id} FILE.gguf` gets one." if gguf else None
         raise ModelError(f"{model}: no safetensors and no PyTorch files in this repository", hint=hint)
+    return names
 
 
 @dataclass(frozen=True)
-class _File:
+class HubFile:
     """A file of a repository, with what the hub knows of it; mirrors of the hub may know less."""
 
     name: str
@@ -175,7 +212,7 @@ class _File:
 
 
 @dataclass(frozen=True)
-class _Client:
+class HubClient:
     """`huggingface_hub`, for one model."""
 
     model: HubModel
@@ -183,13 +220,14 @@ class _Client:
     cache: Path
 
     @classmethod
-    def connect(cls, model: HubModel, endpoint: str | None, cache: Path | None) -> _Client:
+    def connect(cls, model: HubModel, endpoint: str | None, cache: Path | None) -> HubClient:
+        """A client of the hub at `endpoint`, by default that of `huggingface_hub`, as its cache is."""
         from huggingface_hub import HfApi, constants
 
         api = HfApi(endpoint=endpoint)
         return cls(model, api, Path(cache or constants.HF_HUB_CACHE).expanduser())
 
-    def listing(self) -> tuple[str, dict[str, _File]]:
+    def listing(self) -> tuple[str, dict[str, HubFile]]:
         """The commit the revision is now, and its files by name."""
         from huggingface_hub import constants
 
@@ -200,7 +238,7 @@ class _Client:
             timeout=constants.HF_HUB_ETAG_TIMEOUT,
         )
         return info.sha, {
-            file.rfilename: _File(
+            file.rfilename: HubFile(
                 file.rfilename,
                 file.lfs.size if file.lfs else file.size,
                 file.lfs.sha256 if file.lfs else None,
@@ -215,19 +253,19 @@ class _Client:
         complete = config is not None and weight_files([entry.name for entry in config.parent.iterdir()])
         return config.parent if config is not None and complete else None
 
-    def has(self, file: _File, commit: str) -> bool:
+    def has(self, file: HubFile, commit: str) -> bool:
         """Whether a file of a commit is in the cache, in full length."""
         path = self._cached(file.name, commit)
         return path is not None and file.size in (None, path.stat().st_size)
 
-    def holds(self, file: _File) -> bool:
+    def holds(self, file: HubFile) -> bool:
         """Whether the cache has a file's contents from another commit, so that nothing is downloaded."""
         if file.digest is None:
             return False
         blob = self.cache / f"models--{self.model.id.replace('/', '--')}" / "blobs" / file.digest
         return blob.exists() and file.size in (None, blob.stat().st_size)
 
-    def download(self, file: _File, commit: str, advance: Callable[[int], Any]) -> None:
+    def download(self, file: HubFile, commit: str, advance: Callable[[int], Any]) -> None:
         """Put a file into the cache, in the place of one that has not its length."""
         held = self.holds(file)
         with self.explaining(f": {file.name}"):
@@ -236,6 +274,32 @@ class _Client:
         if damage:
             path.resolve().unlink()  # or it would be taken for good the next time
             raise HubError(f"{self.model}: {file.name}: arrived damaged: {damage}", hint=_AGAIN)
+
+    def range_reader(self) -> RangeReader:
+        """What reads parts of the model's files."""
+        from huggingface_hub import constants
+        from huggingface_hub.utils import build_hf_headers, get_session
+
+        headers = build_hf_headers(token=False)
+        private = {name: text for name, text in build_hf_headers(token=self.api.token).items() if name not in headers}
+        return RangeReader(
+            get_session(),
+            self.api.endpoint,
+            headers=headers,
+            private=private,
+            timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
+            explain=self.explain,
+        )
+
+    def web_file(self, file: HubFile, commit: str, reader: RangeReader) -> WebFile:
+        """Where a file of a commit can be read in parts."""
+        from huggingface_hub import hf_hub_url
+
+        url = hf_hub_url(self.model.id, file.name, revision=commit, endpoint=self.api.endpoint)
+        web = WebFile(f"{self.model}: {file.name}", url, -1 if file.size is None else file.size, file.sha256)
+        if file.size is None:
+            reader.learn_size(web)
+        return web
 
     def remember(self, commit: str) -> None:
         """Note in the cache which commit the revision is."""
@@ -258,8 +322,13 @@ class _Client:
         except QuantcliError:
             raise
         except Exception as error:  # its own, the system's and those of whatever HTTP library it uses have no common root
-            message, hint = _explained(error, self.api.endpoint)
-            raise HubError(f"{self.model}{what}: {message}", hint=hint.replace("{id}", self.model.id)) from error
+            message, hint = self.explain(error)
+            raise HubError(f"{self.model}{what}: {message}", hint=hint) from error
+
+    def explain(self, error: Exception) -> tuple[str, str]:
+        """What to say of an error, in one line, and the hint."""
+        message, hint = _explained(error, self.api.endpoint)
+        return message, hint.replace("{id}", self.model.id)
 
     def _cached(self, name: str, revision: str | None) -> Path | None:
         from huggingface_hub import try_to_load_from_cache

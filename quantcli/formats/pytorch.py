@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from quantcli.formats.errors import FormatError, ModelError, UnsupportedError
-from quantcli.formats.files import InputFile
+from quantcli.formats.files import DataFile, data_file
 from quantcli.formats.inert_pickle import Constructor, load_pickle, plain_dict
 from quantcli.formats.strided import StridedTensor, is_contiguous
 from quantcli.formats.tensor import ELEMENT_TYPES, MAX_COUNT, MAX_DIMENSIONS, Tensor, stored_tensor
@@ -48,7 +48,7 @@ _TORCH_TYPES: Final = (
 )  # fmt: skip
 
 
-def open_pytorch(path: str | PathLike[str]) -> dict[str, Tensor]:
+def open_pytorch(source: str | PathLike[str] | DataFile) -> dict[str, Tensor]:
     """The tensors of the state dict in a PyTorch file by name, in its order. No data are read.
 
     The state dict is the saved object itself, or lies under one of `NESTS`. What is no tensor is passed over. Tensors that
@@ -60,7 +60,7 @@ def open_pytorch(path: str | PathLike[str]) -> dict[str, Tensor]:
         UnsupportedError: for a compressed, encrypted, big-endian or TorchScript file.
         ModelError: if the state dict has no tensors.
     """
-    with InputFile(path) as file:
+    with data_file(source) as file:
         start = file.read(0, min(4, file.size))
         root, places = (_read_zip if start == b"PK\3\4" else _read_legacy)(file)
         return {name: _locate(file, name, view, places) for name, view in _state_dict(file, root)}
@@ -178,7 +178,7 @@ _GLOBALS: Final[Mapping[str, Any]] = MappingProxyType(
 class _Reader:
     """Loads the pickle of one file and keeps account of the storages it refers to."""
 
-    def __init__(self, file: InputFile) -> None:
+    def __init__(self, file: DataFile) -> None:
         self.file = file
         self.storages: dict[str, _Storage] = {}
         self._pairs = 0
@@ -218,7 +218,7 @@ class _Reader:
 # --- the zip layout -------------------------------------------------------------------------------------------------------
 
 
-def _read_zip(file: InputFile) -> tuple[Any, dict[str, _Span]]:
+def _read_zip(file: DataFile) -> tuple[Any, dict[str, _Span]]:
     entries = _zip_entries(file)
     pickles = [name for name in entries if name == "data.pkl" or name.endswith("/data.pkl")]
     if len(pickles) != 1:
@@ -243,12 +243,13 @@ def _read_zip(file: InputFile) -> tuple[Any, dict[str, _Span]]:
     missing = [name for name in names.values() if name not in entries]
     if missing:
         raise FormatError(file.path, f"{len(missing)} storages are missing from the archive, the first {missing[0]!r}")
+    file.expect(entries[name].header_offset for name in names.values())
     return root, {key: _zip_span(file, entries[name], MAX_COUNT) for key, name in names.items()}
 
 
-def _zip_entries(file: InputFile) -> dict[str, zipfile.ZipInfo]:
+def _zip_entries(file: DataFile) -> dict[str, zipfile.ZipInfo]:
     try:
-        with zipfile.ZipFile(file.path) as archive:
+        with file.stream() as stream, zipfile.ZipFile(stream) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError, struct.error) as error:
         hint = "It may be cut short: download the file again."
@@ -259,7 +260,7 @@ def _zip_entries(file: InputFile) -> dict[str, zipfile.ZipInfo]:
     return found
 
 
-def _zip_span(file: InputFile, entry: zipfile.ZipInfo, limit: int) -> _Span:
+def _zip_span(file: DataFile, entry: zipfile.ZipInfo, limit: int) -> _Span:
     """Where the data of an entry lie: right behind a header of its own, whose length only that header tells."""
     place = f"entry {entry.filename!r}"
     if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
@@ -280,7 +281,7 @@ def _zip_span(file: InputFile, entry: zipfile.ZipInfo, limit: int) -> _Span:
 # --- the layout before 1.6 ------------------------------------------------------------------------------------------------
 
 
-def _read_legacy(file: InputFile) -> tuple[Any, dict[str, _Span]]:
+def _read_legacy(file: DataFile) -> tuple[Any, dict[str, _Span]]:
     """Five pickles (magic number, protocol, system, object, storage keys), then each storage after its 64-bit length."""
     stream = BytesIO(file.read(0, min(MAX_PICKLE, file.size)))
     if load_pickle(file.path, stream, {}) != MAGIC_NUMBER:
@@ -315,7 +316,7 @@ def _read_legacy(file: InputFile) -> tuple[Any, dict[str, _Span]]:
 # --- from the saved object to tensors -------------------------------------------------------------------------------------
 
 
-def _state_dict(file: InputFile, root: Any) -> Iterator[tuple[str, _View]]:
+def _state_dict(file: DataFile, root: Any) -> Iterator[tuple[str, _View]]:
     """Names and tensors of the state dict in the saved object."""
     if not isinstance(root, dict):
         kind = "tensor" if isinstance(root, _View) else type(root).__name__
@@ -340,7 +341,7 @@ def _find_state_dict(node: dict[Any, Any], depth: int) -> dict[Any, Any] | None:
     return node if any(isinstance(value, _View) for value in node.values()) else None
 
 
-def _locate(file: InputFile, name: str, view: _View, places: Mapping[str, _Span]) -> Tensor:
+def _locate(file: DataFile, name: str, view: _View, places: Mapping[str, _Span]) -> Tensor:
     storage, width = view.storage, view.type.block_bytes
     offset, size = places[storage.key]
     end = (storage.start + storage.elements) * storage.type.block_bytes

@@ -13,7 +13,7 @@ from os import PathLike
 from typing import Any, Final
 
 from quantcli.formats.errors import FormatError, UnsupportedError
-from quantcli.formats.files import InputFile
+from quantcli.formats.files import DataFile, data_file
 from quantcli.formats.json_text import parse_object
 from quantcli.formats.tensor import ELEMENT_TYPES, MAX_COUNT, MAX_DIMENSIONS, Tensor, stored_tensor
 
@@ -23,22 +23,19 @@ MAX_HEADER: Final = 100_000_000
 _LENGTH_BYTES: Final = 8
 
 
-def open_safetensors(path: str | PathLike[str]) -> dict[str, Tensor]:
+def open_safetensors(source: str | PathLike[str] | DataFile) -> dict[str, Tensor]:
     """The tensors of a safetensors file by name, in the order of their data. No data are read.
 
     Raises:
         FormatError: if the file is missing, cut short, or breaks a rule of the format.
         UnsupportedError: if rows of a type narrower than a byte do not end on a byte.
     """
-    file = InputFile(path)
-    try:
+    with data_file(source) as file:
         header, data_offset = _read_header(file)
         return _tensors(file, header, data_offset)
-    finally:
-        file.close()
 
 
-def _read_header(file: InputFile) -> tuple[dict[str, Any], int]:
+def _read_header(file: DataFile) -> tuple[dict[str, Any], int]:
     """The parsed JSON without its `__metadata__`, and the offset of the data."""
     if file.size < _LENGTH_BYTES:
         raise FormatError(file.path, f"too short for a safetensors file: {file.size} bytes, at least 8 expected")
@@ -61,7 +58,7 @@ def _read_header(file: InputFile) -> tuple[dict[str, Any], int]:
     return header, _LENGTH_BYTES + length
 
 
-def _tensors(file: InputFile, header: Mapping[str, Any], data_offset: int) -> dict[str, Tensor]:
+def _tensors(file: DataFile, header: Mapping[str, Any], data_offset: int) -> dict[str, Tensor]:
     spans = sorted((_span(file, name, entry), name) for name, entry in header.items())
     position = 0
     for (begin, end), name in spans:
@@ -81,7 +78,7 @@ def _tensors(file: InputFile, header: Mapping[str, Any], data_offset: int) -> di
     return {name: _tensor(file, name, header[name], data_offset + begin) for (begin, _), name in spans}
 
 
-def _span(file: InputFile, name: str, entry: Any) -> tuple[int, int]:
+def _span(file: DataFile, name: str, entry: Any) -> tuple[int, int]:
     """The checked bounds of a tensor within the data: its size is that of its shape and dtype."""
 
     def fault(what: str) -> FormatError:
@@ -108,7 +105,7 @@ def _span(file: InputFile, name: str, entry: Any) -> tuple[int, int]:
     return offsets[0], offsets[1]
 
 
-def _tensor(file: InputFile, name: str, entry: dict[str, Any], offset: int) -> Tensor:
+def _tensor(file: DataFile, name: str, entry: dict[str, Any], offset: int) -> Tensor:
     type, shape = ELEMENT_TYPES[entry["dtype"]], tuple(entry["shape"])
     if (shape[-1] if shape else 1) % type.block_length:
         raise UnsupportedError(f"{file.path}: tensor {name!r}: rows of {type.name} do not end on a byte")

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from quantcli.formats.errors import UnsupportedError
-from quantcli.formats.files import InputFile
+from quantcli.formats.files import DataFile
 from quantcli.kernels.types import TYPES, BlockType
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def made_of(tensor: Tensor) -> Iterator[Tensor]:
 class FileTensor(Tensor):
     """A tensor whose data lie in `file`, the first of them at byte `offset`."""
 
-    file: InputFile
+    file: DataFile
     offset: int
 
 
@@ -166,6 +166,6 @@ MAX_COUNT: Final = (1 << 63) - 1
 """The largest size of a dimension: what every format and library here can count to."""
 
 
-def stored_tensor(name: str, shape: tuple[int, ...], type: BlockType, file: InputFile, offset: int) -> StoredTensor:
+def stored_tensor(name: str, shape: tuple[int, ...], type: BlockType, file: DataFile, offset: int) -> StoredTensor:
     """A tensor in one piece, of any of `ELEMENT_TYPES`."""
     return (OpaqueTensor if type.name in OPAQUE_TYPES else StoredTensor)(name, shape, type, file, offset)

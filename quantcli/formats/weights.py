@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Final
 
 from quantcli.formats.errors import FormatError, ModelError, UnsafePickleError, UnsupportedError
-from quantcli.formats.files import InputFile
-from quantcli.formats.inside import resolve_inside
+from quantcli.formats.files import DataFile, InputFile
+from quantcli.formats.inside import Folder
 from quantcli.formats.json_text import parse_object
 from quantcli.formats.pytorch import open_pytorch
 from quantcli.formats.safetensors import open_safetensors
@@ -38,7 +38,7 @@ class _Kind:
     """What a file is by its first bytes, and what reads it; without a reader, why it is refused and what to do."""
 
     pattern: re.Pattern[bytes]
-    read: Callable[[Path], Tensors] | None = None
+    read: Callable[[DataFile], Tensors] | None = None
     refusal: str = ""
     hint: str | None = None
 
@@ -56,7 +56,7 @@ _KINDS: Final = (
 )  # fmt: skip
 
 
-def open_tensor_file(path: Path) -> Tensors:
+def open_tensor_file(file: DataFile) -> Tensors:
     """The tensors of one checkpoint file. What it is is told by its first bytes, not by its name.
 
     Raises:
@@ -64,18 +64,18 @@ def open_tensor_file(path: Path) -> Tensors:
         UnsafePickleError: if it is a PyTorch file that is more than a state dict.
         UnsupportedError: if it is a checkpoint of a kind that is not read.
     """
-    with InputFile(path) as file:
+    with file:
         start = file.read(0, min(32, file.size))
     if not start:
-        raise FormatError(path, "the file is empty", hint="Download the file again.")
+        raise FormatError(file.path, "the file is empty", hint="Download the file again.")
     kind = next((kind for kind in _KINDS if kind.pattern.match(start)), None)
-    if kind is None and path.suffix == ".safetensors":
-        return open_safetensors(path)  # which can say best what is wrong with it
+    if kind is None and file.path.suffix == ".safetensors":
+        return open_safetensors(file)  # which can say best what is wrong with it
     if kind is None:
-        raise FormatError(path, f"neither safetensors nor a PyTorch file: it starts with {start[:8]!r}")
+        raise FormatError(file.path, f"neither safetensors nor a PyTorch file: it starts with {start[:8]!r}")
     if kind.read is None:
-        raise FormatError(path, kind.refusal, hint=kind.hint)
-    return kind.read(path)
+        raise FormatError(file.path, kind.refusal, hint=kind.hint)
+    return kind.read(file)
 
 
 def open_single(path: Path) -> Tensors:
@@ -88,7 +88,7 @@ def open_single(path: Path) -> Tensors:
     if shard and int(shard["count"]) > 1:
         what = f"{path}: shard {int(shard['number'])} of {int(shard['count'])}, expected the whole model"
         raise ModelError(what, hint="Give the directory that holds all shards.")
-    return open_tensor_file(path)
+    return open_tensor_file(InputFile(path))
 
 
 # --- a directory ----------------------------------------------------------------------------------------------------------
@@ -120,7 +120,7 @@ _LAYOUTS: Final = (
 
 
 def weight_files(names: Iterable[str]) -> list[str]:
-    """The files of a directory, of those it has by name, that `open_directory` may open, index included."""
+    """The files of a directory, of those it has by name, that `open_folder` may open, index included."""
     names = set(names)
     for layout in _LAYOUTS:
         index = {layout.name + ".index.json"} & names
@@ -130,7 +130,7 @@ def weight_files(names: Iterable[str]) -> list[str]:
     return []
 
 
-def open_directory(directory: Path) -> Tensors:
+def open_folder(folder: Folder) -> Tensors:
     """The tensors of a model directory.
 
     Raises:
@@ -138,67 +138,66 @@ def open_directory(directory: Path) -> Tensors:
         ModelError: if there is no model, several, or shards and index disagree; all that is wrong is in the message.
         UnsupportedError: for a layout that is not read.
     """
+    names = folder.names()
     for layout in _LAYOUTS:
-        if (path := resolve_inside(directory, layout.name)) is not None:
-            return open_tensor_file(path)
-        if (index := resolve_inside(directory, layout.name + ".index.json")) is not None:
-            return _open_indexed(directory, index)
-        others = layout.others(entry.name for entry in directory.iterdir())
+        if (file := folder.open(layout.name)) is not None:
+            return open_tensor_file(file)
+        if (index := folder.open(layout.name + ".index.json")) is not None:
+            return _open_indexed(folder, index)
+        others = layout.others(names)
         if others:
-            return _open_unindexed(directory, sorted(others))
-    found = sorted(entry.name for entry in directory.iterdir())
+            return _open_unindexed(folder, sorted(others))
     raise ModelError(
-        f"{directory}: no model in this directory: found {_listed(found)}, expected *.safetensors or PyTorch files",
+        f"{folder.path}: no model in this directory: found {_listed(names)}, expected *.safetensors or PyTorch files",
         hint="Give the directory that holds the model's tensors beside its config.json.",
     )
 
 
-def _open_indexed(directory: Path, index: Path) -> Tensors:
-    with InputFile(index) as file:
-        if file.size > _MAX_INDEX:
-            raise FormatError(index, f"an index of {file.size} bytes, at most {_MAX_INDEX} expected")
-        places = parse_object(index, file.read(0, file.size), "the index").get("weight_map")
+def _open_indexed(folder: Folder, index: DataFile) -> Tensors:
+    with index:
+        if index.size > _MAX_INDEX:
+            raise FormatError(index.path, f"an index of {index.size} bytes, at most {_MAX_INDEX} expected")
+        places = parse_object(index.path, index.read(0, index.size), "the index").get("weight_map")
     if not isinstance(places, dict) or not places or not all(isinstance(shard, str) for shard in places.values()):
-        raise FormatError(index, "weight_map is not an object of file names")
-    shards, problems = _open_shards(directory, dict.fromkeys(places.values()))
+        raise FormatError(index.path, "weight_map is not an object of file names")
+    shards, problems = _open_shards(folder, dict.fromkeys(places.values()))
     problems += _disagreements(places, shards)
     if problems:
-        raise _contradiction(index, problems)
+        raise _contradiction(index.path, problems)
     return {name: shards[shard][name] for shard in shards for name in shards[shard]}
 
 
-def _open_unindexed(directory: Path, names: list[str]) -> Tensors:
+def _open_unindexed(folder: Folder, names: list[str]) -> Tensors:
     if len(names) == 1 and not _NUMBERED.fullmatch(names[0]):
-        path = resolve_inside(directory, names[0])
-        assert path is not None  # it was listed
-        return open_tensor_file(path)
+        file = folder.open(names[0])
+        assert file is not None  # it was listed
+        return open_tensor_file(file)
     numbered = [_NUMBERED.fullmatch(name) for name in names]
     series = {(match["stem"], match["count"], match["suffix"]) for match in numbered if match}
     if None in numbered or len(series) != 1:
-        raise ModelError(
-            f"{directory}: which of these files is the model? {_listed(names)}", hint="Give the path of the file itself."
-        )
+        what = f"{folder.path}: which of these files is the model? {_listed(names)}"
+        raise ModelError(what, hint="Give the path of the file itself.")
     ((stem, count, suffix),) = series
     expected = [f"{stem}-{number:05}-of-{count}{suffix}" for number in range(1, int(count) + 1)]
-    shards, problems = _open_shards(directory, expected)
+    shards, problems = _open_shards(folder, expected)
     problems += _doubles(shards)
     if problems:
-        raise _contradiction(directory, problems)
+        raise _contradiction(folder.path, problems)
     return {name: tensor for shard in shards.values() for name, tensor in shard.items()}
 
 
-def _open_shards(directory: Path, names: Iterable[str]) -> tuple[dict[str, Tensors], list[str]]:
+def _open_shards(folder: Folder, names: Iterable[str]) -> tuple[dict[str, Tensors], list[str]]:
     """The shards that could be read, by name, and what is wrong with the others."""
     shards: dict[str, Tensors] = {}
     missing: list[str] = []
     problems: list[str] = []
     for name in names:
         try:
-            path = resolve_inside(directory, name)
-            if path is None:
+            file = folder.open(name)
+            if file is None:
                 missing.append(name)
             else:
-                shards[name] = open_tensor_file(path)
+                shards[name] = open_tensor_file(file)
         except UnsafePickleError:
             raise
         except (FormatError, UnsupportedError) as error:

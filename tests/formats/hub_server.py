@@ -2,7 +2,7 @@
 
     GET      /api/models/ID[/revision/REV]     the commit, the files, their sizes and hashes
     HEAD GET /ID/resolve/REV/FILE              a file; a large one is a redirect to
-    HEAD GET /cdn/SHA256                       on a host of another name, with ranges
+    HEAD GET /cdn/SHA256?address=N             on a host of another name, with ranges
 
 What is asked is written down, and what can go wrong can be arranged.
 """
@@ -67,11 +67,25 @@ class Hub:
     """File -> what is sent in place of its contents."""
     etags: dict[str, str] = field(default_factory=dict)
     """File -> the ETag that is sent in place of its own."""
+    statuses: dict[str, list[tuple[int, str | None]]] = field(default_factory=dict)
+    """File -> the status of each next answer, and its Retry-After."""
+    stalls: dict[str, list[int | None]] = field(default_factory=dict)
+    """File -> after how many bytes of each next answer nothing more comes, though the line stays open."""
+    ranges: bool = True
+    """Whether parts of files are sent, and not always the whole."""
+    lifetime: int | None = None
+    """How often an address that a redirect led to is good."""
+    used: dict[str, int] = field(default_factory=dict)
+    """Address -> how often it was used."""
     delay: float = 0.0
     """Seconds before each answer begins."""
     asked: list[tuple[str, str, str | None]] = field(default_factory=list)
     """(method, file name or `api`, range)."""
     authorizations: set[str | None] = field(default_factory=set)
+    elsewhere: set[str | None] = field(default_factory=set)
+    """The authorizations that the other host was shown."""
+    connections: int = 0
+    """How many were opened."""
 
     def __enter__(self) -> Self:
         hub = self
@@ -116,6 +130,10 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True  # the body follows the headers in a write of its own
     state: Hub
 
+    def setup(self) -> None:
+        super().setup()
+        self.state.connections += 1
+
     def do_HEAD(self) -> None:
         self._answer()
 
@@ -133,7 +151,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif hub.status is not None:
             self._refuse(hub.status)
         elif match := re.fullmatch(r"/cdn/(\w+)", path):
-            self._large(match[1])
+            self._large(match[1], urlsplit(self.path).query)
         elif self._welcome(path):
             if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/([^/]+))?", path):
                 self._listing(match[1], unquote(match[2] or "main"))
@@ -184,27 +202,43 @@ class _Handler(BaseHTTPRequestHandler):
         if file.large:
             etag = self.state.etags.get(name, file.sha256)
             linked = {"X-Linked-Size": str(len(file.data)), "X-Linked-Etag": f'"{etag}"'}
-            location = {"Location": f"http://localhost:{self.server.server_port}/cdn/{file.sha256}"}
+            address = f"address={len(self.state.used)}"
+            self.state.used[address] = 0
+            location = {"Location": f"http://localhost:{self.server.server_port}/cdn/{file.sha256}?{address}"}
             return self._send(302, {**headers, **linked, **location}, b"")
         return self._contents(name, file, {**headers, "ETag": f'"{self.state.etags.get(name, file.blob_id)}"'})
 
-    def _large(self, sha256: str) -> None:
+    def _large(self, sha256: str, address: str) -> None:
+        hub = self.state
+        hub.elsewhere.add(self.headers["Authorization"])
+        hub.used[address] = hub.used.get(address, 0) + 1
+        if hub.lifetime is not None and hub.used[address] > hub.lifetime:
+            return self._refuse(403)
         for tree in self.state.trees.values():
             for name, file in tree.items():
                 if file.sha256 == sha256:
-                    return self._contents(name, file, {"ETag": '"of the other server"'})
+                    sent = Stored(hub.sent.get(name, file.data))
+                    return self._contents(name, file, {"ETag": f'"{sent.blob_id[:8]} of the other server"'})
         return self._refuse(404)
 
     def _contents(self, name: str, file: Stored, headers: dict[str, str]) -> None:
         hub = self.state
         wanted = self.headers["Range"]
         hub.asked.append((self.command, name, wanted))
+        if self.command == "GET" and hub.statuses.get(name):
+            status, wait = hub.statuses[name].pop(0)
+            return self._refuse(status, headers={} if wait is None else {"Retry-After": wait})
         data = hub.sent.get(name, file.data)
-        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0
-        if start:
-            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
-        cuts = hub.cuts.get(name) if self.command == "GET" else None
-        self._send(206 if start else 200, headers, data[start:], cut=cuts.pop(0) if cuts else None)
+        part = re.fullmatch(r"bytes=(\d+)-(\d*)", wanted or "") if hub.ranges else None
+        start, stop = (int(part[1]), int(part[2] or len(data)) + 1) if part else (0, len(data))
+        if part and start >= len(data):
+            return self._refuse(416, headers={"Content-Range": f"bytes */{len(data)}"})
+        body = data[start:stop]
+        if part:
+            headers["Content-Range"] = f"bytes {start}-{start + len(body) - 1}/{len(data)}"
+        arranged = [table.get(name, []) if self.command == "GET" else [] for table in (hub.cuts, hub.stalls)]
+        cut, stall = (limits.pop(0) if limits else None for limits in arranged)
+        return self._send(206 if part else 200, headers, body, cut=cut, stall=stall)
 
     def _refuse(
         self, status: int, code: str | None = None, message: str = "", headers: Mapping[str, str] | None = None
@@ -212,11 +246,16 @@ class _Handler(BaseHTTPRequestHandler):
         said = {"X-Error-Code": code, "X-Error-Message": message or None}
         self._send(status, {**(headers or {}), **{key: text for key, text in said.items() if text}}, b"")
 
-    def _send(self, status: int, headers: Mapping[str, str], body: bytes, cut: int | None = None) -> None:
+    def _send(
+        self, status: int, headers: Mapping[str, str], body: bytes, cut: int | None = None, stall: int | None = None
+    ) -> None:
         self.send_response(status)
         for key, text in {**headers, "Content-Length": str(len(body)), "Accept-Ranges": "bytes"}.items():
             self.send_header(key, text)
         self.end_headers()
         if self.command == "GET":
-            self.wfile.write(body[:cut])
-        self.close_connection = self.close_connection or cut is not None
+            self.wfile.write(body[: cut if stall is None else stall])
+        if stall is not None:
+            self.wfile.flush()
+            self.state.closing.wait(60)
+        self.close_connection = self.close_connection or cut is not None or stall is not None

@@ -8,8 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,8 @@ from quantcli.formats.hub import HubModel, fetch_model, find_hub_model, needed_f
 
 STORYTELLER = Path(__file__).parents[2] / "examples" / "storyteller"
 MODEL = HubModel("org/storyteller")
+
+pytestmark = pytest.mark.usefixtures("nobody")
 
 # --- names ----------------------------------------------------------------------------------------------------------------
 
@@ -116,35 +117,6 @@ def test_only_what_is_needed(weights: list[str], unneeded: list[str]) -> None:
 
 
 # --- downloads ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def storyteller() -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(STORYTELLER.iterdir())}
-
-
-@pytest.fixture(autouse=True)
-def nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No one is logged in, connections are made anew, and nothing waits between attempts."""
-    import huggingface_hub
-    from huggingface_hub import constants
-
-    for variable in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-        monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-    monkeypatch.setattr(constants, "HF_STORED_TOKENS_PATH", str(tmp_path / "tokens"))
-    monkeypatch.setattr(time, "sleep", lambda seconds: None)
-    huggingface_hub.close_session()
-    yield
-    huggingface_hub.close_session()
-
-
-@pytest.fixture
-def hub(storyteller: dict[str, bytes]) -> Iterator[Hub]:
-    with Hub() as hub:
-        hub.commit(MODEL.id, storyteller)
-        yield hub
 
 
 @pytest.fixture

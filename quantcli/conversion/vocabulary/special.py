@@ -233,7 +233,9 @@ def template_files(checkpoint: Checkpoint) -> Any:
     if default is None:
         return (checkpoint.json("chat_template.json") or {}).get("chat_template")
     text = default.read_text("utf-8")
-    more = sorted((checkpoint.directory / "additional_chat_templates").glob("*.jinja"))
+    folder = "additional_chat_templates"
+    names = sorted(path.name for path in (checkpoint.directory / folder).glob("*.jinja"))
+    more = [path for name in names if (path := checkpoint.file(f"{folder}/{name}")) is not None]
     if not more:
         return text
     named = [{"name": path.stem, "template": path.read_text("utf-8")} for path in more]

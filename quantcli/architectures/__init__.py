@@ -24,7 +24,7 @@ What a file may say; everything is optional but `gguf`, `metadata` and `tensors`
     [generated]   GGUF tensor = { generator, when }: what follows from the configuration alone
     [tensors]     GGUF tensor = { from, shape, gather, transforms, when, required, group, unless_equal, or }; `or` lists
                   rows that are laid over this one, for checkpoints that hold the tensor in another way
-    [graph]       the flags of the forward pass, for the runner
+    [graph]       the flags of the forward pass, for the runner: the fields of `graph.Graph`
     [vocabulary]  what its vocabularies have beside the common
     [defaults.MODEL_TYPE]   key = what the configuration class of that `model_type` assumes where config.json is silent
 

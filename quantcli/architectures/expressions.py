@@ -148,8 +148,8 @@ class Expression:
         _check(body, self.source)
         object.__setattr__(self, "_body", body)
 
-    def evaluate(self, scope: Scope) -> Any:
-        """The value, with names taken from `scope`.
+    def evaluate(self, scope: Scope, origin: str = "config.json") -> Any:
+        """The value, with names taken from `scope`, which is of `origin`.
 
         Raises:
             ModelError: if the values at hand do not allow it: a text where a number is needed, a division by zero.
@@ -157,7 +157,7 @@ class Expression:
         try:
             return _evaluate(self._body, scope)
         except (TypeError, ValueError, ArithmeticError) as error:
-            raise ModelError(f"config.json: cannot compute {self.source!r}: {error}") from error
+            raise ModelError(f"{origin}: cannot compute {self.source!r}: {error}") from error
 
 
 @dataclass(frozen=True)

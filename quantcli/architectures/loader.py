@@ -11,6 +11,7 @@ from typing import Any
 
 from quantcli.architectures.config import complete_config, hyperparameters
 from quantcli.architectures.fields import FIELD_TYPES
+from quantcli.architectures.graph import Graph
 from quantcli.architectures.mapping import map_tensors
 from quantcli.architectures.schema import (
     PACKAGE_DIRECTORY,
@@ -56,8 +57,8 @@ class Architecture:
         return self.declaration.vocabulary
 
     @property
-    def graph(self) -> Mapping[str, Any]:
-        """The flags of the forward pass."""
+    def graph(self) -> Graph | None:
+        """The flags of the forward pass, where the file has them."""
         return self.declaration.graph
 
     def hyperparameters(self, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,14 +132,16 @@ def architectures() -> tuple[Architecture, ...]:
     return tuple(Architecture(declaration) for declaration in declarations if declaration is not None)
 
 
-def graph_of(gguf: str) -> Mapping[str, Any]:
+def graph_of(gguf: str) -> Graph:
     """The flags of the forward pass for a value of `general.architecture`.
 
     Raises:
-        UnsupportedError: if no architecture of the package has this value.
+        UnsupportedError: if no architecture of the package has this value, or it has no forward pass.
     """
     for architecture in architectures():
         if architecture.gguf == gguf:
+            if architecture.graph is None:
+                raise UnsupportedError(f"architecture {gguf!r} cannot be run: nothing describes its graph")
             return architecture.graph
     known = sorted({architecture.gguf for architecture in architectures()})
     raise UnsupportedError(f"GGUF architecture {gguf!r} is not supported, only {', '.join(known)}")

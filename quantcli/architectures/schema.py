@@ -17,6 +17,7 @@ from typing import Any, Final, Self, TypeVar
 
 from quantcli.architectures.expressions import Call, Expression
 from quantcli.architectures.fields import FIELD_TYPES
+from quantcli.architectures.graph import Graph
 from quantcli.architectures.transforms import GATHERS, GENERATORS, TRANSFORMS
 from quantcli.formats.errors import FormatError
 from quantcli.formats.gguf_spec import MAX_NAME_LENGTH
@@ -200,7 +201,7 @@ class Declaration:
     vocabulary: VocabularyRules
     generated: tuple[GeneratedRow, ...]
     tensors: tuple[TensorRow, ...]
-    graph: Mapping[str, Any]
+    graph: Graph | None
     defaults: Mapping[str, Mapping[str, Any]] = field(repr=False)
 
 
@@ -299,7 +300,7 @@ def _declaration(path: Path, tables: dict[str, Any]) -> Declaration:
         vocabulary=VocabularyRules.parse(tables.get("vocabulary", {})),
         generated=_rows(tables.get("generated", {}), _generated_row),
         tensors=tensors,
-        graph=tables.get("graph", {}),
+        graph=Graph.parse(tables["graph"]) if "graph" in tables else None,
         defaults={kind: _default_values(values) for kind, values in tables.get("defaults", {}).items()},
     )
 

@@ -2,6 +2,7 @@
 
 The cache of a layer is two arrays `(kv_heads, context, head_size)`, so that one head's past is one stretch of memory.
 `head_size` is a multiple of 8 there (`padded_head_size`): a model's odd head is padded with zeros, which change no sum.
+Keys and values may be of different sizes, and one array may be both: values are then the first numbers of the keys.
 """
 
 from __future__ import annotations
@@ -109,7 +110,9 @@ def _store_kernel(narrow: Any) -> Any:
     return store_rows
 
 
-def _attend_kernel(widen: Any) -> Any:
+def _sums_over_positions(widen: Any) -> tuple[Any, Any]:
+    """The two `inline` sums of attention: over the numbers of keys, and over the values of positions."""
+
     @inline
     def score(query: Any, keys: Any, start: Any, size: Any, count: Any, scores: Any) -> None:
         """scores[p] = query . keys of position p, for `count` positions of `size` numbers from `start` on."""
@@ -145,43 +148,70 @@ def _attend_kernel(widen: Any) -> Any:
             a = fma(splat(scores[np.uintp(p)], STEP), widen(load(values, start + p * size + i, STEP)), a)
         return (a + b) + (c + d)
 
+    return score, mix
+
+
+def _attend_kernel(widen: Any) -> Any:
+    score, mix = _sums_over_positions(widen)
+
     @inline
     def one_head(
-        q: Any, keys: Any, values: Any, position: Any, scale: Any, softcap: Any, window: Any, out: Any, row: Any, head: Any,
-        query: Any, scores: Any,
+        q: Any, keys: Any, values: Any, position: Any, scale: Any, softcap: Any, first: Any, slopes: Any, sinks: Any,
+        out: Any, row: Any, head: Any, query: Any, scores: Any,
     ) -> None:  # fmt: skip
-        size, padded = q.shape[2], keys.shape[2]
+        key_size, padded = q.shape[2], keys.shape[2]
         kv_head = head // (q.shape[1] // keys.shape[0])
-        for i in range(size):
+        for i in range(key_size):
             query[i] = q[row, head, i] * scale
+        for i in range(key_size, padded):
+            query[i] = _ZERO
         last = position + row
-        first = max(0, last - window + 1) if window > 0 else 0
         count = last + 1 - first
-        start = (kv_head * keys.shape[1] + first) * padded
-        score(query, keys, start, padded, count, scores)
+        score(query, keys, (kv_head * keys.shape[1] + first) * padded, padded, count, scores)
         if softcap > _ZERO:
             for p in range(count):
                 scores[p] = softcap * np.tanh(scores[p] / softcap)
-        share = np.float32(1) / _softmax(scores, count)
-        for i in range(0, padded, STEP):
+        if slopes.shape[0]:
+            for p in range(count):
+                scores[p] -= slopes[head] * np.float32(last - first - p)
+        weighed = count
+        if sinks.shape[0]:  # a position more, which has no value
+            scores[count] = sinks[head]
+            weighed += 1
+        share = np.float32(1) / _softmax(scores, weighed)
+        size, padded = out.shape[2], values.shape[2]
+        start = (kv_head * values.shape[1] + first) * padded
+        for i in range(0, size, STEP):
             store(query, i, mix(scores, values, start, padded, count, i) * share)
         for i in range(size):
             out[row, head, i] = query[i]
 
     @parallel_kernel
     def attend(
-        q: Any, keys: Any, values: Any, position: Any, scale: Any, softcap: Any, window: Any, out: Any
-    ) -> None:
+        q: Any, keys: Any, values: Any, position: Any, scale: Any, softcap: Any, window: Any, chunk: Any, slopes: Any,
+        sinks: Any, out: Any,
+    ) -> None:  # fmt: skip
         """out[i, h] = softmax(scale * q[i, h] . keys[h', p]) . values[h', p] over the positions p <= position + i.
 
-        q, out float32 (rows, heads, head_size); keys, values (kv_heads, context, padded_head_size); head h reads
-        h' = h * kv_heads // heads. `softcap` > 0 bounds scores to softcap * tanh(score / softcap). `window` > 0 lets a
-        token see only that many positions, itself included.
+        q float32 (rows, heads, key_size), out float32 (rows, heads, value_size); keys, values (kv_heads, context,
+        padded_head_size of theirs); head h reads h' = h * kv_heads // heads. `softcap` > 0 bounds scores to
+        softcap * tanh(score / softcap). `window` > 0 lets a token see only that many positions, itself included, and
+        `chunk` > 0 only those since its last multiple. slopes and sinks are float32 (heads,), or empty: `slopes` take from
+        a score that much per position between (ALiBi), `sinks` are scores of one more position that has no value.
         """
         rows, heads = q.shape[0], q.shape[1]
+        room = max(keys.shape[2], (out.shape[2] + STEP - 1) // STEP * STEP)
         for task in prange(rows * heads):
-            query = np.zeros(keys.shape[2], np.float32)
+            row = task % rows
+            first = 0
+            if window > 0:
+                first = max(0, position + row + 1 - window)
+            if chunk > 0:
+                first = max(first, (position + row) // chunk * chunk)
+            query = np.empty(room, np.float32)
             scores = np.empty(position + rows + LANES, np.float32)
-            one_head(q, keys, values, position, scale, softcap, window, out, task % rows, task // rows, query, scores)
+            one_head(
+                q, keys, values, position, scale, softcap, first, slopes, sinks, out, row, task // rows, query, scores
+            )  # fmt: skip
 
     return attend

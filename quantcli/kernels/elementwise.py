@@ -1,18 +1,21 @@
 """What a transformer computes between its matrix products, on float32 rows: one row per token.
 
-Every kernel works in place or into `out`, row by row; several rows (a prompt) are shared among numba's threads, one row (a
-generated token) is not worth waking them.
+Every kernel works in place or into `out`, row by row; the many rows of a prompt are shared among numba's threads, for one
+generated token it is not worth waking them.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numba import prange
 
 from quantcli.kernels.jit import inline, parallel_kernel
 from quantcli.kernels.simd import LANES, convert, fma, load, maximum, minimum, reinterpret, rint, splat, store, sum_lanes
+
+SMALL: Final = 1 << 14
+"""Numbers that one thread is done with sooner than others wake up."""
 
 _LOG2_E = np.float32(1.44269504)
 # ln 2 in two parts, so that n * ln 2 is exact to more than a float (Cody and Waite).
@@ -69,34 +72,42 @@ def rms_norm(x: Any, weight: Any, epsilon: Any, out: Any) -> None:
     x, out float32 (rows, n), which may be the same array; weight float32 (n,); epsilon float32.
     """
     rows = x.shape[0]
-    if rows == 1:
-        _rms_norm_row(x, weight, epsilon, out, 0)
+    if x.size <= SMALL:
+        for row in range(rows):
+            _rms_norm_row(x, weight, epsilon, out, row)
     else:
         for row in prange(rows):
             _rms_norm_row(x, weight, epsilon, out, row)
 
 
 @inline
-def _silu_multiply_row(gate: Any, up: Any, row: Any) -> None:
-    n = gate.shape[1]
-    first, whole = row * n, n - n % LANES
-    for i in range(0, whole, LANES):
-        g = load(gate, first + i, LANES)
-        store(gate, first + i, g / (exponential(splat(_ZERO, LANES) - g) + _ONE) * load(up, first + i, LANES))
-    for i in range(whole, n):
-        g = gate[row, i]
-        gate[row, i] = g / (_ONE + np.exp(-g)) * up[row, i]
+def _layer_norm_row(x: Any, weight: Any, bias: Any, epsilon: Any, out: Any, row: Any) -> None:
+    n = x.shape[1]
+    total = _ZERO
+    for i in range(n):
+        total += x[row, i]
+    mean = total / np.float32(n)
+    squares = _ZERO
+    for i in range(n):
+        squares += (x[row, i] - mean) * (x[row, i] - mean)
+    scale = np.float32(1 / np.sqrt(squares / np.float32(n) + epsilon))
+    for i in range(n):
+        out[row, i] = (x[row, i] - mean) * scale * weight[i] + bias[i]
 
 
 @parallel_kernel
-def silu_multiply(gate: Any, up: Any) -> None:
-    """gate = gate * sigmoid(gate) * up, in place: the gated MLP of llama. Both float32 (rows, n)."""
-    rows = gate.shape[0]
-    if rows == 1:
-        _silu_multiply_row(gate, up, 0)
+def layer_norm(x: Any, weight: Any, bias: Any, epsilon: Any, out: Any) -> None:
+    """out = (x - mean(x)) / sqrt(variance(x) + epsilon) * weight + bias, each row by itself.
+
+    x, out float32 (rows, n), which may be the same array; weight, bias float32 (n,); epsilon float32.
+    """
+    rows = x.shape[0]
+    if x.size <= SMALL:
+        for row in range(rows):
+            _layer_norm_row(x, weight, bias, epsilon, out, row)
     else:
         for row in prange(rows):
-            _silu_multiply_row(gate, up, row)
+            _layer_norm_row(x, weight, bias, epsilon, out, row)
 
 
 @inline
@@ -113,8 +124,9 @@ def _add_row(x: Any, y: Any, row: Any) -> None:
 def add(x: Any, y: Any) -> None:
     """x += y, the residual connection. Both float32 (rows, n)."""
     rows = x.shape[0]
-    if rows == 1:
-        _add_row(x, y, 0)
+    if x.size <= SMALL:
+        for row in range(rows):
+            _add_row(x, y, row)
     else:
         for row in prange(rows):
             _add_row(x, y, row)
@@ -140,8 +152,9 @@ def rotate(x: Any, cosines: Any, sines: Any, adjacent: Any) -> None:
     head stays). Pairs are neighbours (2i, 2i + 1) where `adjacent`, else halves (i, i + pairs).
     """
     rows = x.shape[0]
-    if rows == 1:
-        _rotate_row(x, cosines, sines, adjacent, 0)
+    if x.size <= SMALL:
+        for row in range(rows):
+            _rotate_row(x, cosines, sines, adjacent, row)
     else:
         for row in prange(rows):
             _rotate_row(x, cosines, sines, adjacent, row)

@@ -1,4 +1,4 @@
-"""The key-value cache: what every layer remembers of the tokens so far."""
+"""The cache: what every layer remembers of the tokens so far."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from quantcli.formats.errors import GenerationError, UsageError
 from quantcli.kernels.attention import attention_kernels, padded_head_size
-from quantcli.runner.hyperparameters import Hyperparameters
+from quantcli.runner.hyperparameters import Hyperparameters, LayerSizes
 
 CACHE_TYPES: Final[Mapping[str, type[np.generic]]] = MappingProxyType({"f16": np.uint16, "f32": np.float32})
 """Precisions of a cache, and the dtype their numbers are kept in (halves as their bits)."""
@@ -20,7 +20,9 @@ CACHE_TYPES: Final[Mapping[str, type[np.generic]]] = MappingProxyType({"f16": np
 class Cache:
     """Room for the keys and values of `context` tokens.
 
-    `keys[layer]` and `values[layer]` are `(kv_heads, context, padded_head_size)`; the first `length` positions are filled.
+    `keys[layer]` and `values[layer]` are `(kv_heads, context, padded_head_size)`, empty for a layer without attention, and
+    the same array where values are the first numbers of keys; the first `length` positions are filled. `states[layer]` are
+    the float32 arrays of a recurrent layer, which hold for `length` tokens and no other number.
     The operating system gives memory as it is written, so an unused context costs nothing.
     """
 
@@ -31,12 +33,15 @@ class Cache:
             raise UsageError(f"unknown cache type {precision!r}, expected one of {', '.join(CACHE_TYPES)}")
         if context < 1:
             raise UsageError(f"a context of {context} tokens holds nothing")
-        shape = (sizes.kv_heads, context, padded_head_size(sizes.head_size))
         self.context = context
         self.length = 0
         self.kernels = attention_kernels(np.dtype(dtype))
-        self.keys: list[NDArray[Any]] = [np.zeros(shape, dtype) for _ in range(sizes.layers)]
-        self.values: list[NDArray[Any]] = [np.zeros(shape, dtype) for _ in range(sizes.layers)]
+        self.keys: list[NDArray[Any]] = [_room(layer, layer.key_size, context, dtype) for layer in sizes.layer]
+        self.values: list[NDArray[Any]] = [
+            _room(layer, layer.value_size, context, dtype) if layer.value_size else keys
+            for layer, keys in zip(sizes.layer, self.keys, strict=True)
+        ]
+        self.states = [[np.zeros(shape, np.float32) for shape in layer.states] for layer in sizes.layer]
 
     def require(self, count: int) -> None:
         """Raises GenerationError unless `count` more tokens fit."""
@@ -49,5 +54,10 @@ class Cache:
     @property
     def nbytes(self) -> int:
         """Bytes of the filled part."""
-        whole = sum(array.nbytes for array in (*self.keys, *self.values))
-        return whole // self.context * self.length
+        arrays = {id(array): array for array in (*self.keys, *self.values)}
+        positions = sum(array.nbytes for array in arrays.values()) // self.context * self.length
+        return positions + sum(state.nbytes for states in self.states for state in states)
+
+
+def _room(layer: LayerSizes, size: int, context: int, dtype: type[np.generic]) -> NDArray[Any]:
+    return np.zeros((layer.kv_heads, context, padded_head_size(size)), dtype)

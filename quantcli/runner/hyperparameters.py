@@ -1,24 +1,24 @@
-"""A model's sizes and constants, from the metadata of its GGUF file, and its forward pass, from its architecture's flags.
-"""
+"""A model's sizes and constants: from the metadata of its GGUF file, and from the flags of its architecture's graph."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from types import MappingProxyType
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final
 
+from quantcli.architectures.graph import Graph
 from quantcli.architectures.loader import graph_of
 from quantcli.formats.errors import ModelError, UnsupportedError
 from quantcli.formats.gguf_reader import GGUFFile
+from quantcli.runner.metadata import REQUIRED, MetadataReader
 
-_REQUIRED: Final = object()
+SCALINGS: Final = ("none", "linear", "yarn", "longrope")
+"""Kinds of rope scaling."""
 
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """How rotary angles are stretched beyond the length a model was first trained on. `kind` is none, linear or yarn."""
+    """How rotary angles are stretched beyond the length a model was first trained on. `kind` is one of `SCALINGS`."""
 
     kind: str
     factor: float
@@ -29,149 +29,336 @@ class RopeScaling:
     beta_slow: float
     log_multiplier: float
 
+    def growth(self, multiplier: float) -> float:
+        """By how much YaRN lets attention grow with the factor (Peng et al., "YaRN", 2023, `mscale`)."""
+        return 1.0 if self.factor <= 1 else 0.1 * multiplier * math.log(self.factor) + 1
+
+    @property
+    def turned_growth(self) -> float:
+        """What YaRN multiplies turned pairs by. Models that declare a multiplier for all dimensions have it in the scale of
+        their scores instead."""
+        return self.attention * (1.0 if self.log_multiplier else self.growth(1))
+
+
+@dataclass(frozen=True)
+class LayerSizes:
+    """What a layer's attention is made of, and with that its part of the cache.
+
+    `kv_heads` is 0 for a layer without attention. `window` positions are seen, the last ones or, where `chunked`, those
+    since the last multiple; 0: all. A `value_size` of 0 says that values are the first numbers of the keys. `states` are
+    the shapes of what a recurrent layer remembers, in float32.
+    """
+
+    heads: int
+    kv_heads: int
+    key_size: int
+    value_size: int
+    window: int
+    chunked: bool
+    turns: bool
+    states: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class Latent:
+    """Sizes of attention by way of a narrow projection: of that, and of a head's keys and values.
+
+    `query_rank` is 0 where queries are projected at once. `absorbed` attention reads the narrow rows themselves.
+    """
+
+    query_rank: int
+    rank: int
+    key_size: int
+    value_size: int
+    absorbed: bool
+
+
+@dataclass(frozen=True)
+class Experts:
+    """How many experts a mixture has and uses, and in how many groups they are chosen."""
+
+    count: int
+    used: int
+    groups: int
+    groups_used: int
+    shared: bool
+    gating: str
+    norm: bool
+    scale: float
+
+
+@dataclass(frozen=True)
+class Temperature:
+    """How queries grow with their position p: by log(floor((p + offset) / length) + 1) * scale + 1."""
+
+    scale: float
+    length: float
+    offset: float
+
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """Sizes in numbers of float32, by the names of the GGUF specification."""
+    """Sizes in numbers of float32, by the names of the GGUF specification; `layer` has those that layers differ in."""
 
     architecture: str
     layers: int
     context: int
     width: int
-    heads: int
-    kv_heads: int
-    head_size: int
+    layer: tuple[LayerSizes, ...]
     norm_epsilon: float
     rope_size: int
     rope_base: float
+    window_rope_base: float
     rope_scaling: RopeScaling
     attention_scale: float
+    attention_softcap: float
+    clamp: float
+    alibi: float
+    temperature: Temperature | None
+    embedding_scale: float
+    residual_scale: float
+    logit_scale: float
+    logit_softcap: float
+    parallel: bool
+    latent: Latent | None
+    experts: Experts | None
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether some layer remembers more than keys and values, so that the past cannot be cut or moved."""
+        return any(sizes.states for sizes in self.layer)
 
 
-@dataclass(frozen=True)
-class Graph:
-    """The flags of a forward pass, with the values the runner knows. An architecture file's `[graph]` sets them."""
-
-    norm: str
-    residual: str
-    mlp: str
-    activation: str
-    positions: str
-    rope_pairs: str
-
-
-KNOWN_FLAGS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
-    {
-        "norm": ("rms",),
-        "residual": ("sequential",),
-        "mlp": ("gated",),
-        "activation": ("silu",),
-        "positions": ("rope",),
-        "rope_pairs": ("adjacent", "halves"),
-    }
-)
-"""Every flag, and the values that `Model.forward` computes."""
-
-
-def read_graph(architecture: str) -> Graph:
-    """The forward pass of a value of `general.architecture`.
+def read_hyperparameters(file: GGUFFile) -> tuple[Hyperparameters, Graph]:
+    """The sizes and the forward pass of a file.
 
     Raises:
-        UnsupportedError: if no architecture has this name, or a flag asks for what the runner does not compute.
+        ModelError: for a key that is missing, not of its kind, or contradicts another.
+        UnsupportedError: for an architecture that cannot be run; what it takes is named.
     """
-    flags = dict(graph_of(architecture))
-    for flag, value in flags.items():
-        if value not in KNOWN_FLAGS.get(flag, ()):
-            raise UnsupportedError(f"architecture {architecture!r} cannot be run: its graph needs {flag} = {value!r}")
-    missing = [field.name for field in fields(Graph) if field.name not in flags]
-    if missing:
-        raise UnsupportedError(f"architecture {architecture!r} cannot be run: its graph does not say {', '.join(missing)}")
-    return Graph(**flags)
-
-
-def read_hyperparameters(file: GGUFFile) -> Hyperparameters:
-    """Raises ModelError for a key that is missing, not a number of its kind, or contradicts another."""
     name = file.architecture
     if name is None:
         raise ModelError(f"{file.path}: no general.architecture, so nothing says how to run it")
-    read = _Reader(file, name)
-    if read.count("expert_count", 0):
-        raise UnsupportedError(f"architecture {name!r} with experts cannot be run: mixtures of experts are not supported")
-    width, heads = read.count("embedding_length"), read.count("attention.head_count")
-    kv_heads = read.count("attention.head_count_kv", heads)
-    if heads % kv_heads:
-        raise ModelError(f"{file.path}: {heads} attention heads cannot share {kv_heads} key-value heads")
-    head_size = read.count("attention.key_length", width // heads)
-    if read.count("attention.value_length", head_size) != head_size:
-        raise UnsupportedError(f"architecture {name!r} with keys and values of different sizes cannot be run")
-    rope_size = read.count("rope.dimension_count", head_size)
-    if rope_size % 2 or rope_size > head_size:
-        expected = f"expected an even number up to {head_size}"
-        raise ModelError(f"{file.path}: {name}.rope.dimension_count is {rope_size}, {expected}")
+    read = MetadataReader(file, name)
+    graph = graph_of(name).resolve(read.scope)
+    if graph.missing:
+        raise UnsupportedError(f"architecture {name!r} cannot be run: its graph needs {', '.join(graph.missing)}")
+    layers = _layer_count(read)
+    scaling = _rope_scaling(read)
+    read.scope["yarn_scale"] = _latent_scale(scaling)
+    latent = _latent(read, graph)
+    layer = _layer_sizes(read, graph, layers, latent)
+    key_size = latent.key_size if latent else max(sizes.key_size for sizes in layer)
+    rope_base = read.formula("rope_base", graph.rope_base, 10000.0)
     return Hyperparameters(
         architecture=name,
-        layers=read.count("block_count"),
+        layers=layers,
         context=read.count("context_length"),
-        width=width,
-        heads=heads,
-        kv_heads=kv_heads,
-        head_size=head_size,
-        norm_epsilon=read.number("attention.layer_norm_rms_epsilon"),
-        rope_size=rope_size,
-        rope_base=read.number("rope.freq_base", 10000.0),
-        rope_scaling=_rope_scaling(read),
-        attention_scale=read.number("attention.scale", 0.0) or 1 / math.sqrt(head_size),
+        width=read.count("embedding_length"),
+        layer=layer,
+        norm_epsilon=_norm_epsilon(read, graph),
+        rope_size=_rope_size(read, graph, layer, key_size),
+        rope_base=_base(read, rope_base),
+        window_rope_base=_base(read, read.formula("window_rope_base", graph.window_rope_base, rope_base)),
+        rope_scaling=scaling,
+        attention_scale=read.formula("attention_scale", graph.attention_scale) or 1 / math.sqrt(max(1, key_size)),
+        attention_softcap=read.formula("attention_softcap", graph.attention_softcap),
+        clamp=read.formula("projection_clamp", graph.projection_clamp),
+        alibi=read.formula("alibi", graph.alibi),
+        temperature=_temperature(read, graph),
+        embedding_scale=read.formula("embedding_scale", graph.embedding_scale) or 1.0,
+        residual_scale=read.formula("residual_scale", graph.residual_scale) or 1.0,
+        logit_scale=read.formula("logit_scale", graph.logit_scale) or 1.0,
+        logit_softcap=read.formula("logit_softcap", graph.logit_softcap),
+        parallel=_parallel(read, graph),
+        latent=latent,
+        experts=_experts(read, graph),
+    ), graph
+
+
+def _layer_count(read: MetadataReader) -> int:
+    layers = read.count("block_count")
+    tensors = len(read.file.tensors)
+    if layers > tensors:
+        read.refuse("block_count", layers, f"no more layers than the file's {tensors} tensors")
+    return layers
+
+
+def _latent(read: MetadataReader, graph: Graph) -> Latent | None:
+    if graph.mixer != "latent":
+        return None
+    absorbed = "blk.0.attn_k_b.weight" in read.file.tensors
+    heads, width = read.counts("attention.head_count", read.count("block_count"))[0], read.count("embedding_length")
+    key_size = read.count("attention.key_length_mla", 0) or read.count("attention.key_length", width // max(1, heads))
+    value_size = read.count("attention.value_length_mla", 0) or read.count(
+        "attention.value_length", width // max(1, heads)
+    )
+    return Latent(
+        query_rank=read.count("attention.q_lora_rank", 0),
+        rank=read.count("attention.kv_lora_rank"),
+        key_size=key_size,
+        value_size=value_size,
+        absorbed=absorbed,
     )
 
 
-def _rope_scaling(read: _Reader) -> RopeScaling:
+def _layer_sizes(read: MetadataReader, graph: Graph, layers: int, latent: Latent | None) -> tuple[LayerSizes, ...]:
+    """The heads of each layer, its window, and whether it turns queries and keys."""
+    heads = read.counts("attention.head_count", layers, 0 if graph.recurrent != "none" else REQUIRED)
+    kv_heads = heads if latent and not latent.absorbed else read.counts("attention.head_count_kv", layers, list(heads))
+    window = read.count_formula("window", graph.window)
+    windowed = [bool(window) and chosen for chosen in read.layer_formula("window_pattern", graph.window_pattern, layers)]
+    read.scope["windowed"] = windowed
+    turned = read.layer_formula("rope_layers", graph.rope_layers, layers)
+    sizes = []
+    for index in range(layers):
+        attends = kv_heads[index] > 0
+        if not attends and graph.recurrent == "none":
+            raise ModelError(f"{read.file.path}: layer {index} has no key-value heads, and its graph no other layers")
+        if attends and (heads[index] < 1 or heads[index] % kv_heads[index]):
+            raise ModelError(
+                f"{read.file.path}: {heads[index]} attention heads cannot share {kv_heads[index]} key-value heads"
+            )
+        key_size, value_size = _head_sizes(read, latent, max(1, heads[index]))
+        sizes.append(
+            LayerSizes(
+                heads=heads[index],
+                kv_heads=1 if attends and latent and latent.absorbed else kv_heads[index],
+                key_size=key_size if attends else 0,
+                value_size=value_size if attends else 0,
+                window=window if windowed[index] else 0,
+                chunked=graph.window_kind == "chunked",
+                turns=graph.rope != "none" and turned[index],
+                states=() if attends else _states(read, graph),
+            )
+        )
+    return tuple(sizes)
+
+
+def _head_sizes(read: MetadataReader, latent: Latent | None, heads: int) -> tuple[int, int]:
+    """Numbers of a cached key and of a cached value."""
+    if latent and latent.absorbed:
+        return latent.rank + read.count("rope.dimension_count"), 0
+    if latent:
+        return latent.key_size, latent.value_size
+    common = read.count("embedding_length") // heads
+    sizes = read.count("attention.key_length", common), read.count("attention.value_length", common)
+    for key, size in zip(("key", "value"), sizes, strict=True):
+        if size < 1:
+            read.refuse(f"attention.{key}_length", size, "the size of a head")
+    return sizes
+
+
+def _states(read: MetadataReader, graph: Graph) -> tuple[tuple[int, ...], ...]:
+    """What a layer remembers between passes: the inputs that a short convolution still needs."""
+    if graph.recurrent == "short_convolution":
+        return ((read.count("shortconv.l_cache") - 1, read.count("embedding_length")),)
+    raise UnsupportedError(f"architecture {read.architecture!r} cannot be run: its graph needs {graph.recurrent} layers")
+
+
+def _norm_epsilon(read: MetadataReader, graph: Graph) -> float:
+    """The norm's own key, or the other's: some converters write what the configuration calls it."""
+    keys = ["attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon"]
+    own, other = keys if graph.norm == "rms" else reversed(keys)
+    has_other = f"{read.architecture}.{other}" in read.file.metadata
+    epsilon = read.number(own, read.number(other)) if has_other else read.number(own)
+    if epsilon < 0:
+        read.refuse(own, epsilon, "no negative number")
+    return epsilon
+
+
+def _rope_size(read: MetadataReader, graph: Graph, layer: tuple[LayerSizes, ...], key_size: int) -> int:
+    smallest = min((sizes.key_size for sizes in layer if sizes.kv_heads), default=key_size)
+    smallest = min(smallest, key_size)
+    size = read.count("rope.dimension_count", smallest)
+    if graph.rope != "none" and (size % 2 or size > smallest):
+        read.refuse("rope.dimension_count", size, f"an even number up to {smallest}")
+    return size
+
+
+def _base(read: MetadataReader, base: float) -> float:
+    if base <= 1:
+        read.refuse("rope.freq_base", base, "more than 1")
+    return base
+
+
+def _rope_scaling(read: MetadataReader) -> RopeScaling:
     factor = read.number("rope.scaling.factor", read.number("rope.scale_linear", 0.0))
     kind = read.text("rope.scaling.type", "linear")
-    if kind not in ("none", "linear", "yarn"):
+    if kind not in SCALINGS:
         raise UnsupportedError(f"architecture {read.architecture!r} cannot be run: rope scaling {kind!r} is not supported")
+    betas = [read.number(f"rope.scaling.yarn_beta_{pace}", usual) for pace, usual in (("fast", 32.0), ("slow", 1.0))]
+    if factor < 0 or min(betas) <= 0:
+        read.refuse("rope.scaling.factor", (factor, *betas), "positive numbers, as are those of YaRN's betas")
     return RopeScaling(
         kind=kind,
         factor=1.0 if kind == "none" or factor == 0.0 else factor,
-        original_context=read.count("rope.scaling.original_context_length", read.count("context_length")),
-        extrapolation=read.number("rope.scaling.yarn_ext_factor", 1.0 if kind == "yarn" else 0.0),
-        attention=read.number("rope.scaling.attn_factor", read.number("rope.scaling.yarn_attn_factor", 1.0)),
-        beta_fast=read.number("rope.scaling.yarn_beta_fast", 32.0),
-        beta_slow=read.number("rope.scaling.yarn_beta_slow", 1.0),
+        original_context=read.count("rope.scaling.original_context_length", 0) or read.count("context_length"),
+        extrapolation=read.number("rope.scaling.yarn_ext_factor", 1.0) if kind == "yarn" else 0.0,
+        attention=read.number("rope.scaling.attn_factor", 1.0),
+        beta_fast=betas[0],
+        beta_slow=betas[1],
         log_multiplier=read.number("rope.scaling.yarn_log_multiplier", 0.0),
     )
 
 
-@dataclass(frozen=True)
-class _Reader:
-    """Metadata values under the architecture's prefix, checked."""
+def _latent_scale(scaling: RopeScaling) -> float:
+    """What DeepSeek's scores grow by: the square of YaRN's growth for all dimensions.
 
-    file: GGUFFile
-    architecture: str
+    The metadata have a tenth of its multiplier (`rope.scaling.yarn_log_multiplier`).
+    """
+    return (scaling.turned_growth * scaling.growth(10 * scaling.log_multiplier)) ** 2
 
-    def count(self, key: str, default: Any = _REQUIRED) -> int:
-        value = self._value(key, default)
-        if isinstance(value, bool) or not isinstance(value, int) or value < (default is _REQUIRED):
-            self._refuse(key, value, "a count")
-        return int(value)
 
-    def number(self, key: str, default: Any = _REQUIRED) -> float:
-        value = self._value(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            self._refuse(key, value, "a finite number")
-        return float(value)
+def _temperature(read: MetadataReader, graph: Graph) -> Temperature | None:
+    scale = read.formula("temperature_scale", graph.temperature_scale)
+    if not scale:
+        return None
+    length = read.formula("temperature_length", graph.temperature_length)
+    if length <= 0:
+        raise ModelError(f"{read.file.path}: temperature_length is {length}, expected a positive number")
+    return Temperature(scale, length, read.formula("temperature_offset", graph.temperature_offset))
 
-    def text(self, key: str, default: Any = _REQUIRED) -> str:
-        value = self._value(key, default)
-        if not isinstance(value, str):
-            self._refuse(key, value, "a text")
-        return str(value)
 
-    def _value(self, key: str, default: Any) -> Any:
-        value = self.file.get(f"{self.architecture}.{key}", default)
-        if value is _REQUIRED:
-            raise ModelError(f"{self.file.path}: the metadata lack {self.architecture}.{key}")
-        return value
+def _parallel(read: MetadataReader, graph: Graph) -> bool:
+    if graph.residual != "as_declared":
+        return graph.residual == "parallel"
+    key = f"{read.architecture}.use_parallel_residual"
+    value = read.file.get(key)
+    if not isinstance(value, bool):
+        raise ModelError(f"{read.file.path}: {key} is {value!r}, expected a truth")
+    return value
 
-    def _refuse(self, key: str, value: Any, expected: str) -> None:
-        shown = f"an array of {len(value)}" if hasattr(value, "__len__") and not isinstance(value, str) else repr(value)
-        raise ModelError(f"{self.file.path}: {self.architecture}.{key} is {shown}, expected {expected}")
+
+_GATINGS: Final = {0: "softmax", 1: "softmax", 2: "sigmoid", 3: "softmax_of_chosen", 4: "sqrt_softplus"}
+"""The values of expert_gating_func."""
+
+
+def _experts(read: MetadataReader, graph: Graph) -> Experts | None:
+    count = read.count("expert_count", 0)
+    if not count:
+        return None
+    used, groups = read.count("expert_used_count"), read.count("expert_group_count", 0)
+    groups_used = read.count("expert_group_used_count", 0)
+    if used > count:
+        read.refuse("expert_used_count", used, f"no more than the {count} experts")
+    if groups > 1:
+        if count % groups or count == groups:
+            read.refuse("expert_group_count", groups, f"groups of two and more of the {count} experts")
+        if not 0 < groups_used <= groups:
+            read.refuse("expert_group_used_count", groups_used, f"some of the {groups} groups")
+        if used > groups_used * (count // groups):
+            read.refuse("expert_used_count", used, f"no more than {groups_used} of {groups} groups hold")
+    declared = read.count("expert_gating_func", 0)
+    if declared not in _GATINGS:
+        read.refuse("expert_gating_func", declared, f"one of {', '.join(map(str, _GATINGS))}")
+    return Experts(
+        count=count,
+        used=used,
+        groups=groups,
+        groups_used=groups_used,
+        shared=bool(read.count("expert_shared_count", 0) or read.count("expert_shared_feed_forward_length", 0)),
+        gating=_GATINGS[declared] if graph.expert_gating == "as_declared" else graph.expert_gating,
+        norm=bool(read.evaluate(graph.expert_norm)),
+        scale=read.number("expert_weights_scale", 0.0) or 1.0,
+    )

@@ -7,62 +7,25 @@ its norms; a pass keeps a few rows of numbers per token.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import fields, is_dataclass
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.formats.errors import GenerationError, ModelError, UnsupportedError
+from quantcli.formats.errors import GenerationError, UnsupportedError
 from quantcli.formats.gguf_reader import GGUFFile
-from quantcli.formats.tensor import StoredTensor
-from quantcli.kernels.elementwise import add, rms_norm, rotate, silu_multiply
 from quantcli.kernels.jit import is_compiled
-from quantcli.kernels.matmul import Multiply, multiplier
+from quantcli.kernels.matmul import Multiply
 from quantcli.kernels.rows import dequantize
-from quantcli.kernels.types import BlockType
 from quantcli.runner.cache import Cache
-from quantcli.runner.hyperparameters import Graph, Hyperparameters, read_graph, read_hyperparameters
-from quantcli.runner.rotary import Rotary, make_rotary
+from quantcli.runner.hyperparameters import read_hyperparameters
+from quantcli.runner.layers import read_layer
+from quantcli.runner.step import read_positions
+from quantcli.runner.weights import Floats, Matrix, Norms, Stack, Weights
 
 BATCH: Final = 512
 """Tokens that go through the layers together, at most: it bounds the memory of a long prompt."""
-
-Floats = NDArray[np.float32]
-
-
-@dataclass(frozen=True, eq=False)
-class Matrix:
-    """A weight matrix in the file, and its bias where the file has one."""
-
-    weights: NDArray[np.uint8]
-    type: BlockType
-    columns: int
-    multiply: Multiply
-    bias: Floats | None
-
-    def __call__(self, x: Floats) -> Floats:
-        """x @ weights.T + bias: `(tokens, columns)` to `(tokens, rows)`."""
-        out = np.empty((x.shape[0], self.weights.shape[0]), np.float32)
-        self.multiply(self.weights, x, out)
-        if self.bias is not None:
-            out += self.bias
-        return out
-
-
-@dataclass(frozen=True, eq=False)
-class Layer:
-    """The weights of one layer."""
-
-    attention_norm: Floats
-    query: Matrix
-    key: Matrix
-    value: Matrix
-    attention_output: Matrix
-    mlp_norm: Floats
-    gate: Matrix
-    up: Matrix
-    down: Matrix
 
 
 class Model:
@@ -74,27 +37,36 @@ class Model:
     """
 
     def __init__(self, file: GGUFFile) -> None:
-        self.sizes: Hyperparameters = read_hyperparameters(file)
-        self.graph: Graph = read_graph(self.sizes.architecture)
-        weights = _Weights(file)
-        sizes = self.sizes
+        self.sizes, self.graph = read_hyperparameters(file)
+        sizes, graph, weights = self.sizes, self.graph, Weights(file)
+        centred, weighed = graph.norm != "rms", graph.norm != "layer_without_weight"
+        norms = Norms(weights, sizes.norm_epsilon, centred, weighed)
         self.embedding = weights.matrix("token_embd", None, sizes.width)
         self.vocabulary = self.embedding.weights.shape[0]
-        self.layers = [_read_layer(weights, f"blk.{index}.", sizes) for index in range(sizes.layers)]
-        self.output_norm = weights.vector("output_norm.weight", sizes.width)
-        tied = "output.weight" not in file.tensors
+        self.embedding_norm = norms.read(graph.embedding_norm, sizes.width)
+        self.learned_positions = self._read_learned_positions(weights)
+        self.layers = [read_layer(weights, norms, graph, sizes, index) for index in range(sizes.layers)]
+        self.output_norm = norms.read(graph.output_norm, sizes.width)
+        tied = not weights.has("output.weight")
         self.output = self.embedding if tied else weights.matrix("output", self.vocabulary, sizes.width)
-        self.rotary: Rotary = make_rotary(sizes, weights.optional_vector("rope_freqs.weight", sizes.rope_size // 2))
+        self.positions = read_positions(weights, sizes, graph.rope != "none", graph.window_rope == "same")
+        if unused := weights.unused():
+            raise UnsupportedError(
+                f"{file.path}: the graph of architecture {sizes.architecture!r} has no place for tensor {unused[0]!r}"
+                + (f" and {len(unused) - 1} more" if len(unused) > 1 else "")
+            )
+
+    def _read_learned_positions(self, weights: Weights) -> Matrix | None:
+        name = "position_embd"
+        wanted = self.graph.learned_positions
+        if wanted == "never" or (wanted == "where_given" and not weights.has(f"{name}.weight")):
+            return None
+        return weights.matrix(name, None, self.sizes.width)
 
     @property
     def is_compiled(self) -> bool:
         """Whether the kernels that multiply by this model's matrices are ready: else the first pass compiles them."""
-        return all(is_compiled(multiply) for multiply in {matrix.multiply for matrix in self._matrices()})
-
-    def _matrices(self) -> Iterator[Matrix]:
-        yield self.output
-        for layer in self.layers:
-            yield from (part for part in vars(layer).values() if isinstance(part, Matrix))
+        return all(is_compiled(multiply) for multiply in set(_multipliers([self.output, *self.layers])))
 
     def forward(self, tokens: Sequence[int], cache: Cache, *, every: bool = False) -> Floats:
         """Put tokens after those in `cache` and return logits, float32 `(1, vocabulary)`: those after the last token.
@@ -102,7 +74,8 @@ class Model:
         With `every`, `(len(tokens), vocabulary)`: those after each of them.
 
         Raises:
-            GenerationError: for no tokens, a token that is not in the vocabulary, or more than fit in the cache.
+            GenerationError: for no tokens, a token that is not in the vocabulary, or more than fit in the cache or have
+                positions.
         """
         if not len(tokens):
             raise GenerationError("nothing to read: the prompt has no tokens")
@@ -120,98 +93,44 @@ class Model:
 
     def _layers(self, ids: NDArray[np.int64], cache: Cache) -> Floats:
         """The residual stream after the last layer, `(len(ids), width)`; the cache grows by as many positions."""
-        x = dequantize(self.embedding.weights[ids], self.embedding.type)
-        cosines, sines = self.rotary.angles(cache.length, len(ids))
-        for index, layer in enumerate(self.layers):
-            add(x, self._attention(x, layer, index, cache, cosines, sines))
-            add(x, self._mlp(x, layer))
+        x = self._embed(ids, cache.length)
+        step = self.positions.step(cache, len(ids))
+        for layer in self.layers:
+            layer(x, step)
         cache.length += len(ids)
         return x
 
-    def _attention(
-        self, x: Floats, layer: Layer, index: int, cache: Cache, cosines: Floats, sines: Floats
-    ) -> Floats:
-        sizes, count = self.sizes, x.shape[0]
-        normed = self._norm(x, layer.attention_norm)
-        query = layer.query(normed).reshape(count, sizes.heads, sizes.head_size)
-        key = layer.key(normed).reshape(count, sizes.kv_heads, sizes.head_size)
-        value = layer.value(normed).reshape(count, sizes.kv_heads, sizes.head_size)
-        adjacent = self.graph.rope_pairs == "adjacent"
-        rotate(query, cosines, sines, adjacent)
-        rotate(key, cosines, sines, adjacent)
-        keys, values, position = cache.keys[index], cache.values[index], cache.length
-        cache.kernels.store(key, keys, position)
-        cache.kernels.store(value, values, position)
-        mixed = np.empty_like(query)
-        scale = np.float32(sizes.attention_scale)
-        cache.kernels.attend(query, keys, values, position, scale, np.float32(0), 0, mixed)
-        return layer.attention_output(mixed.reshape(count, -1))
-
-    def _mlp(self, x: Floats, layer: Layer) -> Floats:
-        normed = self._norm(x, layer.mlp_norm)
-        gate = layer.gate(normed)
-        silu_multiply(gate, layer.up(normed))
-        return layer.down(gate)
-
-    def _norm(self, x: Floats, weight: Floats) -> Floats:
-        out = np.empty_like(x)
-        rms_norm(x, weight, np.float32(self.sizes.norm_epsilon), out)
-        return out
+    def _embed(self, ids: NDArray[np.int64], position: int) -> Floats:
+        x = dequantize(self.embedding.weights[ids], self.embedding.type)
+        if self.sizes.embedding_scale != 1:
+            x *= np.float32(self.sizes.embedding_scale)
+        if self.learned_positions is not None:
+            learned = self.learned_positions
+            last, count = position + len(ids), learned.weights.shape[0]
+            if last > count:
+                raise GenerationError(f"the model has positions for {count} tokens, and this would be number {last}")
+            x += dequantize(learned.weights[position:last], learned.type)
+        return x if self.embedding_norm is None else self.embedding_norm(x)
 
     def _logits(self, hidden: Floats) -> Floats:
-        return self.output(self._norm(np.ascontiguousarray(hidden), self.output_norm))
+        hidden = np.ascontiguousarray(hidden)
+        logits = self.output(hidden if self.output_norm is None else self.output_norm(hidden))
+        if self.sizes.logit_scale != 1:
+            logits *= np.float32(self.sizes.logit_scale)
+        if self.sizes.logit_softcap > 0:
+            cap = np.float32(self.sizes.logit_softcap)
+            np.tanh(np.divide(logits, cap, out=logits), out=logits)
+            logits *= cap
+        return logits
 
 
-def _read_layer(weights: _Weights, prefix: str, sizes: Hyperparameters) -> Layer:
-    width, kv_width = sizes.heads * sizes.head_size, sizes.kv_heads * sizes.head_size
-    up = weights.matrix(f"{prefix}ffn_up", None, sizes.width)
-    inner = up.weights.shape[0]
-    return Layer(
-        attention_norm=weights.vector(f"{prefix}attn_norm.weight", sizes.width),
-        query=weights.matrix(f"{prefix}attn_q", width, sizes.width),
-        key=weights.matrix(f"{prefix}attn_k", kv_width, sizes.width),
-        value=weights.matrix(f"{prefix}attn_v", kv_width, sizes.width),
-        attention_output=weights.matrix(f"{prefix}attn_output", sizes.width, width),
-        mlp_norm=weights.vector(f"{prefix}ffn_norm.weight", sizes.width),
-        gate=weights.matrix(f"{prefix}ffn_gate", inner, sizes.width),
-        up=up,
-        down=weights.matrix(f"{prefix}ffn_down", sizes.width, inner),
-    )
-
-
-@dataclass(frozen=True)
-class _Weights:
-    """The tensors of a file, checked as they are taken."""
-
-    file: GGUFFile
-
-    def matrix(self, name: str, rows: int | None, columns: int) -> Matrix:
-        """`NAME.weight`, of `rows` rows (None: any number) of `columns`, with `NAME.bias` where there is one."""
-        tensor = self._tensor(f"{name}.weight")
-        if len(tensor.shape) != 2 or tensor.shape[1] != columns or rows not in (None, tensor.shape[0]):
-            self._refuse(tensor, (rows, columns))
-        try:
-            multiply = multiplier(tensor.type)
-        except ValueError as error:
-            raise UnsupportedError(f"{self.file.path}: tensor {tensor.name!r} cannot be run: {error}") from error
-        bias = self.optional_vector(f"{name}.bias", tensor.shape[0])
-        return Matrix(self.file.map(tensor), tensor.type, columns, multiply, bias)
-
-    def optional_vector(self, name: str, length: int) -> Floats | None:
-        return self.vector(name, length) if name in self.file.tensors else None
-
-    def vector(self, name: str, length: int) -> Floats:
-        tensor = self._tensor(name)
-        if tensor.size != length or tensor.rows != 1:
-            self._refuse(tensor, (length,))
-        return dequantize(self.file.map(tensor), tensor.type).reshape(-1)
-
-    def _tensor(self, name: str) -> StoredTensor:
-        tensor = self.file.tensors.get(name)
-        if tensor is None:
-            raise ModelError(f"{self.file.path}: the file has no tensor {name!r}, and its architecture needs one")
-        return tensor
-
-    def _refuse(self, tensor: StoredTensor, expected: tuple[int | None, ...]) -> None:
-        shown = ", ".join("any" if extent is None else str(extent) for extent in expected)
-        raise ModelError(f"{self.file.path}: tensor {tensor.name!r} has shape {tensor.shape}, expected ({shown})")
+def _multipliers(part: Any) -> Iterator[Multiply]:
+    """The kernels of all matrices in a part of a model."""
+    if isinstance(part, Matrix | Stack):
+        yield part.multiply
+    elif isinstance(part, list | tuple):
+        for item in part:
+            yield from _multipliers(item)
+    elif is_dataclass(part):
+        for entry in fields(part):
+            yield from _multipliers(getattr(part, entry.name))

@@ -52,8 +52,8 @@ def test_every_model_type_means_one_architecture():
 
 
 def test_the_graph_of_a_file_is_found_by_its_architecture():
-    assert graph_of("llama")["rope_pairs"] == "adjacent"
-    assert graph_of("qwen2")["rope_pairs"] == "halves"
+    assert graph_of("llama").rope == "adjacent"
+    assert graph_of("qwen2").rope == "halves"
     with pytest.raises(UnsupportedError, match=r"'clip' is not supported, only .*llama"):
         graph_of("clip")
 
@@ -152,6 +152,16 @@ def test_what_is_written_early_comes_after_the_name_of_the_architecture(own):
         (OWN.replace('"head.weight" }', '"head.weight", transforms = ["flip"] }'), "unknown transform 'flip'"),
         (OWN.replace('"head.weight" }', '"head.weight", transforms = ["rope_pairs"] }'), "missing .*'heads'"),
         (OWN.replace('"head.weight" }', '"head.weight", transforms = ["transpose(1)"] }'), "too many"),
+        (OWN + "[graph]\nrope_pair = 1\n", "unknown graph flag 'rope_pair', expected one of norm, "),
+        (OWN + "[graph]\nnorm = 'group'\n", "graph flag norm is 'group', expected one of rms, layer"),
+        (OWN + "[graph]\nattention_norm = 'attn_norm'\n", "attention_norm is 'attn_norm', expected a list of texts"),
+        (OWN + "[graph]\nattention_sinks = 1\n", "attention_sinks is 1, expected true or false"),
+        (OWN + "[graph]\nwindow = []\n", r"window is \[\], expected an expression"),
+        (OWN + "[graph]\nwindow = '2 ** 3'\n", "not part of the expression language"),
+        (OWN + "[[graph.variants]]\nalibi = 8\n", "a variant of the graph lacks 'when'"),
+        (OWN + "[[graph.variants]]\nwhen = true\nslopes = 8\n", "unknown graph flag 'slopes'"),
+        (OWN + "[graph]\nactivation = 'clamped_swiglu'\nmlp = 'plain'\n", "'clamped_swiglu' needs a gate"),
+        ('extends = "base"\ngguf = "x"\n[tensors]\n[graph]\nnorm = "rms"\n', "the graph does not say activation, mlp"),
         (OWN + "x = " + "[" * 9999, "not a readable TOML file"),
         (OWN.replace("3 * hidden", "-" * 9999 + "1"), "mine.toml"),
         (OWN.replace('"head.weight" }', '"head.weight", gather = "heap" }'), "unknown gather 'heap'"),

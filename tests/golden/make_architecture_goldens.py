@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "architectures")]
+sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from tiny_checkpoint import write_checkpoint  # noqa: E402
 

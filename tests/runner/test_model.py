@@ -142,13 +142,14 @@ def test_biases_are_added_where_the_file_has_them(tmp_path):
 
     with open_gguf(tiny_file(tmp_path / "tiny.gguf", change)) as file:
         tiny = Model(file)
-    layer = tiny.layers[0]
+    attention, mlp = tiny.layers[0].mixer, tiny.layers[0].mlp
+    query, key, _ = attention.parts
     x = np.ones((2, WIDTH), np.float32)
-    assert layer.query.bias is not None
-    weights = layer.query.weights.view(np.float32)
-    np.testing.assert_allclose(layer.query(x), x @ weights.T + layer.query.bias, rtol=1e-4, atol=1e-5)
-    assert layer.down.bias is not None
-    assert layer.key.bias is None
+    assert query.bias is not None
+    weights = query.weights.view(np.float32)
+    np.testing.assert_allclose(query(x), x @ weights.T + query.bias, rtol=1e-4, atol=1e-5)
+    assert mlp.down.bias is not None
+    assert key.bias is None
 
 
 @pytest.mark.parametrize(
@@ -159,12 +160,12 @@ def test_biases_are_added_where_the_file_has_them(tmp_path):
         (lambda m, s: s.update({"blk.0.attn_norm.weight": (8,)}), ModelError, r"attn_norm.weight' has shape"),
         (lambda m, s: m.pop("llama.block_count"), ModelError, "lack llama.block_count"),
         (lambda m, s: m.update({"llama.block_count": f32(1.5)}), ModelError, "block_count is 1.5, expected a count"),
-        (lambda m, s: m.update({"llama.attention.head_count": u32(0)}), ModelError, "expected a count"),
+        (lambda m, s: m.update({"llama.attention.head_count": u32(0)}), ModelError, "0 attention heads cannot share"),
         (lambda m, s: m.update({"llama.attention.head_count_kv": u32(3)}), ModelError, "2 attention heads cannot share 3"),
         (lambda m, s: m.update({"llama.rope.dimension_count": u32(7)}), ModelError, "expected an even number"),
         (lambda m, s: m.update({"llama.rope.freq_base": f32(float("nan"))}), ModelError, "expected a finite number"),
         (lambda m, s: m.update({"llama.rope.scaling.type": string("su")}), UnsupportedError, "rope scaling 'su'"),
-        (lambda m, s: m.update({"llama.expert_count": u32(8)}), UnsupportedError, "experts"),
+        (lambda m, s: m.update({"llama.expert_count": u32(8)}), ModelError, "lack llama.expert_used_count"),
         (lambda m, s: m.update({"general.architecture": string("nonesuch")}), (UnsupportedError, ModelError), "nonesuch"),
         (lambda m, s: m.pop("general.architecture"), ModelError, "no general.architecture"),
     ],
@@ -183,7 +184,7 @@ def rotary(tmp_path, divisors=None, **keys):
         metadata |= {f"llama.{key}": value for key, value in keys.items()}
 
     with open_gguf(tiny_file(tmp_path / "rope.gguf", change)) as file:
-        return make_rotary(read_hyperparameters(file), divisors)
+        return make_rotary(read_hyperparameters(file)[0], divisors)
 
 
 def test_frequencies_fall_from_one_and_are_stretched(tmp_path):

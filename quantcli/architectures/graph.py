@@ -1,0 +1,199 @@
+"""The vocabulary of forward passes: every flag that `[graph]` of an architecture file may set, its values and its meaning.
+
+Sizes come from a file's metadata, and biases, fused projections, experts and rotary factors from the tensors it has; flags
+say what neither tells. Many are expressions over the metadata: `{arch}.attention.clamp_kqv` goes by `attention_clamp_kqv`
+there, and what is absent is nothing. Anything that is not in this vocabulary is refused when a file is read.
+
+`[[graph.variants]]` are tables with an expression `when` and flags that are laid over the others where it is true: of some
+models nothing but their size tells which of two graphs they have.
+"""
+
+# ruff: noqa: RUF009 -- the flags are fields, made by functions
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields, replace
+from typing import Any, Final, Self
+
+from quantcli.architectures.expressions import Expression, Scope
+
+_NO_DEFAULT: Final = object()
+
+
+def _choice(meaning: str, *values: str, default: Any = _NO_DEFAULT) -> Any:
+    """One of a few names."""
+    return _flag(meaning, default, values=values)
+
+
+def _names(meaning: str, *default: str) -> Any:
+    """Names of tensors without `blk.N.` and `.weight`; of several the first that a file holds."""
+    return _flag(meaning, default, kind=tuple)
+
+
+def _formula(meaning: str, default: str = "None") -> Any:
+    """An expression over the metadata, or a plain number or truth."""
+    return _flag(meaning, Expression(default), kind=Expression)
+
+
+def _truth(meaning: str) -> Any:
+    return _flag(meaning, False, kind=bool)
+
+
+def _flag(meaning: str, default: Any, **metadata: Any) -> Any:
+    given = {} if default is _NO_DEFAULT else {"default": default}
+    return field(metadata={"meaning": meaning, **metadata}, **given)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Graph:
+    """The flags of a forward pass."""
+
+    norm: str = _choice("how rows are normed", "rms", "layer", "layer_without_weight")
+    activation: str = _choice(
+        "the nonlinearity of the MLP; `clamped_swiglu` bounds both sides of the gate",
+        "silu", "gelu", "gelu_erf", "gelu_quick", "relu", "relu_squared", "clamped_swiglu",
+    )  # fmt: skip
+    mlp: str = _choice("`fused_gated`: gate and up are the halves of one projection", "gated", "plain", "fused_gated")
+    residual: str = _choice(
+        "whether attention and MLP follow one another or both read a layer's input; `as_declared` by "
+        "use_parallel_residual. Where the norms before both are one tensor they both read it anyway",
+        "sequential", "parallel", "as_declared", default="sequential",
+    )  # fmt: skip
+
+    attention_norm: tuple[str, ...] = _names("the norm before attention", "attn_norm")
+    mlp_norm: tuple[str, ...] = _names("the norm before the MLP", "ffn_norm")
+    after_attention_norm: tuple[str, ...] = _names("the norm of what attention gives")
+    after_mlp_norm: tuple[str, ...] = _names("the norm of what the MLP gives")
+    output_norm: tuple[str, ...] = _names("the norm before the output", "output_norm")
+    embedding_norm: tuple[str, ...] = _names("the norm of the embeddings")
+
+    mixer: str = _choice(
+        "`latent`: keys and values by way of a narrow projection, with rotary positions on a part of their own",
+        "heads", "latent", default="heads",
+    )  # fmt: skip
+    recurrent: str = _choice(
+        "what layers without key-value heads have in place of attention",
+        "none", "short_convolution", "mamba", "mamba2", default="none",
+    )  # fmt: skip
+    head_norm: str = _choice(
+        "the norm of queries and keys, of each head or over all by the length of its weights; `unit_rms` has none, and is "
+        "for layers with rotary positions",
+        "none", "rms", "layer", "unit_rms", default="none",
+    )  # fmt: skip
+    head_norm_after_rope: bool = _truth("whether queries and keys are normed after they were turned")
+    head_norm_optional: bool = _truth("whether a file may lack the weights, and has no such norm then")
+    attention_scale: Expression = _formula(
+        "what scores are multiplied by; 1 / sqrt(key size) where absent or 0", "attention_scale"
+    )
+    attention_softcap: Expression = _formula("a bound to scores, softly; 0: none")
+    attention_sinks: bool = _truth("whether every head has a learned score for attending to nothing")
+    projection_clamp: Expression = _formula("a bound to queries, keys and values", "attention_clamp_kqv")
+
+    rope: str = _choice(
+        "which numbers of a head are turned together: neighbours, or those of two halves",
+        "adjacent", "halves", "none", default="none",
+    )  # fmt: skip
+    rope_base: Expression = _formula("the base of rotary frequencies; 10000 where absent", "rope_freq_base")
+    rope_layers: Expression = _formula(
+        "which layers turn: one truth, or one per layer; `windowed` is those with a window", "True"
+    )
+    window_rope: str = _choice(
+        "rotary positions of layers with a window: as in the others, or without their scaling",
+        "same", "unscaled", default="same",
+    )  # fmt: skip
+    window_rope_base: Expression = _formula("their base; as in the others where absent")
+    alibi: Expression = _formula("the largest slope's exponent of biases that grow with distance (ALiBi); 0: none")
+    learned_positions: str = _choice(
+        "whether positions have embeddings", "never", "always", "where_given", default="never"
+    )
+
+    window: Expression = _formula("how many positions a token sees; 0: all")
+    window_kind: str = _choice(
+        "`sliding`: the last ones; `chunked`: those since the last multiple", "sliding", "chunked", default="sliding"
+    )
+    window_pattern: Expression = _formula(
+        "which layers have a window: one truth, one per layer, or a number, of so many layers all but the last", "True"
+    )
+    temperature_scale: Expression = _formula("by how much scores grow with the logarithm of the position; 0: not", "0")
+    temperature_length: Expression = _formula("positions to a step of that growth", "1")
+    temperature_offset: Expression = _formula("what is added to positions for it", "0")
+    temperature_layers: str = _choice("the layers it is for", "all", "without_rope", default="all")
+
+    embedding_scale: Expression = _formula("what embeddings are multiplied by; 1 where absent or 0")
+    residual_scale: Expression = _formula("what each half of a layer is multiplied by; 1 where absent or 0")
+    logit_scale: Expression = _formula("what logits are multiplied by; 1 where absent or 0")
+    logit_softcap: Expression = _formula("a bound to logits, softly; 0: none", "final_logit_softcapping")
+
+    expert_gating: str = _choice(
+        "how a router's numbers become weights of experts; `as_declared` by expert_gating_func, else softmax",
+        "softmax", "softmax_of_chosen", "sigmoid", "sqrt_softplus", "sparse_mixer", "as_declared", default="softmax",
+    )  # fmt: skip
+    expert_norm: Expression = _formula("whether the weights of the chosen experts are made to sum to one", "False")
+    expert_weights_before: bool = _truth("whether an expert's input is multiplied by its weight, not its output")
+
+    missing: tuple[str, ...] = _names("what the graph needs and nothing here can say: the model cannot be run")
+    variants: tuple[tuple[Expression, Graph], ...] = field(default=(), metadata={"meaning": "see above", "kind": None})
+
+    def __post_init__(self) -> None:
+        if self.activation == "clamped_swiglu" and self.mlp == "plain":
+            raise ValueError("the activation 'clamped_swiglu' needs a gate, and the MLP is plain")
+
+    @classmethod
+    def parse(cls, table: Mapping[str, Any]) -> Self:
+        """The flags in a table `[graph]`.
+
+        Raises:
+            ValueError: for a flag that is none, a value it cannot have, or a flag that is missing.
+        """
+        own = {name: value for name, value in table.items() if name != "variants"}
+        variants = tuple(_variant(own, dict(entry)) for entry in table.get("variants", ()))
+        return cls(**{**_parsed(own), "variants": variants})
+
+    def resolve(self, scope: Scope) -> Graph:
+        """The graph with the variants that hold for a file's metadata.
+
+        Raises:
+            ModelError: if the metadata do not allow to tell.
+        """
+        for when, variant in self.variants:
+            if when.evaluate(scope, "the metadata"):
+                return variant
+        return replace(self, variants=())
+
+
+_FLAGS: Final = {flag.name: flag for flag in fields(Graph)}
+
+
+def _variant(own: Mapping[str, Any], entry: dict[str, Any]) -> tuple[Expression, Graph]:
+    if "when" not in entry:
+        raise ValueError("a variant of the graph lacks 'when'")
+    when = Expression(str(entry.pop("when")))
+    return when, Graph(**_parsed({**own, **entry}))
+
+
+def _parsed(table: Mapping[str, Any]) -> dict[str, Any]:
+    parsed = {name: _value(name, value) for name, value in table.items()}
+    needed = [flag.name for flag in fields(Graph) if flag.default is MISSING and flag.name not in parsed]
+    if needed:
+        raise ValueError(f"the graph does not say {', '.join(needed)}")
+    return parsed
+
+
+def _value(name: str, value: Any) -> Any:
+    flag = _FLAGS.get(name)
+    if flag is None or flag.name == "variants":
+        raise ValueError(f"unknown graph flag {name!r}, expected one of {', '.join(_FLAGS)}")
+    if choices := flag.metadata.get("values"):
+        if value not in choices:
+            raise ValueError(f"graph flag {name} is {value!r}, expected one of {', '.join(choices)}")
+        return value
+    kind = flag.metadata["kind"]
+    if kind is Expression and isinstance(value, str | int | float):
+        return Expression(str(value))
+    if kind is tuple and isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return tuple(value)
+    if kind is bool and isinstance(value, bool):
+        return value
+    expected = {Expression: "an expression", tuple: "a list of texts", bool: "true or false"}[kind]
+    raise ValueError(f"graph flag {name} is {value!r}, expected {expected}")

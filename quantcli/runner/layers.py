@@ -1,0 +1,97 @@
+"""A layer: something that mixes tokens, an MLP, and how norms and the residual stream tie them together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from quantcli.architectures.graph import Graph
+from quantcli.formats.errors import ModelError
+from quantcli.kernels.elementwise import add
+from quantcli.runner.attention import Attention, read_attention
+from quantcli.runner.convolution import ShortConvolution, read_convolution
+from quantcli.runner.experts import Mixture, read_mixture
+from quantcli.runner.hyperparameters import Hyperparameters
+from quantcli.runner.latent import LatentAttention, read_latent
+from quantcli.runner.mlp import Mlp, read_mlp
+from quantcli.runner.step import Step
+from quantcli.runner.weights import Floats, Norm, Norms, Weights
+
+Mixer = Attention | LatentAttention | ShortConvolution
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Layer:
+    """One layer. A norm is None where there is none; `mlp_reads` says what the MLP's own norm, or the MLP, reads."""
+
+    mixer_norm: Norm | None
+    mixer: Mixer
+    after_mixer_norm: Norm | None
+    mlp_norm: Norm | None
+    mlp: Mlp | Mixture
+    after_mlp_norm: Norm | None
+    parallel: bool
+    shared_norm: bool
+    scale: np.float32
+
+    def __call__(self, x: Floats, step: Step) -> None:
+        """Add what the layer has to say to the residual stream `x`, float32 `(tokens, width)`."""
+        normed = x if self.mixer_norm is None else self.mixer_norm(x)
+        mixed = self.mixer(normed, step)
+        if self.after_mixer_norm is not None:
+            mixed = self.after_mixer_norm(mixed)
+        if self.scale != 1:
+            mixed *= self.scale
+        if not self.parallel:
+            add(x, mixed)
+        if not self.shared_norm:
+            normed = x if self.mlp_norm is None else self.mlp_norm(x)
+        given = self.mlp(normed, step)
+        if self.parallel:
+            add(x, mixed)
+        if self.after_mlp_norm is not None:
+            given = self.after_mlp_norm(given)
+        if self.scale != 1:
+            given *= self.scale
+        add(x, given)
+
+
+def read_layer(weights: Weights, norms: Norms, graph: Graph, sizes: Hyperparameters, index: int) -> Layer:
+    """Layer `index` of a file.
+
+    Raises:
+        ModelError, UnsupportedError: for tensors that are missing, misshapen or of a type that cannot be multiplied by.
+    """
+    prefix, width = f"blk.{index}.", sizes.width
+    shared_norm = bool(graph.attention_norm and graph.mlp_norm) and (
+        norms.choose(graph.attention_norm, prefix) == norms.choose(graph.mlp_norm, prefix)
+    )
+    return Layer(
+        mixer_norm=norms.read(graph.attention_norm, width, prefix),
+        mixer=_read_mixer(weights, graph, sizes, index),
+        after_mixer_norm=norms.read(graph.after_attention_norm, width, prefix),
+        mlp_norm=None if shared_norm else norms.read(graph.mlp_norm, width, prefix),
+        mlp=_read_mlp(weights, graph, sizes, prefix),
+        after_mlp_norm=norms.read(graph.after_mlp_norm, width, prefix),
+        parallel=sizes.parallel or shared_norm,
+        shared_norm=shared_norm,
+        scale=np.float32(sizes.residual_scale),
+    )
+
+
+def _read_mixer(weights: Weights, graph: Graph, sizes: Hyperparameters, index: int) -> Mixer:
+    if sizes.layer[index].states:
+        return read_convolution(weights, sizes, index)
+    if sizes.latent is not None:
+        return read_latent(weights, graph, sizes, index)
+    return read_attention(weights, graph, sizes, index)
+
+
+def _read_mlp(weights: Weights, graph: Graph, sizes: Hyperparameters, prefix: str) -> Mlp | Mixture:
+    """A mixture where the layer has a router."""
+    if not weights.has(f"{prefix}ffn_gate_inp.weight"):
+        return read_mlp(weights, graph, sizes.width, prefix)
+    if sizes.experts is None:
+        raise ModelError(f"{weights.file.path}: there are experts, and no {sizes.architecture}.expert_count says how many")
+    return read_mixture(weights, graph, sizes, prefix)

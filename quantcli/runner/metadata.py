@@ -1,0 +1,120 @@
+"""Hyperparameters in the metadata of a GGUF file, checked as they are read."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from quantcli.architectures.expressions import Expression
+from quantcli.formats.errors import ModelError
+from quantcli.formats.gguf_reader import GGUFFile
+
+REQUIRED: Final = object()
+MOST: Final = 1 << 31
+"""No size of a model is so large, and products of a few of them stay within what arrays can count."""
+
+
+@dataclass(frozen=True)
+class MetadataReader:
+    """Values under an architecture's prefix.
+
+    `scope` is what the expressions of graph flags see: those values by their keys, dots as underscores, arrays as lists.
+    Every method raises ModelError for a value that is missing, where `default` is not given, or not of its kind.
+    """
+
+    file: GGUFFile
+    architecture: str
+    scope: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        prefix = f"{self.architecture}."
+        for key in self.file.metadata:
+            if key.startswith(prefix):
+                self.scope[key.removeprefix(prefix).replace(".", "_")] = _plain(self.file.get(key))
+
+    def count(self, key: str, default: Any = REQUIRED) -> int:
+        """A number of things: more than none, unless there is a default."""
+        return self._count(key, self._value(key, default), 1 if default is REQUIRED else 0)
+
+    def counts(self, key: str, layers: int, default: Any = REQUIRED) -> list[int]:
+        """A number for each layer, from an array of them or one for all; it may be none."""
+        value = _plain(self._value(key, default))
+        if not isinstance(value, list):
+            return [self._count(key, value, 0)] * layers
+        if len(value) != layers:
+            self.refuse(key, value, f"one number, or one for each of {layers} layers")
+        return [self._count(key, number, 0) for number in value]
+
+    def number(self, key: str, default: Any = REQUIRED) -> float:
+        """A finite number."""
+        value = self._value(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            self.refuse(key, value, "a finite number")
+        return float(value)
+
+    def text(self, key: str, default: Any = REQUIRED) -> str:
+        """A text."""
+        value = self._value(key, default)
+        if not isinstance(value, str):
+            self.refuse(key, value, "a text")
+        return str(value)
+
+    def evaluate(self, formula: Expression) -> Any:
+        """What an expression of the graph gives for these metadata."""
+        return formula.evaluate(self.scope, f"{self.file.path}: the metadata")
+
+    def formula(self, flag: str, formula: Expression, default: float = 0.0) -> float:
+        """The finite number an expression gives, `default` for nothing."""
+        value = self.evaluate(formula)
+        value = default if value is None else value
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise ModelError(f"{self.file.path}: {flag} is {_shown(value)}, expected a finite number ({formula.source})")
+        return float(value)
+
+    def count_formula(self, flag: str, formula: Expression) -> int:
+        """The count an expression gives, none for nothing."""
+        value = self.formula(flag, formula)
+        if value != int(value) or not 0 <= value < MOST:
+            raise ModelError(f"{self.file.path}: {flag} is {_shown(value)}, expected a count ({formula.source})")
+        return int(value)
+
+    def layer_formula(self, flag: str, formula: Expression, layers: int) -> list[bool]:
+        """Which layers an expression means: one truth, one for each, or a number N: of every N all but the last."""
+        value = self.evaluate(formula)
+        if isinstance(value, bool | None):
+            return [bool(value)] * layers
+        if isinstance(value, int) and 0 <= value < MOST:
+            return [value == 0 or layer % value < value - 1 for layer in range(layers)]
+        if isinstance(value, list) and len(value) == layers and all(isinstance(item, bool | int) for item in value):
+            return [bool(item) for item in value]
+        expected = f"a number, or a truth for each of {layers} layers"
+        raise ModelError(f"{self.file.path}: {flag} is {_shown(value)}, expected {expected} ({formula.source})")
+
+    def refuse(self, key: str, value: Any, expected: str) -> None:
+        """Raises the ModelError that says what a key holds, and what was expected."""
+        raise ModelError(f"{self.file.path}: {self.architecture}.{key} is {_shown(value)}, expected {expected}")
+
+    def _value(self, key: str, default: Any) -> Any:
+        value = self.file.get(f"{self.architecture}.{key}", default)
+        if value is REQUIRED:
+            raise ModelError(f"{self.file.path}: the metadata lack {self.architecture}.{key}")
+        return value
+
+    def _count(self, key: str, value: Any, least: int) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value < MOST:
+            self.refuse(key, value, "a count")
+        return int(value)
+
+
+def _plain(value: Any) -> Any:
+    """A value as Python has it: an array as a list."""
+    if isinstance(value, str | int | float):
+        return value
+    return value.tolist() if hasattr(value, "tolist") else list(value)
+
+
+def _shown(value: Any) -> str:
+    if hasattr(value, "__len__") and not isinstance(value, str):
+        return f"an array of {len(value)}"
+    return repr(value)

@@ -1,0 +1,83 @@
+"""What the layers of one pass share: where it stands, and what depends on positions alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcli.runner.cache import Cache
+from quantcli.runner.hyperparameters import Hyperparameters
+from quantcli.runner.rotary import Rotary, make_rotary
+from quantcli.runner.weights import Floats, Weights
+
+Angles = tuple[Floats, Floats]
+"""Cosines and sines, float32 `(tokens, pairs)`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One pass: its tokens come after those in the cache, `position` of them.
+
+    `angles` are those of layers that see everything and of layers with a window. `growth`, float32 `(tokens, 1, 1)`, is
+    what queries are multiplied by in layers with a temperature.
+    """
+
+    cache: Cache
+    position: int
+    angles: tuple[Angles, Angles] | None
+    growth: Floats | None
+
+
+@dataclass(frozen=True, eq=False)
+class Positions:
+    """What makes steps. Rotaries are pairs: for layers that see everything, and for those with a window.
+
+    `long` are those of a context beyond the one a model was first trained on, where they are others.
+    """
+
+    sizes: Hyperparameters
+    usual: tuple[Rotary, Rotary] | None
+    long: tuple[Rotary, Rotary] | None
+
+    def step(self, cache: Cache, count: int) -> Step:
+        """The step of `count` tokens that come next."""
+        beyond = cache.context > self.sizes.rope_scaling.original_context
+        rotaries = self.long if beyond and self.long else self.usual
+        angles = None
+        if rotaries:
+            whole = rotaries[0].angles(cache.length, count)
+            same = rotaries[0] is rotaries[1]
+            angles = (whole, whole if same else rotaries[1].angles(cache.length, count))
+        return Step(cache, cache.length, angles, self._growth(cache.length, count))
+
+    def _growth(self, first: int, count: int) -> Floats | None:
+        temperature = self.sizes.temperature
+        if temperature is None:
+            return None
+        positions: NDArray[np.float64] = np.arange(first, first + count, dtype=np.float64) + temperature.offset
+        growth: Floats = (np.log(np.floor(positions / temperature.length) + 1) * temperature.scale + 1).astype(np.float32)
+        return growth.reshape(-1, 1, 1)
+
+
+def read_positions(weights: Weights, sizes: Hyperparameters, turns: bool, window_scaled: bool) -> Positions:
+    """The rotaries of a file, none for a model that does not turn.
+
+    Raises:
+        ModelError: for rotary factors of another number than there are pairs.
+    """
+    if not turns:
+        return Positions(sizes, None, None)
+    pairs = sizes.rope_size // 2
+    names = ("rope_freqs", "rope_factors_short", "rope_factors_long")
+    common, short, long = (weights.optional_vector(f"{name}.weight", pairs) for name in names)
+
+    def both(divisors: Floats | None) -> tuple[Rotary, Rotary]:
+        whole = make_rotary(sizes, divisors)
+        if window_scaled and sizes.window_rope_base == sizes.rope_base:
+            return whole, whole
+        return whole, make_rotary(sizes, divisors, base=sizes.window_rope_base, scaled=window_scaled)
+
+    beyond = None if common is not None or long is None else both(long)
+    return Positions(sizes, both(short if common is None else common), beyond)

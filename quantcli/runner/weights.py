@@ -1,0 +1,185 @@
+"""The tensors of a file as a forward pass wants them: checked as they are taken, and left in the file.
+
+A matrix is a view of the memory map and is multiplied as stored; vectors are unpacked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcli.formats.errors import ModelError, UnsupportedError
+from quantcli.formats.gguf_reader import GGUFFile
+from quantcli.formats.tensor import StoredTensor
+from quantcli.kernels.elementwise import layer_norm, rms_norm
+from quantcli.kernels.matmul import Multiply, multiplier
+from quantcli.kernels.rows import dequantize
+from quantcli.kernels.types import BlockType
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Matrix:
+    """A weight matrix in the file, uint8 `(rows, row_bytes)`, and its bias where it has one."""
+
+    weights: NDArray[np.uint8]
+    type: BlockType
+    columns: int
+    multiply: Multiply
+    bias: Floats | None
+
+    def __call__(self, x: Floats) -> Floats:
+        """x @ weights.T + bias: contiguous `(tokens, columns)` to `(tokens, rows)`."""
+        out = np.empty((x.shape[0], self.weights.shape[0]), np.float32)
+        self.multiply(self.weights, x, out)
+        if self.bias is not None:
+            out += self.bias
+        return out
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Stack:
+    """Matrices of one shape, one after another in one tensor, with a bias for each where they have them."""
+
+    weights: NDArray[np.uint8]
+    type: BlockType
+    rows: int
+    columns: int
+    multiply: Multiply
+    biases: Floats | None
+
+    def __call__(self, index: int, x: Floats) -> Floats:
+        """x @ weights[index].T + bias[index]: contiguous `(tokens, columns)` to `(tokens, rows)`."""
+        out = np.empty((x.shape[0], self.rows), np.float32)
+        self.multiply(self.weights[index * self.rows : (index + 1) * self.rows], x, out)
+        if self.biases is not None:
+            out += self.biases[index]
+        return out
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Norm:
+    """A norm of rows by their mean square, or, where it is `centred`, by their variance."""
+
+    weight: Floats
+    bias: Floats | None
+    epsilon: np.float32
+    centred: bool
+
+    def __call__(self, x: Floats) -> Floats:
+        """The rows of `(tokens, n)`, normed, in a new array."""
+        out = np.empty_like(x)
+        if self.centred:
+            layer_norm(x, self.weight, self.bias, self.epsilon, out)
+            return out
+        rms_norm(x, self.weight, self.epsilon, out)
+        if self.bias is not None:
+            out += self.bias
+        return out
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The tensors of a file. Every method raises ModelError for a tensor that is missing or of another shape than expected,
+    and UnsupportedError for a type that nothing multiplies by."""
+
+    file: GGUFFile
+    taken: set[str] = field(default_factory=set)
+
+    def has(self, name: str) -> bool:
+        """Whether the file has a tensor of this full name."""
+        return name in self.file.tensors
+
+    def matrix(self, name: str, rows: int | None, columns: int, biases: Sequence[str] = ()) -> Matrix:
+        """`NAME.weight`, of `rows` rows (None: any number) of `columns`, with `NAME.bias` where there is one.
+
+        `biases`: names of other vectors that together are the bias, where the file has them instead.
+        """
+        tensor = self._tensor(f"{name}.weight")
+        if len(tensor.shape) != 2 or tensor.shape[1] != columns or rows not in (None, tensor.shape[0]):
+            self._refuse(tensor, (rows, columns))
+        bias = self.optional_vector(f"{name}.bias", tensor.shape[0])
+        if bias is None and biases and all(self.has(part) for part in biases):
+            bias = np.concatenate([self.vector(part, None) for part in biases])
+            if len(bias) != tensor.shape[0]:
+                found = f"{', '.join(biases)} have {len(bias)} numbers"
+                raise ModelError(f"{self.file.path}: {found}, expected {tensor.shape[0]}")
+        return Matrix(self.file.map(tensor), tensor.type, columns, self._multiplier(tensor), bias)
+
+    def stack(self, name: str, count: int, rows: int | None, columns: int) -> Stack:
+        """`NAME.weight`, `count` matrices of `rows` rows (None: any number) of `columns`, with `NAME.bias` as `matrix`."""
+        tensor = self._tensor(f"{name}.weight")
+        shape = tensor.shape
+        if len(shape) != 3 or shape[0] != count or shape[2] != columns or rows not in (None, shape[1]):
+            self._refuse(tensor, (count, rows, columns))
+        biases = self.optional_vector(f"{name}.bias", count * shape[1])
+        biases = None if biases is None else biases.reshape(count, shape[1])
+        return Stack(self.file.map(tensor), tensor.type, shape[1], columns, self._multiplier(tensor), biases)
+
+    def optional_vector(self, name: str, length: int | None) -> Floats | None:
+        """As `vector`, None where the file has no such tensor."""
+        return self.vector(name, length) if self.has(name) else None
+
+    def vector(self, name: str, length: int | None) -> Floats:
+        """All numbers of the tensor `name`, `length` of them (None: any number), in float32."""
+        tensor = self._tensor(name)
+        if length is not None and tensor.size != length:
+            self._refuse(tensor, (length,))
+        return dequantize(self.file.map(tensor), tensor.type).reshape(-1)
+
+    def unused(self) -> list[str]:
+        """Names of the tensors that nothing took."""
+        return [name for name in self.file.tensors if name not in self.taken]
+
+    def _multiplier(self, tensor: StoredTensor) -> Multiply:
+        try:
+            return multiplier(tensor.type)
+        except ValueError as error:
+            raise UnsupportedError(f"{self.file.path}: tensor {tensor.name!r} cannot be run: {error}") from error
+
+    def _tensor(self, name: str) -> StoredTensor:
+        tensor = self.file.tensors.get(name)
+        if tensor is None:
+            raise ModelError(f"{self.file.path}: the file has no tensor {name!r}, and its architecture needs one")
+        self.taken.add(name)
+        return tensor
+
+    def _refuse(self, tensor: StoredTensor, expected: tuple[int | None, ...]) -> None:
+        shown = ", ".join("any" if extent is None else str(extent) for extent in expected)
+        raise ModelError(f"{self.file.path}: tensor {tensor.name!r} has shape {tensor.shape}, expected ({shown})")
+
+
+@dataclass(frozen=True)
+class Norms:
+    """The norms of a model, of one kind."""
+
+    weights: Weights
+    epsilon: float
+    centred: bool
+    weighed: bool = True
+
+    def read(self, names: Sequence[str], width: int, prefix: str = "") -> Norm | None:
+        """The norm of the first of these names that the file has, of `width` numbers; None for no names.
+
+        Raises:
+            ModelError: if the file has none of them, or one of another size.
+        """
+        if not names:
+            return None
+        name = prefix + self.choose(names, prefix)
+        weight = self.weights.vector(f"{name}.weight", width) if self.weighed else np.ones(width, np.float32)
+        return self.make(weight, self.weights.optional_vector(f"{name}.bias", width))
+
+    def choose(self, names: Sequence[str], prefix: str = "") -> str:
+        """The first of these names that the file has, or the last."""
+        return next((name for name in names if self.weights.has(f"{prefix}{name}.weight")), names[-1])
+
+    def make(self, weight: Floats, bias: Floats | None = None) -> Norm:
+        """A norm of this kind."""
+        if self.centred and bias is None:
+            bias = np.zeros_like(weight)
+        return Norm(weight, bias, np.float32(self.epsilon), self.centred)

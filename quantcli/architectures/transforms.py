@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.formats.columns import column_blocks
+from quantcli.formats.columns import BLOCK_BYTES, column_blocks
 from quantcli.formats.errors import ModelError
 from quantcli.formats.tensor import Tensor
 from quantcli.kernels.types import TYPES

@@ -48,6 +48,7 @@ def _take_gemm(companions: Companions) -> None:
             if not fits or scales.shape[1] != outputs or inputs % max(1, groups):
                 raise _misfit(levels, zeros, scales)
             cache, width = companions.cache, inputs // groups
+            levels_at_zero = None if zeros is None else packed_across(zeros, _BITS, _table(zeros), cache, _PLACES)
             weight = Scaled(
                 f"{stem}.weight",
                 (outputs, inputs),
@@ -55,7 +56,7 @@ def _take_gemm(companions: Companions) -> None:
                 _ORIGIN,
                 packed_across(levels, _BITS, _table(zeros), cache, _PLACES),
                 Grid(turned_floats(scales, cache), outputs, 1, width),
-                zeros if zeros is None else Grid(packed_across(zeros, _BITS, _table(zeros), cache, _PLACES), outputs, 1, width),
+                None if levels_at_zero is None else Grid(levels_at_zero, outputs, 1, width),
             )
             companions.put(f"{stem}.qweight", weight)
 

@@ -94,6 +94,8 @@ SAME: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
                            "new_decoder_architecture": True}, {}),
     "modern-bert": ({"architectures": ["ModernBertForMaskedLM"], "layer_norm_eps": None}, {"decoder.bias": ["F32", [512]]}),
     "modern-bert-sparse-config": ({"layer_norm_eps": None}, {}),
+    "granitehybrid": ({"layer_types": ["linear_attention", "full_attention", "linear_attention"]}, {}),
+    "granite4": ({"layer_types": ["full_attention"] * 2}, {}),
     "t5": ({"decoder_start_token_id": None}, {}),
 }  # fmt: skip
 """Cases whose configuration, as transformers 5 or the hub has it now, the reference cannot read, or not with its tensors:

@@ -34,6 +34,13 @@ LLAMA = {
 EXPERTS = {**LLAMA, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 NEOX = {**LLAMA, "num_key_value_heads": None, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0,
                                                                  "partial_rotary_factor": 0.5}}  # fmt: skip
+GRANITE4 = {
+    **LLAMA, "num_hidden_layers": 3, "layer_types": ["mamba", "attention", "mamba"], "num_local_experts": 4,
+    "num_experts_per_tok": 2, "shared_intermediate_size": 48, "mamba_n_heads": 4, "mamba_d_head": 32, "mamba_n_groups": 2,
+    "mamba_d_state": 16, "embedding_multiplier": 12.0, "logits_scaling": 3.0, "residual_multiplier": 0.22,
+    "attention_multiplier": 0.2, "position_embedding_type": "nope",
+}  # fmt: skip
+DENSE4 = {**GRANITE4, "num_local_experts": 0, "num_experts_per_tok": 0, "shared_intermediate_size": 96}
 SHORT = [1.0, 1.1, 1.2, 1.3, 1.5, 1.7, 2.0, 2.5]
 FALCON = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 
@@ -65,6 +72,11 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "ernie4_5-moe": ("ernie4_5_moe", {**LLAMA, "num_hidden_layers": 3, "moe_num_experts": 4, "moe_k": 2,
                                       "intermediate_size": 128, "moe_intermediate_size": 32}),
     "ministral3": ("ministral3", {**LLAMA, "head_dim": 16}),
+    "lfm2moe": ("lfm2_moe", {**EXPERTS, "num_hidden_layers": 4, "num_dense_layers": 1,
+                             "layer_types": ["conv", "full_attention", "conv", "full_attention"]}),
+    "granitehybrid": ("granitemoehybrid", GRANITE4),
+    "granitehybrid-dense": ("granitemoehybrid", DENSE4),
+    "granite4": ("granitemoehybrid", {**DENSE4, "layer_types": ["attention"] * 3, "position_embedding_type": "rope"}),
     "mamba": ("mamba", {"hidden_size": 64, "num_hidden_layers": 2, "state_size": 16}),
     "mamba-untied": ("mamba", {"hidden_size": 64, "num_hidden_layers": 3, "state_size": 8, "conv_kernel": 3,
                                "time_step_rank": 6, "tie_word_embeddings": False}),

@@ -7,7 +7,8 @@ from typing import Any
 from architecture_cases import LLAMA3, Case, qwen_case
 from architecture_cases_encoders import LAST, MEAN
 from architecture_cases_llama_like import PROJECTIONS, gemma3_case, qwen3moe_case, with_experts
-from architecture_cases_open import family, olmo2_case, with_layers, without
+from architecture_cases_open import family, granitemoe_case, olmo2_case, with_layers, without
+from architecture_cases_sparse import lfm2_case
 
 EYE: Case = {
     "model.visual.blocks.0.attn.proj.weight": ["BF16", [32, 32]], "visual.patch_embed.proj.weight": ["BF16", [32, 3]],
@@ -82,6 +83,54 @@ def exaone4_case(directory: str, changes: Case) -> Case:
     return case | {"config": config, "tensors": {**case["tensors"], **heads}}
 
 
+def lfm2moe_case(directory: str, changes: Case, dense: int = 1, experts: int = 3, bias: bool = True) -> Case:
+    """An LFM 2 MoE of four layers, the first `dense` of them without experts."""
+    changes = {
+        "layer_types": ["conv", "full_attention", "conv", "full_attention"], "num_hidden_layers": 4,
+        "num_dense_layers": dense, "num_experts": experts, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
+        "use_expert_bias": bias, **changes,
+    }  # fmt: skip
+    case = lfm2_case(directory, changes, {1, 3}, inner=96)
+    config = {**case["config"], "architectures": ["Lfm2MoeForCausalLM"], "model_type": "lfm2_moe"}
+    tensors = dict(case["tensors"])
+    for layer in range(dense, 4):
+        place = f"model.layers.{layer}.feed_forward."
+        for name in ("w1", "w2", "w3"):
+            del tensors[f"{place}{name}.weight"]
+            shape = [64, 32] if name == "w2" else [32, 64]
+            tensors |= {f"{place}experts.{expert}.{name}.weight": ["BF16", shape] for expert in range(experts)}
+        tensors |= {f"{place}gate.weight": ["BF16", [experts, 64]]}
+        tensors |= {f"{place}expert_bias": ["F32", [experts]]} if bias else {}
+    return case | {"config": config, "tensors": dict(sorted(tensors.items()))}
+
+
+def granite4_case(directory: str, changes: Case, kinds: str = "mam", experts: int = 3, shared: int = 48) -> Case:
+    """A Granite 4, whose layers have a Mamba 2 (m) or attention (a)."""
+    layers = [{"m": "mamba", "a": "attention"}[kind] for kind in kinds]
+    changes = {
+        "num_hidden_layers": len(layers), "layer_types": layers, "shared_intermediate_size": shared, "mamba_d_conv": 4,
+        "mamba_d_state": 16, "mamba_n_groups": 2, "mamba_n_heads": 4, "mamba_d_head": 32, "mamba_expand": 2,
+        "mamba_conv_bias": True, "mamba_proj_bias": False, "position_embedding_type": "nope",
+        "num_experts_per_tok": 2 if experts else 0, **changes,
+    }  # fmt: skip
+    case = granitemoe_case(directory, changes, experts, shared)
+    width = 128 + 2 * 2 * 16
+    mixer = {
+        "in_proj.weight": [128 + width + 4, 64], "conv1d.weight": [width, 1, 4], "conv1d.bias": [width], "dt_bias": [4],
+        "A_log": [4], "D": [4], "norm.weight": [128], "out_proj.weight": [64, 128],
+    }  # fmt: skip
+    tensors = {}
+    for name, kind in case["tensors"].items():
+        recurrent = name.startswith("model.layers.") and layers[int(name.split(".")[2])] == "mamba"
+        if not (recurrent and "self_attn" in name) and (experts or "block_sparse_moe" not in name):
+            tensors[name] = kind
+    for layer in (number for number, kind in enumerate(layers) if kind == "mamba"):
+        kinds_of = {name: "F32 logarithms" if name == "A_log" else "BF16" for name in mixer}
+        tensors |= {f"model.layers.{layer}.mamba.{name}": [kinds_of[name], shape] for name, shape in mixer.items()}
+    config = {**case["config"], "architectures": ["GraniteMoeHybridForCausalLM"], "model_type": "granitemoehybrid"}
+    return case | {"config": config, "tensors": dict(sorted(tensors.items()))}
+
+
 YARN_AND_MORE = {
     "rope_type": "yarn", "rope_theta": 1000000.0, "factor": 8.0, "original_max_position_embeddings": 256, "beta_fast": 32.0,
     "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 0.5, "llama_4_scaling_beta": 0.2,
@@ -147,6 +196,17 @@ CASES: dict[str, Case] = {
     "ernie4_5-moe-interval": ernie_moe_case(
         "ernie-moe", {"moe_layer_interval": 2, "moe_layer_start_index": 0, "moe_num_shared_experts": 0, "use_bias": False,
                       "tie_word_embeddings": False}, experts=5, shared=0, sparse=(1,),
+    ),
+    "lfm2moe": lfm2moe_case("LFM2-8B-A1B", {}),
+    "lfm2moe-sparse-config": lfm2moe_case(
+        "lfm2moe", {"norm_eps": None, "rope_theta": None, "conv_L_cache": 3, "max_position_embeddings": None}, dense=2,
+        experts=5, bias=False,
+    ),
+    "granitehybrid": granite4_case("granite-4.0-h-tiny", {"tie_word_embeddings": True}),
+    "granitehybrid-dense": granite4_case("granite-4.0-h-350m", {"num_key_value_heads": 4}, kinds="mma", experts=0),
+    "granite4": granite4_case(
+        "granite-4.0-micro", {"position_embedding_type": "rope", "tie_word_embeddings": True, "rope_theta": 1e7}, kinds="aa",
+        experts=0, shared=96,
     ),
     "exaone4": exaone4_case(
         "EXAONE-4.0-32B", {"sliding_window": 64, "num_hidden_layers": 4, "rope_theta": 1000000.0, "rope_scaling": LLAMA3,

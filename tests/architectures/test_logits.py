@@ -72,6 +72,8 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "ernie4_5-moe": ("ernie4_5_moe", {**LLAMA, "num_hidden_layers": 3, "moe_num_experts": 4, "moe_k": 2,
                                       "intermediate_size": 128, "moe_intermediate_size": 32}),
     "ministral3": ("ministral3", {**LLAMA, "head_dim": 16}),
+    "glm4moe": ("glm4_moe", {**LLAMA, "head_dim": 16, "n_routed_experts": 4, "num_experts_per_tok": 2, "use_qk_norm": True,
+                             "moe_intermediate_size": 32, "num_hidden_layers": 3, "routed_scaling_factor": 1.5}),
     "lfm2moe": ("lfm2_moe", {**EXPERTS, "num_hidden_layers": 4, "num_dense_layers": 1,
                              "layer_types": ["conv", "full_attention", "conv", "full_attention"]}),
     "granitehybrid": ("granitemoehybrid", GRANITE4),

@@ -104,6 +104,32 @@ def lfm2moe_case(directory: str, changes: Case, dense: int = 1, experts: int = 3
     return case | {"config": config, "tensors": dict(sorted(tensors.items()))}
 
 
+def glm4moe_case(directory: str, changes: Case, ahead: int = 1, experts: int = 3) -> Case:
+    """A GLM 4.5 of three layers, the first without experts, and layers that predict further ahead."""
+    changes = {
+        "num_hidden_layers": 3, "n_routed_experts": experts, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
+        "n_shared_experts": 1, "first_k_dense_replace": 1, "head_dim": 32, "attention_bias": True, "norm_topk_prob": True,
+        "routed_scaling_factor": 2.5, "use_qk_norm": True, "num_nextn_predict_layers": ahead, **changes,
+    }  # fmt: skip
+    shape = {"num_hidden_layers": 3 + ahead, "attention_bias": changes["attention_bias"]}
+    dense = family("Glm4MoeForCausalLM", "glm4_moe", directory, changes, shaped=shape)
+    dense = without(dense, "o_proj.bias")
+    tensors = {name: kind for name, kind in dense["tensors"].items() if ".mlp." not in name or ".layers.0." in name}
+    for layer in range(3 + ahead):
+        place = f"model.layers.{layer}."
+        more: Case = {f"self_attn.{part}_norm.weight": [32] for part in "qk"} if changes["use_qk_norm"] else {}
+        if layer:
+            more |= {"mlp.gate.weight": [experts, 64], "mlp.gate.e_score_correction_bias": [experts]}
+            for expert in [f"experts.{number}" for number in range(experts)] + ["shared_experts"]:
+                more |= {f"mlp.{expert}.{name}_proj.weight": [32, 64] for name in ("gate", "up")}
+                more[f"mlp.{expert}.down_proj.weight"] = [64, 32]
+        if layer > 2:
+            more |= {"eh_proj.weight": [64, 128], "enorm.weight": [64], "hnorm.weight": [64], "shared_head.norm.weight": [64]}
+            more |= {"embed_tokens.weight": [512, 64], "shared_head.head.weight": [512, 64]}
+        tensors |= {place + name: ["BF16", shape] for name, shape in more.items()}
+    return dense | {"tensors": dict(sorted(tensors.items()))}
+
+
 def granite4_case(directory: str, changes: Case, kinds: str = "mam", experts: int = 3, shared: int = 48) -> Case:
     """A Granite 4, whose layers have a Mamba 2 (m) or attention (a)."""
     layers = [{"m": "mamba", "a": "attention"}[kind] for kind in kinds]
@@ -197,6 +223,15 @@ CASES: dict[str, Case] = {
         "ernie-moe", {"moe_layer_interval": 2, "moe_layer_start_index": 0, "moe_num_shared_experts": 0, "use_bias": False,
                       "tie_word_embeddings": False}, experts=5, shared=0, sparse=(1,),
     ),
+    "glm4moe": glm4moe_case("GLM-4.5-Air", {"rope_theta": 1000000, "partial_rotary_factor": 0.5}),
+    "glm4moe-not-ahead": glm4moe_case("GLM-4.6", {"num_nextn_predict_layers": 1}, ahead=0),
+    "glm4moe-sparse-config": glm4moe_case(
+        "glm4moe",
+        {"use_qk_norm": False, "attention_bias": False, "num_nextn_predict_layers": 0, "rope_theta": None,
+         "routed_scaling_factor": None, "norm_topk_prob": None, "rms_norm_eps": None, "head_dim": 16,
+         "tie_word_embeddings": True},
+        ahead=0, experts=5,
+    ),
     "lfm2moe": lfm2moe_case("LFM2-8B-A1B", {}),
     "lfm2moe-sparse-config": lfm2moe_case(
         "lfm2moe", {"norm_eps": None, "rope_theta": None, "conv_L_cache": 3, "max_position_embeddings": None}, dense=2,
@@ -205,8 +240,8 @@ CASES: dict[str, Case] = {
     "granitehybrid": granite4_case("granite-4.0-h-tiny", {"tie_word_embeddings": True}),
     "granitehybrid-dense": granite4_case("granite-4.0-h-350m", {"num_key_value_heads": 4}, kinds="mma", experts=0),
     "granite4": granite4_case(
-        "granite-4.0-micro", {"position_embedding_type": "rope", "tie_word_embeddings": True, "rope_theta": 1e7}, kinds="aa",
-        experts=0, shared=96,
+        "granite-4.0-micro", {"position_embedding_type": "rope", "tie_word_embeddings": True, "rope_theta": 1e7},
+        kinds="aa", experts=0, shared=96,
     ),
     "exaone4": exaone4_case(
         "EXAONE-4.0-32B", {"sliding_window": 64, "num_hidden_layers": 4, "rope_theta": 1000000.0, "rope_scaling": LLAMA3,

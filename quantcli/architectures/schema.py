@@ -159,6 +159,9 @@ class VocabularyRules:
     special_by_size: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
     """The same for models that are told by the size of their vocabulary."""
 
+    add: Mapping[str, bool] = field(default_factory=dict)
+    """Role -> whether it is added around a text, unless the checkpoint says otherwise."""
+
     add_by_size: Mapping[int, Mapping[str, bool]] = field(default_factory=dict)
     """Vocabulary size -> role -> whether it is added around a text, whatever the checkpoint says."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from llama_quantize import reference_plan, write_hollow_model
 
+from quantcli.architectures.loader import find_architecture
 from quantcli.conversion.plan import PlanOptions, check_plan, make_plan, parse_override, weight_type
 from quantcli.conversion.recipes import RECIPES, find_recipe
 from quantcli.formats.errors import QuantcliError
@@ -20,6 +22,7 @@ from quantcli.kernels.types import TYPES
 gguf = pytest.importorskip("gguf", reason="writes the models")
 llama_cpp = pytest.importorskip("llama_cpp", reason="is the reference")
 
+ARCHITECTURE_GOLDENS = Path(__file__).parents[1] / "golden/architectures"
 ODD_NAMES = (
     "position_embd.weight", "token_types.weight", "per_layer_token_embd.weight", "per_layer_model_proj.weight",
     "altup_proj.weight", "v.position_embd.weight", "v.patch_embd.weight", "mm.patch_merger.weight",
@@ -279,3 +282,24 @@ def test_refusals(source: str, requantize: bool, tmp_path: Path) -> None:
     for recipe in ("COPY", "F16", "Q8_0", "Q2_K", "Q2_K_S", "Q4_K_S", "IQ3_XXS", "IQ3_XS"):
         expected = reference_plan(llama_cpp, path, RECIPES[recipe], options, output)
         assert our_plan(metadata, tensors, recipe, options, checked=True) == expected, recipe
+
+
+ARCHITECTURES = (
+    "bert-reranker", "nomic-bert-moe", "jina-bert-v2-code", "modern-bert", "t5", "flan-t5", "t5encoder", "mamba",
+    "mamba2-groups", "granitehybrid", "lfm2moe", "glm4moe", "qwen3vlmoe",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_models_that_are_no_plain_decoders(name: str, tmp_path: Path):
+    golden = json.loads((ARCHITECTURE_GOLDENS / f"{name}.json").read_text())
+    config = golden["checkpoint"]["config"]
+    architecture = find_architecture(config)
+    metadata = architecture.early_metadata(config) | architecture.metadata(config, 0)
+    metadata |= {f"{architecture.gguf}.vocab_size": u32(512), "tokenizer.ggml.model": string("none")}
+    tensors = [TensorInfo(tensor, tuple(shape), TYPES["F32"]) for tensor, _, shape, _ in golden["f32"]["tensors"]]
+    write_hollow_model(tmp_path / "model.gguf", metadata, tensors, gguf)
+    for recipe in ("Q4_K_M", "Q2_K", "Q5_0", "IQ4_XS"):
+        planned = make_plan(tensors, metadata, RECIPES[recipe], PlanOptions())
+        expected = reference_plan(llama_cpp, tmp_path / "model.gguf", RECIPES[recipe], PlanOptions())
+        assert [(tensor.name, tensor.type.name) for tensor in planned] == expected

@@ -279,3 +279,17 @@ def test_scores_from_merges_tokenize_as_the_scores_they_replace(shared, tmp_path
     derived = load_tokenizer(vocabulary_metadata(Checkpoint(tmp_path, tmp_path, {}, {}), 32000))
     for text in random_texts(4, 300):
         assert derived.encode(text) == scored.encode(text), text
+
+
+def test_an_architecture_says_what_is_added_unless_the_checkpoint_does(tmp_path):
+    case = {
+        "config.json": config(300),
+        "tokenizer.json": byte_level(ENDS),
+        "tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast", "add_eos_token": False},
+    }
+    checkpoint = Checkpoint(write_case(tmp_path, case), tmp_path, case["config.json"], {})
+    rules = VocabularyRules(add={"bos": True, "eos": True, "sep": True})
+    metadata = vocabulary_metadata(checkpoint, 300, rules=rules, pre_tokenizer=PRE_TOKENIZER)
+    added = {f"tokenizer.ggml.add_{role}_token": metadata[f"tokenizer.ggml.add_{role}_token"].value for role in rules.add}
+    assert list(metadata)[:3] == list(added)
+    assert list(added.values()) == [False, False, True]  # tokenizer.json adds nothing, and knows no separator

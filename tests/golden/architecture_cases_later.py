@@ -124,8 +124,9 @@ def glm4moe_case(directory: str, changes: Case, ahead: int = 1, experts: int = 3
                 more |= {f"mlp.{expert}.{name}_proj.weight": [32, 64] for name in ("gate", "up")}
                 more[f"mlp.{expert}.down_proj.weight"] = [64, 32]
         if layer > 2:
-            more |= {"eh_proj.weight": [64, 128], "enorm.weight": [64], "hnorm.weight": [64], "shared_head.norm.weight": [64]}
-            more |= {"embed_tokens.weight": [512, 64], "shared_head.head.weight": [512, 64]}
+            more |= {f"{name}.weight": [64] for name in ("enorm", "hnorm", "shared_head.norm")}
+            more |= {f"{name}.weight": [512, 64] for name in ("embed_tokens", "shared_head.head")}
+            more["eh_proj.weight"] = [64, 128]
         tensors |= {place + name: ["BF16", shape] for name, shape in more.items()}
     return dense | {"tensors": dict(sorted(tensors.items()))}
 

@@ -56,6 +56,7 @@ def vocabulary_metadata(
     space_prefix = files.configuration.get("add_prefix_space")
     if rules.copy_space_prefix and space_prefix is not None and not files.has(TEKKEN):
         metadata[spec.ADD_SPACE_PREFIX] = boolean(space_prefix)
+    metadata |= {spec.ADD_SPECIAL_TOKENS[role]: boolean(add) for role, add in rules.add.items()}
     try:
         token_types = _token_types(configuration) if rules.token_type_count else None
         request = Request(files, vocabulary_size, rules, pre_tokenizer, token_types)

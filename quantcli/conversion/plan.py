@@ -19,7 +19,7 @@ from quantcli.conversion.roles import Role
 from quantcli.formats.errors import ModelError, UnsupportedError, UsageError
 from quantcli.formats.gguf_spec import Field
 from quantcli.formats.tensor import TensorInfo
-from quantcli.kernels.types import BlockType, block_type
+from quantcli.kernels.types import TYPES, BlockType, block_type
 
 
 @dataclass(frozen=True)
@@ -300,6 +300,8 @@ class _Planner:
             return because("it has one dimension")
         if self._options.leave_output_tensor and role and role.name == "output":
             return because("the output tensor is to be left")
+        if self._recipe.base is TYPES["F32"] and tensor.type.name in ("F16", "BF16"):
+            return None  # nothing is lost, and the reference's converter leaves nothing narrower in such a file
         kept = (keep for keep in self._recipe.policy.keep if keep.applies(tensor.name, self._model.architecture))
         return next((because(keep.reason) for keep in kept), None)
 

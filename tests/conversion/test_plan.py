@@ -122,6 +122,11 @@ def test_an_override_that_matches_nothing_is_an_error() -> None:
         plan_one("Q8_0", options=PlanOptions(overrides=[parse_override("nothing_like_it=Q8_0")]))
 
 
+@pytest.mark.parametrize(("recipe", "type"), [("F32", "F32"), ("F16", "BF16"), ("Q4_K_M", "BF16")])
+def test_what_is_never_quantized_is_widened_only_where_all_is(recipe: str, type: str) -> None:
+    assert plan_one(recipe, "dec.blk.0.attn_rel_b.weight", shape=(32, 8)).type.name == type
+
+
 def test_copying_takes_no_overrides() -> None:
     with pytest.raises(UsageError, match="COPY"):
         plan_one("COPY", options=PlanOptions(overrides=[parse_override("attn=Q8_0")]))

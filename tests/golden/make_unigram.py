@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import sys
 import tempfile
+from contextlib import chdir
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -33,13 +34,13 @@ def main() -> None:
 
     model = io.BytesIO()
     texts = [text.replace("\n", " ") for text in random_texts(11, 100)]
-    with tempfile.TemporaryDirectory() as temporary:
-        rules = Path(temporary) / "rules.tsv"
+    with tempfile.TemporaryDirectory() as temporary, chdir(temporary):
+        rules = Path("rules.tsv")  # which is noted in the model, so without the directory
 
         def points(text: str) -> str:
             return " ".join(f"{ord(character):X}" for character in text)
 
-        rules.write_text("".join(f"{points(key)}\t{points(value)}\n" for key, value in MAPPED.items()))
+        rules.write_text("".join(f"{points(key)}\t{points(value)}\n" for key, value in MAPPED.items()), encoding="utf-8")
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter([*SENTENCES * 40, *texts]),
             model_writer=model,

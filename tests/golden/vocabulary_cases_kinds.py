@@ -199,7 +199,7 @@ KINDS: dict[str, dict[str, Any]] = {
     },
     "bytes-files": {
         "config.json": {
-            **config(BYTE_LEVEL_SIZE, architectures=["GPT2LMHeadModel"], model_type="gpt2", eos_token_id=5),
+            **config(BYTE_LEVEL_SIZE, architectures=["GPT2LMHeadModel"], model_type="gpt2", eos_token_id=5, bos_token_id=6),
             **{"n_embd": 64, "n_head": 4, "n_layer": 1, "n_ctx": 64, "n_positions": 64, "layer_norm_epsilon": 1e-5},
         },
         "vocab.json": {text: id_ for id_, text in enumerate(ALPHABET + [merge.replace(" ", "") for merge in MERGES])},

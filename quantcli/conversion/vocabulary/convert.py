@@ -27,6 +27,9 @@ from quantcli.formats.sentencepiece_model import Algorithm
 if TYPE_CHECKING:
     from quantcli.formats.checkpoint import Checkpoint
 
+LARGEST_SCORE: Final = 3.4028234e38
+"""What 32 bits of floating point can hold."""
+
 NO_RULES: Final = VocabularyRules()
 """For architectures without any of their own."""
 
@@ -71,6 +74,7 @@ def vocabulary_metadata(
         for role, text in rules.replaced_texts.items():
             if text in added:
                 metadata[spec.SPECIAL_TOKENS[role]] = u32(added[text])
+        _check_values(metadata)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, OverflowError) as error:
         what = "a tokenizer file is valid JSON, but not of the shape such files have"
         raise FormatError(checkpoint.directory, f"{what} ({type(error).__name__}: {error})") from error
@@ -81,6 +85,23 @@ def vocabulary_metadata(
     if rules.space_prefix is not None:
         metadata[spec.ADD_SPACE_PREFIX] = boolean(rules.space_prefix)
     return metadata
+
+
+def _check_values(metadata: Metadata) -> None:
+    """Refuse what GGUF cannot hold.
+
+    Raises:
+        TypeError, ValueError: if a text is none or no Unicode, or a number is too large for its type.
+    """
+    for key, field in metadata.items():
+        values = field.value if field.type is ValueType.ARRAY else [field.value]
+        kind = field.element or field.type
+        if kind is ValueType.STRING:
+            "".join(values).encode("utf-8")
+        elif kind is ValueType.UINT32 and not all(0 <= value < 1 << 32 for value in values):
+            raise ValueError(f"{key} would be {values[0]}")
+        elif kind is ValueType.FLOAT32 and not all(abs(value) <= LARGEST_SCORE for value in values):
+            raise ValueError(f"{key} would hold a number that is none or not finite")
 
 
 def _token_types(configuration: Mapping[str, Any]) -> int:
@@ -132,7 +153,9 @@ def _from_byte_level(request: Request) -> Metadata:
     table = hugging_face.listed_tokens(files, tokenizer, request.vocabulary_size)
     metadata = {spec.MODEL: string("gpt2"), spec.PRE_TOKENIZER: string(name)} | table.metadata(scores=False)
     metadata[spec.MERGES] = array(ValueType.STRING, hugging_face.merges(files))
-    metadata |= special_metadata(files, None)
+    # Special tokens are looked for in tokenizer.json; where there is none, the reference leaves them out.
+    named = {} if files.tokenizer_path is not None else hugging_face.named_ids(files, tokenizer)
+    metadata |= special_metadata(files, None, late=named)
     if request.token_types is not None:
         metadata[spec.TOKEN_TYPE_COUNT] = u32(request.token_types)
     return metadata

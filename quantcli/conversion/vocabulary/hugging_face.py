@@ -80,6 +80,27 @@ def special_texts(configuration: Mapping[str, Any]) -> Iterator[str]:
             yield text
 
 
+def encode(files: TokenizerFiles, tokenizer: Tokenizer, text: str, *, add_special_tokens: bool) -> list[int]:
+    """The ids of a text.
+
+    Raises:
+        FormatError: if the tokenizer has no answer: a WordPiece without a token for the unknown, for example.
+    """
+    try:
+        ids: list[int] = tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+    except Exception as error:  # tokenizers raises nothing more specific
+        place = files.tokenizer_path or files.checkpoint.directory
+        raise FormatError(place, f"a tokenizer that cannot encode ({error})") from error
+    return ids
+
+
+def named_ids(files: TokenizerFiles, tokenizer: Tokenizer) -> dict[str, int]:
+    """The ids of the begin and end tokens that tokenizer_config.json names, by role."""
+    texts = {role: token_text(files.configuration.get(f"{role}_token")) for role in ("bos", "eos")}
+    ids = {role: tokenizer.token_to_id(text) for role, text in texts.items() if text is not None}
+    return {role: id_ for role, id_ in ids.items() if id_ is not None}
+
+
 def listed_tokens(files: TokenizerFiles, tokenizer: Tokenizer, vocabulary_size: int | None) -> TokenTable:
     """The tokens of a byte-level BPE or a WordPiece, unused ones where no text has an id.
 
@@ -88,7 +109,7 @@ def listed_tokens(files: TokenizerFiles, tokenizer: Tokenizer, vocabulary_size: 
     """
     added = {token.content: token for token in tokenizer.get_added_tokens_decoder().values()}
     texts = _texts_by_id(files, tokenizer, vocabulary_size)
-    found = {text: _found_text(tokenizer, token) for text, token in added.items()}
+    found = {text: _found_text(files, tokenizer, token) for text, token in added.items()}
     counts = Counter(found.get(text, text) for text in texts if text is not None)
     table = TokenTable()
     for text in texts:
@@ -118,11 +139,11 @@ def _texts_by_id(files: TokenizerFiles, tokenizer: Tokenizer, vocabulary_size: i
     return [texts.get(id_) for id_ in range(vocabulary_size or last + 1)]
 
 
-def _found_text(tokenizer: Tokenizer, token: AddedToken) -> str:
+def _found_text(files: TokenizerFiles, tokenizer: Tokenizer, token: AddedToken) -> str:
     """The text that an added token is found by: GGUF compares with texts as they are, so it is what decoding gives."""
     text: str = token.content
     if not token.normalized:
-        text = tokenizer.decode(tokenizer.encode(text, add_special_tokens=False).ids, skip_special_tokens=False)
+        text = tokenizer.decode(encode(files, tokenizer, text, add_special_tokens=False), skip_special_tokens=False)
     return text
 
 

@@ -77,6 +77,8 @@ def _word_piece(files: TokenizerFiles, path: Path) -> Tokenizer:
     words = {word.rstrip("\r"): id_ for id_, word in enumerate(lines[:-1] if not lines[-1] else lines)}
     configuration = files.configuration
     names = bert_tokens(configuration)
+    if names["unk"] not in words:
+        raise ValueError(f"it has no {names['unk']}")
     tokenizer = Tokenizer(WordPiece(vocab=words, unk_token=names["unk"]))
     tokenizer.normalizer = BertNormalizer(
         handle_chinese_chars=bool(configuration.get("tokenize_chinese_chars", True)),

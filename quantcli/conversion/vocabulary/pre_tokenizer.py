@@ -12,6 +12,7 @@ from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
 
 from quantcli.architectures import pre_tokenizers
 from quantcli.conversion.vocabulary.files import Request, TokenizerFiles
+from quantcli.conversion.vocabulary.hugging_face import encode
 from quantcli.conversion.vocabulary.tokens import token_text
 from quantcli.formats.errors import UnsupportedError, UsageError
 
@@ -64,11 +65,11 @@ def test_ids(files: TokenizerFiles, tokenizer: Tokenizer) -> list[list[int]]:
 
     Both occur, and may disagree; that with a begin token comes first, since tokenizers that have one were hashed with it.
     """
-    variants = [tokenizer.encode(pre_tokenizers.TEST_TEXT).ids]
+    variants = [encode(files, tokenizer, pre_tokenizers.TEST_TEXT, add_special_tokens=True)]
     flags = [(role, files.configuration.get(f"add_{role}_token")) for role in ("bos", "eos")]
     if any(flag is not None for _, flag in flags):
         begin, end = (_special_id(files, tokenizer, role) if flag else None for role, flag in flags)
-        plain = tokenizer.encode(pre_tokenizers.TEST_TEXT, add_special_tokens=False).ids
+        plain = encode(files, tokenizer, pre_tokenizers.TEST_TEXT, add_special_tokens=False)
         variants.append([id_ for id_ in (begin, *plain, end) if id_ is not None])
     return sorted(variants, key=len, reverse=True)
 

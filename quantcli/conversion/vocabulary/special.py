@@ -49,12 +49,11 @@ def special_metadata(
         _read_post_processor(tokenizer, configuration, found)
     _read_roles(configuration, tokenizer.get("added_tokens") or [], found, vocabulary_size)
     _read_ids(files.checkpoint.config, found, vocabulary_size)
-    for role, id_ in {**({} if found.ids else alone), **late}.items():
-        found.set_id(role, id_, vocabulary_size)
+    if not found.ids:
+        found.set_ids(alone, vocabulary_size)
     _read_generation(files.checkpoint, found, vocabulary_size)
-    for role, id_ in found.ends.items():
-        if found.add.get(role):
-            found.set_id(role, id_, vocabulary_size)
+    found.set_ids(late, vocabulary_size)
+    found.set_ids({role: id_ for role, id_ in found.ends.items() if found.add.get(role)}, vocabulary_size)
 
     keys, flags = spec.SPECIAL_TOKENS, spec.ADD_SPECIAL_TOKENS
     metadata = {keys[role]: u32(id_) for role, id_ in found.ids.items() if role in keys}
@@ -76,12 +75,17 @@ class _Findings:
 
     def set_id(self, role: str, id_: object, vocabulary_size: int | None) -> None:
         """Note the id of a role unless it is known already or cannot be one."""
-        if not isinstance(id_, int) or role in self.ids:
+        if not isinstance(id_, int) or isinstance(id_, bool) or role in self.ids:
             return
         if id_ < 0:
             raise ModelError(f"the id of the special token {role!r} is {id_}, expected 0 or more")
         if vocabulary_size is None or id_ < vocabulary_size:
             self.ids[role] = id_
+
+    def set_ids(self, ids: Mapping[str, object], vocabulary_size: int | None) -> None:
+        """Note the ids of several roles."""
+        for role, id_ in ids.items():
+            self.set_id(role, id_, vocabulary_size)
 
 
 def _read_post_processor(tokenizer: Mapping[str, Any], configuration: dict[str, Any], found: _Findings) -> None:
@@ -222,9 +226,7 @@ def _read_generation(checkpoint: Checkpoint, found: _Findings, vocabulary_size: 
     ids = {role: generation.get(f"{role}_token_id") for role in ROLES}
     if isinstance(ends, list) and "eos" not in found.ids:
         ids |= dict(zip(("eos", "eot", "eom"), ends, strict=False))
-    for role, id_ in ids.items():
-        if isinstance(id_, int) and id_ >= 0:
-            found.set_id(role, id_, vocabulary_size)
+    found.set_ids({role: id_ for role, id_ in ids.items() if isinstance(id_, int) and id_ >= 0}, vocabulary_size)
 
 
 def template_files(checkpoint: Checkpoint) -> Any:

@@ -25,6 +25,9 @@ class SentencePieceModel:
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
         self._words = word_boundaries(vocabulary.texts)
+        order = {score: rank for rank, score in enumerate(sorted(set(vocabulary.scores), reverse=True))}
+        self._ranks = [order[score] for score in vocabulary.scores]
+        """The place of each token's score among all, the best first."""
         self._encode_word = lru_cache(CACHED_WORDS)(self._join)
 
     def encode(self, text: str) -> list[int]:
@@ -40,38 +43,43 @@ class SentencePieceModel:
 
     def _join(self, word: str) -> tuple[int, ...]:
         """Join the characters of `word` in the order of the scores of what they join to, leftmost first among equals."""
-        ids, scores = self._vocabulary.ids, self._vocabulary.scores
+        ids, ranks = self._vocabulary.ids, self._ranks
         parts: list[str | None] = list(word)
-        # A doubly linked list over `parts`; the end of the last part is len(parts), the one before the first -1.
-        before = list(range(-1, len(parts) - 1))
-        after = list(range(1, len(parts) + 1))
+        count = len(parts)
+        # A doubly linked list over `parts`; the end of the last part is `count`, the one before the first -1.
+        before = list(range(-1, count - 1))
+        after = list(range(1, count + 1))
 
-        # Candidates: (-score, left part, right part, length of both). The length tells whether a part has grown since.
-        queue: list[tuple[float, int, int, int]] = []
-        for left in range(len(parts) - 1):
+        # Candidates as one number: the rank of what two neighbours join to, then the left one. Where one of them has joined
+        # another since, the rank has changed when its turn comes.
+        queue: list[int] = []
+        for left in range(count - 1):
             id_ = ids.get(word[left : left + 2])
             if id_ is not None:
-                queue.append((-scores[id_], left, left + 1, 2))
+                queue.append(ranks[id_] * count + left)
         heapify(queue)
 
-        def consider(left: int, right: int) -> None:
-            joined = f"{parts[left]}{parts[right]}"
-            id_ = ids.get(joined)
-            if id_ is not None:
-                heappush(queue, (-scores[id_], left, right, len(joined)))
-
         while queue:
-            _, left, right, length = heappop(queue)
-            first, second = parts[left], parts[right]
-            if first is None or second is None or len(first) + len(second) != length:
+            rank, left = divmod(heappop(queue), count)
+            first, right = parts[left], after[left]
+            if first is None or right == count:
                 continue
-            parts[left], parts[right] = first + second, None
+            joined = first + (parts[right] or "")
+            id_ = ids.get(joined)
+            if id_ is None or ranks[id_] != rank:
+                continue
+            parts[left], parts[right] = joined, None
             follower = after[left] = after[right]
-            if follower < len(parts):
+            if follower < count:
                 before[follower] = left
-                consider(left, follower)
-            if before[left] >= 0:
-                consider(before[left], left)
+                id_ = ids.get(joined + (parts[follower] or ""))
+                if id_ is not None:
+                    heappush(queue, ranks[id_] * count + left)
+            previous = before[left]
+            if previous >= 0:
+                id_ = ids.get((parts[previous] or "") + joined)
+                if id_ is not None:
+                    heappush(queue, ranks[id_] * count + previous)
 
         result: list[int] = []
         for part in parts:

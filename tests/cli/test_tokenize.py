@@ -45,6 +45,14 @@ def test_reads_standard_input(vocabulary):
     assert document(vocabulary, "-", text="Hello world") == document(vocabulary, "Hello world")
 
 
+def test_bytes_that_are_no_utf8_are_read_as_replacement_characters(vocabulary):
+    expected = document(vocabulary, "a\ufffd\ufffdb")
+    assert document(vocabulary, "-", text=b"a\xed\xa0b") == expected
+    # As Python gives them in arguments.
+    assert document(vocabulary, "a\udced\udca0b") == expected
+    assert document(vocabulary, "a\ud83db")["tokens"] == document(vocabulary, "a\ufffdb")["tokens"]
+
+
 def test_table_shows_bytes_that_are_no_characters(vocabulary):
     lines = tokenize(vocabulary, "🚀\n", "--no-bos").stdout.splitlines()
     assert [line.split() for line in lines[1:]] == [

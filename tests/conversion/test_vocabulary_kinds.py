@@ -64,6 +64,21 @@ def test_split_is_found_by_the_hash_where_there_are_no_patterns(shared, tmp_path
     assert convert(write_case(tmp_path, files))["tokenizer.ggml.pre"].value == "qwen2"
 
 
+@pytest.mark.parametrize(
+    ("normalizer", "name"),
+    [
+        (None, "gpt-2"),
+        ({"type": "Sequence", "normalizers": []}, "gpt-2"),
+        ({"type": "NFC"}, "olmo"),
+        ({"type": "Sequence", "normalizers": [{"type": "NFC"}]}, "olmo"),
+        ({"type": "NFKC"}, "gpt-2"),
+    ],
+)
+def test_of_names_for_one_split_that_with_the_same_normalizer_is_chosen(tmp_path, normalizer, name):
+    directory = write_case(tmp_path, {"tokenizer.json": byte_level(ENDS, normalizer=normalizer)})
+    assert convert(directory)["tokenizer.ggml.pre"].value == name
+
+
 def test_merges_are_found_again_from_ranks(shared, tmp_path):
     model = json.loads((shared / "tokenizers" / "qwen2.5" / "tokenizer.json").read_text("utf-8"))["model"]
     lines = (
@@ -204,7 +219,7 @@ def test_more_tokens_than_embeddings(tmp_path, name):
         ("ranks", {"qwen.tiktoken": TIKTOKEN + "YWJj 3\n"}, FormatError, "two tokens have one rank"),
         ("ranks", {"qwen.tiktoken": TIKTOKEN + "YWJj 99999999\n"}, ModelError, "has the id 100000207, expected below"),
         ("tekken", {"tekken.json": {}}, FormatError, r"not of the shape such files have \(KeyError: 'config'\)"),
-        ("bytes-files", {"vocab.json": {"a": 0, "b": 0}, "merges.txt": "#"}, ModelError, "'b' have one id, 0"),
+        ("bytes-files", {"vocab.json": {"a": 0, "b": 0}, "merges.txt": "#"}, ModelError, "have one id, 0"),
         ("bytes-files", {"vocab.json": "[1, 2]"}, FormatError, r"vocab\.json: the file is a JSON array"),
         ("bytes-files", {"merges.txt": "x y\n"}, FormatError, r"vocab\.json: not a vocabulary that can be read"),
         ("unigram-json", {"tokenizer.json": {"model": UNIGRAM | {"vocab": {"a": 1}}}}, FormatError, "shape"),

@@ -5,7 +5,8 @@ Source: `get_vocab_base_pre` of llama.cpp's converter, which knows the hashes on
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from tokenizers import Regex, Tokenizer
 from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
@@ -38,7 +39,7 @@ def pre_tokenizer_name(request: Request, tokenizer: Tokenizer) -> str:
     name = pre_tokenizers.name_by_patterns(
         patterns,
         ignore_merges=bool(files.model.get("ignore_merges", False)),
-        normalizer=(files.tokenizer.get("normalizer") or {}).get("type"),
+        normalizer=_normalizer(files.tokenizer.get("normalizer")),
     )
     if name is not None:
         return name
@@ -49,6 +50,14 @@ def pre_tokenizer_name(request: Request, tokenizer: Tokenizer) -> str:
         f"its pre-tokenizer is unknown; patterns found: {found}",
         hint=f"{known}choose with --pre-tokenizer NAME",
     )
+
+
+def _normalizer(normalizer: Mapping[str, Any] | None) -> str | None:
+    """The type of a normalizer of one step, None where there is no such."""
+    steps = [normalizer] if normalizer else []
+    while steps and steps[0].get("type") == "Sequence":
+        steps = steps[0]["normalizers"]
+    return steps[0]["type"] if len(steps) == 1 else None
 
 
 def _fitting(files: TokenizerFiles, tokenizer: Tokenizer) -> Iterator[str]:

@@ -18,7 +18,7 @@ from quantcli.formats.vocabulary_spec import BYTES
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "golden"))
 
-from vocabulary_cases import ALPHABET, BYTE_LEVEL_SIZE, ENDS, FAST, MERGES, added, byte_level, config, write_case
+from vocabulary_cases import ALPHABET, BYTE_LEVEL_SIZE, CASES, ENDS, FAST, MERGES, added, byte_level, config, write_case
 from vocabulary_cases_kinds import KINDS, RANKS, RULES, TIKTOKEN, UNIGRAM_SIZE, WORDS, word_piece
 
 PRE = "gpt-2"
@@ -125,6 +125,22 @@ def test_added_tokens_json_counts_beside_vocab_json(tmp_path):
     (tmp_path / "added_tokens.json").write_text(json.dumps({"<a>": BYTE_LEVEL_SIZE + 7}))
     with pytest.raises(FormatError, match=rf"added_tokens\.json: '<a>' has the id {BYTE_LEVEL_SIZE + 7}, expected"):
         convert(tmp_path, pre_tokenizer=PRE)
+
+
+@pytest.mark.parametrize(("name", "model"), [("words", "bert"), ("unigram-json", "t5")])
+def test_old_tokenizer_json_does_not_name_its_model(tmp_path, name, model):
+    tokenizer = KINDS[name]["tokenizer.json"]
+    unnamed = {key: value for key, value in tokenizer["model"].items() if key != "type"}
+    directory = kind(tmp_path, name, **{"tokenizer.json": {**tokenizer, "model": unnamed}})
+    assert convert(directory)["tokenizer.ggml.model"].value == model
+
+
+def test_what_stands_beside_a_tokenizer_json_does_not_count(tmp_path):
+    beside = {"tekken.json": {}, "vocab.json": {}, "merges.txt": "", "vocab.txt": ""}
+    rules = VocabularyRules(copy_space_prefix=True)
+    metadata = convert(write_case(tmp_path, CASES["bytes"] | beside), pre_tokenizer=PRE, rules=rules)
+    assert metadata["tokenizer.ggml.add_space_prefix"].value is False
+    assert metadata["tokenizer.ggml.model"].value == "gpt2"
 
 
 def test_unigram_in_tokenizer_json_needs_no_rule(tmp_path):

@@ -108,6 +108,16 @@ def test_characters_are_mapped():
     assert tokenizer.encode("xyb", add_special=False) == [3, 4, 4]
 
 
+def test_long_texts_take_no_quadratic_time():
+    data = list(character_map({ord("x"): "ab"}))
+    tokens = [("a", -1.0), ("b", -1.0), ("ab", -1.5), ("▁", -2.0), ("▁a", -2.5)]
+    tokenizer = unigram(*tokens, precompiled_charsmap=array(ValueType.UINT8, data))
+    for text in ("x" * 50_000, " " * 50_000, "ab " * 20_000, "é" * 50_000):
+        ids = tokenizer.encode(text, add_special=False)
+        assert tokenizer.decode(ids, special=True) == text.replace("x", "ab").replace("é" * 50_000, "<unk>")
+    assert len(word_piece().encode("the ab!" * 20_000, add_special=False)) == 80_000
+
+
 @pytest.mark.parametrize(
     ("data", "said"),
     [

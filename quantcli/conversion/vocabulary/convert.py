@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from quantcli.architectures.schema import VocabularyRules
 from quantcli.conversion.vocabulary import hugging_face
-from quantcli.conversion.vocabulary.files import MERGES, SOUGHT, TEKKEN, VOCABULARY, WORDS, Request, TokenizerFiles
+from quantcli.conversion.vocabulary.files import MERGES, SOUGHT, VOCABULARY, WORDS, Request, TokenizerFiles
 from quantcli.conversion.vocabulary.pre_tokenizer import pre_tokenizer_name
 from quantcli.conversion.vocabulary.ranks import from_ranks
 from quantcli.conversion.vocabulary.sentencepiece import sentencepiece_tokens
@@ -57,7 +57,7 @@ def vocabulary_metadata(
     configuration = checkpoint.config if configuration is None else configuration
     metadata: Metadata = {}
     space_prefix = files.configuration.get("add_prefix_space")
-    if rules.copy_space_prefix and space_prefix is not None and not files.has(TEKKEN):
+    if rules.copy_space_prefix and space_prefix is not None and not files.is_tekken:
         metadata[spec.ADD_SPACE_PREFIX] = boolean(space_prefix)
     metadata |= {spec.ADD_SPECIAL_TOKENS[role]: boolean(add) for role, add in rules.add.items()}
     try:
@@ -169,7 +169,7 @@ def _is_sentencepiece_unigram(request: Request) -> bool:
 
 
 _SOURCES: Final[tuple[tuple[Callable[[Request], bool], Callable[[Request], Metadata]], ...]] = (
-    (lambda request: request.files.has(TEKKEN) and request.files.tokenizer_path is None, from_tekken),
+    (lambda request: request.files.is_tekken, from_tekken),
     (_is_sentencepiece_unigram, from_sentencepiece_unigram),
     (lambda request: request.files.sentencepiece is not None, _from_sentencepiece),
     (lambda request: hugging_face.has_byte_fallback(request.files), _from_byte_fallback),
@@ -177,7 +177,7 @@ _SOURCES: Final[tuple[tuple[Callable[[Request], bool], Callable[[Request], Metad
     (lambda request: hugging_face.holds(request.files, "WordPiece"), from_word_piece),
     (lambda request: hugging_face.holds(request.files, "Unigram"), from_unigram),
     (lambda request: request.files.ranks is not None, from_ranks),
-    (lambda request: request.files.has(VOCABULARY) and request.files.has(MERGES), _from_byte_level),
-    (lambda request: request.files.has(WORDS), from_word_piece),
+    (lambda request: request.files.has_alone(VOCABULARY, MERGES), _from_byte_level),
+    (lambda request: request.files.has_alone(WORDS), from_word_piece),
 )
 """Where a vocabulary can come from: how to see it, how to convert it. The first that is there counts."""

@@ -79,9 +79,18 @@ class TokenizerFiles:
         assert self.sentencepiece is not None
         return read_sentencepiece_model(self.sentencepiece)
 
+    @property
+    def is_tekken(self) -> bool:
+        """Whether tekken.json is what there is; beside a tokenizer.json it is the same once more."""
+        return self.has_alone(TEKKEN)
+
     def has(self, name: str) -> bool:
         """Whether the checkpoint has a file of this name."""
         return self.checkpoint.file(name) is not None
+
+    def has_alone(self, *names: str) -> bool:
+        """Whether the checkpoint has these files, and no tokenizer.json."""
+        return self.tokenizer_path is None and all(map(self.has, names))
 
 
 def _is_ranks(path: Path) -> bool:

@@ -23,6 +23,10 @@ _NAMED_TOKENS: Final = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 _BYTE_TOKEN: Final = re.compile("<0x[0-9A-Fa-f]{2}>")
 
 
+_TELLING: Final = {"BPE": "merges", "WordPiece": "max_input_chars_per_word", "Unigram": "unk_id"}
+"""What only models of a type have."""
+
+
 def is_byte_level(files: TokenizerFiles) -> bool:
     """Whether tokenizer.json holds a BPE whose tokens are spelled in GPT-2's alphabet of bytes."""
     return _is_bpe(files) and not files.model.get("byte_fallback", False)
@@ -34,13 +38,13 @@ def has_byte_fallback(files: TokenizerFiles) -> bool:
 
 
 def _is_bpe(files: TokenizerFiles) -> bool:
-    # Old files do not name the type; merges give it away.
-    return "merges" in files.model and files.model.get("type", "BPE") == "BPE"
+    return "merges" in files.model and holds(files, "BPE")
 
 
 def holds(files: TokenizerFiles, kind: str) -> bool:
-    """Whether tokenizer.json holds a model of this type."""
-    return files.model.get("type") == kind
+    """Whether tokenizer.json holds a model of this type. Old files do not name it; what only it has gives it away."""
+    given = files.model.get("type")
+    return given == kind or (given is None and _TELLING[kind] in files.model)
 
 
 def load(files: TokenizerFiles) -> Tokenizer:

@@ -16,7 +16,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.formats.columns import BLOCK_BYTES, column_blocks
+from quantcli.architectures.transposed import Transposed
+from quantcli.formats.columns import BLOCK_BYTES
 from quantcli.formats.errors import ModelError
 from quantcli.formats.tensor import Tensor
 from quantcli.kernels.types import TYPES
@@ -137,23 +138,6 @@ class JoinedVectors(Tensor):
         for part in self.parts:
             part.read(start, stop, out[:, position : position + part.nbytes])
             position += part.nbytes
-
-
-@dataclass(frozen=True)
-class Transposed(Tensor):
-    """The last two axes of a tensor exchanged. A stretch of rows is a stretch of columns, cut from blocks of the source."""
-
-    source: Tensor
-
-    def read(self, start: int, stop: int, out: NDArray[np.uint8]) -> None:
-        """See `Tensor.read`."""
-        columns, height = self.shape[-2], self.shape[-1]
-        target = out.view(self.type.layout)
-        for matrix in range(start // columns, -(-stop // columns)):
-            before, top = matrix * columns, matrix * height
-            first, last = max(start, before), min(stop, before + columns)
-            for rows, block in column_blocks(self.source, top, top + height, first - before, last - before):
-                target[first - start : last - start, rows] = block.T
 
 
 @dataclass(frozen=True)
@@ -346,29 +330,28 @@ def transpose(tensor: Tensor) -> Tensor:
 
 
 def stack(tensors: Sequence[Tensor]) -> Tensor:
-    """Tensors of one shape, along a new first axis."""
-    first = _agreeing(tensors)
-    return Joined(first.name, (len(tensors), *first.shape), first.type, tuple(tensors))
+    """Tensors of one shape, along a new first axis; in F32 where their types differ."""
+    parts = _agreeing(tensors)
+    return Joined(parts[0].name, (len(parts), *parts[0].shape), parts[0].type, parts)
 
 
 def concatenate(tensors: Sequence[Tensor]) -> Tensor:
-    """Tensors, one after another along their first axis."""
-    first = _agreeing(tensors, leading_axes=1)
-    shape = (sum(tensor.shape[0] for tensor in tensors), *first.shape[1:])
-    kind = Joined if len(first.shape) > 1 else JoinedVectors
-    return kind(first.name, shape, first.type, tuple(tensors))
+    """Tensors, one after another along their first axis; in F32 where their types differ."""
+    parts = _agreeing(tensors, leading_axes=1)
+    shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
+    kind = Joined if len(shape) > 1 else JoinedVectors
+    return kind(parts[0].name, shape, parts[0].type, parts)
 
 
-def _agreeing(tensors: Sequence[Tensor], leading_axes: int = 0) -> Tensor:
-    """The first tensor, of which the others have the type and, past `leading_axes`, the shape."""
+def _agreeing(tensors: Sequence[Tensor], leading_axes: int = 0) -> tuple[Tensor, ...]:
+    """The tensors in one type, if past `leading_axes` they have one shape."""
     first = tensors[0]
     for tensor in tensors[1:]:
-        if (tensor.type, tensor.shape[leading_axes:]) != (first.type, first.shape[leading_axes:]):
+        if tensor.shape[leading_axes:] != first.shape[leading_axes:]:
             raise ModelError(
-                f"tensors {first.name!r} ({first.type.name} {list(first.shape)}) and {tensor.name!r} "
-                f"({tensor.type.name} {list(tensor.shape)}) cannot be joined"
+                f"tensors {first.name!r} {list(first.shape)} and {tensor.name!r} {list(tensor.shape)} cannot be joined"
             )
-    return first
+    return tuple(tensors) if len({tensor.type for tensor in tensors}) == 1 else tuple(map(as_float32, tensors))
 
 
 def have_same_numbers(tensor: Tensor, other: Tensor) -> bool:

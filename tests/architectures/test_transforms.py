@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from memory import counting, memory_tensor
 
+from quantcli.architectures import transposed
 from quantcli.architectures.transforms import (
     add,
     as_float32,
@@ -92,6 +93,13 @@ CASES = {
         concatenate([memory_tensor(counting(4)), memory_tensor(counting(3))]),
         np.concatenate([counting(4), counting(3)]),
     ),
+    "stack of several types": (
+        stack([memory_tensor(H), memory_tensor(counting(6, 4))]), np.stack([H.astype(np.float32), counting(6, 4)])
+    ),
+    "concatenate several types": (
+        concatenate([memory_tensor(B), memory_tensor(counting(2, 9))]),
+        np.concatenate([(B.astype(np.uint32) << 16).view(np.float32), counting(2, 9)]),
+    ),
     "add in f32": (add(memory_tensor(W), 1), W + 1),
     "add in f16": (add(memory_tensor(H), 1), H + np.float16(1)),
     "add to bf16": (add(memory_tensor(B), 1), (B.astype(np.uint32) << 16).view(np.float32) + np.float32(1)),
@@ -99,6 +107,7 @@ CASES = {
     "f16 as f32": (as_float32(memory_tensor(H)), H.astype(np.float32)),
     "f64 as f32": (as_float32(memory_tensor(counting(3, 4, dtype=np.float64) / 3)),
                    (counting(3, 4, dtype=np.float64) / 3).astype(np.float32)),
+    "transpose of a transpose": (transpose(cut(transpose(memory_tensor(E)), 1, 0, 6, 2)), E[:, :, ::2]),
     "transforms of transforms": (rope_pairs(transpose(memory_tensor(counting(5, 24))), 4),
                                  rope_permuted(counting(5, 24).T, 4)),
 }  # fmt: skip
@@ -152,7 +161,24 @@ def test_transposing_reads_its_source_in_blocks(monkeypatch):
     assert max(source.read_rows) * source.row_bytes <= 64 < BLOCK_BYTES
 
 
+def test_transposing_in_stretches_reads_a_strip_once(monkeypatch):
+    monkeypatch.setattr(transposed, "STRIP_BYTES", 4 * 100 * 8)
+    source = memory_tensor(counting(3, 100, 20))
+    tensor = transpose(source)
+    rows = np.concatenate([rows_of(tensor, start, start + 4) for start in range(0, 60, 4)]).view(np.float32)
+    np.testing.assert_array_equal(rows, source.values.transpose(0, 2, 1).reshape(60, 100))
+    assert sum(source.read_rows) == 3 * 100 * 3  # strips of 8, 8 and 4 of 20 columns
+
+
+def test_strips_of_other_tensors_are_their_own(monkeypatch):
+    monkeypatch.setattr(transposed, "STRIP_BYTES", 1 << 12)
+    for number in range(20):
+        values = counting(6, 8) + number
+        np.testing.assert_array_equal(rows_of(transpose(memory_tensor(values)), 2, 3).view(np.float32), values.T[2:3])
+
+
 def test_transposing_long_rows_of_a_file_reads_only_their_columns(tmp_path, monkeypatch):
+    monkeypatch.setattr(transposed, "STRIP_BYTES", 1)
     values = counting(2, 3, 2 * READ_BYTES)
     path = tmp_path / "data"
     path.write_bytes(b"head" + values.tobytes())
@@ -163,11 +189,11 @@ def test_transposing_long_rows_of_a_file_reads_only_their_columns(tmp_path, monk
             read.append(len(out)), plain(self, out, position)
         ),
     )  # fmt: skip
-    transposed = transpose(source)
-    assert transposed.shape == (2, 2 * READ_BYTES, 3)
+    turned = transpose(source)
+    assert turned.shape == (2, 2 * READ_BYTES, 3)
     start, stop = 2 * READ_BYTES - 5, 2 * READ_BYTES + 7
     expected = values.transpose(0, 2, 1).reshape(-1, 3)[start:stop]
-    np.testing.assert_array_equal(rows_of(transposed, start, stop).view(np.float32), expected)
+    np.testing.assert_array_equal(rows_of(turned, start, stop).view(np.float32), expected)
     assert sorted(read) == [20, 20, 20, 28, 28, 28]
 
 
@@ -228,7 +254,7 @@ def test_what_does_not_fit_is_not_joined():
     with pytest.raises(ModelError, match="cannot be joined"):
         stack([memory_tensor(W), memory_tensor(W[:7])])
     with pytest.raises(ModelError, match="cannot be joined"):
-        concatenate([memory_tensor(W, "a"), memory_tensor(W.astype(np.float16), "b")])
+        concatenate([memory_tensor(W, "a"), memory_tensor(counting(2, 3), "b")])
 
 
 def test_llama3_rope_factors_against_torch():

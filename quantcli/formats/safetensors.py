@@ -75,7 +75,8 @@ def _tensors(file: DataFile, header: Mapping[str, Any], data_offset: int) -> dic
         what = "the file is cut short" if found < position else "the file goes on after the last tensor"
         hint = "Download the file again." if found < position else None
         raise FormatError(file.path, f"{what}: {found} bytes of data, expected {position}", hint=hint)
-    return {name: _tensor(file, name, header[name], data_offset + begin) for (begin, _), name in spans}
+    begins = {name: begin for (begin, _), name in spans}
+    return {name: _tensor(file, name, header[name], data_offset + begins[name]) for name in sorted(begins)}
 
 
 def _span(file: DataFile, name: str, entry: Any) -> tuple[int, int]:

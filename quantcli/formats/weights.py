@@ -160,7 +160,7 @@ def _open_indexed(folder: Folder, index: DataFile) -> Tensors:
         places = parse_object(index.path, index.read(0, index.size), "the index").get("weight_map")
     if not isinstance(places, dict) or not places or not all(isinstance(shard, str) for shard in places.values()):
         raise FormatError(index.path, "weight_map is not an object of file names")
-    shards, problems = _open_shards(folder, dict.fromkeys(places.values()))
+    shards, problems = _open_shards(folder, sorted(set(places.values())))
     problems += _disagreements(places, shards)
     if problems:
         raise _contradiction(index.path, problems)

@@ -269,10 +269,19 @@ def test_all_faults_of_shards_are_listed_at_once(model: Path) -> None:
     assert "tensors in several shards: twice (1.safetensors, 2.safetensors)" in message
 
 
+def test_shards_come_in_the_order_of_their_names_and_tensors_in_that_of_theirs(model: Path) -> None:
+    safetensors(model / "model-00002-of-00002.safetensors", z=[1], a=[2])
+    safetensors(model / "model-00001-of-00002.safetensors", y=[3], b=[4])
+    places = {"a": 2, "b": 1, "y": 1, "z": 2}
+    index(model, {name: f"model-0000{shard}-of-00002.safetensors" for name, shard in places.items()})
+    with open_checkpoint(model) as checkpoint:
+        assert list(checkpoint.tensors) == ["b", "y", "a", "z"]
+
+
 def test_a_long_list_of_faults_is_counted(model: Path) -> None:
-    index(model, {str(number): f"{number}.safetensors" for number in range(500)})
+    index(model, {str(number): f"{number:03}.safetensors" for number in range(500)})
     message = refusal(model, ModelError)
-    assert "7.safetensors and 492 more" in message
+    assert "007.safetensors and 492 more" in message
     assert len(message) < 500 + len(str(model))
 
 

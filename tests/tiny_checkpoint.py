@@ -12,24 +12,34 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 LOGARITHMS = "F32 logarithms"
 """For a type: F32, and in each row the logarithms of the numbers from 1 on."""
 
 
+def tensor_values(name: str, shape: list[int]) -> NDArray[np.float32]:
+    """Numbers in [-0.5, 0.5) from a generator seeded with the name; raw PCG64 output is the same in every NumPy."""
+    values = ((_raw(name, shape) >> np.uint64(40)).astype(np.float32) / np.float32(1 << 24)) - np.float32(0.5)
+    return values.reshape(shape)
+
+
+def _raw(name: str, shape: list[int]) -> NDArray[np.uint64]:
+    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
+    return np.random.PCG64(seed).random_raw(int(np.prod(shape)))
+
+
 def tensor_bytes(name: str, dtype: str, shape: list[int]) -> bytes:
-    """Numbers in [-0.5, 0.5) from a generator seeded with the name; raw PCG64 output is the same in every NumPy. Of I32
-    and U8 any bits, of F8_E4M3 any number."""
+    """Those numbers as a file has them. Of I32 and U8 any bits, of F8_E4M3 any number."""
     if dtype == LOGARITHMS:
         return np.broadcast_to(np.log(np.arange(1.0, shape[-1] + 1.0)).astype("<f4"), shape).tobytes()
-    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
-    raw = np.random.PCG64(seed).random_raw(int(np.prod(shape)))
+    raw = _raw(name, shape)
     if dtype == "I32":
         return (raw >> np.uint64(32)).astype("<u4").tobytes()
     if dtype in ("U8", "F8_E4M3"):
         bits = (raw >> np.uint64(56)).astype(np.uint8)
         return (bits if dtype == "U8" else np.where(bits & 0x7F == 0x7F, 0, bits).astype(np.uint8)).tobytes()
-    values = ((raw >> np.uint64(40)).astype(np.float32) / np.float32(1 << 24)) - np.float32(0.5)
+    values = tensor_values(name, shape)
     if dtype == "BF16":
         return (values.view(np.uint32) >> 16).astype("<u2").tobytes()
     return values.astype({"F32": "<f4", "F16": "<f2"}[dtype]).tobytes()

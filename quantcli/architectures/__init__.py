@@ -16,17 +16,20 @@ What a file may say; everything is optional but `gguf`, `metadata` and `tensors`
     metadata_order = [...]           which rows of [metadata] are written, in which order; otherwise all, as they stand
     metadata_last = [...]            those of them that come after all others, in this order
 
+    [replace_in_names]   piece of a checkpoint's tensor names = what stands for it, one after another
     [refused]     what a model has, "with ..." = expression that is true of the variants that GGUF readers do not know
-    [ignore]      glob of checkpoint names = why they are not needed; `{name}` in it stands for a value
+    [ignore]      glob of checkpoint names = why they are not needed, or { why, if_zero }; `{name}` in it stands for a value
     [indices]     placeholder = how many: `{layer}` and `{expert}` of tensor names run below these
     [values]      name = expression, for use in the expressions below it
-    [metadata]    GGUF key = { type, value, when, required, map, early }
+    [metadata]    GGUF key = { type, value, when, required, map, early, in_place }
     [generated]   GGUF tensor = { generator, when }: what follows from the configuration alone
     [tensors]     GGUF tensor = { from, shape, gather, transforms, when, required, group, unless_equal, or }; `or` lists
                   rows that are laid over this one, for checkpoints that hold the tensor in another way
     [graph]       the flags of the forward pass, for the runner: the fields of `graph.Graph`
     [vocabulary]  what its vocabularies have beside the common
-    [defaults.MODEL_TYPE]   key = what the configuration class of that `model_type` assumes where config.json is silent
+    [defaults.MODEL_TYPE]   key = what the configuration class of that `model_type` assumes where config.json is silent: a
+                  constant; `{ or_null = constant }` for a key that may also be null, and `null = expression` beside it for
+                  what null is taken for; `{ value = expression }`, which counts where it is absent or null
 
 Expressions are described in `expressions`, the columns of rows in `schema`, transforms, gathers and generators in
 `transforms`. `llama.toml` and the files it extends are an example of all of them.

@@ -8,10 +8,11 @@ into one table. The defaults are data (`[defaults.MODEL_TYPE]` of an architectur
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from quantcli.architectures.expressions import Expression
-from quantcli.formats.errors import ModelError
+from quantcli.formats.errors import ModelError, shown
 
 ROPE_TYPES_WITH_ORIGINAL_CONTEXT: Final = ("llama3", "yarn", "longrope")
 """Rope scalings whose original context length is the model's context length where the table does not give it, unless the
@@ -30,6 +31,14 @@ _PARTIAL: Final = ("partial_rotary_factor", "rope_pct", "rope_percent")
 _ORIGINAL_CONTEXT: Final = ("original_max_position_embeddings",)
 
 
+@dataclass(frozen=True)
+class OrNull:
+    """The default of an absent key that may also be null, and what null is taken for; without, it stays null."""
+
+    value: Any
+    null: Expression | None = None
+
+
 def text_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The language model's part of a configuration: `text_config`, where there is one, laid over the top level."""
     inner = config.get("text_config")
@@ -39,21 +48,35 @@ def text_config(config: Mapping[str, Any]) -> dict[str, Any]:
 def complete_config(config: Mapping[str, Any], defaults: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The configuration with the defaults of its `model_type` filled in and its rotary parameters under `rope`.
 
+    A configuration class refuses a file in which a key is null that may not be; the reference then takes the file as it is,
+    with nothing filled in, and so do we.
+
     Args:
         config: the parsed `config.json`.
-        defaults: for each known `model_type` what its configuration class assumes: constants where a key is absent,
-            expressions also where it is null.
+        defaults: for each known `model_type` what its configuration class assumes: constants where a key is absent, which
+            may be null only if they say `OrNull` or are folded into the rotary parameters; expressions where it is absent
+            or null.
 
     Raises:
         ModelError: if the rotary parameters are not a table.
     """
     flat = text_config(config)
     known = defaults.get(str(flat.get("model_type")))
-    completed = {**{key: value for key, value in (known or {}).items() if not isinstance(value, Expression)}, **flat}
+    if known is not None and any(key in flat and flat[key] is None for key in known if _is_never_null(key, known[key])):
+        known = None
+    completed = dict(flat)
     for key, value in (known or {}).items():
-        if isinstance(value, Expression) and completed.get(key) is None:
-            completed[key] = value.evaluate(completed)
+        if not isinstance(value, Expression):
+            completed.setdefault(key, value.value if isinstance(value, OrNull) else value)
+    for key, value in (known or {}).items():
+        derived = value.null if isinstance(value, OrNull) else value
+        if isinstance(derived, Expression) and completed.get(key) is None:
+            completed[key] = derived.evaluate(completed)
     return {**completed, "rope": _rope_parameters(completed, known)}
+
+
+def _is_never_null(key: str, default: Any) -> bool:
+    return not isinstance(default, Expression | OrNull) and key not in (*_THETA, *_LOCAL_THETA, *_PARTIAL)
 
 
 def hyperparameters(config: Mapping[str, Any], values: Mapping[str, Expression]) -> dict[str, Any]:
@@ -82,7 +105,7 @@ def _rope_parameters(config: Mapping[str, Any], known: Mapping[str, Any] | None)
     """
     given = config.get("rope_scaling") or config.get("rope_parameters") or {}
     if not isinstance(given, Mapping):
-        raise ModelError(f"config.json: the rope parameters are {given!r}, expected a table")
+        raise ModelError(f"config.json: the rope parameters are {shown(given)}, expected a table")
     rope = dict(given)
     nested = [key for key in ("full_attention", "sliding_attention") if isinstance(rope.get(key), Mapping)]
     if nested:

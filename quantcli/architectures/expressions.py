@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
 
-from quantcli.formats.errors import ModelError
+from quantcli.formats.errors import ModelError, clipped, shown
 
 Scope = Mapping[str, Any]
 """What the names of an expression stand for."""
@@ -84,11 +84,15 @@ def _numbers(count: int) -> list[int]:
 
 def _where_in(values: list[Any] | None, choices: list[Any], chosen: Any, other: Any) -> list[Any] | None:
     """For each value `chosen` where it is among the choices, else `other`."""
+    if not isinstance(values, list | None):
+        raise TypeError(f"{shown(values)} is not a list")
     return None if values is None else [chosen if value in choices else other for value in values]
 
 
 def _at(values: list[Any] | None, index: int) -> Any:
     """The value at a place of a list, absent where the list is or ends before."""
+    if not isinstance(values, list | None):
+        raise TypeError(f"{shown(values)} is not a list")
     return None if values is None or not 0 <= index < len(values) else values[index]
 
 
@@ -157,7 +161,7 @@ class Expression:
         try:
             return _evaluate(self._body, scope)
         except (TypeError, ValueError, ArithmeticError) as error:
-            raise ModelError(f"{origin}: cannot compute {self.source!r}: {error}") from error
+            raise ModelError(f"{origin}: cannot compute {self.source!r}: {clipped(str(error))}") from error
 
 
 @dataclass(frozen=True)
@@ -235,7 +239,7 @@ def _arithmetic(op: type[ast.operator], left: Any, right: Any) -> Any:
         return None
     for value in (left, right):
         if not isinstance(value, int | float):
-            raise TypeError(f"{value!r} is not a number")
+            raise TypeError(f"{shown(value)} is not a number")
     result = _ARITHMETIC[op](left, right)
     if isinstance(result, int) and abs(result) > _LARGEST:
         raise OverflowError("the result is no size of anything")

@@ -20,7 +20,7 @@ from quantcli.architectures.schema import (
     VocabularyRules,
     read_declaration,
 )
-from quantcli.formats.errors import ModelError, UnsupportedError
+from quantcli.formats.errors import ModelError, UnsupportedError, clipped, shown
 from quantcli.formats.gguf_spec import Field, Metadata, string
 from quantcli.formats.tensor import Tensor
 
@@ -195,7 +195,8 @@ def _class_names(config: Mapping[str, Any]) -> list[str]:
 
 
 def _found(wanted: list[str], config: Mapping[str, Any]) -> str:
-    return wanted[0] if wanted else f"(config.json names none; its model_type is {config.get('model_type')!r})"
+    kind = shown(config.get("model_type"))
+    return clipped(wanted[0]) if wanted else f"(config.json names none; its model_type is {kind})"
 
 
 def _supported_classes() -> Iterator[str]:
@@ -211,9 +212,9 @@ def _field(row: MetadataRow, value: Any) -> Field | None:
         return None
     if row.map is not None:
         if str(value) not in row.map:
-            raise UnsupportedError(f"config.json: {value!r} for {row.key!r} is none of {', '.join(row.map)}")
+            raise UnsupportedError(f"config.json: {shown(value)} for {row.key!r} is none of {', '.join(row.map)}")
         value = row.map[str(value)]
     try:
         return FIELD_TYPES[row.type](value)
     except (TypeError, ValueError, OverflowError) as error:
-        raise ModelError(f"config.json: {value!r} for {row.key!r} is not {row.type}") from error
+        raise ModelError(f"config.json: {shown(value)} for {row.key!r} is not {row.type}") from error

@@ -12,7 +12,8 @@ from functools import reduce
 from typing import Any, Final
 
 from quantcli.architectures.expressions import Call
-from quantcli.architectures.schema import Declaration, TensorRow, placeholders
+from quantcli.architectures.name_ranges import LISTED, listed
+from quantcli.architectures.schema import Declaration, IgnoreRow, TensorRow, placeholders
 from quantcli.architectures.transforms import (
     BF16,
     F16,
@@ -25,11 +26,11 @@ from quantcli.architectures.transforms import (
     as_float32,
     have_same_numbers,
 )
-from quantcli.formats.errors import ModelError, UnsupportedError
+from quantcli.formats.errors import ModelError, UnsupportedError, clipped, shown
 from quantcli.formats.tensor import OPAQUE_TYPES, Tensor
 
-LISTED: Final = 5
-"""How many tensors of each kind an error names before it only counts."""
+MOST_ZEROS: Final = 1 << 20
+"""How long a vector may be that is read to see whether it is all zero."""
 
 Scope = Mapping[str, Any]
 
@@ -38,21 +39,30 @@ Scope = Mapping[str, Any]
 class _Problems:
     """What does not fit, collected so that one error can tell all of it."""
 
-    missing: list[str] = field(default_factory=list)
-    unknown: list[str] = field(default_factory=list)
-    misshapen: list[str] = field(default_factory=list)
+    missing: dict[str, None] = field(default_factory=dict)
+    unknown: dict[str, None] = field(default_factory=dict)
+    misshapen: dict[tuple[str, str], dict[str, None]] = field(default_factory=dict)
+    """The names by the shape they have and the shape they should have."""
 
     def raise_if_any(self, gguf: str, hint: str) -> None:
-        kinds = {"missing": self.missing, "unknown": self.unknown, "of another shape": self.misshapen}
-        told = [f"{len(names)} {kind}: {_listed(names)}" for kind, names in kinds.items() if names]
+        """Tell everything, in one line.
+
+        Raises:
+            ModelError: if there is anything to tell.
+        """
+        kinds = {"missing": self.missing, "unknown": self.unknown}
+        told = [f"{len(names)} {kind}: {listed(list(names))}" for kind, names in kinds.items() if names]
+        if self.misshapen:
+            count = sum(map(len, self.misshapen.values()))
+            pairs = list(self.misshapen.items())
+            shapes = [
+                f"{listed(list(names))} {have} where config.json says {want}" for (have, want), names in pairs[:LISTED]
+            ]
+            rest = [f"and {len(pairs) - LISTED} more shapes"] if len(pairs) > LISTED else []
+            told.append(f"{count} of another shape: {', '.join(shapes + rest)}")
         if told:
             message = f"the checkpoint's tensors are not those of a {gguf} model as config.json describes it; "
             raise ModelError(message + "; ".join(told), hint=hint)
-
-
-def _listed(names: Sequence[str]) -> str:
-    rest = len(names) - LISTED
-    return ", ".join(names[:LISTED]) + (f" and {rest} more" if rest > 0 else "")
 
 
 @dataclass(frozen=True)
@@ -69,19 +79,17 @@ class _Match:
 
 def map_tensors(declaration: Declaration, checkpoint: Mapping[str, Tensor], scope: Scope) -> list[Tensor]:
     """See `Architecture.tensors`."""
-    headless = bool(declaration.base_prefix) and not any(declaration.base_prefix in name for name in checkpoint)
-    tensors = _normalized_names(declaration, checkpoint, declaration.base_prefix if headless else "")
+    tensors, headless = _normalized_names(declaration, checkpoint)
     scope = {**scope, "headless": headless}
     problems = _Problems()
     counts = _index_counts(declaration, len(tensors), scope)
     matches = list(_matches(declaration, tensors, counts, scope, problems))
     used = {source for match in matches for source in match.sources}
-    ignored = [glob.format(**{name: scope.get(name) for name in placeholders(glob)}) for glob in declaration.ignore]
-    problems.unknown += [
-        tensor.name
+    problems.unknown |= {
+        tensor.name: None
         for name, tensor in tensors.items()
-        if name not in used and not any(fnmatchcase(name, glob) for glob in ignored)
-    ]
+        if name not in used and not any(_is_ignored(name, tensor, row, scope) for row in declaration.ignore)
+    }
     problems.raise_if_any(declaration.gguf, _hint(scope.get("quantization_config")))
     _refuse_opaque([tensors[name] for name in tensors if name in used])
     made = _generated(declaration, scope)
@@ -89,11 +97,19 @@ def map_tensors(declaration: Declaration, checkpoint: Mapping[str, Tensor], scop
     return [_stored(tensor, declaration.store_as_float32) for tensor in made]
 
 
+def _is_ignored(name: str, tensor: Tensor, row: IgnoreRow, scope: Scope) -> bool:
+    glob = row.pattern.format(**{value: scope.get(value) for value in placeholders(row.pattern)})
+    if not fnmatchcase(name, glob):
+        return False
+    return not row.if_zero or (tensor.size <= MOST_ZEROS and not as_float32(tensor).load().any())
+
+
 def _hint(quantization: Any) -> str:
     """What to do about tensors that do not fit."""
     if isinstance(quantization, Mapping):
         method = quantization.get("quant_method", "an unnamed method")
-        return f"config.json says the checkpoint is quantized with {method}; the original checkpoint is the better source."
+        name = clipped(str(method))
+        return f"config.json says the checkpoint is quantized with {name}; the original checkpoint is the better source."
     return "Is this config.json the checkpoint's own? If so, its tensors can be described in a file: --arch-file FILE."
 
 
@@ -104,24 +120,31 @@ def _refuse_opaque(used: Sequence[Tensor]) -> None:
         kinds = ", ".join(sorted({tensor.type.name for tensor in opaque}))
         raise UnsupportedError(
             f"{len(opaque)} tensors are stored as {kinds}, which cannot be converted: "
-            + _listed([tensor.name for tensor in opaque]),
+            + listed([tensor.name for tensor in opaque]),
             hint="Use a checkpoint in bfloat16, float16 or float32.",
         )
 
 
-def _normalized_names(declaration: Declaration, checkpoint: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The checkpoint's tensors by the names that the rows use."""
+def _normalized_names(declaration: Declaration, checkpoint: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], bool]:
+    """The checkpoint's tensors by the names that the rows use, and whether they were those of a model without its head."""
+    names = [_normalized(declaration, given) for given in checkpoint]
+    base = declaration.base_prefix
+    headless = bool(base) and not any(name.startswith(base) for name in names)
     tensors: dict[str, Tensor] = {}
-    for given, tensor in checkpoint.items():
-        name = reduce(str.removeprefix, declaration.drop_prefixes, given)
-        name = prefix + reduce(lambda text, piece: text.replace(piece, ""), declaration.drop_from_names, name)
-        old = next((ending for ending in declaration.rename_endings if name.endswith(ending)), None)
-        if old is not None:
-            name = name.removesuffix(old) + declaration.rename_endings[old]
+    for short, tensor in zip(names, checkpoint.values(), strict=True):
+        name = base + short if headless else short
         if name in tensors:
             raise ModelError(f"the checkpoint holds {name} twice, as {tensors[name].name} and as {tensor.name}")
         tensors[name] = tensor
-    return tensors
+    return tensors, headless
+
+
+def _normalized(declaration: Declaration, given: str) -> str:
+    name = reduce(str.removeprefix, declaration.drop_prefixes, given)
+    name = reduce(lambda text, piece: text.replace(piece, ""), declaration.drop_from_names, name)
+    name = reduce(lambda text, pieces: text.replace(*pieces), declaration.replace_in_names.items(), name)
+    old = next((ending for ending in declaration.rename_endings if name.endswith(ending)), None)
+    return name if old is None else name.removesuffix(old) + declaration.rename_endings[old]
 
 
 def _index_counts(declaration: Declaration, available: int, scope: Scope) -> dict[str, int]:
@@ -133,7 +156,7 @@ def _index_counts(declaration: Declaration, available: int, scope: Scope) -> dic
             source = declaration.values.get(expression.source, expression).source
             raise ModelError(f"config.json: nothing for the number of {index}s (looked for {source})")
         if not isinstance(count, int) or isinstance(count, bool) or count < 0:
-            raise ModelError(f"config.json: {expression.source} is {count!r}, expected a count")
+            raise ModelError(f"config.json: {expression.source} is {shown(count)}, expected a count")
         if count > available:
             raise ModelError(f"config.json: {expression.source} is {count}, but the checkpoint holds {available} tensors")
         counts[index] = count
@@ -155,9 +178,11 @@ def _matches(
             absent = [source for source in sources if source not in tensors] if sources else list(row.sources)
             if absent:
                 if row.required.evaluate(here) or 0 < len(absent) < len(sources):
-                    problems.missing += absent
+                    problems.missing |= dict.fromkeys(absent)
                 continue
-            problems.misshapen += _misshapen(row, sources, tensors, here)
+            for source in sources:
+                if wrong := _misshapen(row, tensors[source], here):
+                    problems.misshapen.setdefault(wrong, {})[tensors[source].name] = None
             last = max(positions[source] for source in sources)
             yield _Match(row, row.name.format(**numbers), sources, here, (last, order))
 
@@ -202,16 +227,15 @@ def _source_names(row: TensorRow, numbers: Mapping[str, int], counts: Mapping[st
     )
 
 
-def _misshapen(row: TensorRow, sources: Sequence[str], tensors: Mapping[str, Tensor], scope: Scope) -> list[str]:
+def _misshapen(row: TensorRow, tensor: Tensor, scope: Scope) -> tuple[str, str] | None:
+    """The shape that the tensor has and the one it should have, where they are not the same."""
     if row.shape is None:
-        return []
+        return None
     expected = [extent.evaluate(scope) for extent in row.shape]
-    return [
-        f"{tensors[source].name} is {list(tensors[source].shape)} where config.json says {expected}"
-        for source in sources
-        if len(tensors[source].shape) != len(expected)
-        or any(want not in (None, have) for want, have in zip(expected, tensors[source].shape, strict=True))
-    ]
+    fits = len(tensor.shape) == len(expected) and all(
+        want in (None, have) for want, have in zip(expected, tensor.shape, strict=True)
+    )
+    return None if fits else (str(list(tensor.shape)), clipped(str(expected)))
 
 
 def _in_order(matches: Sequence[_Match]) -> list[_Match]:
@@ -248,7 +272,7 @@ def _blaming(name: str, call: Call) -> Iterator[None]:
     try:
         yield
     except (TypeError, ValueError, ArithmeticError) as error:
-        raise ModelError(f"config.json: its values do not suit {call.name} of {name}: {error}") from error
+        raise ModelError(f"config.json: its values do not suit {call.name} of {name}: {clipped(str(error))}") from error
 
 
 def _generated(declaration: Declaration, scope: Scope) -> list[Tensor]:

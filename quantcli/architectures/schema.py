@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import string as string_module
 import tomllib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from inspect import signature
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
+from quantcli.architectures.config import OrNull
 from quantcli.architectures.expressions import Call, Expression
 from quantcli.architectures.fields import FIELD_TYPES
 from quantcli.architectures.graph import Graph
@@ -34,6 +35,7 @@ _FILE_KEYS: Final = {
     "base_prefix",
     "drop_prefixes",
     "drop_from_names",
+    "replace_in_names",
     "rename_endings",
     "refused",
     "ignore",
@@ -69,6 +71,9 @@ class MetadataRow:
     early: bool = False
     """Whether the reference writes it with the tensors, before all that it knows of the model as a whole."""
 
+    in_place: Expression | None = None
+    """For a row of `metadata_last`: whether the reference writes it in its place first, and then only changes it."""
+
 
 @dataclass(frozen=True)
 class TensorRow:
@@ -91,6 +96,24 @@ class TensorRow:
     group: str | None = None
     unless_equal: str | None = None
     alternatives: tuple[TensorRow, ...] = ()
+
+
+@dataclass(frozen=True)
+class IgnoreRow:
+    """Tensors of a checkpoint that a GGUF file does not need."""
+
+    pattern: str
+    """A glob of names; `{name}` in it stands for a value."""
+
+    why: str
+    if_zero: bool = False
+    """Whether they are needed after all where they hold a number other than zero."""
+
+    @classmethod
+    def parse(cls, pattern: str, given: str | dict[str, Any]) -> Self:
+        """The row of an entry of `[ignore]`, of which a text is the reason. Raises ValueError where braces do not match."""
+        placeholders(pattern)
+        return cls(pattern=pattern, **({"why": given} if isinstance(given, str) else given))
 
 
 @dataclass(frozen=True)
@@ -194,9 +217,10 @@ class Declaration:
     base_prefix: str
     drop_prefixes: tuple[str, ...]
     drop_from_names: tuple[str, ...]
+    replace_in_names: Mapping[str, str]
     rename_endings: Mapping[str, str]
     refused: Mapping[str, Expression]
-    ignore: tuple[str, ...]
+    ignore: tuple[IgnoreRow, ...]
     store_as_float32: tuple[str, ...]
     indices: Mapping[str, Expression]
     values: Mapping[str, Expression]
@@ -274,14 +298,11 @@ def _declaration(path: Path, tables: dict[str, Any]) -> Declaration:
         metadata = tuple(rows[key] for key in order)
     if (last := tables.get("metadata_last")) is not None:
         rows = {row.key: row for row in metadata}
-        metadata = (*(row for row in metadata if row.key not in last), *(rows[key] for key in last))
+        metadata = (*_in_their_places(metadata, last), *(rows[key] for key in last))
     indices = {name: _expression(source) for name, source in tables.get("indices", {}).items()}
     tensors = _rows(tables["tensors"], _tensor_row)
     for row in tensors:
         _check_placeholders(row, indices)
-    ignored = tuple(glob for glob, reason in tables.get("ignore", {}).items() if reason is not False)
-    for glob in ignored:
-        placeholders(glob)  # which raises ValueError where braces do not match
     return Declaration(
         path=path,
         name=path.stem,
@@ -293,9 +314,12 @@ def _declaration(path: Path, tables: dict[str, Any]) -> Declaration:
         base_prefix=_text("base_prefix", tables.get("base_prefix", "")),
         drop_prefixes=_texts("drop_prefixes", tables),
         drop_from_names=_texts("drop_from_names", tables),
+        replace_in_names={old: _text(old, new) for old, new in tables.get("replace_in_names", {}).items()},
         rename_endings={old: _text(old, new) for old, new in tables.get("rename_endings", {}).items()},
         refused={what: _expression(test) for what, test in tables.get("refused", {}).items() if test is not False},
-        ignore=ignored,
+        ignore=tuple(
+            IgnoreRow.parse(pattern, given) for pattern, given in tables.get("ignore", {}).items() if given is not False
+        ),
         store_as_float32=_texts("store_as_float32", tables),
         indices=indices,
         values={name: _expression(source) for name, source in tables.get("values", {}).items()},
@@ -304,7 +328,10 @@ def _declaration(path: Path, tables: dict[str, Any]) -> Declaration:
         generated=_rows(tables.get("generated", {}), _generated_row),
         tensors=tensors,
         graph=Graph.parse(tables["graph"]) if "graph" in tables else None,
-        defaults={kind: _default_values(values) for kind, values in tables.get("defaults", {}).items()},
+        defaults={
+            kind: {key: _default_value(value) for key, value in values.items()}
+            for kind, values in tables.get("defaults", {}).items()
+        },
     )
 
 
@@ -342,8 +369,19 @@ def _rows(table: dict[str, Any], make: Callable[[str, dict[str, Any]], Row]) -> 
     return tuple(rows)
 
 
+def _in_their_places(rows: Sequence[MetadataRow], last: Sequence[str]) -> Iterator[MetadataRow]:
+    """The rows that do not come last, and of those that do what stands in its place already."""
+    for row in rows:
+        if row.key not in last:
+            yield row
+        elif row.in_place is not None:
+            yield replace(row, when=Expression(f"({row.in_place.source}) and ({row.when.source})"))
+
+
 def _metadata_row(key: str, entry: dict[str, Any]) -> MetadataRow:
     _one_of(entry["type"], FIELD_TYPES, "type")
+    if "in_place" in entry:
+        entry["in_place"] = _expression(entry["in_place"])
     return MetadataRow(**{**entry, "key": key, "value": _expression(entry["value"]), "when": _condition(entry, "when")})
 
 
@@ -397,12 +435,17 @@ def _one_of(name: str, vocabulary: Mapping[str, Any], kind: str) -> None:
         raise ValueError(f"unknown {kind} {name!r}, expected one of {', '.join(sorted(vocabulary))}")
 
 
-def _default_values(values: dict[str, Any]) -> dict[str, Any]:
-    """Constants as they are; `{ value = "..." }` as the expression it holds."""
-    return {
-        key: _expression(value["value"]) if isinstance(value, dict) and value.keys() == {"value"} else value
-        for key, value in values.items()
-    }
+def _default_value(value: Any) -> Any:
+    """A constant as it is; of tables with one key what they stand for."""
+    match value:
+        case {"value": str(source), **others} if not others:
+            return Expression(source)
+        case {"or_null": constant, **others} if not others:
+            return OrNull(constant)
+        case {"or_null": constant, "null": str(source), **others} if not others:
+            return OrNull(constant, Expression(source))
+        case _:
+            return value
 
 
 def placeholders(pattern: str) -> frozenset[str]:

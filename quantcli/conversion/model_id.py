@@ -147,7 +147,7 @@ def count_parameters(tensors: Sequence[TensorInfo]) -> tuple[int, str]:
 
     An expert's weights count once in the label, since that is how such models are called.
     """
-    experts = [tensor for tensor in tensors if "_exps." in tensor.name and len(tensor.shape) >= 3]
+    experts = [tensor for tensor in tensors if "_exps." in tensor.name and len(tensor.shape) >= 3 and tensor.size]
     total = sum(tensor.size for tensor in tensors)
     if not experts:
         return total, rounded(total)

@@ -20,6 +20,16 @@ from os import PathLike, fspath
 from typing import ClassVar
 
 
+def clipped(text: str, most: int = 200) -> str:
+    """The text for an error's line, cut where a file made it long."""
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def shown(value: object) -> str:
+    """A value as an error's line shows it."""
+    return clipped(repr(value), 60)
+
+
 class QuantcliError(Exception):
     """Base of every error quantcli raises on purpose.
 

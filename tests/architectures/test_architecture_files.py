@@ -208,6 +208,12 @@ def test_what_is_only_there_to_be_extended_is_no_architecture():
     assert read_declaration(PACKAGE_DIRECTORY / "base.toml") is None
 
 
+SMALL = {
+    "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "vocab_size": 8,
+    "max_position_embeddings": 8, "rms_norm_eps": 1e-5,
+}  # fmt: skip
+
+
 def llama_metadata(**changes):
     config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", **changes}
     return find_architecture(config).metadata(config)
@@ -216,8 +222,8 @@ def llama_metadata(**changes):
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
-        ({"hidden_size": None, "head_dim": 64}, "nothing for '{arch}.embedding_length'"),
-        ({"vocab_size": None}, "nothing for '{arch}.vocab_size'"),
+        ({**SMALL, "hidden_size": None}, "nothing for '{arch}.embedding_length'"),
+        ({**SMALL, "vocab_size": None}, "nothing for '{arch}.vocab_size'"),
         ({"max_position_embeddings": -5}, "-5 for '{arch}.context_length' is not u32"),
         ({"max_position_embeddings": 2**32}, "is not u32"),
         ({"max_position_embeddings": 0.5}, "is not u32"),
@@ -231,6 +237,15 @@ def llama_metadata(**changes):
 def test_hyperparameters_that_are_not_of_their_type(changes, what):
     with pytest.raises(ModelError, match=what):
         llama_metadata(**changes)
+
+
+def test_a_null_that_the_configuration_class_refuses_has_nothing_filled_in():
+    keys = {key.removeprefix("llama.") for key in llama_metadata(**SMALL, attention_bias=None)}
+    assert "rope.freq_base" not in keys
+    assert "attention.head_count_kv" not in keys
+    keys = {key.removeprefix("llama.") for key in llama_metadata(**SMALL, rope_theta=None, num_key_value_heads=None)}
+    assert "rope.freq_base" not in keys
+    assert {"attention.head_count_kv", "attention.key_length"} <= keys
 
 
 def test_variants_without_a_gguf_name_are_refused():

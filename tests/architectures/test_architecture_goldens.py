@@ -16,6 +16,7 @@ from quantcli.architectures.transforms import as_float32
 from quantcli.conversion.metadata import general_metadata
 from quantcli.formats.checkpoint import Checkpoint, open_checkpoint
 from quantcli.formats.gguf_spec import Metadata, ValueType
+from quantcli.formats.tensor import Tensor
 
 GOLDENS = Path(__file__).parents[1] / "golden/architectures"
 
@@ -67,14 +68,20 @@ def plain(metadata: Metadata) -> list[list[Any]]:
     return rows
 
 
-def test_metadata(golden: dict[str, Any], checkpoint: Checkpoint):
+def written(checkpoint: Checkpoint) -> tuple[list[Tensor], Metadata]:
+    """The tensors of the GGUF file, and its metadata but for the vocabulary's."""
     architecture = find_architecture(checkpoint.config)
     tensors = architecture.tensors(checkpoint.tensors, checkpoint.config)
-    found = (
+    metadata = (
         architecture.early_metadata(checkpoint.config)
         | general_metadata(checkpoint, architecture.gguf, tensors)
         | architecture.metadata(checkpoint.config, 0)
     )
+    return tensors, metadata
+
+
+def test_metadata(golden: dict[str, Any], checkpoint: Checkpoint):
+    _, found = written(checkpoint)
     expected = [row for row in golden["f32"]["metadata"] if row[0] != "general.quantization_version"]
     assert plain(found) == [[key, types[:1] + types[-1:] * (types[0] == "ARRAY"), value] for key, types, value in expected]
 

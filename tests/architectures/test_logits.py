@@ -41,6 +41,13 @@ GRANITE4 = {
     "attention_multiplier": 0.2, "position_embedding_type": "nope",
 }  # fmt: skip
 DENSE4 = {**GRANITE4, "num_local_experts": 0, "num_experts_per_tok": 0, "shared_intermediate_size": 96}
+LLAMA3 = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+          "original_max_position_embeddings": 16}  # fmt: skip
+MLA = {"q_lora_rank": 24, "kv_lora_rank": 32, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 16}
+DEEPSEEK = {
+    "n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
+    "first_k_dense_replace": 1, "num_hidden_layers": 3, "num_key_value_heads": 4,
+}  # fmt: skip
 SHORT = [1.0, 1.1, 1.2, 1.3, 1.5, 1.7, 2.0, 2.5]
 FALCON = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 
@@ -79,6 +86,41 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "granitehybrid": ("granitemoehybrid", GRANITE4),
     "granitehybrid-dense": ("granitemoehybrid", DENSE4),
     "granite4": ("granitemoehybrid", {**DENSE4, "layer_types": ["attention"] * 3, "position_embedding_type": "rope"}),
+    "llama3": ("llama", {**LLAMA, "attention_bias": True, "rope_parameters": LLAMA3}),
+    "mixtral": ("mixtral", {**LLAMA, "num_local_experts": 4, "num_experts_per_tok": 2}),
+    "qwen2": ("qwen2", LLAMA),
+    "qwen3": ("qwen3", {**LLAMA, "head_dim": 32}),
+    "gemma": ("gemma", {**LLAMA, "head_dim": 32, "num_key_value_heads": 1}),
+    "gemma2": ("gemma2", {**LLAMA, "head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 8}),
+    "olmo": ("olmo", {**LLAMA, "clip_qkv": 0.5}),
+    "olmo2": ("olmo2", LLAMA),
+    "olmoe": ("olmoe", {**EXPERTS, "intermediate_size": 32, "num_key_value_heads": 4}),
+    "granite": ("granite", {**LLAMA, "embedding_multiplier": 3.0, "logits_scaling": 2.0, "residual_multiplier": 0.5,
+                            "attention_multiplier": 0.3}),
+    "granite-llama3": ("granite", {**LLAMA, "rope_parameters": LLAMA3}),
+    "granitemoe": ("granitemoe", {**LLAMA, "num_local_experts": 4, "num_experts_per_tok": 2}),
+    "granitemoe-shared": ("granitemoeshared", {**LLAMA, "num_local_experts": 4, "num_experts_per_tok": 2,
+                                               "shared_intermediate_size": 40}),
+    "command-r": ("cohere", {**LLAMA, "logit_scale": 0.25}),
+    "cohere2": ("cohere2", {**LLAMA, "rotary_pct": 1.0, "sliding_window": 8, "num_hidden_layers": 5}),
+    "glm4": ("glm4", {**LLAMA, "head_dim": 32, "attention_bias": True}),
+    "nemotron": ("nemotron", {**LLAMA, "head_dim": 16}),
+    "smollm3": ("smollm3", {**LLAMA, "num_hidden_layers": 5}),
+    "ernie4_5": ("ernie4_5", {**LLAMA, "head_dim": 32}),
+    "seed-oss": ("seed_oss", {**LLAMA, "head_dim": 32, "attention_bias": True}),
+    "hunyuan-dense": ("hunyuan_v1_dense", {**LLAMA, "head_dim": 32}),
+    "exaone": ("exaone", {**LLAMA, "rope_parameters": LLAMA3}),
+    "minicpm3": ("minicpm3", {**LLAMA, "num_key_value_heads": 4, **MLA, "dim_model_base": 256, "scale_emb": 12,
+                              "scale_depth": 1.4}),
+    "deepseek2": ("deepseek_v2", {**LLAMA, **MLA, **DEEPSEEK, "q_lora_rank": None}),
+    "deepseek3": ("deepseek_v3", {**LLAMA, **MLA, **DEEPSEEK, "n_group": 1, "topk_group": 1,
+                                  "scoring_func": "sigmoid", "topk_method": "noaux_tc"}),
+    "gpt-oss": ("gpt_oss", {**LLAMA,
+                            "head_dim": 32, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 8}),
+    "llama4": ("llama4_text", {**LLAMA, "head_dim": 16, "num_local_experts": 4, "num_experts_per_tok": 1,
+                               "intermediate_size_mlp": 96, "num_hidden_layers": 4, "interleave_moe_layer_step": 2}),
+    "lfm2": ("lfm2", {**LLAMA, "num_hidden_layers": 3, "layer_types": ["conv", "full_attention", "conv"],
+                      "block_multiple_of": 32}),
     "mamba": ("mamba", {"hidden_size": 64, "num_hidden_layers": 2, "state_size": 16}),
     "mamba-untied": ("mamba", {"hidden_size": 64, "num_hidden_layers": 3, "state_size": 8, "conv_kernel": 3,
                                "time_step_rank": 6, "tie_word_embeddings": False}),

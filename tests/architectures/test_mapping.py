@@ -9,6 +9,7 @@ import pytest
 from memory import memory_tensor
 
 from quantcli.architectures.loader import find_architecture
+from quantcli.architectures.name_ranges import ranges
 from quantcli.formats.errors import ModelError, UnsupportedError
 from quantcli.formats.tensor import OPAQUE_TYPES, OpaqueTensor
 
@@ -61,7 +62,7 @@ def test_all_that_is_wrong_is_told_at_once(tensors):
     message = failure(tensors)
     assert "2 missing: model.norm.weight, model.layers.1.mlp.up_proj.weight" in message
     assert "1 unknown: model.layers.0.mlp.extra.weight" in message
-    assert "1 of another shape: model.layers.0.mlp.gate_proj.weight is [12, 9] where config.json says [12, 8]" in message
+    assert "1 of another shape: model.layers.0.mlp.gate_proj.weight [12, 9] where config.json says [12, 8]" in message
 
 
 def test_a_quantized_checkpoint_is_told_as_such(tensors):
@@ -77,6 +78,16 @@ def test_a_foreign_checkpoint_is_told_by_its_own_names():
     assert "1 unknown: h.0.attn.weight" in message
 
 
+def test_biases_that_do_nothing_are_left_out_where_they_do_nothing(tensors):
+    tensors = {name: tensor for name, tensor in tensors.items() if "post_attention" not in name and "lm_head" not in name}
+    cohere = {"architectures": ["Cohere2ForCausalLM"], "model_type": "cohere2", "rotary_pct": 1.0, "sliding_window": 4}
+    zeros = {"model.layers.0.self_attn.q_proj.bias": memory_tensor(np.zeros(8, np.float16))}
+    assert len(mapped(tensors | zeros, **cohere)) == len(tensors)
+    ones_ = {"model.layers.0.self_attn.q_proj.bias": memory_tensor(np.ones(8, np.float16), "q_proj.bias")}
+    with pytest.raises(ModelError, match=r"1 unknown: q_proj.bias"):
+        mapped(tensors | ones_, **cohere)
+
+
 def test_a_language_model_inside_a_larger_one(tensors):
     assert len(mapped({f"language_model.{name}": tensor for name, tensor in tensors.items()})) == len(tensors)
 
@@ -86,10 +97,24 @@ def test_two_tensors_of_one_name(tensors):
     assert "holds model.norm.weight twice, as model.norm.weight and as language_model.model" in failure(tensors)
 
 
-def test_long_lists_are_cut_and_counted(tensors):
+def test_names_that_differ_in_numbers_are_told_as_one(tensors):
     message = failure({name: tensor for name, tensor in tensors.items() if "layers.1" not in name}, num_hidden_layers=9)
-    assert "72 missing: model.layers.1.input_layernorm.weight, " in message
-    assert message.endswith("and 67 more")
+    assert "72 missing: model.layers.{1-8}.input_layernorm.weight, " in message
+    for name in LAYER:
+        assert f"model.layers.{{1-8}}.{name}.weight" in message
+
+
+def test_lists_of_what_is_no_model_are_cut_and_counted(tensors):
+    for number in range(150):
+        tensors |= ones(f"x{number}", 2)
+    message = failure(tensors)
+    assert message.endswith("x99 and 50 more")
+
+
+def test_ranges_stand_for_exactly_the_names():
+    pairs = [(layer, expert) for layer in range(4) for expert in range(3) if (layer, expert) != (2, 1)]
+    names = [f"l.{layer}.e.{expert}.w1" for layer, expert in pairs]
+    assert ranges([*names, "top", "7.b", "9.b", "9.b"]) == ["l.{0-1,3}.e.{0-2}.w1", "l.2.e.{0,2}.w1", "top", "{7,9}.b"]
 
 
 def test_a_head_is_needed_unless_the_embeddings_are_tied(tensors):
@@ -100,7 +125,8 @@ def test_a_head_is_needed_unless_the_embeddings_are_tied(tensors):
 
 
 def test_biases_that_the_configuration_promises_are_needed(tensors):
-    assert "8 missing: model.layers.0.self_attn.q_proj.bias" in failure(tensors, attention_bias=True)
+    message = failure(tensors, attention_bias=True)
+    assert "8 missing: model.layers.{0-1}.self_attn.q_proj.bias, model.layers.{0-1}.self_attn.k_proj.bias" in message
 
 
 def test_biases_that_the_configuration_does_not_mention_are_taken(tensors):
@@ -205,7 +231,9 @@ def test_the_shape_of_another_way_is_its_own(tensors):
     for layer in range(2):
         place = f"model.layers.{layer}.mlp.experts."
         tensors |= ones(f"{place}gate_up_proj", 2, 6, 8) | ones(f"{place}down_proj", 2, 8, 6)
-    assert "gate_up_proj is [2, 6, 8] where config.json says [2, 12, 8]" in failure(tensors, **EXPERTS)
+    message = failure(tensors, **EXPERTS)
+    assert "2 of another shape: model.layers.{0-1}.mlp.experts.gate_up_proj [2, 6, 8] where config" in message
+    assert "says [2, 12, 8]" in message
 
 
 def test_an_encoding_that_cannot_be_read_is_refused_by_name(tensors):

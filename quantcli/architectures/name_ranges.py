@@ -1,0 +1,63 @@
+"""Many tensors in few words: names that differ in numbers alone are told as one, `model.layers.{0-31}.mlp.up.weight`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+LISTED: Final = 100
+"""How many names or patterns an error tells before it only counts. No model has as many; a file that is none may."""
+
+_NUMBER: Final = re.compile(r"(?<![^.])(?:0|[1-9]\d{0,8})(?![^.])")
+"""A part of a name, between dots, that is a number."""
+
+
+def listed(names: Sequence[str]) -> str:
+    """All the names, in the order in which they or the first of their kind come."""
+    told = ranges(names)
+    rest = len(told) - LISTED
+    return ", ".join(told[:LISTED]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def ranges(names: Sequence[str]) -> list[str]:
+    """Patterns that stand for exactly these names: `{0-3,7}` where a number takes these values."""
+    numbers_by_kind: dict[str, list[tuple[int, ...]]] = {}
+    for name in names:
+        kind = _NUMBER.sub("\0", name)
+        numbers_by_kind.setdefault(kind, []).append(tuple(int(number) for number in _NUMBER.findall(name)))
+    return [
+        _filled(kind, pattern) for kind, numbers in numbers_by_kind.items() for pattern in _patterns(dict.fromkeys(numbers))
+    ]
+
+
+def _patterns(numbers: Iterable[tuple[int, ...]]) -> list[tuple[str, ...]]:
+    """The tuples as few products of ranges: values of the first place go together where they have the same rest."""
+    rests: dict[int, list[tuple[int, ...]]] = {}
+    for places in filter(None, numbers):
+        rests.setdefault(places[0], []).append(places[1:])
+    if not rests:
+        return [()]
+    values: dict[frozenset[tuple[int, ...]], list[int]] = {}
+    for first, rest in rests.items():
+        values.setdefault(frozenset(rest), []).append(first)
+    return [(_runs(firsts), *others) for firsts in values.values() for others in _patterns(rests[firsts[0]])]
+
+
+def _runs(values: Iterable[int]) -> str:
+    """`5` for one value, `{0-3,7}` for several."""
+    ordered = sorted(values)
+    if len(ordered) == 1:
+        return str(ordered[0])
+    runs: list[list[int]] = []
+    for value in ordered:
+        if runs and value == runs[-1][1] + 1:
+            runs[-1][1] = value
+        else:
+            runs.append([value, value])
+    return "{" + ",".join(f"{low}-{high}" if high > low else str(low) for low, high in runs) + "}"
+
+
+def _filled(kind: str, parts: Sequence[str]) -> str:
+    between = kind.split("\0")
+    return between[0] + "".join(part + text for part, text in zip(parts, between[1:], strict=True))

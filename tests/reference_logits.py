@@ -19,6 +19,7 @@ def generate(path: Path, prompt: list[int], count: int = 0, context: int = 256) 
     # Repacked weights crash on virtual machines that announce AMX and do not have it.
     parameters.use_extra_bufts = False
     loaded = llama_cpp.llama_model_load_from_file(str(path).encode(), parameters)
+    assert loaded, f"llama.cpp does not load {path}"
     settings = llama_cpp.llama_context_default_params()
     settings.n_ctx, settings.n_threads, settings.n_threads_batch = context, 1, 1
     settings.type_k = settings.type_v = 0  # F32

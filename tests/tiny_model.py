@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from tiny_checkpoint import write_checkpoint
 from quantcli.architectures.loader import find_architecture
 from quantcli.architectures.transforms import as_float32
 from quantcli.formats.checkpoint import open_checkpoint
-from quantcli.formats.gguf_spec import string, u32
+from quantcli.formats.gguf_spec import Metadata, string, u32
 from quantcli.formats.gguf_writer import GGUFWriter
 from quantcli.formats.tensor import TensorInfo
 from quantcli.kernels.rows import quantize
@@ -39,24 +40,29 @@ def with_layers(tensors: dict[str, Any], layers: int) -> dict[str, Any]:
     return {**tensors, **more}
 
 
-def write_model(place: Path, checkpoint: str, config: dict[str, Any], layers: int | None, type_name: str) -> Path:
+def write_model(
+    place: Path, checkpoint: str, config: dict[str, Any], layers: int | None, type_name: str, more: Metadata | None = None
+) -> Path:
     """`place/model.gguf`: a checkpoint, changed, converted, its matrices quantized where their rows allow it."""
     description = json.loads((ARCHITECTURES / f"{checkpoint}.json").read_text())["checkpoint"]
     description["config"] |= config
     if layers is not None:
         description["tensors"] = with_layers(description["tensors"], layers)
     with open_checkpoint(write_checkpoint(place, description)) as opened:
-        write_converted(opened, place / "model.gguf", type_name)
+        write_converted(opened, place / "model.gguf", type_name, more or {})
     return place / "model.gguf"
 
 
-def write_converted(checkpoint: Any, target: Path, type_name: str = "F32") -> None:
-    """A checkpoint's tensors in F32, or in another type those of two axes and more that are no norms and no routers."""
+def write_converted(checkpoint: Any, target: Path, type_name: str = "F32", more: Metadata = MappingProxyType({})) -> None:
+    """A checkpoint's tensors in F32, or in another type those of two axes and more that are no norms and no routers.
+
+    `more` is added to the metadata.
+    """
     architecture, kind = find_architecture(checkpoint.config), TYPES[type_name]
     tensors = [as_float32(tensor) for tensor in architecture.tensors(checkpoint.tensors, checkpoint.config)]
     vocabulary = next(tensor.shape[0] for tensor in tensors if tensor.name == "token_embd.weight")
     metadata = architecture.early_metadata(checkpoint.config) | architecture.metadata(checkpoint.config, 0)
-    metadata |= {"tokenizer.ggml.model": string("none"), f"{architecture.gguf}.vocab_size": u32(vocabulary)}
+    metadata |= {"tokenizer.ggml.model": string("none"), f"{architecture.gguf}.vocab_size": u32(vocabulary), **more}
 
     def packed(tensor: TensorInfo) -> bool:
         plain = len(tensor.shape) < 2 or re.search(r"norm|ffn_gate_inp|conv|bias|position", tensor.name)

@@ -2,7 +2,8 @@
 
 Sizes come from a file's metadata, and biases, fused projections, experts and rotary factors from the tensors it has; flags
 say what neither tells. Many are expressions over the metadata: `{arch}.attention.clamp_kqv` goes by `attention_clamp_kqv`
-there, and what is absent is nothing. Anything that is not in this vocabulary is refused when a file is read.
+there, and what is absent is nothing; a few more names are said with the flags that make them. Anything that is not in this
+vocabulary is refused when a file is read.
 
 `[[graph.variants]]` are tables with an expression `when` and flags that are laid over the others where it is true: of some
 models nothing but their size tells which of two graphs they have.
@@ -54,7 +55,9 @@ class Graph:
         "the nonlinearity of the MLP; `clamped_swiglu` bounds both sides of the gate",
         "silu", "gelu", "gelu_erf", "gelu_quick", "relu", "relu_squared", "clamped_swiglu",
     )  # fmt: skip
-    mlp: str = _choice("`fused_gated`: gate and up are the halves of one projection", "gated", "plain", "fused_gated")
+    mlp: str = _choice(
+        "`fused_gated`: gate and up are the halves of one projection", "gated", "plain", "fused_gated", "none"
+    )
     residual: str = _choice(
         "whether attention and MLP follow one another or both read a layer's input; `as_declared` by "
         "use_parallel_residual. Where the norms before both are one tensor they both read it anyway",
@@ -94,6 +97,10 @@ class Graph:
         "which numbers of a head are turned together: neighbours, or those of two halves",
         "adjacent", "halves", "none", default="none",
     )  # fmt: skip
+    yarn_growth: Expression = _formula(
+        "what YaRN multiplies turned pairs by; `stretch` is the logarithm of its factor. Other flags may use it",
+        "1 + 0.1 * stretch",
+    )
     rope_base: Expression = _formula("the base of rotary frequencies; 10000 where absent", "rope_freq_base")
     rope_layers: Expression = _formula(
         "which layers turn: one truth, or one per layer; `windowed` is those with a window", "True"

@@ -187,14 +187,12 @@ def _read_head_norm(
     if graph.head_norm == "none" or (graph.head_norm_optional and not weights.has(full)):
         return None
     weight = weights.vector(full, None)
-    bias = weights.optional_vector(f"{name}.bias", len(weight))
     shape = weights.file.tensors[full].shape
-    if shape == (layer.key_size,):
-        return HeadNorm(norms.make(weight, bias), False, None)
     if shape == (heads, layer.key_size):
         unit = norms.make(np.ones(layer.key_size, np.float32))
         return HeadNorm(unit, False, weight.reshape(shape))
-    if shape == (heads * layer.key_size,):
-        return HeadNorm(norms.make(weight, bias), True, None)
+    if shape in ((layer.key_size,), (heads * layer.key_size,)):
+        bias = weights.optional_vector(f"{name}.bias", len(weight))
+        return HeadNorm(norms.make(weight, bias), len(weight) != layer.key_size, None)
     expected = f"({layer.key_size},), ({heads}, {layer.key_size}) or ({heads * layer.key_size},)"
     raise ModelError(f"{weights.file.path}: tensor {full!r} has shape {shape}, expected {expected}")

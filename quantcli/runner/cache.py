@@ -27,7 +27,7 @@ class Cache:
     """
 
     def __init__(self, sizes: Hyperparameters, context: int, precision: str = "f16") -> None:
-        """Raises UsageError for an unknown precision or a context of no tokens."""
+        """Raises UsageError for an unknown precision or a context of no tokens, GenerationError for one too large."""
         dtype = CACHE_TYPES.get(precision)
         if dtype is None:
             raise UsageError(f"unknown cache type {precision!r}, expected one of {', '.join(CACHE_TYPES)}")
@@ -36,11 +36,15 @@ class Cache:
         self.context = context
         self.length = 0
         self.kernels = attention_kernels(np.dtype(dtype))
-        self.keys: list[NDArray[Any]] = [_room(layer, layer.key_size, context, dtype) for layer in sizes.layer]
-        self.values: list[NDArray[Any]] = [
-            _room(layer, layer.value_size, context, dtype) if layer.value_size else keys
-            for layer, keys in zip(sizes.layer, self.keys, strict=True)
-        ]
+        try:
+            self.keys: list[NDArray[Any]] = [_room(layer, layer.key_size, context, dtype) for layer in sizes.layer]
+            self.values: list[NDArray[Any]] = [
+                _room(layer, layer.value_size, context, dtype) if layer.value_size else keys
+                for layer, keys in zip(sizes.layer, self.keys, strict=True)
+            ]
+        except (MemoryError, ValueError) as error:
+            what = f"there is no memory for a context of {context} tokens"
+            raise GenerationError(what, hint="--ctx with fewer makes it smaller") from error
         self.states = [[np.zeros(shape, np.float32) for shape in layer.states] for layer in sizes.layer]
 
     def require(self, count: int) -> None:

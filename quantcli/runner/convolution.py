@@ -1,4 +1,4 @@
-"""The short convolutions that some layers have in place of attention (LFM 2)."""
+"""Short convolutions: before a recurrence, or all that a layer has in place of attention (LFM 2)."""
 
 from __future__ import annotations
 
@@ -25,16 +25,29 @@ class ShortConvolution:
 
     def __call__(self, x: Floats, step: Step) -> Floats:
         """Rows `(tokens, width)` to rows of the same shape."""
-        count, reach = x.shape[0], len(self.kernel)
         before, behind, value = np.split(self.project(x), 3, axis=1)
         (past,) = step.cache.states[self.layer]
-        inputs = np.concatenate([past, before * value])
-        mixed = self.kernel[0] * inputs[:count]
-        for place in range(1, reach):
-            mixed += self.kernel[place] * inputs[place : place + count]
-        past[...] = inputs[count:]
+        mixed = convolve(past, before * value, self.kernel)
         mixed *= behind
         return self.output(mixed)
+
+
+def convolve(past: Floats, x: Floats, kernel: Floats) -> Floats:
+    """Every column of `x`, `(tokens, width)`, with the inputs of the tokens before it, under a kernel `(reach, width)`.
+
+    `past` holds the last reach - 1 inputs, and then those that came.
+    """
+    inputs = np.concatenate([past, x])
+    mixed: Floats = kernel[0] * inputs[: len(x)]
+    for place in range(1, len(kernel)):
+        mixed += kernel[place] * inputs[place : place + len(x)]
+    past[...] = inputs[len(x) :]
+    return mixed
+
+
+def read_kernel(weights: Weights, name: str, width: int, reach: int) -> Floats:
+    """A kernel `(reach, width)`, which files hold with its axes exchanged. Raises ModelError for one of another size."""
+    return np.ascontiguousarray(weights.vector(name, width * reach).reshape(width, reach).T)
 
 
 def read_convolution(weights: Weights, sizes: Hyperparameters, index: int) -> ShortConvolution:
@@ -45,10 +58,9 @@ def read_convolution(weights: Weights, sizes: Hyperparameters, index: int) -> Sh
     """
     name, width = f"blk.{index}.shortconv", sizes.width
     reach = sizes.layer[index].states[0][0] + 1
-    kernel = weights.vector(f"{name}.conv.weight", width * reach).reshape(width, reach)
     return ShortConvolution(
         layer=index,
-        kernel=np.ascontiguousarray(kernel.T),
+        kernel=read_kernel(weights, f"{name}.conv.weight", width, reach),
         project=weights.matrix(f"{name}.in_proj", 3 * width, width),
         output=weights.matrix(f"{name}.out_proj", width, width),
     )

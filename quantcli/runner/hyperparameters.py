@@ -18,7 +18,8 @@ SCALINGS: Final = ("none", "linear", "yarn", "longrope")
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """How rotary angles are stretched beyond the length a model was first trained on. `kind` is one of `SCALINGS`."""
+    """How rotary angles are stretched beyond the length a model was first trained on. `kind` is one of `SCALINGS`, and
+    `growth` what YaRN multiplies turned pairs by."""
 
     kind: str
     factor: float
@@ -27,17 +28,7 @@ class RopeScaling:
     attention: float
     beta_fast: float
     beta_slow: float
-    log_multiplier: float
-
-    def growth(self, multiplier: float) -> float:
-        """By how much YaRN lets attention grow with the factor (Peng et al., "YaRN", 2023, `mscale`)."""
-        return 1.0 if self.factor <= 1 else 0.1 * multiplier * math.log(self.factor) + 1
-
-    @property
-    def turned_growth(self) -> float:
-        """What YaRN multiplies turned pairs by. Models that declare a multiplier for all dimensions have it in the scale of
-        their scores instead."""
-        return self.attention * (1.0 if self.log_multiplier else self.growth(1))
+    growth: float
 
 
 @dataclass(frozen=True)
@@ -74,6 +65,22 @@ class Latent:
 
 
 @dataclass(frozen=True)
+class StateSpace:
+    """Sizes of state-space layers: `reach` tokens of a convolution over `inner` numbers, `states` for each of them.
+
+    `rank` is that of steps, or the number of heads; `groups` share what goes into the states and comes out. `normed` says
+    that steps, inputs and outputs are.
+    """
+
+    reach: int
+    inner: int
+    states: int
+    rank: int
+    groups: int
+    normed: bool
+
+
+@dataclass(frozen=True)
 class Experts:
     """How many experts a mixture has and uses, and in how many groups they are chosen."""
 
@@ -98,10 +105,14 @@ class Temperature:
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """Sizes in numbers of float32, by the names of the GGUF specification; `layer` has those that layers differ in."""
+    """Sizes in numbers of float32, by the names of the GGUF specification; `layer` has those that layers differ in.
+
+    `layers` are those that are run. Behind them a file may have `unrun_layers` more, which predict further tokens.
+    """
 
     architecture: str
     layers: int
+    unrun_layers: int
     context: int
     width: int
     layer: tuple[LayerSizes, ...]
@@ -121,6 +132,7 @@ class Hyperparameters:
     logit_softcap: float
     parallel: bool
     latent: Latent | None
+    state_space: StateSpace | None
     experts: Experts | None
 
     @property
@@ -143,23 +155,24 @@ def read_hyperparameters(file: GGUFFile) -> tuple[Hyperparameters, Graph]:
     graph = graph_of(name).resolve(read.scope)
     if graph.missing:
         raise UnsupportedError(f"architecture {name!r} cannot be run: its graph needs {', '.join(graph.missing)}")
-    layers = _layer_count(read)
-    scaling = _rope_scaling(read)
-    read.scope["yarn_scale"] = _latent_scale(scaling)
+    layers, unrun = _layer_counts(read)
+    scaling = _rope_scaling(read, graph)
     latent = _latent(read, graph)
-    layer = _layer_sizes(read, graph, layers, latent)
+    space = _state_space(read) if graph.recurrent in ("mamba", "mamba2") else None
+    layer = _layer_sizes(read, graph, layers + unrun, latent, space)[:layers]
     key_size = latent.key_size if latent else max(sizes.key_size for sizes in layer)
     rope_base = read.formula("rope_base", graph.rope_base, 10000.0)
     return Hyperparameters(
         architecture=name,
         layers=layers,
+        unrun_layers=unrun,
         context=read.count("context_length"),
         width=read.count("embedding_length"),
         layer=layer,
         norm_epsilon=_norm_epsilon(read, graph),
         rope_size=_rope_size(read, graph, layer, key_size),
-        rope_base=_base(read, rope_base),
-        window_rope_base=_base(read, read.formula("window_rope_base", graph.window_rope_base, rope_base)),
+        rope_base=_base(read, graph, rope_base),
+        window_rope_base=_base(read, graph, read.formula("window_rope_base", graph.window_rope_base, rope_base)),
         rope_scaling=scaling,
         attention_scale=read.formula("attention_scale", graph.attention_scale) or 1 / math.sqrt(max(1, key_size)),
         attention_softcap=read.formula("attention_softcap", graph.attention_softcap),
@@ -172,16 +185,21 @@ def read_hyperparameters(file: GGUFFile) -> tuple[Hyperparameters, Graph]:
         logit_softcap=read.formula("logit_softcap", graph.logit_softcap),
         parallel=_parallel(read, graph),
         latent=latent,
+        state_space=space,
         experts=_experts(read, graph),
     ), graph
 
 
-def _layer_count(read: MetadataReader) -> int:
+def _layer_counts(read: MetadataReader) -> tuple[int, int]:
+    """Layers that are run, and those behind them that are not."""
     layers = read.count("block_count")
     tensors = len(read.file.tensors)
     if layers > tensors:
         read.refuse("block_count", layers, f"no more layers than the file's {tensors} tensors")
-    return layers
+    unrun = read.count("nextn_predict_layers", 0)
+    if unrun >= layers:
+        read.refuse("nextn_predict_layers", unrun, f"fewer than the {layers} layers")
+    return layers - unrun, unrun
 
 
 def _latent(read: MetadataReader, graph: Graph) -> Latent | None:
@@ -202,7 +220,9 @@ def _latent(read: MetadataReader, graph: Graph) -> Latent | None:
     )
 
 
-def _layer_sizes(read: MetadataReader, graph: Graph, layers: int, latent: Latent | None) -> tuple[LayerSizes, ...]:
+def _layer_sizes(
+    read: MetadataReader, graph: Graph, layers: int, latent: Latent | None, space: StateSpace | None
+) -> tuple[LayerSizes, ...]:
     """The heads of each layer, its window, and whether it turns queries and keys."""
     heads = read.counts("attention.head_count", layers, 0 if graph.recurrent != "none" else REQUIRED)
     kv_heads = heads if latent and not latent.absorbed else read.counts("attention.head_count_kv", layers, list(heads))
@@ -229,7 +249,7 @@ def _layer_sizes(read: MetadataReader, graph: Graph, layers: int, latent: Latent
                 window=window if windowed[index] else 0,
                 chunked=graph.window_kind == "chunked",
                 turns=graph.rope != "none" and turned[index],
-                states=() if attends else _states(read, graph),
+                states=() if attends else _states(read, graph, space),
             )
         )
     return tuple(sizes)
@@ -249,11 +269,25 @@ def _head_sizes(read: MetadataReader, latent: Latent | None, heads: int) -> tupl
     return sizes
 
 
-def _states(read: MetadataReader, graph: Graph) -> tuple[tuple[int, ...], ...]:
-    """What a layer remembers between passes: the inputs that a short convolution still needs."""
-    if graph.recurrent == "short_convolution":
+def _state_space(read: MetadataReader) -> StateSpace:
+    return StateSpace(
+        reach=read.count("ssm.conv_kernel"),
+        inner=read.count("ssm.inner_size"),
+        states=read.count("ssm.state_size"),
+        rank=read.count("ssm.time_step_rank"),
+        groups=read.count("ssm.group_count", 0),
+        normed=read.file.get(f"{read.architecture}.ssm.dt_b_c_rms") is True,
+    )
+
+
+def _states(read: MetadataReader, graph: Graph, space: StateSpace | None) -> tuple[tuple[int, ...], ...]:
+    """What a layer remembers between passes: inputs that a short convolution still needs, and a state for each number."""
+    if space is None:
         return ((read.count("shortconv.l_cache") - 1, read.count("embedding_length")),)
-    raise UnsupportedError(f"architecture {read.architecture!r} cannot be run: its graph needs {graph.recurrent} layers")
+    if graph.recurrent == "mamba":
+        return (space.reach - 1, space.inner), (space.inner, 1, space.states)
+    width = space.inner + 2 * space.groups * space.states
+    return (space.reach - 1, width), (space.rank, space.inner // space.rank, space.states)
 
 
 def _norm_epsilon(read: MetadataReader, graph: Graph) -> float:
@@ -276,13 +310,13 @@ def _rope_size(read: MetadataReader, graph: Graph, layer: tuple[LayerSizes, ...]
     return size
 
 
-def _base(read: MetadataReader, base: float) -> float:
-    if base <= 1:
+def _base(read: MetadataReader, graph: Graph, base: float) -> float:
+    if base <= 1 and graph.rope != "none":
         read.refuse("rope.freq_base", base, "more than 1")
     return base
 
 
-def _rope_scaling(read: MetadataReader) -> RopeScaling:
+def _rope_scaling(read: MetadataReader, graph: Graph) -> RopeScaling:
     factor = read.number("rope.scaling.factor", read.number("rope.scale_linear", 0.0))
     kind = read.text("rope.scaling.type", "linear")
     if kind not in SCALINGS:
@@ -290,24 +324,20 @@ def _rope_scaling(read: MetadataReader) -> RopeScaling:
     betas = [read.number(f"rope.scaling.yarn_beta_{pace}", usual) for pace, usual in (("fast", 32.0), ("slow", 1.0))]
     if factor < 0 or min(betas) <= 0:
         read.refuse("rope.scaling.factor", (factor, *betas), "positive numbers, as are those of YaRN's betas")
+    factor = 1.0 if kind == "none" or factor == 0.0 else factor
+    attention = read.number("rope.scaling.attn_factor", 1.0)
+    read.scope["stretch"] = math.log(max(1.0, factor))
+    growth = read.scope["yarn_growth"] = attention * read.formula("yarn_growth", graph.yarn_growth)
     return RopeScaling(
         kind=kind,
-        factor=1.0 if kind == "none" or factor == 0.0 else factor,
+        factor=factor,
         original_context=read.count("rope.scaling.original_context_length", 0) or read.count("context_length"),
         extrapolation=read.number("rope.scaling.yarn_ext_factor", 1.0) if kind == "yarn" else 0.0,
-        attention=read.number("rope.scaling.attn_factor", 1.0),
+        attention=attention,
         beta_fast=betas[0],
         beta_slow=betas[1],
-        log_multiplier=read.number("rope.scaling.yarn_log_multiplier", 0.0),
+        growth=growth,
     )
-
-
-def _latent_scale(scaling: RopeScaling) -> float:
-    """What DeepSeek's scores grow by: the square of YaRN's growth for all dimensions.
-
-    The metadata have a tenth of its multiplier (`rope.scaling.yarn_log_multiplier`).
-    """
-    return (scaling.turned_growth * scaling.growth(10 * scaling.log_multiplier)) ** 2
 
 
 def _temperature(read: MetadataReader, graph: Graph) -> Temperature | None:

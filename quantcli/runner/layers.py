@@ -15,28 +15,32 @@ from quantcli.runner.experts import Mixture, read_mixture
 from quantcli.runner.hyperparameters import Hyperparameters
 from quantcli.runner.latent import LatentAttention, read_latent
 from quantcli.runner.mlp import Mlp, read_mlp
+from quantcli.runner.state_space import Mamba, Mamba2, read_state_space
 from quantcli.runner.step import Step
 from quantcli.runner.weights import Floats, Norm, Norms, Weights
 
-Mixer = Attention | LatentAttention | ShortConvolution
+Mixer = Attention | LatentAttention | ShortConvolution | Mamba | Mamba2
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Layer:
-    """One layer. A norm is None where there is none; `mlp_reads` says what the MLP's own norm, or the MLP, reads."""
+    """One layer. A norm, or the MLP, is None where there is none."""
 
     mixer_norm: Norm | None
     mixer: Mixer
     after_mixer_norm: Norm | None
     mlp_norm: Norm | None
-    mlp: Mlp | Mixture
+    mlp: Mlp | Mixture | None
     after_mlp_norm: Norm | None
     parallel: bool
     shared_norm: bool
     scale: np.float32
 
     def __call__(self, x: Floats, step: Step) -> None:
-        """Add what the layer has to say to the residual stream `x`, float32 `(tokens, width)`."""
+        """Add what the layer has to say to the residual stream `x`, float32 `(tokens, width)`.
+
+        Of a parallel layer with `shared_norm` the MLP reads what the mixer reads.
+        """
         normed = x if self.mixer_norm is None else self.mixer_norm(x)
         mixed = self.mixer(normed, step)
         if self.after_mixer_norm is not None:
@@ -45,6 +49,8 @@ class Layer:
             mixed *= self.scale
         if not self.parallel:
             add(x, mixed)
+        if self.mlp is None:
+            return
         if not self.shared_norm:
             normed = x if self.mlp_norm is None else self.mlp_norm(x)
         given = self.mlp(normed, step)
@@ -82,14 +88,18 @@ def read_layer(weights: Weights, norms: Norms, graph: Graph, sizes: Hyperparamet
 
 def _read_mixer(weights: Weights, graph: Graph, sizes: Hyperparameters, index: int) -> Mixer:
     if sizes.layer[index].states:
+        if sizes.state_space is not None:
+            return read_state_space(weights, graph, sizes, index)
         return read_convolution(weights, sizes, index)
     if sizes.latent is not None:
         return read_latent(weights, graph, sizes, index)
     return read_attention(weights, graph, sizes, index)
 
 
-def _read_mlp(weights: Weights, graph: Graph, sizes: Hyperparameters, prefix: str) -> Mlp | Mixture:
+def _read_mlp(weights: Weights, graph: Graph, sizes: Hyperparameters, prefix: str) -> Mlp | Mixture | None:
     """A mixture where the layer has a router."""
+    if graph.mlp == "none":
+        return None
     if not weights.has(f"{prefix}ffn_gate_inp.weight"):
         return read_mlp(weights, graph, sizes.width, prefix)
     if sizes.experts is None:

@@ -50,7 +50,8 @@ class Model:
         tied = not weights.has("output.weight")
         self.output = self.embedding if tied else weights.matrix("output", self.vocabulary, sizes.width)
         self.positions = read_positions(weights, sizes, graph.rope != "none", graph.window_rope == "same")
-        if unused := weights.unused():
+        unrun = tuple(f"blk.{index}." for index in range(sizes.layers, sizes.layers + sizes.unrun_layers))
+        if unused := [name for name in weights.unused() if not name.startswith(unrun)]:
             raise UnsupportedError(
                 f"{file.path}: the graph of architecture {sizes.architecture!r} has no place for tensor {unused[0]!r}"
                 + (f" and {len(unused) - 1} more" if len(unused) > 1 else "")

@@ -47,7 +47,7 @@ def make_rotary(
     if scaling.kind != "yarn" or scaling.extrapolation == 0:
         return Rotary(slowed, scaling.attention)
     kept = _unscaled_share(sizes, base, pairs) * scaling.extrapolation
-    return Rotary(slowed * (1 - kept) + frequencies * kept, scaling.turned_growth)
+    return Rotary(slowed * (1 - kept) + frequencies * kept, scaling.growth)
 
 
 def _unscaled_share(sizes: Hyperparameters, base: float, pairs: int) -> NDArray[np.float64]:

@@ -23,7 +23,11 @@ sys.path.insert(0, str(HERE.parent))
 from reference_logits import generate  # noqa: E402
 from tiny_model import PROMPT, write_model  # noqa: E402
 
+from quantcli.formats.gguf_spec import f32  # noqa: E402
+
 POSITIONS = (0, 23, 50, 86)
+MENDED = {"exaone": {"exaone.attention.layer_norm_rms_epsilon": f32(1e-5)}}
+"""What llama.cpp asks for and its converter does not write; the number is under another key in these files."""
 
 
 def main(wanted: list[str]) -> None:
@@ -33,7 +37,7 @@ def main(wanted: list[str]) -> None:
         if wanted and name not in wanted:
             continue
         with tempfile.TemporaryDirectory() as place:
-            rows, tokens = generate(write_model(Path(place), *case), PROMPT.tolist(), 64)
+            rows, tokens = generate(write_model(Path(place), *case, MENDED.get(name)), PROMPT.tolist(), 64)
         goldens[f"{name}.tokens"] = np.array(tokens, np.uint16)
         goldens[f"{name}.logits"] = rows[list(POSITIONS), ::8]
         goldens[f"{name}.range"] = np.float32(np.ptp(rows))

@@ -21,10 +21,10 @@ CASES = runpy.run_path(str(GOLDEN / "logit_cases.py"))["CASES"]
 POSITIONS = (0, 23, 50, 86)
 
 WITHOUT_REFERENCE = {
-    "exaone": "its files lack a key that llama.cpp asks for",
+    "ernie4_5-moe": "llama.cpp asks for experts of another size than its tiny checkpoint has",
     "phimoe": "llama.cpp norms and routes in other ways than the model does",
 }
-"""Architectures that no golden is of, and why; tests/runner/test_transformers.py has them."""
+"""Architectures that no golden is of, and why; test_transformers.py has them."""
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +65,9 @@ def test_logits_are_those_of_the_reference_however_the_text_is_cut(case, goldens
 
 def test_every_architecture_has_a_golden():
     names = {CASES[name][0] for name in CASES}
-    covered = {architecture.gguf for architecture in architectures() if any(covers(name, architecture) for name in names)}
-    assert {architecture.gguf for architecture in architectures()} - covered == set(WITHOUT_REFERENCE)
+    able = [architecture for architecture in architectures() if architecture.graph and not architecture.graph.missing]
+    covered = {architecture.gguf for architecture in able if any(covers(name, architecture) for name in names)}
+    assert {architecture.gguf for architecture in able} - covered == set(WITHOUT_REFERENCE)
 
 
 def covers(checkpoint: str, architecture) -> bool:

@@ -8,7 +8,7 @@ import pytest
 from quantcli.conversion.convert import convert
 from quantcli.formats.errors import GenerationError, ModelError, UnsupportedError, UsageError
 from quantcli.formats.gguf_reader import open_gguf
-from quantcli.formats.gguf_spec import f32, string, u32
+from quantcli.formats.gguf_spec import ValueType, array, f32, string, u32
 from quantcli.formats.gguf_writer import GGUFWriter
 from quantcli.formats.tensor import TensorInfo
 from quantcli.runner.cache import Cache
@@ -93,6 +93,8 @@ def test_caches_have_known_precisions_and_some_room(model):
         Cache(model.sizes, 8, "q3")
     with pytest.raises(UsageError, match="context of 0 tokens"):
         Cache(model.sizes, 0)
+    with pytest.raises(GenerationError, match="no memory for a context of 100000000000000000 tokens"):
+        Cache(model.sizes, 10**17)
 
 
 # Files that are not whole
@@ -136,6 +138,20 @@ def test_a_file_without_optional_keys_runs(tmp_path):
     assert np.isfinite(tiny.forward([1, 2, 3], Cache(tiny.sizes, 8))).all()
 
 
+def test_layers_that_predict_further_tokens_are_not_run(tmp_path):
+    def change(metadata, shapes):
+        metadata |= {"llama.block_count": u32(2), "llama.nextn_predict_layers": u32(1)}
+        shapes |= {"blk.1.nextn.eh_proj.weight": (WIDTH, 2 * WIDTH)}
+
+    with open_gguf(tiny_file(tmp_path / "tiny.gguf", change)) as file:
+        more = Model(file)
+    with open_gguf(tiny_file(tmp_path / "plain.gguf")) as file:
+        plain = Model(file)
+    tokens = [1, 2, 3]
+    expected = plain.forward(tokens, Cache(plain.sizes, 8))
+    np.testing.assert_array_equal(more.forward(tokens, Cache(more.sizes, 8)), expected)
+
+
 def test_biases_are_added_where_the_file_has_them(tmp_path):
     def change(metadata, shapes):
         shapes |= {"blk.0.attn_q.bias": (WIDTH,), "blk.0.ffn_down.bias": (WIDTH,)}
@@ -167,6 +183,26 @@ def test_biases_are_added_where_the_file_has_them(tmp_path):
         (lambda m, s: m.update({"llama.rope.scaling.type": string("su")}), UnsupportedError, "rope scaling 'su'"),
         (lambda m, s: m.update({"llama.expert_count": u32(8)}), ModelError, "lack llama.expert_used_count"),
         (lambda m, s: m.update({"general.architecture": string("nonesuch")}), (UnsupportedError, ModelError), "nonesuch"),
+        (lambda m, s: m.update({"llama.expert_count": u32(8), "llama.expert_used_count": u32(9)}), ModelError,
+         "expert_used_count is 9, expected no more than the 8 experts"),
+        (lambda m, s: m.update({"llama.expert_count": u32(8), "llama.expert_used_count": u32(2),
+                                "llama.expert_group_count": u32(3)}), ModelError, "group_count is 3, expected groups"),
+        (lambda m, s: m.update({"llama.expert_count": u32(8), "llama.expert_used_count": u32(2),
+                                "llama.expert_group_count": u32(4)}), ModelError, "expert_group_used_count is 0"),
+        (lambda m, s: s.update({"blk.0.ffn_gate_inp.weight": (8, WIDTH)}), ModelError, "no llama.expert_count"),
+        (lambda m, s: m.update({"llama.block_count": u32(100)}), ModelError, "100, expected no more layers than .* 11"),
+        (lambda m, s: m.update({"llama.nextn_predict_layers": u32(1)}), ModelError, "expected fewer than the 1 layers"),
+        (lambda m, s: m.update({"llama.attention.head_count_kv": array(ValueType.INT32, [1, 1])}), ModelError,
+         "head_count_kv is an array of 2, expected one number, or one for each of 1 layers"),
+        (lambda m, s: m.update({"llama.attention.head_count_kv": array(ValueType.INT32, [-1])}), ModelError, "-1, expect"),
+        (lambda m, s: m.update({"llama.attention.head_count_kv": u32(0)}), ModelError, "layer 0 has no key-value heads"),
+        (lambda m, s: m.update({"llama.attention.value_length": u32(8)}), ModelError, r"attn_v.weight' has shape"),
+        (lambda m, s: m.update({"llama.rope.scaling.factor": f32(-1)}), ModelError, "expected positive numbers"),
+        (lambda m, s: m.update({"llama.rope.freq_base": f32(0.5)}), ModelError, "freq_base is 0.5, expected more than 1"),
+        (lambda m, s: m.update({"llama.attention.clamp_kqv": string("x")}), ModelError, "projection_clamp is 'x', expect"),
+        (lambda m, s: s.update({"rope_freqs.weight": (7,)}), ModelError, r"rope_freqs.weight' has shape \(7,\), expected"),
+        (lambda m, s: s.update({"blk.0.attn_q_norm.weight": (16,), "more": (1,)}), UnsupportedError,
+         "'llama' has no place for tensor 'blk.0.attn_q_norm.weight' and 1 more"),
         (lambda m, s: m.pop("general.architecture"), ModelError, "no general.architecture"),
     ],
 )  # fmt: skip

@@ -1,0 +1,39 @@
+"""The recurrence of state-space layers (Gu and Dao, "Mamba", 2023; Dao and Gu, "Transformers are SSMs", 2024)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import prange
+
+from quantcli.kernels.jit import parallel_kernel
+
+
+@parallel_kernel
+def scan(x: Any, steps: Any, decay: Any, inputs: Any, outputs: Any, state: Any, out: Any) -> None:
+    """Token by token: state = state * exp(step * decay) + step * x * input; out = the sum of state * output.
+
+    x, out float32 (tokens, heads, size); steps float32 (tokens, heads); decay float32 (heads, states), or (heads, 1) where
+    all states of a head decay alike; inputs, outputs float32 (tokens, groups, states), of which head h has those of group
+    h * groups // heads; state float32 (heads, size, states), which is kept up to date.
+    """
+    tokens, heads, size = x.shape
+    states, groups = state.shape[2], inputs.shape[1]
+    for head in prange(heads):
+        group = head // (heads // groups)
+        keep = np.empty(states, np.float32)
+        for token in range(tokens):
+            step = steps[token, head]
+            if decay.shape[1] == 1:
+                keep[:] = np.exp(step * decay[head, 0])
+            else:
+                for i in range(states):
+                    keep[i] = np.exp(step * decay[head, i])
+            for place in range(size):
+                given, total = step * x[token, head, place], np.float32(0)
+                for i in range(states):
+                    new = state[head, place, i] * keep[i] + given * inputs[token, group, i]
+                    state[head, place, i] = new
+                    total += new * outputs[token, group, i]
+                out[token, head, place] = total

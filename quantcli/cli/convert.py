@@ -180,8 +180,8 @@ def _warn_of_second_quantization(results: Sequence[Conversion]) -> None:
         found = quantized_twice(result.plan)
         if found:
             origins = ", ".join(sorted({tensor.origin for tensor in found}))
-            what = f"{len(found)} tensors that the checkpoint has as {origins} are quantized a second time"
-            click.echo(f"{result.type}: {what}; the original model would lose less", err=True)
+            what = f"{len(found)} tensors that the checkpoint has as {origins} are quantized a second time, at a loss"
+            click.echo(f"{result.type}: {what}", err=True)
 
 
 def _show(result: Conversion) -> None:

@@ -6,12 +6,13 @@ order, and pads groups. Source: `WQLinear_GEMM` and `WQLinear_GEMV` of AutoAWQ.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
 from quantcli.formats.errors import UnsupportedError
 from quantcli.formats.prequantized.companions import Companions, Method
 from quantcli.formats.prequantized.gptq import SCALES, WORDS
-from quantcli.formats.prequantized.numbers import Floats, Packed, Plain, integers
+from quantcli.formats.prequantized.numbers import Floats, Numbers, Packed, Plain, integers
 from quantcli.formats.prequantized.scaled import Grid, Scaled
 from quantcli.formats.prequantized.strips import packed_across, turned_floats
 from quantcli.formats.tensor import Tensor
@@ -19,7 +20,6 @@ from quantcli.kernels.types import TYPES
 
 _BITS: Final = 4
 _HELD: Final = 32 // _BITS
-_ORIGIN: Final = "AWQ 4-bit"
 
 _PLACES: Final = (0, 4, 1, 5, 2, 6, 3, 7)
 """Where in its word `gemm` keeps the first output, the second, ...: it packs outputs 0, 2, 4, 6, 1, 3, 5, 7."""
@@ -48,17 +48,9 @@ def _take_gemm(companions: Companions) -> None:
             if not fits or scales.shape[1] != outputs or inputs % max(1, groups):
                 raise _misfit(levels, zeros, scales)
             cache, width = companions.cache, inputs // groups
-            levels_at_zero = None if zeros is None else packed_across(zeros, _BITS, _table(zeros), cache, _PLACES)
-            weight = Scaled(
-                f"{stem}.weight",
-                (outputs, inputs),
-                TYPES["F32"],
-                _ORIGIN,
-                packed_across(levels, _BITS, _table(zeros), cache, _PLACES),
-                Grid(turned_floats(scales, cache), outputs, 1, width),
-                None if levels_at_zero is None else Grid(levels_at_zero, outputs, 1, width),
-            )
-            companions.put(f"{stem}.qweight", weight)
+            levels_of = partial(packed_across, bits=_BITS, table=_table(zeros), cache=cache, order=_PLACES)
+            numbers = levels_of(levels), turned_floats(scales, cache), zeros if zeros is None else levels_of(zeros)
+            companions.put(f"{stem}.qweight", _weight(stem, (outputs, inputs), width, *numbers))
 
 
 def _take_gemv(companions: Companions) -> None:
@@ -73,16 +65,10 @@ def _take_gemv(companions: Companions) -> None:
             fits = zeros is None or zeros.shape == (outputs, held // _HELD)
             if not fits or not groups or scales.shape[0] != outputs or held < groups or held % _HELD:
                 raise _misfit(levels, zeros, scales)
-            weight = Scaled(
-                f"{stem}.weight",
-                (outputs, inputs),
-                TYPES["F32"],
-                _ORIGIN,
-                Packed(levels, _BITS, inputs, _table(zeros)),
-                Grid(Plain(scales), outputs, 1, width),
-                zeros if zeros is None else Grid(Packed(zeros, _BITS, held, _table(zeros)), outputs, 1, width),
-            )
-            companions.put(f"{stem}.qweight", weight)
+            table = _table(zeros)
+            points = zeros if zeros is None else Packed(zeros, _BITS, held, table)
+            numbers = Packed(levels, _BITS, inputs, table), Plain(scales), points
+            companions.put(f"{stem}.qweight", _weight(stem, (outputs, inputs), width, *numbers))
 
 
 _VERSIONS: Final[dict[str, Method]] = {"gemm": _take_gemm, "gemv": _take_gemv}
@@ -96,6 +82,14 @@ def _parts(companions: Companions, stem: str) -> tuple[Tensor, Tensor | None, Te
         None if without_zeros else companions.take(f"{stem}.qzeros", WORDS, 2),
         companions.take(f"{stem}.scales", SCALES, 2),
     )
+
+
+def _weight(
+    stem: str, shape: tuple[int, int], width: int, levels: Numbers, scales: Numbers, zeros: Numbers | None
+) -> Tensor:
+    """The weight of a module, whose scales and zero points are each for `width` columns of a row."""
+    points = None if zeros is None else Grid(zeros, shape[0], 1, width)
+    return Scaled(f"{stem}.weight", shape, TYPES["F32"], "AWQ 4-bit", levels, Grid(scales, shape[0], 1, width), points)
 
 
 def _table(zeros: Tensor | None) -> Floats:

@@ -1,0 +1,207 @@
+"""The pieces quantized checkpoints are decoded with: bit streams, small floats, grids of scales, strips of columns."""
+
+from __future__ import annotations
+
+import struct
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+
+import numpy as np
+import pytest
+
+from quantcli.formats.files import InputFile
+from quantcli.formats.prequantized import decode, strips
+from quantcli.formats.prequantized.numbers import FLOAT_TABLES, PackedRows, integers, read_floats, unpack, with_rows
+from quantcli.formats.prequantized.scaled import scale_grid
+from quantcli.formats.prequantized.strips import StripCache, packed_across, packed_down, turned_floats
+from quantcli.formats.pytorch import open_pytorch
+from quantcli.formats.strided import StridedTensor
+from quantcli.formats.tensor import ELEMENT_TYPES, Tensor, stored_tensor
+
+FIXTURES = Path(__file__).parent / "fixtures"
+
+
+def stored(place: Path, values: np.ndarray, kind: str, shape: tuple[int, ...] | None = None) -> Tensor:
+    """A tensor in a file of its own."""
+    path = place / f"{len(list(place.iterdir()))}.bin"
+    path.write_bytes(values.tobytes())
+    return stored_tensor(path.name, shape or values.shape, ELEMENT_TYPES[kind], InputFile(path), 0)
+
+
+def stream(levels: list[int], bits: int) -> np.ndarray:
+    """Levels as a stream of bits, in whole words of 32: by way of a string of binary digits."""
+    digits = "".join(f"{level:0{bits}b}"[::-1] for level in levels)
+    digits += "0" * (-len(digits) % 32)
+    return np.array([int(digits[at : at + 32][::-1], 2) for at in range(0, len(digits), 32)], np.uint32)
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+@pytest.mark.parametrize("count", [1, 7, 31, 32, 33, 100])
+def test_levels_of_any_width(bits: int, count: int) -> None:
+    rows = np.random.default_rng(count).integers(0, 1 << bits, (3, count))
+    words = np.stack([stream(row.tolist(), bits) for row in rows])
+    np.testing.assert_array_equal(unpack(words, bits, count), rows)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("outputs", [32, 96, 160])
+def test_levels_packed_down_and_across(bits: int, outputs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strips, "STRIP_BYTES", 700)
+    levels = np.random.default_rng(bits).integers(0, 1 << bits, (outputs, 64))
+    down = stored(tmp_path, np.stack([stream(row.tolist(), bits) for row in levels]).T.copy(), "I32")
+    across = stored(tmp_path, np.stack([stream(column.tolist(), bits) for column in levels.T]), "I32")
+    rows = PackedRows(
+        stored(tmp_path, np.stack([stream(c.tolist(), bits) for c in levels.T]).T.copy(), "I32"), bits, integers(bits)
+    )
+    for numbers in (
+        packed_down(down, bits, 64, integers(bits), StripCache()),
+        packed_across(across, bits, integers(bits), StripCache()),
+        rows,
+    ):
+        for start, stop in ((0, outputs), (5, 6), (29, 32), (31, outputs - 1), (7, 7)):
+            np.testing.assert_array_equal(numbers.rows(start, stop), levels[start:stop].astype(np.float32))
+
+
+def float_of(code: int, exponent_bits: int, mantissa_bits: int, bias: int) -> float:
+    """A small float, by its definition."""
+    sign, rest = divmod(code, 1 << (exponent_bits + mantissa_bits))
+    exponent, mantissa = divmod(rest, 1 << mantissa_bits)
+    fraction = mantissa / (1 << mantissa_bits)
+    value = fraction * 2.0 ** (1 - bias) if exponent == 0 else (1 + fraction) * 2.0 ** (exponent - bias)
+    return -value if sign else value
+
+
+@pytest.mark.parametrize(
+    ("name", "layout", "special"),
+    [
+        ("F8_E4M3", (4, 3, 7), {0x7F, 0xFF}),
+        ("F8_E5M2", (5, 2, 15), {code | sign for code in range(0x7C, 0x80) for sign in (0, 0x80)}),
+        ("F8_E4M3FNUZ", (4, 3, 8), {0x80}),
+        ("F8_E5M2FNUZ", (5, 2, 16), {0x80}),
+    ],
+)
+def test_every_float_of_eight_bits(name: str, layout: tuple[int, int, int], special: set[int]) -> None:
+    table = FLOAT_TABLES[name]
+    for code in set(range(256)) - special:
+        assert struct.pack("f", table[code]) == struct.pack("f", float_of(code, *layout)), hex(code)
+    infinite = {0x7C: np.inf, 0xFC: -np.inf} if name == "F8_E5M2" else {}
+    for code in special:
+        np.testing.assert_equal(table[code], np.float32(infinite.get(code, np.nan)))
+
+
+def test_every_power_of_two() -> None:
+    assert FLOAT_TABLES["F8_E8M0"][:255].tolist() == [2.0 ** (code - 127) for code in range(255)]
+    assert np.isnan(FLOAT_TABLES["F8_E8M0"][255])
+
+
+@pytest.mark.parametrize(
+    ("scales", "weight", "block", "expected"),
+    [
+        ((), (4, 6), None, np.zeros((4, 6))),
+        ((1, 1), (2, 4, 6), None, np.zeros((8, 6))),
+        ((4,), (4, 6), None, np.arange(4)[:, None]),
+        ((4, 1), (4, 6), None, np.arange(4)[:, None]),
+        ((2,), (2, 4, 6), None, np.arange(8)[:, None] // 4),
+        ((2, 1, 1), (2, 4, 6), None, np.arange(8)[:, None] // 4),
+        ((2, 4, 1), (2, 4, 6), None, np.arange(8)[:, None]),
+        ((4, 3), (4, 6), None, np.arange(4)[:, None] * 3 + np.arange(6) // 2),
+        ((2, 2), (4, 6), (3, 4), np.arange(4)[:, None] // 3 * 2 + np.arange(6) // 4),
+        (
+            (2, 2, 2),
+            (2, 4, 6),
+            (3, 4),
+            (np.arange(8)[:, None] // 4 * 2 + np.arange(8)[:, None] % 4 // 3) * 2 + np.arange(6) // 4,
+        ),
+    ],
+)
+def test_scales_of_every_shape(
+    scales: tuple[int, ...], weight: tuple[int, ...], block: tuple[int, int] | None, expected: np.ndarray, tmp_path: Path
+) -> None:
+    values = np.arange(np.prod(scales, dtype=int), dtype=np.float32)
+    grid = scale_grid(stored(tmp_path, values, "F32", scales), weight, block)
+    rows = int(np.prod(weight[:-1]))
+    whole = np.broadcast_to(expected, (rows, weight[-1]))
+    for start, stop in ((0, rows), (1, 3), (3, rows), (rows - 1, rows)):
+        found = np.broadcast_to(grid.over(start, stop, weight[-1]), (stop - start, weight[-1]))
+        np.testing.assert_array_equal(found, whole[start:stop])
+
+
+@pytest.mark.parametrize(
+    ("scales", "block"),
+    [((3,), None), ((4, 4), None), ((4, 0), None), ((2, 2), None), ((2, 3), (3, 4)), ((5, 1), None), ((4, 7), None)],
+)
+def test_scales_that_do_not_fit(scales: tuple[int, ...], block: tuple[int, int] | None, tmp_path: Path) -> None:
+    source = stored(tmp_path, np.zeros(np.prod(scales, dtype=int), np.float32), "F32", scales)
+    with pytest.raises(ValueError, match="do not fit a weight of shape"):
+        scale_grid(source, (4, 6), block)
+
+
+def test_a_strip_that_several_threads_want_is_made_once() -> None:
+    cache, made, together = StripCache(), [], Barrier(8)
+
+    def make() -> np.ndarray:
+        made.append(1)
+        return np.zeros(4)
+
+    def get(_: int) -> np.ndarray:
+        together.wait()
+        return cache.get(("a", 0), make)
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(get, range(8)))
+    assert len(made) == 1
+    assert all(strip is found[0] for strip in found)
+
+
+def test_old_strips_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strips, "KEPT_BYTES", 3000)
+    cache, made = StripCache(), []
+
+    def get(index: int) -> None:
+        cache.get(("a", index), lambda: made.append(index) or np.zeros(125))
+
+    for index in (0, 1, 2, 0, 3, 0, 1):
+        get(index)
+    assert made == [0, 1, 2, 3, 1]
+
+
+def test_a_strip_that_fails_is_tried_again() -> None:
+    cache = StripCache()
+    with pytest.raises(OSError, match="once"):
+        cache.get(("a", 0), lambda: (_ for _ in ()).throw(OSError("once")))
+    assert cache.get(("a", 0), lambda: np.ones(1)).tolist() == [1]
+
+
+def test_views_are_decoded_like_what_lies_in_one_piece(tmp_path: Path) -> None:
+    """Transposed tensors, as PyTorch files have them."""
+    path = tmp_path / "x.bin"
+    codes = np.arange(96, dtype=np.uint8)
+    path.write_bytes(codes.tobytes())
+    view = StridedTensor("x", (12, 8), ELEMENT_TYPES["F8_E4M3"], InputFile(path), 0, (1, 12))
+    expected = FLOAT_TABLES["F8_E4M3"][codes.reshape(8, 12).T]
+    np.testing.assert_array_equal(read_floats(view, 0, 12), expected)
+    np.testing.assert_array_equal(read_floats(view, 3, 5), expected[3:5])
+    np.testing.assert_array_equal(decode({"x": view}, None)["x"].load(), expected)
+    rows = with_rows(view, 3).load().view(np.uint8)
+    np.testing.assert_array_equal(FLOAT_TABLES["F8_E4M3"][rows], expected.reshape(-1, 3))
+
+
+def test_small_floats_of_a_pytorch_file() -> None:
+    tensors = open_pytorch(FIXTURES / "types.pt")
+    decoded = decode(tensors, None)
+    for name in ("f8_e4m3", "f8_e5m2"):
+        raw = read_floats(tensors[name], 0, tensors[name].rows)
+        np.testing.assert_array_equal(decoded[name].load(), raw)
+    assert {name for name in tensors if decoded[name] is not tensors[name]} == {"f8_e4m3", "f8_e5m2"}
+
+
+@pytest.mark.parametrize("kind", ["F64", "F32", "F16", "BF16", "I8", "U8", "U16", "U32", "I32", "I64"])
+def test_columns_of_any_type_as_rows(kind: str, tmp_path: Path) -> None:
+    floats = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
+    code = floats.get(kind) or f"<{kind[0].lower()}{int(kind.lstrip('BFIU')) // 8}"
+    values = np.array([[1, 2, 3], [100, 250 if kind[0] == "U" else 25, 7]])
+    raw = (values.astype("<f4").view("<u4") >> 16).astype("<u2") if kind == "BF16" else values.astype(code)
+    turned = turned_floats(stored(tmp_path, raw, kind), StripCache())
+    np.testing.assert_array_equal(turned.rows(0, 3), values.T.astype(np.float32))
+    assert turned.rows(1, 2).dtype == np.float32

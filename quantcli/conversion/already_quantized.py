@@ -27,15 +27,17 @@ _SAMPLES: Final = 8
 _CHUNK_WEIGHTS: Final = 1 << 18
 
 
-def look_at_weights(plan: Sequence[PlannedTensor], tensors: Mapping[str, Tensor], threads: int) -> list[PlannedTensor]:
+def look_at_weights(
+    plan: Sequence[PlannedTensor], tensors: Mapping[str, Tensor], threads: int, *, read: bool = True
+) -> list[PlannedTensor]:
     """The plan, with what the tensors it is for tell: see `PlannedTensor.origin` and `PlannedTensor.exact`. The reasons
-    say it too.
+    say it too. Without `read` no row is read, and no tensor is found to be exact.
 
     Raises:
-        FormatError, ModelError: if rows cannot be read.
+        FormatError, ModelError, HubError: if rows cannot be read.
     """
     with ThreadPoolExecutor(threads) as pool:
-        return [_looked_at(planned, tensors[planned.name], pool) for planned in plan]
+        return [_looked_at(planned, tensors[planned.name], pool if read else None) for planned in plan]
 
 
 def origin_of(tensor: Tensor) -> str:
@@ -43,15 +45,14 @@ def origin_of(tensor: Tensor) -> str:
     return next((part.origin for part in made_of(tensor) if isinstance(part, Decoded)), "")
 
 
-def _looked_at(planned: PlannedTensor, tensor: Tensor, pool: ThreadPoolExecutor) -> PlannedTensor:
-    origin = origin_of(tensor)
-    reasons = [planned.reason]
-    exact = False
+def _looked_at(planned: PlannedTensor, tensor: Tensor, pool: ThreadPoolExecutor | None) -> PlannedTensor:
+    origin, exact, reasons = origin_of(tensor), False, [planned.reason]
     if planned.type is planned.source_type and planned.type.is_quantized and origin:
         reasons.append(f"the checkpoint's {origin} blocks, repacked without loss")
     elif origin:
         reasons.append(f"the checkpoint has it as {origin}")
-    if planned.type is not planned.source_type and planned.type in GRIDS and planned.source_type.family is not None:
+    converted = planned.type is not planned.source_type and planned.source_type.family is not None
+    if pool and converted and planned.type in GRIDS:
         exact = _is_on_grid(planned, tensor, pool)
     if exact:
         reasons.append(f"its weights lie on a {planned.type.name} grid and are repacked without loss")

@@ -151,8 +151,9 @@ def convert(
     hub = find_hub_model(model)
     name = hub.name if hub else model_name(Path(model))
     paths = output_paths(name, recipes, None if output is None else Path(output))
+    place = _place(model, hub, remote=remote, dry_run=dry_run, progress=progress)
     with open_source(
-        _place(model, hub, remote=remote, dry_run=dry_run, progress=progress),
+        place,
         model_id=hub.id if hub else None,
         architecture_file=architecture_file,
         pre_tokenizer=pre_tokenizer,
@@ -163,7 +164,9 @@ def convert(
         infos = list(changed.tensors.values())
         threads = threads or available_processors()
         planned = [make_plan(infos, changed.metadata, recipe, options) for recipe in recipes]
-        plans = [look_at_weights(plan, changed.tensors, threads) for plan in planned]
+        # A dry run of a model of the hub is answered from its headers.
+        read = not (dry_run and isinstance(place, HubModel))
+        plans = [look_at_weights(plan, changed.tensors, threads, read=read) for plan in planned]
         writers = [
             _writer(path, changed.output_metadata(recipe), plan, max_part_bytes, overwrite=overwrite)
             for path, recipe, plan in zip(paths, recipes, plans, strict=True)

@@ -47,26 +47,27 @@ class _Integers(Grid):
         """See `Grid.scales`. The smallest weight is some multiple of the scale: the first, the second ... are tried, as
         long as the largest stays in range."""
         most = max(self._high, -self._low)
-        magnitude = np.abs(x)
-        largest = magnitude.max(1)
-        smallest = np.where(magnitude > 0, magnitude, np.inf).min(1, initial=np.inf).astype(np.float32)
+        # Element by element, all blocks at a time: sums over 32 neighbours are slow.
+        left, magnitude = np.arange(len(x)), np.abs(x.T, order="C")
+        largest = magnitude.max(0)
+        magnitude[magnitude == 0] = np.inf
+        smallest = magnitude.min(0)
         found = np.where(largest == 0, np.float32(0), np.float32(np.nan))
-        left = np.flatnonzero(largest > 0)
+        values = np.ascontiguousarray(x.T)
         with np.errstate(all="ignore"):
-            for multiple in range(1, most + 1):
-                left = left[largest[left] * np.float32(multiple) <= smallest[left] * np.float32(most)]
-                if not left.size:
-                    break
-                scale = (smallest[left] / np.float32(multiple)).astype(np.float16).astype(np.float32)
-                sound = scale * np.float32(multiple) == smallest[left]
-                tried, scale = left[sound], scale[sound, None]
-                level = np.rint(x[tried] / scale)
-                exact = (level * scale == x[tried]).all(1)
-                high, low = level.max(1), level.min(1)
+            for multiple in map(np.float32, range(1, most + 1)):
+                scale = (smallest / multiple).astype(np.float16).astype(np.float32)
+                level = np.rint(values / scale)
+                exact = (level * scale == values).all(0) & (scale * multiple == smallest) & (largest > 0)
+                high, low = level.max(0), level.min(0)
                 upright = exact & (high <= self._high) & (low >= self._low)
                 turned = exact & ~upright & (-low <= self._high) & (-high >= self._low)
-                found[tried] = np.where(upright, scale[:, 0], np.where(turned, -scale[:, 0], found[tried]))
-                left = left[np.isnan(found[left])]
+                found[left[upright]] = scale[upright]
+                found[left[turned]] = -scale[turned]
+                again = (largest > 0) & ~upright & ~turned & (largest * (multiple + 1) <= smallest * np.float32(most))
+                if not again.any():
+                    break
+                left, largest, smallest, values = left[again], largest[again], smallest[again], values[:, again]
         return found
 
     def pack(self, x: Floats, scales: Floats, out: NDArray[Any]) -> None:

@@ -114,11 +114,15 @@ class Counted(Tensor):
         out.view(np.float32)[...] = self.values[start:stop]
 
 
-def looked_at(values: np.ndarray) -> tuple[bool, int]:
+def looked_at(values: np.ndarray, *, read: bool = True) -> tuple[bool, int]:
     tensor = Counted("blk.0.ffn_up.weight", values.shape, TYPES["F32"], values)
     plan = make_plan([tensor], {"general.architecture": string("llama")}, find_recipe("Q4_0"))
-    (planned,) = look_at_weights(plan, {tensor.name: tensor}, 2)
+    (planned,) = look_at_weights(plan, {tensor.name: tensor}, 2, read=read)
     return planned.exact, sum(tensor.rows_read)
+
+
+def test_nothing_is_read_where_that_costs_too_much() -> None:
+    assert looked_at(on_grid((64, 64), -7, 7), read=False) == (False, 0)
 
 
 def test_one_row_of_ordinary_weights_is_read() -> None:

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "architectures")]
+sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from make_architecture_goldens import leave_out_vocabularies, make_golden  # noqa: E402
 from prequantized_cases import CASES  # noqa: E402

@@ -17,7 +17,17 @@ from typing import Any, Final
 
 from quantcli.formats.checkpoint import Checkpoint
 from quantcli.formats.errors import UnsupportedError
-from quantcli.formats.prequantized import awq, bitnet, bitsandbytes, compressed_tensors, fp8, gptq, modelopt, mxfp4
+from quantcli.formats.prequantized import (
+    awq,
+    bitnet,
+    bitsandbytes,
+    compressed_tensors,
+    fp8,
+    gptq,
+    modelopt,
+    mxfp4,
+    torchao,
+)
 from quantcli.formats.prequantized.companions import Companions, Method
 from quantcli.formats.prequantized.settings import quantization_config
 from quantcli.formats.tensor import Tensor
@@ -33,6 +43,7 @@ METHODS: Final[Mapping[str, Method]] = MappingProxyType(
         "gptq": gptq.take,
         "modelopt": modelopt.take,
         "mxfp4": mxfp4.take,
+        "torchao": torchao.take,
     }
 )
 """What decodes a checkpoint, by the `quant_method` of its configuration."""

@@ -1,0 +1,87 @@
+"""torchao, as it writes safetensors: the tensors of a quantized weight under names of their own.
+
+`X._weight_qdata` with `X._weight_scale` and often `X._weight_zero_point`: a number a byte (Float8Tensor, Int8Tensor,
+IntxUnpackedToInt8Tensor), or two codes of four bits a byte, the first in the lower half, with scales and zero points turned
+(groups, outputs), where the zero point is a float that is added last (Int4Tensor). Layouts for one kind of machine are not
+read. Source: `torchao.prototype.safetensors` and the classes named, `int4_row_quantize_zp` and `pack_int4` of FBGEMM.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from quantcli.formats.prequantized.companions import Companions
+from quantcli.formats.prequantized.fp8 import WEIGHTS, scaled_bytes
+from quantcli.formats.prequantized.numbers import FLOATS, INTEGERS, Numbers, Packed
+from quantcli.formats.prequantized.scaled import Decoded, Grid, scale_grid
+from quantcli.formats.prequantized.strips import turned_floats
+from quantcli.formats.tensor import Tensor
+from quantcli.kernels.types import TYPES
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_BITS: Final = 4
+_SIGNED: Final = np.array([*range(8), *range(-8, 0)], np.float32)
+"""What codes of four bits stand for: two's complement."""
+
+
+def take(companions: Companions) -> None:
+    """Every weight that has `qdata`."""
+    for stem in companions.stems("._weight_qdata"):
+        with companions.module(stem):
+            place = f"{stem}._weight_qdata"
+            levels = companions.take(place, ("I8", "U8", *WEIGHTS))
+            scales = companions.take(f"{stem}._weight_scale", FLOATS)
+            zeros = companions.find(f"{stem}._weight_zero_point")
+            if f"{stem}._weight_act_pre_scale" in companions.tensors:
+                raise ValueError("its inputs have scales of their own, which a GGUF file has no place for")
+            companions.put(place, _weight(f"{stem}.weight", levels, scales, zeros, companions))
+
+
+def _weight(name: str, levels: Tensor, scales: Tensor, zeros: Tensor | None, companions: Companions) -> Tensor:
+    if len(levels.shape) < 2:
+        raise ValueError(f"the shape {list(levels.shape)} is not that of a matrix")
+    if zeros is not None and zeros.type.name in FLOATS:
+        return _four_bits(name, levels, scales, zeros, companions)
+    if zeros is not None and zeros.type.name not in INTEGERS:
+        raise ValueError(f"the zero points are {zeros.type.name}")
+    kind = "FP8" if levels.type.name in WEIGHTS else "int8"
+    grid = scale_grid(scales, levels.shape)
+    weight = scaled_bytes(levels, grid, f"torchao {kind}", None if zeros is None else scale_grid(zeros, levels.shape))
+    return replace(weight, name=name)
+
+
+def _four_bits(name: str, levels: Tensor, scales: Tensor, zeros: Tensor, companions: Companions) -> Tensor:
+    outputs, inputs = levels.shape[-2], levels.shape[-1] * 2
+    groups = scales.shape[0]
+    shapes = scales.shape, zeros.shape, len(levels.shape)
+    if shapes != ((groups, outputs), (groups, outputs), 2) or not levels.size or inputs % max(1, groups):
+        raise ValueError(
+            f"qdata {list(levels.shape)}, scale {list(scales.shape)} and zero_point {list(zeros.shape)} do not fit together"
+        )
+    turned = (Grid(turned_floats(source, companions.cache), outputs, 1, inputs // groups) for source in (scales, zeros))
+    codes = Packed(levels, _BITS, inputs, _SIGNED)
+    return _Shifted(name, (outputs, inputs), TYPES["F32"], "torchao int4", codes, *turned)
+
+
+@dataclass(frozen=True)
+class _Shifted(Decoded):
+    """`level * scale + zero point`."""
+
+    levels: Numbers
+    scales: Grid
+    zeros: Grid
+
+    def read(self, start: int, stop: int, out: NDArray[np.uint8]) -> None:
+        """See `Tensor.read`."""
+        if not out.size:
+            return
+        values = self.levels.rows(start, stop)
+        with np.errstate(all="ignore"):
+            values *= self.scales.over(start, stop, self.row_length)
+            values += self.zeros.over(start, stop, self.row_length)
+        out.view(np.float32)[...] = values

@@ -15,10 +15,11 @@ import pytest
 from quantcli.formats import columns
 from quantcli.formats.checkpoint import Checkpoint
 from quantcli.formats.errors import ModelError, UnsupportedError
+from quantcli.formats.files import InputFile
 from quantcli.formats.prequantized import METHODS, decode, strips
 from quantcli.formats.prequantized.settings import quantization_config
 from quantcli.formats.safetensors import open_safetensors
-from quantcli.formats.tensor import Tensor
+from quantcli.formats.tensor import ELEMENT_TYPES, Tensor, stored_tensor
 from quantcli.kernels.rows import dequantize
 from quantcli.kernels.types import TYPES
 
@@ -254,3 +255,50 @@ def test_settings_in_a_file_of_their_own(tmp_path: Path) -> None:
 def test_settings_that_name_no_method(wrong: Any, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="quantization_config"):
         settings(tmp_path, {"quantization_config": wrong})
+
+
+# --- bitsandbytes' JSON ---------------------------------------------------------------------------------------------------
+
+
+def with_state(place: Path, name: str, text: bytes) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    """A fixture with another text in place of the state of its weight."""
+    given, config = opened(name)
+    key = next(key for key in given if "quant_state" in key)
+    path = place / "state.bin"
+    path.write_bytes(text)
+    given[key] = stored_tensor(key, (len(text),), ELEMENT_TYPES["U8"], InputFile(path), 0)
+    return given, config
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        (b"{", "is not JSON"),
+        (b"\xff", "is not JSON"),
+        (b"[" * 5000, "is not JSON"),
+        (b"[]", "no shape and blocksize"),
+        (b'{"blocksize": 64}', "no shape and blocksize"),
+        (b'{"shape": [300, 64]}', "no shape and blocksize"),
+        (b'{"shape": [300, 64], "blocksize": 0}', "no shape and blocksize"),
+        (b'{"shape": [300, -64], "blocksize": 64}', "no shape and blocksize"),
+        (b'{"shape": [3e2, 64], "blocksize": 64}', "no shape and blocksize"),
+        (b'{"shape": [30, 64], "blocksize": 64}', "bytes of codes, expected 960"),
+        (b'{"shape": [300, 64], "blocksize": 32}', "300 scales, expected 600"),
+        (b'{"shape": [300, 64], "blocksize": 64}', "nested scales"),
+        (b'{"shape": [300, 64], "blocksize": 64, "nested_blocksize": 0, "nested_offset": 0.5}', "nested scales"),
+        (b'{"shape": [300, 64], "blocksize": 64, "nested_blocksize": 64, "nested_offset": 0.5}', "nested scales"),
+        (b'{"shape": [300, 64], "blocksize": 64, "nested_blocksize": 256, "nested_offset": "x"}', "nested scales"),
+        (b" " * 70000, "70000 bytes of JSON, at most 65536"),
+    ],
+)
+def test_a_state_that_makes_no_sense(text: bytes, what: str, tmp_path: Path) -> None:
+    assert what in refusal(*with_state(tmp_path, "bnb-nf4-nested", text))
+
+
+def test_blocks_larger_than_the_weight(tmp_path: Path) -> None:
+    given, config = with_state(tmp_path, "bnb-nf4", b'{"shape": [24, 96], "blocksize": ' + b"9" * 30 + b"}")
+    given["m.weight.absmax"] = replace(given["m.weight.absmax"], shape=(1,))
+    weight = decode(given, config)["m.weight"].load()
+    ordinary = decode(*opened("bnb-nf4"))["m.weight"].load()
+    np.testing.assert_array_equal(weight[0, :64], ordinary[0, :64])
+    assert np.isfinite(weight).all()

@@ -60,7 +60,7 @@ def decode(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None) -> d
     if config is None:
         fp8.take_unscaled(companions)
         return companions.result("an ordinary checkpoint")
-    method = config["quant_method"]
+    method = config["quant_method"].lower()
     if method not in METHODS:
         raise UnsupportedError(
             f"the checkpoint is quantized with {method}, which is not supported, only {', '.join(METHODS)}",

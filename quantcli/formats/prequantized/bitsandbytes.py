@@ -17,7 +17,16 @@ import numpy as np
 
 from quantcli.formats.errors import UnsupportedError
 from quantcli.formats.prequantized.companions import Companions
-from quantcli.formats.prequantized.numbers import Floats, Numbers, Plain, read_floats, read_raw, with_rows
+from quantcli.formats.prequantized.numbers import (
+    Floats,
+    Numbers,
+    Plain,
+    read_floats,
+    read_raw,
+    read_small,
+    to_floats,
+    with_rows,
+)
 from quantcli.formats.prequantized.scaled import Decoded, Scaled, scale_grid
 from quantcli.formats.tensor import MAX_DIMENSIONS, Tensor
 from quantcli.kernels.types import TYPES
@@ -34,6 +43,7 @@ _INVERSE_127: Final = np.float32(7.874015718698502e-3)
 
 def take(companions: Companions) -> None:
     """Every weight with a state of quantization, and every one with `SCB`."""
+    companions.expect(*(_STATE + kind for kind in _TITLES), ".quant_map", ".nested_quant_map", ".weight_format")
     for kind, title in _TITLES.items():
         for name in companions.stems(_STATE + kind):
             with companions.module(name):
@@ -48,7 +58,7 @@ def _eight_bit(companions: Companions, stem: str) -> Tensor:
     weight = companions.take(f"{stem}.weight", ("I8",), 2)
     largest = companions.take(f"{stem}.SCB", ("F32",), 1)
     layout = companions.find(f"{stem}.weight_format")
-    if layout is not None and (layout.size != 1 or int(read_raw(layout, 0, 1)[0, 0]) != 0):
+    if layout is not None and (layout.size != 1 or read_small(layout)[0] != 0):
         raise UnsupportedError(f"{stem}: int8 weights in a layout for one kind of GPU are not supported, only by rows")
     if largest.size != weight.shape[0]:
         raise ValueError(f"SCB has {largest.size} values, expected {weight.shape[0]}")
@@ -68,7 +78,8 @@ class _Rows(Scaled):
 
 def _four_bit(companions: Companions, name: str, state_name: str, title: str) -> Tensor:
     state = _state(companions.take(state_name, ("U8",), 1))
-    shape, block = tuple(state["shape"]), state["blocksize"]
+    shape = tuple(state["shape"])
+    block = min(state["blocksize"], math.prod(shape))
     codes = companions.take(name, ("U8", "I8", "BF16", "F16", "F32"))  # any storage may be asked for
     if codes.nbytes != -(-math.prod(shape) // 2):
         raise ValueError(
@@ -83,10 +94,11 @@ def _four_bit(companions: Companions, name: str, state_name: str, title: str) ->
     if absmax.type.name == "U8":
         nested = companions.take(f"{name}.nested_absmax", ("F32",))
         size, offset = state.get("nested_blocksize"), state.get("nested_offset")
-        if type(size) is not int or size < 1 or not isinstance(offset, float | int) or nested.size != -(-blocks // size):
+        if type(size) is not int or size < 1 or nested.size != -(-blocks // size) or not isinstance(offset, float):
             raise ValueError("its nested scales do not fit together")
         levels = _table(companions.take(f"{name}.nested_quant_map", ("F32",)), 256)
-        scales = _Nested(with_rows(absmax, 1), levels, with_rows(nested, 1), size, np.float32(offset))
+        with np.errstate(all="ignore"):
+            scales = _Nested(with_rows(absmax, 1), levels, with_rows(nested, 1), min(size, blocks), np.float32(offset))
     return _FourBit(name, shape, TYPES["F32"], title, codes, table, scales, block)
 
 
@@ -99,7 +111,7 @@ def _state(tensor: Tensor) -> dict[str, Any]:
     if tensor.size > _MAX_STATE:
         raise ValueError(f"{tensor.size} bytes of JSON, at most {_MAX_STATE} expected")
     try:
-        state = json.loads(read_raw(tensor, 0, 1).tobytes())
+        state = json.loads(read_small(tensor).tobytes())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{tensor.name} is not JSON: {error}") from None
     shape = state.get("shape") if isinstance(state, dict) else None
@@ -116,7 +128,7 @@ def _state(tensor: Tensor) -> dict[str, Any]:
 def _table(tensor: Tensor, size: int) -> Floats:
     if tensor.size != size:
         raise ValueError(f"{tensor.name} has {tensor.size} values, expected {size}")
-    return read_floats(with_rows(tensor, size), 0, 1).reshape(size)
+    return to_floats(read_small(tensor), tensor.type)
 
 
 @dataclass(frozen=True)
@@ -162,6 +174,7 @@ class _FourBit(Decoded):
         values = np.take(self.table, codes.reshape(-1)[skipped : skipped + last - first])
         above = first // self.block
         scales = self.scales.rows(above, -(-last // self.block)).reshape(-1)
+        edges = np.clip(np.arange(above, above + len(scales) + 1) * self.block, first, last)
         with np.errstate(all="ignore"):
-            values *= np.repeat(scales, self.block)[first - above * self.block :][: last - first]
+            values *= np.repeat(scales, np.diff(edges))
         out.view(np.float32).reshape(-1)[...] = values

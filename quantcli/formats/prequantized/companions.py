@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from quantcli.formats.errors import ModelError
+from quantcli.formats.files import DataFile
 from quantcli.formats.prequantized.strips import StripCache
-from quantcli.formats.tensor import Tensor
+from quantcli.formats.tensor import StoredTensor, Tensor
 
 _LISTED: Final = 5
 """Faults that an error spells out; the rest are counted."""
@@ -61,6 +62,15 @@ class Companions:
         if dimensions is not None and len(found.shape) != dimensions:
             raise ValueError(f"{name} has the shape {list(found.shape)}, expected {dimensions} dimensions")
         return found
+
+    def expect(self, *suffixes: str) -> None:
+        """Say that the small tensors whose names end so will be read: see `DataFile.expect`."""
+        positions: dict[DataFile, list[int]] = {}
+        for name, tensor in self.tensors.items():
+            if name.endswith(suffixes) and isinstance(tensor, StoredTensor):
+                positions.setdefault(tensor.file, []).append(tensor.offset)
+        for file, places in positions.items():
+            file.expect(places)
 
     def put(self, place: str, tensor: Tensor) -> None:
         """Have `tensor` where the checkpoint has the tensor called `place`."""

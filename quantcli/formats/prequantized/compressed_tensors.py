@@ -26,7 +26,7 @@ from quantcli.formats.prequantized.numbers import (
     Plain,
     integers,
     read_floats,
-    read_raw,
+    read_small,
     with_rows,
 )
 from quantcli.formats.prequantized.scaled import ColumnGroups, Grid, Scaled, scale_grid
@@ -44,6 +44,7 @@ _NV_GROUP: Final = 16
 def take(companions: Companions) -> None:
     """Every module with packed weights, and every tensor of bytes with scales."""
     _refuse_other_formats(companions)
+    companions.expect(".weight_shape")
     groups = list(_weight_settings(companions))
     bits = sorted({group["num_bits"] for group in groups if type(group.get("num_bits")) is int})
     block = next((_block(group) for group in groups if _block(group)), None)
@@ -141,7 +142,7 @@ def _shape(tensor: Tensor) -> tuple[int, ...]:
     """
     if not 2 <= tensor.size <= 3:
         raise ValueError(f"{tensor.name} has {tensor.size} values, expected 2")
-    shape = tuple(int(size) for size in read_raw(tensor, 0, 1)[0])
+    shape = tuple(map(int, read_small(tensor)))
     if not all(0 < size <= MAX_COUNT for size in shape):
         raise ValueError(f"{tensor.name} is {list(shape)}, which is no shape")
     return shape

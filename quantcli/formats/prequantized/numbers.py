@@ -80,6 +80,14 @@ def read_raw(tensor: Tensor, start: int, stop: int) -> NDArray[Any]:
     return out.view(source.type.layout)
 
 
+def read_small(tensor: Tensor) -> NDArray[Any]:
+    """All of a small tensor, `(size,)`, as `read_raw` has it: of one that tells how to read others, like a header."""
+    source = as_bits(tensor)
+    if isinstance(source, StoredTensor):
+        return np.frombuffer(source.file.read(source.offset, source.nbytes), source.type.layout)
+    return read_raw(source, 0, source.rows).reshape(-1)
+
+
 def read_floats(tensor: Tensor, start: int, stop: int) -> Floats:
     """Rows as float32 `(stop - start, row length)`, of any plain or small float or integer type."""
     return to_floats(read_raw(tensor, start, stop), tensor.type)

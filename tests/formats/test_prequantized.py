@@ -14,12 +14,13 @@ import pytest
 
 from quantcli.formats import columns
 from quantcli.formats.checkpoint import Checkpoint
-from quantcli.formats.errors import ModelError, UnsupportedError
+from quantcli.formats.errors import ModelError, QuantcliError, UnsupportedError
 from quantcli.formats.files import InputFile
 from quantcli.formats.prequantized import METHODS, decode, strips
+from quantcli.formats.prequantized.scaled import Decoded
 from quantcli.formats.prequantized.settings import quantization_config
 from quantcli.formats.safetensors import open_safetensors
-from quantcli.formats.tensor import ELEMENT_TYPES, Tensor, stored_tensor
+from quantcli.formats.tensor import ELEMENT_TYPES, StoredTensor, Tensor, stored_tensor
 from quantcli.kernels.rows import dequantize
 from quantcli.kernels.types import TYPES
 
@@ -177,6 +178,43 @@ def test_a_companion_of_another_size_is_an_error_or_makes_another_weight(name: s
     else:
         assert found.shape != expected(name)[weight].shape
         read(found, 0, found.rows)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_companions_of_any_shape_and_type_end_in_an_error_or_in_numbers(name: str) -> None:
+    given, config = opened(name)
+    (weight, *_) = expected(name)
+    outcomes = set()
+    for key, tensor in given.items():
+        lengths = [{0, 1, 2, 3, 8, 32, size // 2, size * 2, size * 4, 1 << 40} for size in tensor.shape]
+        shapes = [
+            (*tensor.shape[:axis], length, *tensor.shape[axis + 1 :])
+            for axis, sizes in enumerate(lengths)
+            for length in sorted(sizes)
+        ]
+        shapes += [
+            (),
+            (0,),
+            (1,),
+            (1, 1, 1),
+            (tensor.size,),
+            (1, tensor.size),
+            (tensor.size, 1),
+            (*tensor.shape, 1),
+            (1, *tensor.shape),
+        ]
+        for shape in shapes:
+            for kind in (tensor.type, ELEMENT_TYPES["U8"], ELEMENT_TYPES["I32"], ELEMENT_TYPES["F16"]):
+                assert isinstance(tensor, StoredTensor)
+                changed = stored_tensor(key, shape, kind, tensor.file, tensor.offset)
+                try:
+                    found = decode({**given, key: changed}, config).get(weight)
+                    if isinstance(found, Decoded) and found.size < 1 << 20:
+                        read(found, 0, min(found.rows, 3))
+                    outcomes.add("numbers")
+                except QuantcliError:
+                    outcomes.add("error")
+    assert outcomes == {"numbers", "error"} or name == "fp8-plain"
 
 
 def test_all_modules_that_do_not_fit_are_listed() -> None:

@@ -45,7 +45,7 @@ def _take_gemm(companions: Companions) -> None:
             levels, zeros, scales = _parts(companions, stem)
             inputs, outputs, groups = levels.shape[0], levels.shape[1] * _HELD, scales.shape[0]
             fits = zeros is None or zeros.shape == (groups, levels.shape[1])
-            if not fits or scales.shape[1] != outputs or inputs % max(1, groups):
+            if not fits or scales.shape[1] != outputs or not groups or inputs % groups:
                 raise _misfit(levels, zeros, scales)
             cache, width = companions.cache, inputs // groups
             levels_of = partial(packed_across, bits=_BITS, table=_table(zeros), cache=cache, order=_PLACES)

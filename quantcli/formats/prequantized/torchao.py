@@ -57,9 +57,9 @@ def _weight(name: str, levels: Tensor, scales: Tensor, zeros: Tensor | None, com
 
 def _four_bits(name: str, levels: Tensor, scales: Tensor, zeros: Tensor, companions: Companions) -> Tensor:
     outputs, inputs = levels.shape[-2], levels.shape[-1] * 2
-    groups = scales.shape[0]
+    groups = scales.shape[0] if scales.shape else 0
     shapes = scales.shape, zeros.shape, len(levels.shape)
-    if shapes != ((groups, outputs), (groups, outputs), 2) or not levels.size or inputs % max(1, groups):
+    if shapes != ((groups, outputs), (groups, outputs), 2) or not groups or inputs % groups:
         raise ValueError(
             f"qdata {list(levels.shape)}, scale {list(scales.shape)} and zero_point {list(zeros.shape)} do not fit together"
         )

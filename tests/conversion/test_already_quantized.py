@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,12 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from quantized_models import LAYER, LINEAR, UNTURNED, gptq_model, normal, on_grid, write_model
+from quantized_models import LAYER, LINEAR, TOKENIZER, UNTURNED, gptq_model, normal, on_grid, write_model
+from tiny_checkpoint import write_checkpoint
 
 from quantcli.cli.convert import command
 from quantcli.conversion.already_quantized import look_at_weights
 from quantcli.conversion.convert import convert
-from quantcli.conversion.plan import make_plan
+from quantcli.conversion.plan import check_plan, make_plan, quantized_twice
 from quantcli.conversion.recipes import find_recipe
 from quantcli.formats.gguf_reader import open_gguf
 from quantcli.formats.gguf_spec import string
@@ -100,6 +103,40 @@ def test_a_second_quantization_is_done_and_noted(tmp_path: Path) -> None:
     assert reasons["blk.0.attn_q.weight"] == "the base type of Q4_1; the checkpoint has it as GPTQ 4-bit"
     _, stderr = run(model, "--type", "Q8_0", "-o", tmp_path / "out8.gguf")
     assert "second time" not in stderr
+
+
+@pytest.fixture
+def gpt_oss(golden: Path, tmp_path: Path) -> tuple[Path, dict[str, Any]]:
+    """A GPT-OSS as it was published, and what the reference's converter makes of its tensors."""
+    case = json.loads((golden / "prequantized/mxfp4.json").read_text())
+    model = write_checkpoint(tmp_path, case["checkpoint"])
+    shutil.copy(TOKENIZER, model)
+    return model, {name: (kind, digest) for name, kind, _, digest in case["f32"]["tensors"]}
+
+
+def test_mxfp4_is_the_reference_s_bytes(gpt_oss: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    model, expected = gpt_oss
+    _, stderr = run(model, "--type", "MXFP4_MOE", "-o", tmp_path / "out.gguf")
+    assert "second time" not in stderr
+    with open_gguf(tmp_path / "out.gguf") as file:
+        found = {
+            name: (tensor.type.name, hashlib.sha256(file.map(tensor).tobytes()).hexdigest())
+            for name, tensor in file.tensors.items()
+            if tensor.type.name == "MXFP4"
+        }
+    assert len(found) == 6
+    assert found.items() <= expected.items()
+
+
+def test_mxfp4_becomes_another_type_without_leave(gpt_oss: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    plan = convert(gpt_oss[0], "F16", tmp_path / "out.gguf", dry_run=True)[0].plan
+    check_plan(plan)
+    assert not quantized_twice(plan)
+    plan = convert(gpt_oss[0], "Q5_1", tmp_path / "out.gguf", dry_run=True)[0].plan
+    check_plan(plan)
+    assert {tensor.name for tensor in quantized_twice(plan)} == {
+        f"blk.{layer}.ffn_{part}_exps.weight" for layer in (0, 1) for part in ("gate", "up", "down")
+    }
 
 
 @dataclass(frozen=True)

@@ -74,8 +74,12 @@ def _is_on_grid(planned: PlannedTensor, tensor: Tensor, pool: ThreadPoolExecutor
         if not off_grid.is_set() and not lies_on_grid(_floats(tensor, start, stop), planned.type):
             off_grid.set()
 
-    for _ in pool.map(look, range(0, tensor.rows, step)):
-        pass
+    try:
+        for _ in pool.map(look, range(0, tensor.rows, step)):
+            pass
+    except BaseException:
+        off_grid.set()  # what is still to be looked at need not be
+        raise
     return not off_grid.is_set()
 
 

@@ -20,6 +20,7 @@ from quantcli.conversion.already_quantized import look_at_weights
 from quantcli.conversion.convert import convert
 from quantcli.conversion.plan import check_plan, make_plan, quantized_twice
 from quantcli.conversion.recipes import find_recipe
+from quantcli.formats.errors import FormatError
 from quantcli.formats.gguf_reader import open_gguf
 from quantcli.formats.gguf_spec import string
 from quantcli.formats.imatrix import Imatrix
@@ -151,11 +152,29 @@ class Counted(Tensor):
         out.view(np.float32)[...] = self.values[start:stop]
 
 
+class Breaking(Counted):
+    """Of which only single rows and those at the beginning can be read."""
+
+    def read(self, start: int, stop: int, out: np.ndarray) -> None:
+        if stop - start > 1 and stop > 20_000:
+            raise FormatError("model.safetensors", "broken")
+        super().read(start, stop, out)
+
+
 def looked_at(values: np.ndarray, *, read: bool = True) -> tuple[bool, int]:
     tensor = Counted("blk.0.ffn_up.weight", values.shape, TYPES["F32"], values)
     plan = make_plan([tensor], {"general.architecture": string("llama")}, find_recipe("Q4_0"))
     (planned,) = look_at_weights(plan, {tensor.name: tensor}, 2, read=read)
     return planned.exact, sum(tensor.rows_read)
+
+
+def test_a_file_that_breaks_ends_it_at_once() -> None:
+    grid = on_grid((100_000, 64), -7, 7)
+    tensor = Breaking("blk.0.ffn_up.weight", grid.shape, TYPES["F32"], grid)
+    plan = make_plan([tensor], {"general.architecture": string("llama")}, find_recipe("Q4_0"))
+    with pytest.raises(FormatError, match="broken"):
+        look_at_weights(plan, {tensor.name: tensor}, 2)
+    assert sum(tensor.rows_read) < 60_000
 
 
 def test_nothing_is_read_where_that_costs_too_much() -> None:

@@ -116,6 +116,7 @@ def test_an_unknown_method_is_refused_by_name(method: str) -> None:
         ("awq", {"version": "gemv_fast"}),
         ("awq", {"bits": 3}),
         ("compressed-tensors", {"format": "marlin-24"}),
+        ("compressed-tensors", {"format": "mixed-precision", "config_groups": {"a": {"format": ["dense"]}}}),
         ("compressed-tensors", {"format": "mixed-precision", "config_groups": {"a": {"format": "mxfp6-pack-quantized"}}}),
         ("compressed-tensors", {"format": "dense", "sparsity_config": {"format": "sparse-24-bitmask"}}),
     ],
@@ -134,6 +135,7 @@ def test_a_variant_that_is_not_read_is_refused(method: str, more: dict[str, Any]
         ("fp8", "weight_block_size", [0, 128]),
         ("awq", "version", 1),
         ("compressed-tensors", "config_groups", []),
+        ("compressed-tensors", "format", ["dense"]),
         ("compressed-tensors", "sparsity_config", 1),
     ],
 )

@@ -37,6 +37,7 @@ _FORMATS: Final = (
     "dense", "float-quantized", "int-quantized", "mixed-precision", "mxfp4-pack-quantized", "naive-quantized",
     "nvfp4-pack-quantized", "pack-quantized",
 )  # fmt: skip
+_BITS: Final = range(1, 9)
 _TITLE: Final = "compressed-tensors"
 _NV_GROUP: Final = 16
 
@@ -46,7 +47,7 @@ def take(companions: Companions) -> None:
     _refuse_other_formats(companions)
     companions.expect(".weight_shape")
     groups = list(_weight_settings(companions))
-    bits = sorted({group["num_bits"] for group in groups if type(group.get("num_bits")) is int})
+    bits = [bits for bits in _BITS if any(group.get("num_bits") == bits for group in groups)]
     block = next((_block(group) for group in groups if _block(group)), None)
     for stem in companions.stems(".weight_packed"):
         with companions.module(stem):
@@ -66,8 +67,9 @@ def take(companions: Companions) -> None:
 def _refuse_other_formats(companions: Companions) -> None:
     sparsity = companions.setting("sparsity_config", dict, {}).get("format") or "dense"
     groups = companions.setting("config_groups", dict, {}).values()
-    formats = {companions.config.get("format"), *(group.get("format") for group in groups if isinstance(group, Mapping))}
-    foreign = sorted(map(str, formats - {None, *_FORMATS})) + ([str(sparsity)] if sparsity != "dense" else [])
+    formats = [companions.setting("format", str), *(group.get("format") for group in groups if isinstance(group, Mapping))]
+    foreign = [name for name in formats if name is not None and name not in _FORMATS]
+    foreign += [] if sparsity == "dense" else [sparsity]
     if foreign:
         raise UnsupportedError(
             f"config.json: {_TITLE} in the format {foreign[0]!r} is not supported, only {', '.join(_FORMATS)}",
@@ -94,7 +96,7 @@ def _packed(companions: Companions, stem: str, possible_bits: list[int]) -> Tens
     scales = companions.take(f"{stem}.weight_scale", FLOATS)
     order = companions.find(f"{stem}.weight_g_idx")
     length = shape[-1]
-    fitting = [bits for bits in possible_bits or range(1, 9) if -(-length * bits // 32) == words.row_length]
+    fitting = [bits for bits in possible_bits or _BITS if -(-length * bits // 32) == words.row_length]
     if words.shape[:-1] != shape[:-1] or not fitting:
         wanted = f" at {' or '.join(map(str, possible_bits))} bits" if possible_bits else ""
         raise ValueError(f"weight_packed {list(words.shape)} does not fit a weight of shape {list(shape)}{wanted}")
@@ -122,7 +124,7 @@ def _zeros(companions: Companions, stem: str, bits: int, grid: Grid, shape: tupl
         return scale_grid(zeros, shape)
     groups = -(-shape[-1] // grid.width)
     expected = (-(-shape[-2] * bits // 32), groups)
-    if len(shape) != 2 or zeros.type.name != "I32" or zeros.shape != expected:
+    if len(shape) != 2 or zeros.type.name != "I32" or zeros.shape != expected or grid.height != 1:
         raise ValueError(f"weight_zero_point is {zeros.type.name} {list(zeros.shape)}, expected I32 {list(expected)}")
     return replace(grid, numbers=PackedRows(zeros, bits, integers(bits, 1 << (bits - 1))))
 

@@ -47,9 +47,18 @@ def tensor_bytes(name: str, dtype: str, shape: list[int]) -> bytes:
 
 def write_checkpoint(place: Path, description: dict[str, Any]) -> Path:
     """Write `place/NAME/config.json`, `model.safetensors` and the side files; the directory."""
+    return _write(place, description, "config.json", "model.safetensors")
+
+
+def write_adapter(place: Path, description: dict[str, Any]) -> Path:
+    """The same for a LoRA adapter: `adapter_config.json` and `adapter_model.safetensors`."""
+    return _write(place, description, "adapter_config.json", "adapter_model.safetensors")
+
+
+def _write(place: Path, description: dict[str, Any], config: str, weights: str) -> Path:
     directory = place / description["directory"]
     directory.mkdir()
-    (directory / "config.json").write_text(json.dumps(description["config"], indent=2))
+    (directory / config).write_text(json.dumps(description["config"], indent=2))
     for name, text in description.get("files", {}).items():
         (directory / name).parent.mkdir(exist_ok=True)
         (directory / name).write_text(text, encoding="utf-8")
@@ -60,5 +69,5 @@ def write_checkpoint(place: Path, description: dict[str, Any]) -> Path:
         header[name] = {"dtype": dtype.split()[0], "shape": shape, "data_offsets": [len(data), len(data) + len(chunk)]}
         data += chunk
     text = json.dumps(header).encode()
-    (directory / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data)
+    (directory / weights).write_bytes(len(text).to_bytes(8, "little") + text + data)
     return directory

@@ -12,6 +12,7 @@ from typing import Any
 from quantcli.architectures.config import complete_config, hyperparameters
 from quantcli.architectures.fields import FIELD_TYPES
 from quantcli.architectures.graph import Graph
+from quantcli.architectures.low_rank import map_adapter
 from quantcli.architectures.mapping import map_tensors
 from quantcli.architectures.schema import (
     PACKAGE_DIRECTORY,
@@ -20,6 +21,7 @@ from quantcli.architectures.schema import (
     VocabularyRules,
     read_declaration,
 )
+from quantcli.formats.adapter import LowRank
 from quantcli.formats.errors import ModelError, UnsupportedError, clipped, shown
 from quantcli.formats.gguf_spec import Field, Metadata, string
 from quantcli.formats.tensor import Tensor
@@ -123,6 +125,20 @@ class Architecture:
                 data has been read, and no memory taken that the configuration alone decides.
         """
         return map_tensors(self.declaration, checkpoint_tensors, self.hyperparameters(config))
+
+    def adapted(self, adapter: Mapping[str, LowRank | Tensor], config: Mapping[str, Any]) -> list[LowRank | Tensor]:
+        """What an adapter has for the tensors of the GGUF file: named and transformed like them, in the reference's order,
+        whole tensors first.
+
+        Args:
+            adapter: by the names of the checkpoint's tensors, in the order of the adapter's file.
+            config: the parsed `config.json` of the model.
+
+        Raises:
+            ModelError: naming all that belongs to no tensor of the model or is of another shape.
+            UnsupportedError: if a weight is transformed in a way that a pair cannot be.
+        """
+        return map_adapter(self.declaration, adapter, self.hyperparameters(config))
 
 
 @cache

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import reduce
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from quantcli.architectures.expressions import Call
 from quantcli.architectures.name_ranges import LISTED, listed
@@ -27,12 +27,16 @@ from quantcli.architectures.transforms import (
     have_same_numbers,
 )
 from quantcli.formats.errors import ModelError, UnsupportedError, clipped, shown
-from quantcli.formats.tensor import OPAQUE_TYPES, Tensor
+from quantcli.formats.tensor import OPAQUE_TYPES, Tensor, TensorInfo
 
 MOST_ZEROS: Final = 1 << 20
 """How long a vector may be that is read to see whether it is all zero."""
 
+MOST_TENSORS: Final = 100_000
+"""Tensors that a configuration may speak of where no checkpoint tells how many there are."""
+
 Scope = Mapping[str, Any]
+Info = TypeVar("Info", bound=TensorInfo)
 
 
 @dataclass
@@ -44,7 +48,7 @@ class _Problems:
     misshapen: dict[tuple[str, str], dict[str, None]] = field(default_factory=dict)
     """The names by the shape they have and the shape they should have."""
 
-    def raise_if_any(self, gguf: str, hint: str) -> None:
+    def raise_if_any(self, whose: str, gguf: str, hint: str) -> None:
         """Tell everything, in one line.
 
         Raises:
@@ -61,12 +65,12 @@ class _Problems:
             rest = [f"and {len(pairs) - LISTED} more shapes"] if len(pairs) > LISTED else []
             told.append(f"{count} of another shape: {', '.join(shapes + rest)}")
         if told:
-            message = f"the checkpoint's tensors are not those of a {gguf} model as config.json describes it; "
+            message = f"the {whose}'s tensors are not those of a {gguf} model as config.json describes it; "
             raise ModelError(message + "; ".join(told), hint=hint)
 
 
 @dataclass(frozen=True)
-class _Match:
+class Match:
     """A row for one layer, with the checkpoint tensors found for it."""
 
     row: TensorRow
@@ -90,11 +94,30 @@ def map_tensors(declaration: Declaration, checkpoint: Mapping[str, Tensor], scop
         for name, tensor in tensors.items()
         if name not in used and not any(_is_ignored(name, tensor, row, scope) for row in declaration.ignore)
     }
-    problems.raise_if_any(declaration.gguf, _hint(scope.get("quantization_config")))
+    problems.raise_if_any("checkpoint", declaration.gguf, _hint(scope.get("quantization_config")))
     _refuse_opaque([tensors[name] for name in tensors if name in used])
     made = _generated(declaration, scope)
-    made += [_made(match, tensors) for match in _in_order(matches) if not _is_copy(match, matches, tensors)]
+    kept = [match for match in _in_order(matches) if not _is_copy(match, matches, tensors)]
+    made += [make_tensor(match, [tensors[source] for source in match.sources]) for match in kept]
     return [_stored(tensor, declaration.store_as_float32) for tensor in made]
+
+
+def match_adapter(declaration: Declaration, adapter: Mapping[str, Info], scope: Scope) -> list[tuple[Match, list[Info]]]:
+    """The rows for whose sources an adapter has something, in the order of the reference, with what it has.
+
+    Raises:
+        ModelError: naming all of the adapter that no row takes or that is of another shape than the configuration says, and
+            what is not there while other sources of the same row are.
+    """
+    given, headless = _normalized_names(declaration, adapter)
+    scope = {**scope, "headless": headless}
+    problems = _Problems()
+    counts = _index_counts(declaration, MOST_TENSORS, scope)
+    matches = list(_matches(declaration, given, counts, scope, problems, available=MOST_TENSORS))
+    used = {source for match in matches for source in match.sources}
+    problems.unknown |= {entry.name: None for name, entry in given.items() if name not in used}
+    problems.raise_if_any("adapter", declaration.gguf, "Is this the model that the adapter was trained on?")
+    return [(match, [given[source] for source in match.sources]) for match in _in_order(matches)]
 
 
 def _is_ignored(name: str, tensor: Tensor, row: IgnoreRow, scope: Scope) -> bool:
@@ -125,12 +148,12 @@ def _refuse_opaque(used: Sequence[Tensor]) -> None:
         )
 
 
-def _normalized_names(declaration: Declaration, checkpoint: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], bool]:
+def _normalized_names(declaration: Declaration, checkpoint: Mapping[str, Info]) -> tuple[dict[str, Info], bool]:
     """The checkpoint's tensors by the names that the rows use, and whether they were those of a model without its head."""
     names = [_normalized(declaration, given) for given in checkpoint]
     base = declaration.base_prefix
     headless = bool(base) and not any(name.startswith(base) for name in names)
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, Info] = {}
     for short, tensor in zip(names, checkpoint.values(), strict=True):
         name = base + short if headless else short
         if name in tensors:
@@ -164,11 +187,18 @@ def _index_counts(declaration: Declaration, available: int, scope: Scope) -> dic
 
 
 def _matches(
-    declaration: Declaration, tensors: Mapping[str, Tensor], counts: Mapping[str, int], scope: Scope, problems: _Problems
-) -> Iterator[_Match]:
+    declaration: Declaration,
+    tensors: Mapping[str, TensorInfo],
+    counts: Mapping[str, int],
+    scope: Scope,
+    problems: _Problems,
+    *,
+    available: int | None = None,
+) -> Iterator[Match]:
+    """Every row for every layer that has its sources. With `available`, so many tensors may be named and none must be."""
     positions = {name: position for position, name in enumerate(tensors)}
     for order, declared in enumerate(declaration.tensors):
-        ways = _possible_ways(declared, counts, len(tensors))
+        ways = _possible_ways(declared, counts, len(tensors) if available is None else available)
         for numbers in _numbers(placeholders(declared.name), counts):
             here = {**scope, **numbers}
             if not declared.when.evaluate(here):
@@ -177,17 +207,17 @@ def _matches(
             sources = _source_names(row, numbers, counts)
             absent = [source for source in sources if source not in tensors] if sources else list(row.sources)
             if absent:
-                if row.required.evaluate(here) or 0 < len(absent) < len(sources):
+                if (available is None and row.required.evaluate(here)) or 0 < len(absent) < len(sources):
                     problems.missing |= dict.fromkeys(absent)
                 continue
             for source in sources:
                 if wrong := _misshapen(row, tensors[source], here):
                     problems.misshapen.setdefault(wrong, {})[tensors[source].name] = None
             last = max(positions[source] for source in sources)
-            yield _Match(row, row.name.format(**numbers), sources, here, (last, order))
+            yield Match(row, row.name.format(**numbers), sources, here, (last, order))
 
 
-def _is_held(sources: Sequence[str], tensors: Mapping[str, Tensor]) -> bool:
+def _is_held(sources: Sequence[str], tensors: Mapping[str, TensorInfo]) -> bool:
     return bool(sources) and all(source in tensors for source in sources)
 
 
@@ -227,7 +257,7 @@ def _source_names(row: TensorRow, numbers: Mapping[str, int], counts: Mapping[st
     )
 
 
-def _misshapen(row: TensorRow, tensor: Tensor, scope: Scope) -> tuple[str, str] | None:
+def _misshapen(row: TensorRow, tensor: TensorInfo, scope: Scope) -> tuple[str, str] | None:
     """The shape that the tensor has and the one it should have, where they are not the same."""
     if row.shape is None:
         return None
@@ -238,7 +268,7 @@ def _misshapen(row: TensorRow, tensor: Tensor, scope: Scope) -> tuple[str, str] 
     return None if fits else (str(list(tensor.shape)), clipped(str(expected)))
 
 
-def _in_order(matches: Sequence[_Match]) -> list[_Match]:
+def _in_order(matches: Sequence[Match]) -> list[Match]:
     """As the reference writes them: each when its last source, or the last of its group, comes by in the checkpoint."""
     last_of_group: dict[tuple[Any, ...], int] = {}
     for match in matches:
@@ -247,27 +277,27 @@ def _in_order(matches: Sequence[_Match]) -> list[_Match]:
     return sorted(matches, key=lambda match: (last_of_group[_group(match)], match.place[1]))
 
 
-def _is_copy(match: _Match, matches: Sequence[_Match], tensors: Mapping[str, Tensor]) -> bool:
+def _is_copy(match: Match, matches: Sequence[Match], tensors: Mapping[str, Tensor]) -> bool:
     """Whether the tensor is to be left out because its numbers are those of another. Reads both where they could be."""
     originals = (other.sources[0] for other in matches if other.name == match.row.unless_equal)
     return any(have_same_numbers(tensors[match.sources[0]], tensors[original]) for original in originals)
 
 
-def _group(match: _Match) -> tuple[Any, ...]:
+def _group(match: Match) -> tuple[Any, ...]:
     return (match.row.group or match.name, match.scope.get("layer") if match.row.group else None)
 
 
-def _made(match: _Match, tensors: Mapping[str, Tensor]) -> Tensor:
-    sources = [tensors[source] for source in match.sources]
+def make_tensor(match: Match, sources: Sequence[Tensor]) -> Tensor:
+    """The tensor that a row makes of its sources."""
     tensor = GATHERS[match.row.gather](sources) if match.row.gather is not None else sources[0]
     for call in match.row.transforms:
-        with _blaming(match.name, call):
+        with blaming(match.name, call):
             tensor = TRANSFORMS[call.name](tensor, *call.evaluate(match.scope))
     return Renamed(match.name, tensor.shape, tensor.type, tensor)
 
 
 @contextmanager
-def _blaming(name: str, call: Call) -> Iterator[None]:
+def blaming(name: str, call: Call) -> Iterator[None]:
     """Say of which tensor a step failed where the configuration's values do not suit it."""
     try:
         yield
@@ -279,7 +309,7 @@ def _generated(declaration: Declaration, scope: Scope) -> list[Tensor]:
     made: list[Tensor] = []
     for row in declaration.generated:
         if row.when.evaluate(scope):
-            with _blaming(row.name, row.generator):
+            with blaming(row.name, row.generator):
                 values = GENERATORS[row.generator.name](*row.generator.evaluate(scope))
             made.append(Generated(row.name, values.shape, F32, values))
     return made

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 @click.option("--leave-output-tensor", is_flag=True, help="Keep output.weight as it is.")
 @click.option("--allow-requantize", is_flag=True, help="Quantize tensors that are quantized already, at a loss.")
 @click.option("--no-fallback", is_flag=True, help="Fail where a row does not fit a type's block, instead of using another.")
+@click.option("--lora", "adapters", multiple=True, metavar="DIR[:SCALE]", help="Merge a LoRA adapter into the checkpoint.")
 @click.option("--override-kv", multiple=True, metavar="KEY=TYPE:VALUE", help="Set metadata; TYPE: int, float, bool, str.")
 @click.option("--prune-layers", metavar="L[,L...]", help="Leave these layers out, counted from 0.")
 @click.option("--arch-file", type=click.Path(path_type=Path), metavar="TOML", help="An architecture of your own.")
@@ -57,6 +58,7 @@ def command(
     as_json: bool,
     threads: int | None,
     imatrix: Path | None,
+    adapters: Sequence[str],
     override_kv: Sequence[str],
     prune_layers: str | None,
     arch_file: Path | None,
@@ -72,6 +74,7 @@ def command(
         raise UsageError("no --type given", hint="a good first choice is --type Q4_K_M; `quantize types` lists all")
     names = [name.strip() for name in types.split(",") if name.strip()]
     from quantcli.conversion.convert import convert
+    from quantcli.conversion.lora import parse_adapter
     from quantcli.formats.gguf_parts import parse_size
     from quantcli.formats.imatrix import read_imatrix
 
@@ -83,6 +86,7 @@ def command(
             options=_plan_options(**plan),
             imatrix=read_imatrix(imatrix) if imatrix else None,
             changes=_changes(override_kv, prune_layers),
+            adapters=[parse_adapter(text) for text in adapters],
             architecture_file=arch_file,
             pre_tokenizer=pre_tokenizer,
             max_part_bytes=None if split_max_size is None else parse_size(split_max_size),

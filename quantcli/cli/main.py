@@ -19,6 +19,7 @@ COMMANDS: Final = {
     "inspect": "Show what is inside a GGUF file.",
     "run": "Generate text from a GGUF file on the CPU.",
     "tokenize": "Show the tokens of a text.",
+    "lora": "Turn a LoRA adapter into a GGUF adapter.",
     "split": "Write a GGUF file in parts.",
     "merge": "Write the parts of a model as one GGUF file.",
     "architectures": "List the model architectures that are converted.",

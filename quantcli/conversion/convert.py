@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from quantcli.conversion.already_quantized import look_at_weights
 from quantcli.conversion.changes import NO_CHANGES, ChangedModel, Changes, change
+from quantcli.conversion.lora import AdapterRequest
 from quantcli.conversion.pipeline import Output, kernels_needed, run_pipeline
 from quantcli.conversion.plan import DEFAULT_OPTIONS, PlannedTensor, PlanOptions, check_plan, make_plan
 from quantcli.conversion.recipes import Recipe, find_recipe
@@ -117,6 +118,7 @@ def convert(
     options: PlanOptions = DEFAULT_OPTIONS,
     imatrix: Imatrix | None = None,
     changes: Changes = NO_CHANGES,
+    adapters: Sequence[AdapterRequest] = (),
     architecture_file: Path | None = None,
     pre_tokenizer: str | None = None,
     max_part_bytes: int | None = None,
@@ -133,9 +135,10 @@ def convert(
     `remote` it is not, but read where it is, and so it is with `dry_run` if it is not in the cache.
     `types` are names such as `Q4_K_M`. `output` is a file, or an existing directory; by default the file is
     `MODEL-TYPE.gguf` in the current directory. For several types, `output` is a directory or has `{type}` in its name.
-    `options` and `imatrix` guide the plan; `changes` are made to the model first. `architecture_file` and `pre_tokenizer`
-    say what cannot be recognised in a checkpoint. With `max_part_bytes`, each output is split into parts of so many bytes
-    of tensors at most, named after the file: `NAME-00001-of-00003.gguf`. `threads` is the number of processors by default.
+    `options` and `imatrix` guide the plan; `adapters` are merged into a checkpoint, and `changes` made to the model, first.
+    `architecture_file` and `pre_tokenizer` say what cannot be recognised in a checkpoint. With `max_part_bytes`, an output
+    is split into parts of so many bytes of tensors at most, named after the file: `NAME-00001-of-00003.gguf`. `threads` is
+    the number of processors by default.
     With `dry_run` nothing is written and the results say what would be.
 
     Raises:
@@ -157,6 +160,7 @@ def convert(
         model_id=hub.id if hub else None,
         architecture_file=architecture_file,
         pre_tokenizer=pre_tokenizer,
+        adapters=adapters,
     ) as source:
         changed = change(source, changes, imatrix)
         if changed.imatrix:

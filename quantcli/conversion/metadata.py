@@ -87,7 +87,12 @@ _HUB_URL: Final = re.compile(r"https?://huggingface.co/([^/]+/[^/]+)$")
 
 
 def general_metadata(
-    checkpoint: Checkpoint, architecture: str, tensors: Sequence[TensorInfo], *, model_id: str | None = None
+    checkpoint: Checkpoint,
+    architecture: str,
+    tensors: Sequence[TensorInfo],
+    *,
+    model_id: str | None = None,
+    adapter: str | None = None,
 ) -> Metadata:
     """Everything under `general.` but the file type and the quantization version, in the order of the reference converter.
 
@@ -96,13 +101,20 @@ def general_metadata(
         architecture: the value of `general.architecture`.
         tensors: the tensors of the GGUF file, for the size label.
         model_id: what the model is called, where the directory's name does not say it (`ORG/NAME` of the hub).
+        adapter: the kind of adapter that is described, with `tensors` of the size of what it is added to; None for a model.
     """
     parameters, size_label = count_parameters(tensors)
+    if adapter:
+        parameters = -parameters
     card = read_model_card(checkpoint.file("README.md"))
     texts = _described(checkpoint, card, model_id, parameters)
     texts["name"] = texts["name"] or checkpoint.directory.name
-    texts["size_label"] = texts["size_label"] or (size_label if parameters else None)
-    metadata: Metadata = {"general.architecture": string(architecture), "general.type": string("model")}
+    texts["size_label"] = texts["size_label"] or (size_label if parameters > 0 else None)
+    metadata: Metadata = {"general.architecture": string(architecture)}
+    if adapter:
+        metadata |= {"general.type": string("adapter"), "adapter.type": string(adapter)}
+    else:
+        metadata["general.type"] = string("model")
     metadata |= _sampling(checkpoint)
     metadata |= {f"general.{key}": string(text) for key, text in texts.items() if text}
     for key, card_keys in _RELATED.items():

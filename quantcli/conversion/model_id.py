@@ -47,7 +47,7 @@ def parse_model_id(model_id: str, parameters: int = 0) -> ModelId:
     """Take a name such as `meta-llama/Llama-3.2-1B-Instruct` apart.
 
     `parameters` is the true number of weights, 0 where it is unknown: a size that is far from it is no size but part of the
-    finetune's name, most often a context length.
+    finetune's name, most often a context length. For an adapter it is negative: its model has more weights than that.
     """
     if " " in model_id:
         return ModelId(name=model_id)
@@ -85,7 +85,7 @@ def _classify(word: _Word, position: int, parameters: int) -> None:
     elif position > 0 and _SIZE.fullmatch(word.text):
         _classify_size(word, parameters)
     elif position > 0 and _FINETUNE.fullmatch(word.text):
-        word.kinds.add("finetune")
+        word.kinds.add("type" if parameters < 0 and word.text.lower() == "lora" else "finetune")
 
 
 def _classify_size(word: _Word, parameters: int) -> None:
@@ -103,12 +103,13 @@ def _classify_size(word: _Word, parameters: int) -> None:
 
 
 def _is_far_off(size: str, parameters: int) -> bool:
-    """Whether a size such as 7B is further than 7/8 of the model from it. A size in words is never far off."""
+    """Whether a size such as 7B is further than 7/8 of the model from it; of an adapter, less than an eighth of what it is
+    for. A size in words is never far off."""
     try:
         claimed = float(size[:-1]) * 1000.0 ** " KMBT".find(size[-1])
     except ValueError:
         return False
-    return abs(claimed - parameters) > 7 * parameters // 8
+    return claimed < -parameters // 8 if parameters < 0 else abs(claimed - parameters) > 7 * parameters // 8
 
 
 def _prefer_numeric_sizes(words: Sequence[_Word]) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from quantcli.architectures.loader import find_architecture
+from quantcli.architectures.loader import Architecture, find_architecture
+from quantcli.conversion.lora import AdapterRequest, merged
 from quantcli.conversion.metadata import general_metadata
 from quantcli.conversion.vocabulary import vocabulary_metadata
 from quantcli.formats.checkpoint import Checkpoint, open_checkpoint
+from quantcli.formats.errors import UsageError
 from quantcli.formats.files import InputFile
 from quantcli.formats.gguf_reader import open_gguf
 from quantcli.formats.gguf_spec import MAGIC, Metadata
@@ -43,25 +45,35 @@ def open_source(
     model_id: str | None = None,
     architecture_file: Path | None = None,
     pre_tokenizer: str | None = None,
+    adapters: Sequence[AdapterRequest] = (),
 ) -> Iterator[Source]:
     """Open a checkpoint or a GGUF file for conversion; its files are closed on leaving. A model of the hub is read there.
 
     `model_id` is what a checkpoint is called where its directory does not say it, `ORG/NAME` of the hub;
     `architecture_file` and `pre_tokenizer` say of a checkpoint what cannot be recognised; a GGUF file says it itself.
+    `adapters` are merged into a checkpoint.
 
     Raises:
         FormatError, UnsupportedError, ModelError: as the readers and the architecture's mapping do.
         HubError: if the hub does not give the model.
+        UsageError: for adapters beside a GGUF file.
     """
     if isinstance(path, Path) and path.is_file() and _is_gguf(path):
+        if adapters:
+            hint = "Give the checkpoint the file was made from."
+            raise UsageError(f"{path}: --lora is for a checkpoint, not for a GGUF file", hint=hint)
         with open_gguf(path) as file:
-            architecture = str(file.get("general.architecture", ""))
+            name = str(file.get("general.architecture", ""))
             tensors: dict[str, Tensor] = dict(file.tensors)
             stored = sum(tensor.nbytes for tensor in tensors.values())
-            yield Source(path, file.paths, architecture, tensors, file.metadata, stored)
+            yield Source(path, file.paths, name, tensors, file.metadata, stored)
     else:
         with open_checkpoint(path) if isinstance(path, Path) else open_remote(path) as checkpoint:
-            yield _from_checkpoint(checkpoint, model_id, architecture_file, pre_tokenizer)
+            # From here on views: each a checkpoint made of the one before.
+            decoded = decoded_checkpoint(checkpoint)
+            architecture = find_architecture(decoded.config, architecture_file)
+            with merged(decoded, architecture, adapters) as view:
+                yield _from_checkpoint(checkpoint, view, architecture, model_id, pre_tokenizer)
 
 
 def _is_gguf(path: Path) -> bool:
@@ -70,13 +82,12 @@ def _is_gguf(path: Path) -> bool:
 
 
 def _from_checkpoint(
-    checkpoint: Checkpoint, model_id: str | None, architecture_file: Path | None, pre_tokenizer: str | None
+    opened: Checkpoint, checkpoint: Checkpoint, architecture: Architecture, model_id: str | None, pre_tokenizer: str | None
 ) -> Source:
-    stored = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
-    paths = {tensor.file.path: None for tensor in checkpoint.tensors.values() if isinstance(tensor, FileTensor)}
-    # From here on views: each a checkpoint made of the one before.
-    checkpoint = decoded_checkpoint(checkpoint)
-    architecture = find_architecture(checkpoint.config, architecture_file)
+    """The source that `checkpoint` is, a view of the one that was opened."""
+    stored = sum(tensor.nbytes for tensor in opened.tensors.values())
+    files = {tensor.file: None for tensor in opened.tensors.values() if isinstance(tensor, FileTensor)}
+    paths = tuple(file.path for file in files if isinstance(file, InputFile))
     tensors = {tensor.name: tensor for tensor in architecture.tensors(checkpoint.tensors, checkpoint.config)}
     embedding = tensors.get("token_embd.weight")
     vocabulary_size = None if embedding is None else embedding.shape[0]
@@ -92,4 +103,4 @@ def _from_checkpoint(
             configuration=architecture.hyperparameters(checkpoint.config),
         )
     )
-    return Source(checkpoint.path, tuple(paths), architecture.gguf, tensors, metadata, stored, checkpoint.interrupt)
+    return Source(checkpoint.path, paths, architecture.gguf, tensors, metadata, stored, checkpoint.interrupt)

@@ -52,7 +52,7 @@ class Checkpoint:
             FormatError: if it is not a JSON object; and as `file`.
         """
         path = self.file(name)
-        return None if path is None else _read_json(path)
+        return None if path is None else read_json(path)
 
     def close(self) -> None:
         """Give back the open files. A tensor that is read later opens its file again."""
@@ -126,7 +126,7 @@ def _read_config(directory: Path) -> dict[str, Any]:
             "no such file; the model's architecture is read from it",
             hint=next(hints, "Put the model's config.json beside its tensors."),
         )
-    return _read_json(config)
+    return read_json(config)
 
 
 def _read_pooling(directory: Path) -> dict[str, Any]:
@@ -140,11 +140,16 @@ def _read_pooling(directory: Path) -> dict[str, Any]:
             found = resolve_inside(directory, place)
             if found is None:
                 raise FormatError(directory / place, f"no such file, which {modules.name} says tells how to pool")
-            return {"sentence_pooling": _read_json(found)}
+            return {"sentence_pooling": read_json(found)}
     return {}
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a small file.
+
+    Raises:
+        FormatError: if it is none, or larger than `MAX_JSON`.
+    """
     return parse_object(path, _read_bytes(path), "the file", unique=False)
 
 

@@ -72,8 +72,10 @@ class Layout:
     file_bytes: int
 
 
-def make_layout(metadata: Mapping[str, Field], tensors: Sequence[TensorInfo]) -> Layout:
-    """Lay a file out; nothing is written.
+def make_layout(
+    metadata: Mapping[str, Field], tensors: Sequence[TensorInfo], *, every_dimension: bool = False
+) -> Layout:
+    """Lay a file out; nothing is written. With `every_dimension`, leading dimensions of one are counted too.
 
     Raises:
         ModelError: for what GGUF cannot hold: a name too long or used twice, too many dimensions, rows that are not whole
@@ -92,7 +94,7 @@ def make_layout(metadata: Mapping[str, Field], tensors: Sequence[TensorInfo]) ->
         raise ModelError(f"two tensors are called {twice!r}")
     parts = [MAGIC, struct.pack("<IQQ", VERSION, len(tensors), len(metadata))]
     parts += (_encode_entry(key, field) for key, field in metadata.items())
-    parts += (_encode_tensor(info, offset) for info, offset in zip(tensors, offsets, strict=True))
+    parts += (_encode_tensor(info, offset, every=every_dimension) for info, offset in zip(tensors, offsets, strict=True))
     header = b"".join(parts)
     header = header.ljust(align(len(header), alignment), b"\0")
     return Layout(header, tuple(len(header) + offset for offset in offsets), len(header) + position)
@@ -128,7 +130,8 @@ class GGUFWriter:
     Ctrl-C included, the temporary file is gone and what was at `path` is untouched.
 
     `path` may be a symbolic link, and then what it points to is written. `general.alignment` in `metadata`, where
-    present, is obeyed. `tensors` gives the order, which is also the order in the file.
+    present, is obeyed. `tensors` gives the order, which is also the order in the file. `every_dimension` is that of
+    `make_layout`.
 
     Raises:
         ModelError: when made, for what GGUF cannot hold (see `make_layout`).
@@ -144,11 +147,12 @@ class GGUFWriter:
         tensors: Sequence[TensorInfo],
         *,
         overwrite: bool = False,
+        every_dimension: bool = False,
     ) -> None:
         self.path = Path(path)
         self.overwrite = overwrite
         self._tensors = tuple(tensors)
-        self._layout = make_layout(metadata, self._tensors)
+        self._layout = make_layout(metadata, self._tensors, every_dimension=every_dimension)
         self._target = Path(os.path.realpath(self.path))
         self._temporary = self._target.with_name(f".{self._target.name[:_NAME_SHOWN]}.{secrets.token_hex(4)}.part")
         self._descriptor = -1
@@ -331,10 +335,10 @@ def _check_tensor(info: TensorInfo) -> None:
         )
 
 
-def _encode_tensor(info: TensorInfo, offset: int) -> bytes:
+def _encode_tensor(info: TensorInfo, offset: int, *, every: bool) -> bytes:
     dimensions = list(reversed(info.shape)) or [1]
     # ggml keeps four lengths per tensor and writes them up to the last that is not one.
-    while len(dimensions) > 1 and dimensions[-1] == 1:
+    while not every and len(dimensions) > 1 and dimensions[-1] == 1:
         dimensions.pop()
     count = len(dimensions)
     return _encode_text(info.name) + struct.pack(f"<I{count}QIQ", count, *dimensions, info.type.id, offset)

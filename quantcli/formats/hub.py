@@ -131,6 +131,17 @@ def fetch_model(
         return snapshot
 
 
+def fetch_file(model: HubModel, name: str, *, endpoint: str | None = None, cache: Path | None = None) -> Path:
+    """One small file of a model, from the hub's cache or downloaded to it.
+
+    Raises:
+        HubError: if the hub does not give it.
+    """
+    client = HubClient.connect(model, endpoint, cache)
+    with client.explaining(f": {name}"):
+        return client.fetch(name)
+
+
 def stored_model(model: HubModel, *, endpoint: str | None = None, cache: Path | None = None) -> Path | None:
     """What `fetch_model` gives if it need not download anything, else None.
 
@@ -274,6 +285,10 @@ class HubClient:
         if damage:
             path.resolve().unlink()  # or it would be taken for good the next time
             raise HubError(f"{self.model}: {file.name}: arrived damaged: {damage}", hint=_AGAIN)
+
+    def fetch(self, name: str) -> Path:
+        """A file of the revision, downloaded if the cache lacks it."""
+        return self._get(name, self.model.revision, lambda done: None)
 
     def range_reader(self) -> RangeReader:
         """What reads parts of the model's files."""

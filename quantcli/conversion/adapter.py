@@ -1,0 +1,218 @@
+"""From a LoRA adapter to a GGUF file that llama.cpp applies to a model: `--lora FILE` there.
+
+Names, order, types and metadata are those of `convert_lora_to_gguf.py` of llama.cpp. Where layers have scalings of their
+own (rsLoRA, `alpha_pattern`), which the file has no place for, they are worked into the matrices; there llama.cpp's
+converter loses them.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from os import PathLike
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from quantcli.architectures.loader import find_architecture
+from quantcli.architectures.transforms import F16, F32, Computed, Renamed, as_float32, transpose
+from quantcli.conversion.convert import SILENT, Conversion, Progress, available_processors
+from quantcli.conversion.metadata import general_metadata
+from quantcli.conversion.output_metadata import QUANTIZATION_VERSION
+from quantcli.conversion.pipeline import Output, kernels_needed, run_pipeline
+from quantcli.conversion.plan import PlannedTensor
+from quantcli.formats.adapter import CONFIG, Adapter, LowRank, open_adapter
+from quantcli.formats.checkpoint import Checkpoint, read_json
+from quantcli.formats.errors import FormatError, UnsupportedError, UsageError
+from quantcli.formats.gguf_spec import Metadata, ValueType, array, f32, u32
+from quantcli.formats.gguf_writer import GGUFWriter, refuse_overwriting
+from quantcli.formats.hub import fetch_file, find_hub_model
+from quantcli.formats.tensor import FileTensor, Tensor, TensorInfo
+from quantcli.kernels.rows import compile_kernels
+from quantcli.kernels.types import TYPES, BlockType
+
+ADAPTER_TYPES: Final = ("F32", "F16", "BF16", "Q8_0")
+"""What the matrices can be stored as."""
+
+_EMBEDDING: Final = "token_embd.weight"
+
+_GIVE_BASE: Final = "Give the base model, or its config.json, with --base."
+
+_MERGE: Final = "Merge it into the model: `quantize MODEL --lora ADAPTER --type TYPE`."
+
+
+def convert_adapter(
+    adapter: str | PathLike[str],
+    type: str = "F32",
+    output: str | PathLike[str] | None = None,
+    *,
+    base: str | PathLike[str] | None = None,
+    architecture_file: Path | None = None,
+    threads: int | None = None,
+    overwrite: bool = False,
+    progress: Progress = SILENT,
+) -> Conversion:
+    """Turn a LoRA adapter, a directory as peft saves it, into a GGUF adapter.
+
+    `type` is one of `ADAPTER_TYPES`; rows that do not divide into blocks of Q8_0 become F16. `base` is the model that the
+    adapter is for, of which only config.json is needed: a directory, the file itself, or a model of the hub; by default the
+    one that the adapter names. `output` is a file, or an existing directory; by default `ADAPTER-TYPE.gguf` here.
+
+    Raises:
+        UsageError: for an unknown type, or if the adapter does not tell its base model.
+        FormatError, ModelError, UnsupportedError: if the adapter cannot be read, does not fit the model, or has what a GGUF
+            adapter cannot hold.
+        HubError: if the hub does not give the base model's config.json.
+        OutputError: if the output exists (unless `overwrite`) or cannot be written. No partial file is left.
+    """
+    started = time.perf_counter()
+    if type not in ADAPTER_TYPES:
+        raise UsageError(f"{type!r} is no type of an adapter", hint=f"the types are {', '.join(ADAPTER_TYPES)}")
+    with open_adapter(adapter) as opened:
+        _refuse_what_is_not_low_rank(opened)
+        config = _base_config(opened, base)
+        architecture = find_architecture(config, architecture_file)
+        adapted = architecture.adapted({**opened.whole, **opened.pairs}, config)
+        alpha, pairs = _with_alpha(opened, [entry for entry in adapted if isinstance(entry, LowRank)])
+        whole = [entry for entry in adapted if isinstance(entry, Tensor)]
+        tensors = {tensor.name: tensor for tensor in (*whole, *(half for pair in pairs for half in _halves(pair)))}
+        plan = [_planned(tensor, TYPES[type]) for tensor in tensors.values()]
+        metadata = _metadata(opened, architecture.gguf, [*whole, *map(_measured, pairs)], alpha)
+        path = _output_path(opened.path, type, None if output is None else Path(output))
+        writer = GGUFWriter(path, metadata, [planned.info for planned in plan], overwrite=overwrite, every_dimension=True)
+        sources = [tensor.file.path for tensor in opened.tensors() if isinstance(tensor, FileTensor)]
+        refuse_overwriting(sources, [path])
+        with writer:
+            _write(tensors, plan, writer, threads or available_processors(), progress)
+        stored = sum(tensor.nbytes for tensor in opened.tensors())
+        return Conversion(
+            parts=writer.parts,
+            dry_run=False,
+            type=type,
+            architecture=architecture.gguf,
+            source_bytes=stored,
+            seconds=time.perf_counter() - started,
+            plan=plan,
+        )
+
+
+def _write(
+    tensors: Mapping[str, Tensor], plan: Sequence[PlannedTensor], writer: GGUFWriter, threads: int, progress: Progress
+) -> None:
+    compile_kernels(*kernels_needed([plan]))
+    progress.start(sum(tensor.nbytes for tensor in tensors.values()))
+    run_pipeline(tensors, [Output(plan, writer)], None, threads=threads, advance=progress.advance)
+
+
+def _refuse_what_is_not_low_rank(adapter: Adapter) -> None:
+    strange = [name for name in adapter.whole if "_layernorm" not in name and ".norm" not in name]
+    strange += [f"{pair.module}.lora_magnitude_vector" for pair in adapter.pairs.values() if pair.magnitude is not None]
+    strange += [f"{pair.module}.lora_B.bias" for pair in adapter.pairs.values() if pair.bias is not None]
+    if strange:
+        rest = f" and {len(strange) - 5} more" if len(strange) > 5 else ""
+        names = ", ".join(strange[:5])
+        raise UnsupportedError(f"{adapter.path}: a GGUF adapter cannot hold {names}{rest}", hint=_MERGE)
+    if adapter.config.get("invocation_string") and not adapter.config.get("alora_invocation_tokens"):
+        what = f"{adapter.path}: invocation_string without alora_invocation_tokens"
+        raise UnsupportedError(what, hint=f"Put the tokens into {CONFIG}.")
+
+
+# --- the model it is for --------------------------------------------------------------------------------------------------
+
+
+def _base_config(adapter: Adapter, base: str | PathLike[str] | None) -> dict[str, Any]:
+    """The config.json of the base model."""
+    if base is None:
+        named = adapter.config.get("base_model_name_or_path")
+        if not isinstance(named, str) or not named:
+            raise UsageError(f"{adapter.path}: {CONFIG} does not name the base model", hint=_GIVE_BASE)
+        base = named
+    hub = find_hub_model(base)
+    if hub is not None:
+        return read_json(fetch_file(hub, "config.json"))
+    path = Path(base)
+    config = path / "config.json" if path.is_dir() else path
+    if not config.exists():
+        raise FormatError(config, "no such file; the architecture of the base model is read from it", hint=_GIVE_BASE)
+    return read_json(config)
+
+
+# --- scalings -------------------------------------------------------------------------------------------------------------
+
+
+def _with_alpha(adapter: Adapter, pairs: Sequence[LowRank]) -> tuple[float, list[LowRank]]:
+    """The one `alpha` of the file, from which readers compute `alpha / rank` for each pair, and the pairs, changed where
+    that is not their scaling."""
+    for alpha in (adapter.alpha, pairs[0].scaling * pairs[0].rank if pairs else adapter.alpha):
+        if all(math.isclose(pair.scaling, alpha / pair.rank, rel_tol=1e-9) for pair in pairs):
+            return alpha, list(pairs)
+    return adapter.alpha, [_scaled(pair, pair.scaling * pair.rank / adapter.alpha) for pair in pairs]
+
+
+def _scaled(pair: LowRank, factor: float) -> LowRank:
+    if math.isclose(factor, 1.0, rel_tol=1e-9):
+        return pair
+    source = as_float32(pair.b)
+    scaled = Computed(source.name, source.shape, F32, source, lambda values: values * np.float32(factor))
+    return replace(pair, b=scaled)
+
+
+# --- tensors --------------------------------------------------------------------------------------------------------------
+
+
+def _halves(pair: LowRank) -> tuple[Tensor, Tensor]:
+    """The two tensors of a pair. The rows of an embedding are looked up in the first, which therefore stands upright."""
+    a, b = (pair.b, transpose(pair.a)) if pair.name == _EMBEDDING else (pair.a, pair.b)
+    return tuple(  # type: ignore[return-value]
+        Renamed(f"{pair.name}.{half}", tensor.shape, tensor.type, tensor) for half, tensor in (("lora_a", a), ("lora_b", b))
+    )
+
+
+def _measured(pair: LowRank) -> TensorInfo:
+    """What counts for the size of the model: the weight, as llama.cpp's converter sees it."""
+    shape = (pair.shape[-1], pair.rank) if pair.name == _EMBEDDING else pair.shape
+    return TensorInfo(pair.name, shape, pair.type)
+
+
+def _planned(tensor: Tensor, wanted: BlockType) -> PlannedTensor:
+    kind, reason = wanted, f"{wanted.name} is asked for"
+    if len(tensor.shape) < 2:
+        kind, reason = F32, "it has one dimension"
+    elif tensor.row_length % wanted.block_length:
+        kind, reason = F16, f"rows of {tensor.row_length} do not divide into {wanted.name} blocks of {wanted.block_length}"
+    return PlannedTensor(
+        name=tensor.name,
+        shape=tensor.shape,
+        source_type=tensor.type,
+        type=kind,
+        reason=reason,
+        rule="adapter",
+        wanted=wanted,
+        importance=False,
+        importance_required=False,
+    )
+
+
+# --- the file -------------------------------------------------------------------------------------------------------------
+
+
+def _metadata(adapter: Adapter, architecture: str, tensors: Sequence[TensorInfo], alpha: float) -> Metadata:
+    card = Checkpoint(adapter.path, adapter.path, {}, {})
+    metadata = general_metadata(card, architecture, tensors, adapter="lora")
+    metadata["adapter.lora.alpha"] = f32(alpha)
+    tokens = adapter.config.get("alora_invocation_tokens")
+    if tokens:
+        if not isinstance(tokens, list) or not all(type(token) is int and 0 <= token < 1 << 32 for token in tokens):
+            raise FormatError(adapter.path / CONFIG, "alora_invocation_tokens are not ids of tokens")
+        metadata["adapter.alora.invocation_tokens"] = array(ValueType.UINT32, tokens)
+    metadata["general.quantization_version"] = u32(QUANTIZATION_VERSION)
+    return metadata
+
+
+def _output_path(adapter: Path, type: str, output: Path | None) -> Path:
+    if output is None or output.is_dir():
+        return (output or Path()) / f"{adapter.resolve().name}-{type}.gguf"
+    return Path(str(output).replace("{type}", type))

@@ -1,0 +1,330 @@
+"""Merge LoRA adapters into a checkpoint: a view of it in which the adapted weights are `W + scale * scaling * B A`.
+
+Nothing is computed before rows are read, and of them only those that are asked for. The arithmetic is that of peft's merge:
+the product in float32, added to the weight, rounded once to the weight's own type.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Lock
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcli.architectures.loader import Architecture
+from quantcli.architectures.transforms import BF16, F16, F32, as_float32
+from quantcli.formats.adapter import Adapter, LowRank, open_adapter
+from quantcli.formats.checkpoint import Checkpoint
+from quantcli.formats.errors import ModelError, UnsupportedError, UsageError
+from quantcli.formats.tensor import OPAQUE_TYPES, Tensor
+from quantcli.kernels.types import BlockType
+
+LOADED: Final = 4
+"""Pairs that are kept in memory: as many as threads work on at a time where a model's tensors are read in turn."""
+
+_LISTED: Final = 8
+
+
+@dataclass(frozen=True)
+class AdapterRequest:
+    """An adapter to merge, and how much of it."""
+
+    path: Path
+    scale: float = 1.0
+
+
+def parse_adapter(text: str) -> AdapterRequest:
+    """Read `DIR` or `DIR:SCALE`.
+
+    Raises:
+        UsageError: if the scale is no number that can be used.
+    """
+    path, colon, number = text.rpartition(":")
+    if not colon or not path:
+        return AdapterRequest(Path(text))
+    try:
+        scale = float(number)
+    except ValueError:
+        return AdapterRequest(Path(text))  # the colon belongs to the path
+    if not math.isfinite(scale):
+        raise UsageError(f"--lora {text}: {number} is no scale")
+    return AdapterRequest(Path(path), scale)
+
+
+@contextmanager
+def merged(checkpoint: Checkpoint, architecture: Architecture, requests: Sequence[AdapterRequest]) -> Iterator[Checkpoint]:
+    """The checkpoint with adapters merged into it, one after another; their files are closed on leaving.
+
+    Raises:
+        FormatError, UnsupportedError, ModelError: as `open_adapter` and `merge_adapter`.
+    """
+    with ExitStack() as stack:
+        for request in requests:
+            adapter = stack.enter_context(open_adapter(request.path))
+            checkpoint = replace(checkpoint, tensors=merge_adapter(checkpoint, architecture, adapter, request.scale))
+        yield checkpoint
+
+
+def merge_adapter(
+    checkpoint: Checkpoint, architecture: Architecture, adapter: Adapter, scale: float = 1.0
+) -> dict[str, Tensor]:
+    """The tensors of a checkpoint with an adapter merged into them.
+
+    Weights that the adapter holds whole take the place of the checkpoint's. Where the output is tied to the embedding, what
+    is added to one is added to both, as peft does it; a whole output is one of its own.
+
+    Raises:
+        ModelError: if tensors of the adapter match none of the checkpoint, or not in their shapes.
+        UnsupportedError: if a weight is in an encoding that cannot be computed with.
+    """
+    tensors = dict(checkpoint.tensors)
+    names = _Names(tensors, _tied(checkpoint, architecture))
+    problems: list[str] = []
+    _check_frozen(adapter, tensors, names, problems)
+    for given, whole in adapter.whole.items():
+        name = names.find(given) or names.untied(given)
+        if name is None:
+            problems.append(f"{given} is not in the model")
+        elif (old := tensors.get(name)) is not None and old.shape != whole.shape:
+            problems.append(f"{given} is {list(whole.shape)} where the model has {list(old.shape)}")
+        else:
+            tensors[name] = replace(whole, name=name)
+    merger = _Merger(tensors, scale, problems)
+    for pair in sorted(adapter.pairs.values(), key=lambda pair: not pair.embedding):  # as the layers follow one another
+        targets = names.targets(pair.name)
+        if not targets:
+            problems.append(f"{pair.name} is not in the model")
+        for name in targets:
+            merger.merge(name, pair)
+    if problems:
+        rest = f" and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
+        raise ModelError(
+            f"{adapter.path}: the adapter does not fit {checkpoint.path}: {'; '.join(problems[:_LISTED])}{rest}",
+            hint=_made_for(adapter),
+        )
+    return tensors
+
+
+def _made_for(adapter: Adapter) -> str | None:
+    base = adapter.config.get("base_model_name_or_path")
+    return f"The adapter was made for {base[:200]}." if isinstance(base, str) and base.isprintable() and base else None
+
+
+class _Merger:
+    """Puts merged tensors in the place of those in `tensors`; what does not fit is added to `problems`."""
+
+    def __init__(self, tensors: dict[str, Tensor], scale: float, problems: list[str]) -> None:
+        self._tensors = tensors
+        self._scale = scale
+        self._problems = problems
+        self._cache = _Matrices()
+
+    def merge(self, name: str, pair: LowRank) -> None:
+        """Add a pair to the tensor `name`, and its bias to the bias beside it."""
+        weight, scaling = self._tensors[name], pair.scaling * self._scale
+        transposed = self._orientation(weight, pair)
+        if transposed is None:
+            self._problems.append(f"{pair.name} is {list(pair.shape)} where the model has {list(weight.shape)}")
+            return
+        if pair.magnitude is not None:
+            _check_magnitude(pair, pair.magnitude, transposed=transposed)
+        self._add(weight, _Product(pair, transposed, scaling, self._cache))
+        if pair.bias is not None:
+            bias = self._tensors.get(name.removesuffix("weight") + "bias")
+            if bias is None or bias.shape != pair.bias.shape:
+                self._problems.append(f"{pair.module}: its lora_B.bias has no bias in the model to be added to")
+            else:
+                self._add(bias, _Vector(pair.bias, scaling))
+
+    def _orientation(self, weight: Tensor, pair: LowRank) -> bool | None:
+        """Whether the product must be transposed, None if it does not fit. The shape knows better than the configuration,
+        which has one word for all layers."""
+        if weight.shape == pair.shape:
+            return pair.transposed
+        return not pair.transposed if weight.shape == pair.shape[::-1] else None
+
+    def _add(self, tensor: Tensor, delta: _Product | _Vector) -> None:
+        if tensor.type.is_quantized or tensor.type.name in OPAQUE_TYPES:
+            raise UnsupportedError(
+                f"tensor {tensor.name!r} is stored as {tensor.type.name}, into which nothing can be merged",
+                hint="Use the model in bfloat16, float16 or float32.",
+            )
+        kept = tensor.type if tensor.type in (BF16, F16) else F32
+        self._tensors[tensor.name] = Merged(tensor.name, tensor.shape, kept, tensor, delta)
+
+
+def _check_magnitude(pair: LowRank, magnitude: Tensor, *, transposed: bool) -> None:
+    if transposed or magnitude.size != pair.shape[0]:
+        raise UnsupportedError(
+            f"DoRA on {pair.module}, an embedding or a layer that is stored as (in, out), is not done",
+            hint="Let peft merge it (`merge_and_unload`) and convert the merged model.",
+        )
+
+
+def _check_frozen(adapter: Adapter, tensors: Mapping[str, Tensor], names: _Names, problems: list[str]) -> None:
+    """Copies of the base model's weights tell whether this is the model: one with more tokens is another."""
+    for given, copy in adapter.frozen.items():
+        name = names.find(given) or names.tied(given)
+        if name is not None and tensors[name].shape != copy.shape:
+            problems.append(
+                f"{given} was {list(copy.shape)} when it was trained, the model has {list(tensors[name].shape)}"
+            )
+
+
+# --- names ----------------------------------------------------------------------------------------------------------------
+
+
+def _tied(checkpoint: Checkpoint, architecture: Architecture) -> tuple[str, str] | None:
+    """The names of an embedding and the output that is tied to it, None where the output has weights of its own."""
+    sources = {row.name: row.sources[0] for row in architecture.declaration.tensors if len(row.sources) == 1}
+    embedding, output = sources.get("token_embd.weight"), sources.get("output.weight")
+    if embedding is None or output is None:
+        return None
+    said = architecture.hyperparameters(checkpoint.config).get("tie_word_embeddings")
+    is_there = any(_same(name, output) for name in checkpoint.tensors)
+    return None if is_there and not said else (embedding, output)
+
+
+class _Names:
+    """Finds what an adapter calls a tensor among the names a checkpoint has: with or without a prefix of the model's."""
+
+    def __init__(self, tensors: Iterable[str], tied: tuple[str, str] | None) -> None:
+        self._by_end: dict[str, list[str]] = {}
+        for name in tensors:
+            self._by_end.setdefault(_end(name), []).append(name)
+        self._pair = tied or ()
+
+    def find(self, given: str) -> str | None:
+        """The tensor of a name, or the only one that has it as its end or is the end of it."""
+        near = [name for name in self._by_end.get(_end(given), ()) if _same(name, given)]
+        return given if given in near else near[0] if len(near) == 1 else None
+
+    def tied(self, given: str) -> str | None:
+        """The embedding for the name of an output that is tied to it."""
+        return self.find(self._pair[0]) if self._pair and _same(given, self._pair[1]) else None
+
+    def untied(self, given: str) -> str | None:
+        """The name that a tied output would have if it were not."""
+        return self._pair[1] if self._pair and _same(given, self._pair[1]) else None
+
+    def targets(self, given: str) -> list[str]:
+        """The tensors that what is added to one goes to: of tied ones all that are there."""
+        if self._pair and any(_same(given, name) for name in self._pair):
+            return [found for name in self._pair if (found := self.find(name)) is not None]
+        found = self.find(given)
+        return [] if found is None else [found]
+
+
+def _same(first: str, second: str) -> bool:
+    return f".{first}".endswith(f".{second}") or f".{second}".endswith(f".{first}")
+
+
+def _end(name: str) -> str:
+    """The last two words of a name, which a prefix does not change."""
+    return ".".join(name.split(".")[-2:])
+
+
+# --- numbers --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Merged(Tensor):
+    """A tensor to which something is added."""
+
+    source: Tensor
+    delta: _Product | _Vector
+
+    def read(self, start: int, stop: int, out: NDArray[np.uint8]) -> None:
+        """See `Tensor.read`. Takes about three times the rows in float32."""
+        values = np.empty((stop - start, self.row_length), np.float32)
+        as_float32(self.source).read(start, stop, values.view(np.uint8))
+        with np.errstate(all="ignore"):  # what is no number any more is found out when it is quantized
+            self.delta.add(start, stop, values, self.type)
+            _encode(values, out.view(self.type.layout))
+
+
+@dataclass(frozen=True)
+class _Rounded(Tensor):
+    """Numbers rounded to a type."""
+
+    values: NDArray[np.float32]
+
+    def read(self, start: int, stop: int, out: NDArray[np.uint8]) -> None:
+        """See `Tensor.read`."""
+        _encode(self.values[start:stop], out.view(self.type.layout))
+
+
+def _encode(values: NDArray[np.float32], out: NDArray[Any]) -> None:
+    """Round to the nearest number of a type, of two equally near to the even one, as torch does."""
+    if out.dtype in (np.float32, np.float16):
+        out[...] = values
+    else:
+        bits = values.view(np.uint32)
+        rounded = (bits + (np.uint32(0x7FFF) + ((bits >> 16) & 1))) >> 16
+        out[...] = np.where(np.isnan(values), np.uint32(0x7FC0), rounded)
+
+
+class _Matrices:
+    """The matrices of the pairs that were used last, in float32."""
+
+    def __init__(self) -> None:
+        self._held: OrderedDict[str, tuple[NDArray[np.float32], NDArray[np.float32]]] = OrderedDict()
+        self._lock = Lock()
+
+    def load(self, pair: LowRank) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """`a` and `b` of a pair."""
+        with self._lock:
+            found = self._held.get(pair.name)
+            if found is None:
+                found = self._held[pair.name] = (_floats(pair.a), _floats(pair.b))
+                if len(self._held) > LOADED:
+                    self._held.popitem(last=False)
+            self._held.move_to_end(pair.name)
+            return found
+
+
+def _floats(tensor: Tensor) -> NDArray[np.float32]:
+    loaded: NDArray[np.float32] = as_float32(tensor).load()
+    return loaded
+
+
+@dataclass(frozen=True, eq=False)
+class _Product:
+    """The low-rank matrix of a pair."""
+
+    pair: LowRank
+    transposed: bool
+    scaling: float
+    cache: _Matrices
+
+    def add(self, start: int, stop: int, values: NDArray[np.float32], type: BlockType) -> None:
+        """Add the rows `start:stop` to `values`, which will be rounded to `type`."""
+        a, b = self.cache.load(self.pair)
+        product = a[:, start:stop].T @ b.T if self.transposed else b[start:stop] @ a
+        product *= np.float32(self.scaling)
+        if self.pair.embedding:  # peft rounds it by itself, only there
+            product = _floats(_Rounded("", product.shape, type, product))
+        values += product
+        if self.pair.magnitude is not None:
+            lengths = np.sqrt(np.einsum("ij,ij->i", values, values))
+            magnitudes = _floats(self.pair.magnitude).reshape(-1)[start:stop]
+            values *= (magnitudes / lengths)[:, np.newaxis]
+
+
+@dataclass(frozen=True, eq=False)
+class _Vector:
+    """A bias that is added to a bias."""
+
+    bias: Tensor
+    scaling: float
+
+    def add(self, start: int, stop: int, values: NDArray[np.float32], type: BlockType) -> None:
+        """Add it to `values`, its only row."""
+        values += _floats(self.bias) * np.float32(self.scaling)

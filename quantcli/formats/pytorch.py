@@ -122,14 +122,25 @@ def _view(storage: Any, offset: Any, shape: Any, strides: Any, type: BlockType) 
     return _View(storage, type, offset, shape, strides)
 
 
-def _tensor_v2(storage: Any, offset: Any, shape: Any, strides: Any, *_unused: Any) -> _View:
+def _tensor_v2(
+    storage: Any, offset: Any, shape: Any, strides: Any, _gradient: Any = None, _hooks: Any = None, marks: Any = None
+) -> _View:
+    _refuse_marks(marks)
     return _view(storage, offset, shape, strides, getattr(storage, "type", None))  # type: ignore[arg-type]
 
 
 def _tensor_v3(
-    storage: Any, offset: Any, shape: Any, strides: Any, _gradient: Any, _hooks: Any, type: Any, *_unused: Any
+    storage: Any, offset: Any, shape: Any, strides: Any, _gradient: Any, _hooks: Any, type: Any, marks: Any = None
 ) -> _View:
+    _refuse_marks(marks)
     return _view(storage, offset, shape, strides, type)
+
+
+def _refuse_marks(marks: Any) -> None:
+    """Views may be marked as the negative or the conjugate of what is stored."""
+    if isinstance(marks, dict) and any(marks.values()):
+        names = ", ".join(str(name)[:20] for name, value in marks.items() if value)
+        raise ValueError(f"a tensor that stands for something else than its storage: {names}")
 
 
 def _parameter(view: Any, *_unused: Any) -> _View:

@@ -342,6 +342,80 @@ def test_a_linked_folder_out_of_the_directory_is_refused(model: Path) -> None:
     assert "leads out of the model's directory" in refusal(model, ModelError)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with names")
+@pytest.mark.parametrize("name", ["model.safetensors", "model.safetensors.index.json", "config.json", "1.safetensors"])
+def test_a_pipe_is_not_waited_for(model: Path, name: str) -> None:
+    safetensors(model / "1.safetensors", a=[1])
+    index(model, {"a": "1.safetensors"})
+    (model / name).unlink(missing_ok=True)
+    os.mkfifo(model / name)
+    error = ModelError if name == "1.safetensors" else FormatError
+    assert f"{name}: expected a file, found a device, pipe or socket" in refusal(model, error)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors.index.json", "config.json", "1.safetensors"])
+def test_a_folder_is_no_file(model: Path, name: str) -> None:
+    safetensors(model / "1.safetensors", a=[1])
+    index(model, {"a": "1.safetensors"})
+    (model / name).unlink(missing_ok=True)
+    (model / name).mkdir()
+    error = ModelError if name == "1.safetensors" else FormatError
+    assert f"{name}: expected a file, found a directory" in refusal(model, error)
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="this system has no devices in its tree")
+def test_an_index_cannot_reach_a_device_by_a_link(model: Path) -> None:
+    (model / "zero.safetensors").symlink_to("/dev/zero")
+    index(model, {"a": "zero.safetensors"})
+    assert "a link that leads out of the model's directory, to /dev/zero" in refusal(model, ModelError)
+
+
+def test_an_index_that_is_a_link_out_of_the_directory(model: Path) -> None:
+    outside = model.parent / "outside.json"
+    outside.write_text(json.dumps({"weight_map": {"a": "1.safetensors"}}))
+    safetensors(model / "1.safetensors", a=[1])
+    (model / "model.safetensors.index.json").symlink_to(outside)
+    assert f"a link that leads out of the model's directory, to {outside}" in refusal(model)
+
+
+def test_a_huge_index_is_not_read(model: Path) -> None:
+    with (model / "model.safetensors.index.json").open("wb") as file:
+        file.truncate(1 << 40)
+    assert "an index of 1099511627776 bytes, at most 100000000 expected" in refusal(model)
+
+
+def test_a_huge_config_is_not_read(model: Path) -> None:
+    os.truncate(model / "config.json", 1 << 40)
+    assert "1099511627776 bytes, at most 268435456 expected" in refusal(model)
+
+
+def test_every_place_outside_is_listed_at_once(model: Path) -> None:
+    (model.parent / "outside").mkdir()
+    (model / "linked").symlink_to(model.parent / "outside")
+    safetensors(model.parent / "outside" / "2.safetensors", b=[1])
+    safetensors(model / "1.safetensors", a=[1])
+    names = {"a": "1.safetensors", "b": "linked/2.safetensors", "c": "/etc/passwd", "d": "../x", "e": "gone.safetensors"}
+    index(model, names)
+    message = refusal(model, ModelError)
+    assert "missing shards: gone.safetensors; " in message
+    assert "leads out of the model's directory, to " in message
+    for name in ("/etc/passwd", "../x"):
+        assert f"the file name {name!r} leads out of the model's directory" in message
+
+
+def test_side_files_outside_are_not_read(model: Path) -> None:
+    safetensors(model / "model.safetensors", a=[1])
+    (model.parent / "secret").write_text("{}")
+    for name in ("tokenizer.json", "README.md"):
+        (model / name).symlink_to(model.parent / "secret")
+    with open_checkpoint(model) as checkpoint:
+        for name in ("tokenizer.json", "README.md"):
+            with pytest.raises(FormatError, match="a link that leads out of the model's directory"):
+                checkpoint.file(name)
+        with pytest.raises(FormatError, match="a link that leads out of the model's directory"):
+            checkpoint.json("tokenizer.json")
+
+
 def test_a_link_within_the_directory_is_followed(model: Path) -> None:
     safetensors(model / "weights", a=[1])
     (model / "model.safetensors").symlink_to("weights")

@@ -243,6 +243,24 @@ def test_a_cut_is_resumed(
     assert sum(steps) == sum(map(len, storyteller.values()))
 
 
+def test_a_line_that_goes_dead(
+    hub: Hub, fetch: Callable[..., Path], storyteller: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 0.3)
+    hub.stalls["model.safetensors"] = [1_000_000]
+    assert contents(fetch()) == storyteller
+
+
+def test_a_token_that_is_refused_for_this_model(
+    hub: Hub, refusal: Callable[..., HubError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_right")
+    hub.statuses["model.safetensors"] = [(403, None)] * 9
+    error = refusal()
+    assert "model.safetensors: " in error.message
+    assert "denies access" in error.message
+
+
 def test_what_arrived_whole_is_kept(
     hub: Hub, fetch: Callable[..., Path], refusal: Callable[..., HubError], storyteller: dict[str, bytes]
 ) -> None:

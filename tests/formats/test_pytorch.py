@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from quantcli.formats.checkpoint import open_checkpoint
 from quantcli.formats.errors import FormatError, ModelError, UnsafePickleError, UnsupportedError
 from quantcli.formats.pytorch import open_pytorch
 from quantcli.formats.strided import StridedTensor
@@ -82,12 +84,29 @@ def test_types_gguf_lacks_are_refused_when_they_are_read(name: str) -> None:
         ("unsafe_module", UnsafePickleError, r"asks for 'torch\.nn\.modules\.linear\.Linear', which no state dict needs"),
         ("a_list", FormatError, "holds a list, expected a state dict"),
         ("a_tensor", FormatError, "holds a tensor, expected a state dict"),
+        ("negated", FormatError, "a tensor that stands for something else than its storage: neg"),
+        ("sparse", UnsafePickleError, r"asks for 'torch\._utils\._rebuild_sparse_tensor', which no state dict needs"),
+        ("scalar_of_numpy", UnsafePickleError, r"asks for 'numpy\._core\.multiarray\.scalar', which no state dict needs"),
         ("no_tensors", ModelError, "no tensors in it, expected a state dict: its keys are 'epoch'"),
     ],
 )
 def test_what_is_no_state_dict_is_refused(name: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         open_pytorch(FIXTURES / f"{name}.pt")
+
+
+def test_shards(tmp_path: Path) -> None:
+    names = {"a": 1, "b": 1, "c": 2}
+    files = {name: f"sharded-{number:05}-of-00002.pt" for name, number in names.items()}
+    for file in files.values():
+        shutil.copy(FIXTURES / file, tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": files}))
+    with open_checkpoint(tmp_path) as checkpoint:
+        assert list(checkpoint.tensors) == list(names)
+        for name, tensor in checkpoint.tensors.items():
+            expected = EXPECTED[f"sharded-0000{names[name]}-of-00002"][name]
+            assert content(tensor) == base64.b64decode(expected["data"])
 
 
 def test_the_fixtures_are_what_torch_reads() -> None:

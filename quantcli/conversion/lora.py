@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.architectures.loader import Architecture
-from quantcli.architectures.transforms import BF16, F16, F32, as_float32
+from quantcli.architectures.transforms import BF16, F16, F32, as_float32, transpose
 from quantcli.formats.adapter import Adapter, LowRank, open_adapter
 from quantcli.formats.checkpoint import Checkpoint
 from quantcli.formats.errors import ModelError, UnsupportedError, UsageError
@@ -27,7 +27,7 @@ from quantcli.formats.tensor import OPAQUE_TYPES, Tensor
 from quantcli.kernels.types import BlockType
 
 LOADED: Final = 4
-"""Pairs that are kept in memory: as many as threads work on at a time where a model's tensors are read in turn."""
+"""Matrices that are kept in memory: as many as threads work with at a time where a model's tensors are read in turn."""
 
 _LISTED: Final = 8
 
@@ -272,21 +272,21 @@ def _encode(values: NDArray[np.float32], out: NDArray[Any]) -> None:
 
 
 class _Matrices:
-    """The matrices of the pairs that were used last, in float32."""
+    """The matrices that were used last, in float32."""
 
     def __init__(self) -> None:
-        self._held: OrderedDict[str, tuple[NDArray[np.float32], NDArray[np.float32]]] = OrderedDict()
+        self._held: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
         self._lock = Lock()
 
-    def load(self, pair: LowRank) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """`a` and `b` of a pair."""
+    def load(self, tensor: Tensor) -> NDArray[np.float32]:
+        """All of a tensor."""
         with self._lock:
-            found = self._held.get(pair.name)
+            found = self._held.get(tensor.name)
             if found is None:
-                found = self._held[pair.name] = (_floats(pair.a), _floats(pair.b))
+                found = self._held[tensor.name] = _floats(tensor)
                 if len(self._held) > LOADED:
                     self._held.popitem(last=False)
-            self._held.move_to_end(pair.name)
+            self._held.move_to_end(tensor.name)
             return found
 
 
@@ -297,7 +297,7 @@ def _floats(tensor: Tensor) -> NDArray[np.float32]:
 
 @dataclass(frozen=True, eq=False)
 class _Product:
-    """The low-rank matrix of a pair."""
+    """The low-rank matrix of a pair: of one factor a row is read for each row that is wanted, the other is held."""
 
     pair: LowRank
     transposed: bool
@@ -306,8 +306,11 @@ class _Product:
 
     def add(self, start: int, stop: int, values: NDArray[np.float32], type: BlockType) -> None:
         """Add the rows `start:stop` to `values`, which will be rounded to `type`."""
-        a, b = self.cache.load(self.pair)
-        product = a[:, start:stop].T @ b.T if self.transposed else b[start:stop] @ a
+        a, b = self.pair.a, self.pair.b
+        left = np.empty((stop - start, self.pair.rank), np.float32)
+        as_float32(transpose(a) if self.transposed else b).read(start, stop, left.view(np.uint8))
+        right = self.cache.load(b).T if self.transposed else self.cache.load(a)
+        product = left @ right
         product *= np.float32(self.scaling)
         if self.pair.embedding:  # peft rounds it by itself, only there
             product = _floats(_Rounded("", product.shape, type, product))

@@ -28,7 +28,7 @@ class Source:
 
     path: Path
     paths: tuple[Path, ...]
-    """The files that hold the tensors."""
+    """The files on this machine that hold the tensors."""
     architecture: str
     tensors: dict[str, Tensor]
     metadata: Metadata

@@ -3,9 +3,9 @@ checkpoint with a LoRA adapter.
 
     python tests/bench/source_memory.py [--layers 4] [--threads 2] [--folder DIR] [--type Q8_0]
 
-Models have the width of TinyLlama-1.1B and random bfloat16 weights, 0.6 GB with 4 layers; every source is measured once more
-with twice the layers, which shows whether memory grows. The hub is on loopback, in this process; the adapter has rank 64 on
-every matrix, embeddings included. Needs torch, to write the PyTorch file. Memory is the peak of RssAnon, as for
+Models have the width of TinyLlama-1.1B and random bfloat16 weights, 0.6 GB with 4 layers; every source is measured once
+more with twice the layers, which shows whether memory grows. The hub is on loopback, in this process; the adapter has rank
+64 on every matrix, embeddings included. Needs torch, to write the PyTorch file. Memory is the peak of RssAnon, as for
 convert_speed.py; what the cache of the hub and temporary folders hold afterwards is looked at too.
 """
 

@@ -386,8 +386,9 @@ def left_over() -> set[Path]:
 
 def test_the_command(hub: Hub, tmp_path: Path, command: Callable[..., subprocess.Popen[str]]) -> None:
     before = left_over()
-    with command("org/storyteller", "--remote", "--type", "Q8_0,F16") as process:
-        assert process.wait() == 0, process.communicate()
+    for overwrite in ([], ["--overwrite"]):
+        with command("org/storyteller", "--remote", "--type", "Q8_0,F16", *overwrite) as process:
+            assert process.wait() == 0, process.communicate()
     written = {path.name: path.read_bytes() for path in (tmp_path / "work").iterdir()}
     assert written.keys() == {"storyteller-Q8_0.gguf", "storyteller-F16.gguf"}
     assert not (tmp_path / "home" / "hub").exists()

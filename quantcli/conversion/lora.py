@@ -1,33 +1,21 @@
-"""Merge LoRA adapters into a checkpoint: a view of it in which the adapted weights are `W + scale * scaling * B A`.
-
-Nothing is computed before rows are read, and of them only those that are asked for. The arithmetic is that of peft's merge:
-the product in float32, added to the weight, rounded once to the weight's own type.
-"""
+"""Merge LoRA adapters into a checkpoint: a view of it in which the adapted weights are `W + scale * scaling * B A`."""
 
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Lock
-from typing import Any, Final
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Final
 
 from quantcli.architectures.loader import Architecture
-from quantcli.architectures.transforms import BF16, F16, F32, as_float32, transpose
+from quantcli.architectures.transforms import BF16, F16, F32
+from quantcli.conversion.merged import Matrices, Merged, Product, Vector
 from quantcli.formats.adapter import Adapter, LowRank, open_adapter
 from quantcli.formats.checkpoint import Checkpoint
 from quantcli.formats.errors import ModelError, UnsupportedError, UsageError
 from quantcli.formats.tensor import OPAQUE_TYPES, Tensor
-from quantcli.kernels.types import BlockType
-
-LOADED: Final = 4
-"""Matrices that are kept in memory: as many as threads work with at a time where a model's tensors are read in turn."""
 
 _LISTED: Final = 8
 
@@ -124,7 +112,7 @@ class _Merger:
         self._tensors = tensors
         self._scale = scale
         self._problems = problems
-        self._cache = _Matrices()
+        self._cache = Matrices()
 
     def merge(self, name: str, pair: LowRank) -> None:
         """Add a pair to the tensor `name`, and its bias to the bias beside it."""
@@ -135,13 +123,13 @@ class _Merger:
             return
         if pair.magnitude is not None:
             _check_magnitude(pair, pair.magnitude, transposed=transposed)
-        self._add(weight, _Product(pair, transposed, scaling, self._cache))
+        self._add(weight, Product(pair, transposed, scaling, self._cache))
         if pair.bias is not None:
             bias = self._tensors.get(name.removesuffix("weight") + "bias")
             if bias is None or bias.shape != pair.bias.shape:
                 self._problems.append(f"{pair.module}: its lora_B.bias has no bias in the model to be added to")
             else:
-                self._add(bias, _Vector(pair.bias, scaling))
+                self._add(bias, Vector(pair.bias, scaling))
 
     def _orientation(self, weight: Tensor, pair: LowRank) -> bool | None:
         """Whether the product must be transposed, None if it does not fit. The shape knows better than the configuration,
@@ -150,7 +138,7 @@ class _Merger:
             return pair.transposed
         return not pair.transposed if weight.shape == pair.shape[::-1] else None
 
-    def _add(self, tensor: Tensor, delta: _Product | _Vector) -> None:
+    def _add(self, tensor: Tensor, delta: Product | Vector) -> None:
         if tensor.type.is_quantized or tensor.type.name in OPAQUE_TYPES:
             raise UnsupportedError(
                 f"tensor {tensor.name!r} is stored as {tensor.type.name}, into which nothing can be merged",
@@ -229,105 +217,3 @@ def _same(first: str, second: str) -> bool:
 def _end(name: str) -> str:
     """The last two words of a name, which a prefix does not change."""
     return ".".join(name.split(".")[-2:])
-
-
-# --- numbers --------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Merged(Tensor):
-    """A tensor to which something is added."""
-
-    source: Tensor
-    delta: _Product | _Vector
-
-    def read(self, start: int, stop: int, out: NDArray[np.uint8]) -> None:
-        """See `Tensor.read`. Takes about three times the rows in float32."""
-        values = np.empty((stop - start, self.row_length), np.float32)
-        as_float32(self.source).read(start, stop, values.view(np.uint8))
-        with np.errstate(all="ignore"):  # what is no number any more is found out when it is quantized
-            self.delta.add(start, stop, values, self.type)
-            _encode(values, out.view(self.type.layout))
-
-
-@dataclass(frozen=True)
-class _Rounded(Tensor):
-    """Numbers rounded to a type."""
-
-    values: NDArray[np.float32]
-
-    def read(self, start: int, stop: int, out: NDArray[np.uint8]) -> None:
-        """See `Tensor.read`."""
-        _encode(self.values[start:stop], out.view(self.type.layout))
-
-
-def _encode(values: NDArray[np.float32], out: NDArray[Any]) -> None:
-    """Round to the nearest number of a type, of two equally near to the even one, as torch does."""
-    if out.dtype in (np.float32, np.float16):
-        out[...] = values
-    else:
-        bits = values.view(np.uint32)
-        rounded = (bits + (np.uint32(0x7FFF) + ((bits >> 16) & 1))) >> 16
-        out[...] = np.where(np.isnan(values), np.uint32(0x7FC0), rounded)
-
-
-class _Matrices:
-    """The matrices that were used last, in float32."""
-
-    def __init__(self) -> None:
-        self._held: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
-        self._lock = Lock()
-
-    def load(self, tensor: Tensor) -> NDArray[np.float32]:
-        """All of a tensor."""
-        with self._lock:
-            found = self._held.get(tensor.name)
-            if found is None:
-                found = self._held[tensor.name] = _floats(tensor)
-                if len(self._held) > LOADED:
-                    self._held.popitem(last=False)
-            self._held.move_to_end(tensor.name)
-            return found
-
-
-def _floats(tensor: Tensor) -> NDArray[np.float32]:
-    loaded: NDArray[np.float32] = as_float32(tensor).load()
-    return loaded
-
-
-@dataclass(frozen=True, eq=False)
-class _Product:
-    """The low-rank matrix of a pair: of one factor a row is read for each row that is wanted, the other is held."""
-
-    pair: LowRank
-    transposed: bool
-    scaling: float
-    cache: _Matrices
-
-    def add(self, start: int, stop: int, values: NDArray[np.float32], type: BlockType) -> None:
-        """Add the rows `start:stop` to `values`, which will be rounded to `type`."""
-        a, b = self.pair.a, self.pair.b
-        left = np.empty((stop - start, self.pair.rank), np.float32)
-        as_float32(transpose(a) if self.transposed else b).read(start, stop, left.view(np.uint8))
-        right = self.cache.load(b).T if self.transposed else self.cache.load(a)
-        product = left @ right
-        product *= np.float32(self.scaling)
-        if self.pair.embedding:  # peft rounds it by itself, only there
-            product = _floats(_Rounded("", product.shape, type, product))
-        values += product
-        if self.pair.magnitude is not None:
-            lengths = np.sqrt(np.einsum("ij,ij->i", values, values))
-            magnitudes = _floats(self.pair.magnitude).reshape(-1)[start:stop]
-            values *= (magnitudes / lengths)[:, np.newaxis]
-
-
-@dataclass(frozen=True, eq=False)
-class _Vector:
-    """A bias that is added to a bias."""
-
-    bias: Tensor
-    scaling: float
-
-    def add(self, start: int, stop: int, values: NDArray[np.float32], type: BlockType) -> None:
-        """Add it to `values`, its only row."""
-        values += _floats(self.bias) * np.float32(self.scaling)

@@ -33,6 +33,8 @@ _SIMPLE: Final = re.compile(r"(?:[^*+{]*[*+{]){0,4}[^*+{]*")
 """The expressions in `rank_pattern` and `alpha_pattern` that are followed: with few repetitions, and none of a group, no
 text takes long to match."""
 
+_FLOATS: Final = ("F64", "F32", "F16", "BF16")
+
 _LISTED: Final = 8
 
 _PART: Final = re.compile(
@@ -220,6 +222,8 @@ def _pair(module: str, held: Mapping[str, Tensor], config: Mapping[str, Any]) ->
     a, b = (held[name] for name in names)
     if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1] or not a.size or not b.size:
         return f"matrices {list(a.shape)} and {list(b.shape)}, expected [rank, in] and [out, rank]"
+    if any(half.type.name not in _FLOATS for half in (a, b)):
+        return f"matrices stored as {a.type.name} and {b.type.name}, which cannot be computed with"
     rank = _matching(config, "rank_pattern", module, config.get("r", a.shape[0]))
     alpha = _matching(config, "alpha_pattern", module, config["lora_alpha"])
     if rank != a.shape[0] or alpha is None:

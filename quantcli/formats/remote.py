@@ -68,9 +68,13 @@ def open_remote(model: HubModel, *, endpoint: str | None = None) -> Checkpoint:
     names = checkpoint_files(model, files)
     weights = weight_files(names)
     reader = client.range_reader()
+    small = [files[name] for name in names if name not in weights]
     with ExitStack() as stack:
+        # In the end, what is being fetched is broken off and waited for before its place is removed.
+        needed = sum(file.size or 0 for file in small)
+        place = stack.enter_context(tempfile.TemporaryDirectory(prefix="quantcli-", dir=_small_place(needed)))
         pool = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="fetch")
-        stack.callback(pool.shutdown, wait=False, cancel_futures=True)
+        stack.callback(pool.shutdown, cancel_futures=True)
         stack.callback(reader.close)
         folder = RemoteFolder(
             Path(str(model)),
@@ -79,9 +83,6 @@ def open_remote(model: HubModel, *, endpoint: str | None = None) -> Checkpoint:
             _Cache(pool, reader, BLOCK, BLOCKS),
         )
         folder.fetch_starts()
-        small = [files[name] for name in names if name not in weights]
-        needed = sum(file.size or 0 for file in small)
-        place = stack.enter_context(tempfile.TemporaryDirectory(prefix="quantcli-", dir=_small_place(needed)))
         directory = Path(place) / model.name
         directory.mkdir()
         list(pool.map(partial(_fetch_whole, client, reader, commit, directory), small))
@@ -98,6 +99,8 @@ def _small_place(needed: int) -> Path | None:
 
 def _fetch_whole(client: HubClient, reader: RangeReader, commit: str, directory: Path, file: HubFile) -> None:
     web = client.web_file(file, commit, reader)
+    if leads_outside(file.name):
+        raise HubError(f"{web.label}: a name that leads out of the repository", hint="Download the model and look at it.")
     data = bytearray(web.size)
     reader.read_into(web, memoryview(data), 0)
     path = directory / file.name

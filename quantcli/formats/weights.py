@@ -52,6 +52,11 @@ _KINDS: Final = (
     ),
     _Kind(re.compile(rb"(?s).{8}\{"), open_safetensors),
     _Kind(re.compile(rb"PK\x03\x04|\x80[\x02-\x05]"), open_pytorch),
+    _Kind(
+        re.compile(rb"(sys_info|pickle|storages|tensors)\0"), None,
+        "a PyTorch file in the layout before 0.1.10, a tar archive",
+        "Load it with a PyTorch of today and save it again.",
+    ),
     _Kind(re.compile(rb"\s*\{"), None, "a JSON file, expected tensors", "Give the directory that holds it."),
 )  # fmt: skip
 

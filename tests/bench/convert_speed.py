@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,19 +70,24 @@ def make_checkpoint(folder: Path, layers: int) -> Path:
         for name in ("input_layernorm", "post_attention_layernorm"):
             shapes[f"{prefix}.{name}.weight"] = (hidden,)
     shapes["model.norm.weight"] = (hidden,)
-    header, position = {}, 0
-    for name, shape in shapes.items():
-        size = 2 * int(np.prod(shape))
-        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [position, position + size]}
-        position += size
-    text = json.dumps(header).encode()
     random = np.random.default_rng(0)
     with (folder / "model.safetensors").open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
+        file.write(safetensors_header(shapes, "BF16", 2))
         for shape in shapes.values():
             values = 0.02 * random.standard_normal(int(np.prod(shape)), dtype=np.float32)
             (values.view(np.uint32) >> 16).astype(np.uint16).tofile(file)
     return folder
+
+
+def safetensors_header(shapes: Mapping[str, tuple[int, ...]], dtype: str, width: int) -> bytes:
+    """What stands before the data of tensors of one type, of `width` bytes each."""
+    header, position = {}, 0
+    for name, shape in shapes.items():
+        size = width * int(np.prod(shape))
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [position, position + size]}
+        position += size
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text
 
 
 def measure(command: Sequence[str | Path], environment: dict[str, str] | None = None) -> Measured:

@@ -24,7 +24,7 @@ import numpy as np
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "formats")]
 
-from convert_speed import make_checkpoint, measure  # noqa: E402
+from convert_speed import make_checkpoint, measure, safetensors_header  # noqa: E402
 from hub_server import Hub  # noqa: E402
 
 RANK = 64
@@ -44,15 +44,9 @@ def make_adapter(model: Path, folder: Path) -> Path:
             shapes |= {f"{module}.lora_embedding_A": (RANK, shape[0]), f"{module}.lora_embedding_B": (shape[1], RANK)}
         elif len(shape) == 2:
             shapes |= {f"{module}.lora_A.weight": (RANK, shape[1]), f"{module}.lora_B.weight": (shape[0], RANK)}
-    written, position = {}, 0
-    for name, shape in shapes.items():
-        size = 4 * shape[0] * shape[1]
-        written[name] = {"dtype": "F32", "shape": shape, "data_offsets": [position, position + size]}
-        position += size
-    text = json.dumps(written).encode()
     random = np.random.default_rng(1)
     with (folder / "adapter_model.safetensors").open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
+        file.write(safetensors_header(shapes, "F32", 4))
         for shape in shapes.values():
             (0.01 * random.standard_normal(shape, dtype=np.float32)).tofile(file)
     return folder

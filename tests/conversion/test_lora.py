@@ -242,6 +242,9 @@ FAULTY: dict[str, tuple[dict[str, Any], str]] = {
     "a convolution": (
         {f"{Q}.lora_A.weight": ["F32", [4, 16, 3]], f"{Q}.lora_B.weight": ["F32", [16, 4, 1]]}, r"matrices \[4, 16, 3\]",
     ),
+    "eight bits": (
+        {f"{Q}.lora_A.weight": ["F32", [4, 16]], f"{Q}.lora_B.weight": ["U8", [16, 4]]}, "matrices stored as F32 and U8",
+    ),
     "another rank": (pair(Q, 16, 16, 8), r"matrices of rank 8, where adapter_config\.json says rank 4 and alpha 6"),
     "nothing": ({}, "no LoRA matrices in it"),
 }  # fmt: skip

@@ -16,6 +16,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
@@ -30,11 +31,11 @@ class Stored:
 
     data: bytes
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         return hashlib.sha256(self.data).hexdigest()
 
-    @property
+    @cached_property
     def blob_id(self) -> str:
         return hashlib.sha1(b"blob %d\0" % len(self.data) + self.data).hexdigest()
 
@@ -225,7 +226,7 @@ class _Handler(BaseHTTPRequestHandler):
         for tree in self.state.trees.values():
             for name, file in tree.items():
                 if file.sha256 == sha256:
-                    sent = Stored(hub.sent.get(name, file.data))
+                    sent = Stored(hub.sent[name]) if name in hub.sent else file
                     return self._contents(name, file, {"ETag": f'"{sent.blob_id[:8]} of the other server"'})
         return self._refuse(404)
 

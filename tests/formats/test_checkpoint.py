@@ -218,6 +218,7 @@ def test_a_missing_config(tmp_path: Path, beside: str | None, hint: str) -> None
         (b"", "the file is empty"),
         (b"GGUF\3\0\0\0", "a GGUF file, expected a checkpoint"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "a Git LFS pointer"),
+        (b"sys_info" + bytes(92), "a PyTorch file in the layout before 0.1.10, a tar archive"),
         (b'{\n  "metadata": {', "a JSON file, expected tensors"),
         (b"<!DOCTYPE html><html>", "not a safetensors file: a header of"),
     ],

@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "quantcli"
 
 FLOORS = (
     {"cli"},
+    {"quality"},
     {"conversion", "runner"},
     {"architectures"},
     {"formats"},

@@ -1,0 +1,214 @@
+"""Perplexity of a model on a text, and how far its predictions are from those of another file of the same model.
+
+Defined as by llama.cpp's `tools/perplexity/perplexity.cpp`, so that the figures are comparable: the text's tokens are cut
+into chunks of as many as the context holds, each chunk is read from an empty context with the begin token in the place of
+its first (where the vocabulary wants one), and the predictions in its second half are scored.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcli.formats.errors import GenerationError, ModelError, UsageError
+from quantcli.runner.cache import Cache
+from quantcli.runner.load import LoadedModel
+from quantcli.runner.model import Model
+from quantcli.runner.tokenizer import Tokenizer
+
+DEFAULT_CONTEXT: Final = 512
+SHORTEST_CONTEXT: Final = 4
+"""Tokens of the smallest chunk with something to score."""
+
+LOGITS_AT_ONCE: Final = 1 << 24
+"""Logits held at once, about: it bounds memory for a large vocabulary."""
+
+NEGLIGIBLE: Final = -16.0
+"""Tokens less likely than exp of this by the base do not count in a divergence, as in the reference."""
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """How far predictions are from a base's: the Kullback-Leibler divergences of all scored positions, in nats.
+
+    `same_top` is the share of positions where both find the same token likeliest.
+    """
+
+    base_perplexity: float
+    mean: float
+    median: float
+    p99: float
+    max: float
+    same_top: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """`perplexity` with its standard error, over `tokens` scored predictions in `chunks` chunks."""
+
+    perplexity: float
+    stderr: float
+    tokens: int
+    chunks: int
+    divergence: Divergence | None
+
+
+def evaluate(
+    loaded: LoadedModel,
+    text: str,
+    *,
+    context: int = DEFAULT_CONTEXT,
+    chunks: int | None = None,
+    base: LoadedModel | None = None,
+    advance: Callable[[int, int, float], None] = lambda done, total, perplexity: None,
+) -> Evaluation:
+    """Score a model on the first `chunks` chunks (None: all) of a text; with `base`, beside that one.
+
+    `advance` is called after each chunk with how many are done, how many there are, and the perplexity so far. Both models
+    read a chunk before the next: memory holds the predictions of one piece of a chunk, whatever the text.
+
+    Raises:
+        UsageError: for a context of fewer than `SHORTEST_CONTEXT` tokens.
+        ModelError: if a file has no tokenizer, or `base` has another vocabulary.
+        GenerationError: for a text of less than two chunks, or an output that is not a number.
+    """
+    if context < SHORTEST_CONTEXT:
+        raise UsageError(f"a context of {context} tokens leaves nothing to score, expected {SHORTEST_CONTEXT} or more")
+    tokenizer = loaded.tokenizer
+    if base is not None:
+        check_same_vocabulary(loaded, base)
+    pieces = cut_text(tokenizer, text, context, chunks)
+    ours = _Reader(loaded.model, context)
+    theirs = None if base is None else _Reader(base.model, context)
+    scores = _Scores()
+    for done, chunk in enumerate(pieces, start=1):
+        _score_chunk(chunk, ours, theirs, scores)
+        advance(done, len(pieces), math.exp(np.mean(scores.losses)))
+    return scores.result(len(pieces))
+
+
+def cut_text(tokenizer: Tokenizer, text: str, context: int, limit: int | None) -> list[list[int]]:
+    """The chunks of a text, `context` tokens each, at most `limit`; what is left of the text is not read.
+
+    Raises:
+        GenerationError: if there are fewer than two chunks, too little for a perplexity.
+    """
+    tokens = tokenizer.encode(text.removesuffix("\n"))
+    if len(tokens) < 2 * context:
+        fitting = len(tokens) // 2
+        raise GenerationError(
+            f"the text has {len(tokens)} tokens, and a perplexity over chunks of {context} needs {2 * context} or more",
+            hint=f"give a longer text, or --ctx {fitting} or less" if fitting >= SHORTEST_CONTEXT else None,
+        )
+    count = len(tokens) // context if limit is None else min(limit, len(tokens) // context)
+    chunks = [tokens[index * context : (index + 1) * context] for index in range(count)]
+    if tokenizer.settings.add_bos and tokenizer.bos is not None:
+        for chunk in chunks:
+            chunk[0] = tokenizer.bos
+    return chunks
+
+
+def check_same_vocabulary(loaded: LoadedModel, base: LoadedModel) -> None:
+    """Raises ModelError unless predictions of the two can be compared, token by token."""
+    if loaded.tokenizer.vocabulary.texts != base.tokenizer.vocabulary.texts or (
+        loaded.model.vocabulary != base.model.vocabulary
+    ):
+        raise ModelError(
+            f"{loaded.path} and {base.path} have different vocabularies: their predictions cannot be compared",
+            hint="the base is the same model in a better type",
+        )
+
+
+class _Reader:
+    """A model that reads chunks, each from an empty context."""
+
+    def __init__(self, model: Model, context: int) -> None:
+        self._model = model
+        self._context = context
+        self._cache = Cache(model.sizes, context)
+        self._step = max(1, LOGITS_AT_ONCE // model.vocabulary)
+
+    def predictions(self, chunk: Sequence[int]) -> Iterator[Floats]:
+        """Logarithms of probabilities, float32 `(n, vocabulary)`, piece by piece: what follows each token of the second
+        half but the last."""
+        first = len(chunk) // 2
+        self._cache.length = 0
+        self._model.forward(chunk[:first], self._cache)
+        for start in range(first, len(chunk) - 1, self._step):
+            logits = self._model.forward(chunk[start : min(start + self._step, len(chunk) - 1)], self._cache, every=True)
+            yield _log_softmax(logits)
+
+
+def _log_softmax(logits: Floats) -> Floats:
+    """Logits to logarithms of probabilities, in place."""
+    logits -= logits.max(axis=1, keepdims=True)
+    totals = np.exp(logits).sum(axis=1, keepdims=True, dtype=np.float64)
+    logits -= np.log(totals).astype(np.float32)
+    return logits
+
+
+@dataclass
+class _Scores:
+    """What was found at each scored position so far."""
+
+    losses: list[float] = field(default_factory=list)
+    base_losses: list[float] = field(default_factory=list)
+    divergences: list[float] = field(default_factory=list)
+    same_top: int = 0
+
+    def result(self, chunks: int) -> Evaluation:
+        losses = np.array(self.losses)
+        perplexity = math.exp(losses.mean())
+        # The error of the mean of the losses, carried through exp.
+        stderr = perplexity * math.sqrt(max(0.0, losses.var()) / (len(losses) - 1)) if len(losses) > 1 else 0.0
+        return Evaluation(perplexity, stderr, len(losses), chunks, self._divergence() if self.divergences else None)
+
+    def _divergence(self) -> Divergence:
+        values = np.array(self.divergences)
+        return Divergence(
+            base_perplexity=math.exp(np.mean(self.base_losses)),
+            mean=float(values.mean()),
+            median=float(np.median(values)),
+            p99=float(np.percentile(values, 99)),
+            max=float(values.max()),
+            same_top=self.same_top / len(values),
+        )
+
+
+def _score_chunk(chunk: Sequence[int], ours: _Reader, theirs: _Reader | None, scores: _Scores) -> None:
+    """Add the predictions of a chunk to the scores."""
+    following = np.array(chunk[len(chunk) // 2 + 1 :])
+    bases = None if theirs is None else theirs.predictions(chunk)
+    start = 0
+    for found in ours.predictions(chunk):
+        expected = following[start : start + len(found)]
+        start += len(found)
+        scores.losses += _losses(found, expected)
+        if bases is not None:
+            base = next(bases)
+            scores.base_losses += _losses(base, expected)
+            scores.divergences += divergences(found, base).tolist()
+            scores.same_top += int(np.count_nonzero(found.argmax(axis=1) == base.argmax(axis=1)))
+
+
+def _losses(found: Floats, expected: NDArray[np.int64]) -> list[float]:
+    losses = -found[np.arange(len(expected)), expected].astype(np.float64)
+    if not np.isfinite(losses).all():
+        raise GenerationError("the model's output is not a number: the file is damaged, or the model diverges here")
+    return losses.tolist()  # type: ignore[no-any-return]
+
+
+def divergences(found: Floats, base: Floats) -> NDArray[np.float64]:
+    """The Kullback-Leibler divergence of each row's prediction from the base's: sum(p_base * log(p_base / p)), float64
+    `(rows,)`. Both are logarithms of probabilities, float32 `(rows, vocabulary)`."""
+    counted = base > NEGLIGIBLE
+    terms = np.where(counted, np.exp(base) * (base - np.where(counted, found, 0)), 0)
+    result: NDArray[np.float64] = terms.sum(axis=1, dtype=np.float64)
+    return result

@@ -1,0 +1,49 @@
+"""A file made ready to run: its model, and around it what the file says of texts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+
+from quantcli.formats.gguf_reader import open_gguf
+from quantcli.formats.gguf_spec import Metadata
+from quantcli.runner.model import Model
+from quantcli.runner.tokenizer import Tokenizer, load_tokenizer
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A model with its file's metadata; the weights stay in the file, mapped."""
+
+    path: Path
+    metadata: Metadata
+    model: Model
+    parameters: int
+    """Weights in all tensors."""
+    tensor_bytes: int
+    """Bytes of all tensors in the file."""
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The file's tokenizer, read when it is first asked for. Raises ModelError where there is none."""
+        return load_tokenizer(self.metadata)
+
+
+def load_model(path: str | PathLike[str]) -> LoadedModel:
+    """Open a GGUF file, or the first of its parts, to run it.
+
+    Raises:
+        FormatError: if it is no sound GGUF file.
+        UnsupportedError, ModelError: if its model cannot be run; see `Model`.
+    """
+    with open_gguf(path) as file:
+        tensors = file.tensors.values()
+        return LoadedModel(
+            path=Path(path),
+            metadata=file.metadata,
+            model=Model(file),
+            parameters=sum(tensor.size for tensor in tensors),
+            tensor_bytes=sum(tensor.nbytes for tensor in tensors),
+        )

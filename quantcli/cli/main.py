@@ -18,6 +18,8 @@ COMMANDS: Final = {
     "convert": "Turn a checkpoint into a quantized GGUF file (the default command).",
     "inspect": "Show what is inside a GGUF file.",
     "run": "Generate text from a GGUF file on the CPU.",
+    "eval": "Measure perplexity, and what quantization cost.",
+    "bench": "Measure how fast a GGUF file runs on the CPU.",
     "tokenize": "Show the tokens of a text.",
     "lora": "Turn a LoRA adapter into a GGUF adapter.",
     "split": "Write a GGUF file in parts.",

@@ -10,22 +10,42 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from quantcli.cli.main import INTERRUPTED
+from quantcli.cli.models import (
+    open_model,
+    read_text,
+    show_statistics,
+    stream,
+    warn_beyond_training,
+    warn_of_full_context,
+)
 from quantcli.cli.output import print_json
 from quantcli.formats.errors import UsageError
 
 if TYPE_CHECKING:
-    from quantcli.runner.generate import Generation
-    from quantcli.runner.model import Model
+    from quantcli.runner.generate import Generation, Limits
+    from quantcli.runner.load import LoadedModel
     from quantcli.runner.sampling import SamplingOptions
+    from quantcli.runner.session import Session
 
 
 @click.command("run")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("-p", "--prompt", required=True, metavar="TEXT", help="What to continue or answer; - reads stdin.")
+@click.option("-p", "--prompt", metavar="TEXT", help="What to continue or answer; - reads stdin, as does a pipe.")
+@click.option(
+    "-f", "--prompt-file", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="F",
+    help="Read the prompt from a file.",
+)  # fmt: skip
 @click.option(
     "-n", "--tokens", "limit", type=click.IntRange(min=0), metavar="N",
     help="Tokens to generate at most. Default: until the model ends.",
 )  # fmt: skip
+@click.option(
+    "--chat", is_flag=True,
+    help="Put the prompt as a user's message, by the file's chat template; without one, hold a conversation.",
+)  # fmt: skip
+@click.option("--system", metavar="TEXT", help="With --chat: a message that says how to answer.")
+@click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text; may be repeated.")
+@click.option("--ignore-eos", is_flag=True, help="Go on where the model would end.")
 @click.option(
     "--temp", "temperature", type=float, default=0.8, show_default=True, metavar="X",
     help="Randomness; 0 always takes the likeliest token.",
@@ -42,8 +62,23 @@ if TYPE_CHECKING:
     help="Leave out tokens less likely than this share of the likeliest.",
 )  # fmt: skip
 @click.option(
+    "--typical", "typical_p", type=float, default=1.0, show_default=True, metavar="X",
+    help="Choose among the tokens that surprise as expected, of together this probability.",
+)  # fmt: skip
+@click.option(
     "--repeat-penalty", type=float, default=1.0, show_default=True, metavar="X",
-    help="Above 1: make the last 64 tokens less likely.",
+    help="Above 1: make recent tokens less likely.",
+)  # fmt: skip
+@click.option(
+    "--presence-penalty", type=float, default=0.0, show_default=True, metavar="X",
+    help="Take this from recent tokens' logits.",
+)  # fmt: skip
+@click.option(
+    "--frequency-penalty", type=float, default=0.0, show_default=True, metavar="X",
+    help="The same, for each time a token occurred.",
+)  # fmt: skip
+@click.option(
+    "--repeat-last-n", type=int, default=64, show_default=True, metavar="N", help="So many tokens are recent; -1: all.",
 )  # fmt: skip
 @click.option("--seed", type=int, metavar="N", help="Make the choices repeatable.")
 @click.option(
@@ -54,18 +89,19 @@ if TYPE_CHECKING:
     "--cache-type", default="f16", show_default=True, metavar="T", help="Precision of the context in memory: f16 or f32.",
 )  # fmt: skip
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads. Default: one per processor.")
-@click.option("--chat", is_flag=True, help="Put the prompt as a user's message, by the file's chat template.")
-@click.option("--system", metavar="TEXT", help="With --chat: a message that says how to answer.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(
     file: Path,
-    prompt: str,
+    prompt: str | None,
+    prompt_file: Path | None,
     limit: int | None,
+    chat: bool,
+    system: str | None,
+    stop: tuple[str, ...],
+    ignore_eos: bool,
     context: int | None,
     cache_type: str,
     threads: int | None,
-    chat: bool,
-    system: str | None,
     as_json: bool,
     **sampling: Any,
 ) -> None:
@@ -76,86 +112,99 @@ def command(
     \b
     quantize run model.gguf --prompt "Once upon a time" -n 100
     quantize run model.gguf --chat --prompt "Why is the sky blue?"
+    quantize run model.gguf --chat
     """
     if system is not None and not chat:
         raise UsageError("--system has no effect without --chat")
+    text = _prompt(prompt, prompt_file)
+    if text is None and (as_json or not chat):
+        raise UsageError("there is no prompt", hint="--prompt TEXT, --prompt-file F, or --chat for a conversation")
+    from quantcli.runner.cache import check_cache_type
+    from quantcli.runner.generate import Limits
     from quantcli.runner.sampling import SamplingOptions
+    from quantcli.runner.stops import StopStrings
 
-    options = SamplingOptions(**sampling)
-    text = _read_prompt(prompt)
-    generation, load_seconds = _start(file, text, limit, context, cache_type, threads, chat, system, options)
+    options, limits = SamplingOptions(**sampling), Limits(limit, StopStrings(stop).strings, ignore_eos)
+    check_cache_type(cache_type)
+    begin = time.perf_counter()
+    loaded = open_model(file, threads)
+    ids = [] if text is None else _read(loaded, text, chat, system)
+    session = _session(loaded, len(ids), limit, context, cache_type)
+    load_seconds = time.perf_counter() - begin
+    if text is None:
+        _converse(loaded, session, system, options, limits, load_seconds)
+    else:
+        _answer(loaded, session, ids, options, limits, load_seconds, as_json)
+
+
+def _prompt(prompt: str | None, file: Path | None) -> str | None:
+    """What was asked; None where a terminal is there to be asked."""
+    if prompt is not None and file is not None:
+        raise UsageError("--prompt and --prompt-file exclude each other")
+    if file is not None:
+        return read_text(file, "the prompt")
+    if prompt == "-" or (prompt is None and not sys.stdin.isatty()):
+        return read_text(None, "the prompt")
+    if prompt is not None and any("\ud800" <= mark <= "\udfff" for mark in prompt):
+        raise UsageError("the prompt is not UTF-8")
+    return prompt
+
+
+def _read(loaded: LoadedModel, text: str, chat: bool, system: str | None) -> list[int]:
+    """The prompt's tokens."""
+    if not chat:
+        return loaded.tokenizer.encode(text, parse_special=True) if text else []
+    from quantcli.runner.chat import chat_prompt
+
+    messages = [] if system is None else [{"role": "system", "content": system}]
+    return chat_prompt(loaded.metadata, loaded.tokenizer, [*messages, {"role": "user", "content": text}])
+
+
+def _session(loaded: LoadedModel, prompt: int, limit: int | None, context: int | None, cache_type: str) -> Session:
+    from quantcli.runner.cache import Cache
+    from quantcli.runner.generate import context_size
+    from quantcli.runner.session import Session
+
+    size = context or context_size(loaded.model.sizes.context, prompt, limit)
+    warn_beyond_training(loaded, size)
+    return Session(loaded.model, Cache(loaded.model.sizes, size, cache_type))
+
+
+def _answer(
+    loaded: LoadedModel, session: Session, ids: list[int], options: SamplingOptions, limits: Limits, load_seconds: float,
+    as_json: bool,
+) -> None:  # fmt: skip
+    from quantcli.runner.generate import Generation
+    from quantcli.runner.sampling import Sampler
+
+    generation = Generation(session, loaded.tokenizer, ids, Sampler(options), limits)
     try:
         if as_json:
-            print_json(_document(generation, "".join(generation), load_seconds))
-        else:
-            _stream(generation)
-            _show_speeds(generation, load_seconds)
+            print_json(_document(loaded, generation, "".join(generation), load_seconds))
+            return
+        stream(generation)
     except KeyboardInterrupt:
         if not as_json:
             # The answer so far is the user's; all that is missing is the end of its line.
             click.echo()
         sys.exit(INTERRUPTED)
+    warn_of_full_context(generation)
+    show_statistics(loaded, session.cache, load_seconds, [generation])
 
 
-def _read_prompt(prompt: str) -> str:
-    if prompt == "-":
-        data = sys.stdin.buffer.read()
-        try:
-            return data.decode().removesuffix("\n")
-        except UnicodeDecodeError as error:
-            raise UsageError(f"the prompt on stdin is not UTF-8 (byte {error.start})") from error
-    if any("\ud800" <= mark <= "\udfff" for mark in prompt):
-        raise UsageError("the prompt is not UTF-8")
-    return prompt
-
-
-def _start(
-    file: Path, prompt: str, limit: int | None, context: int | None, cache_type: str, threads: int | None, chat: bool,
-    system: str | None, options: SamplingOptions,
-) -> tuple[Generation, float]:  # fmt: skip
-    """The generation, ready to go, and the seconds it took to get there."""
-    begin = time.perf_counter()
-    from quantcli.formats.gguf_reader import open_gguf
-    from quantcli.kernels.jit import use_threads
-    from quantcli.runner.cache import Cache
-    from quantcli.runner.chat import chat_prompt
-    from quantcli.runner.generate import Generation, context_size
-    from quantcli.runner.model import Model
+def _converse(
+    loaded: LoadedModel, session: Session, system: str | None, options: SamplingOptions, limits: Limits, load_seconds: float
+) -> None:
+    from quantcli.cli.conversation import converse
+    from quantcli.runner.chat import ChatTemplate, Conversation
     from quantcli.runner.sampling import Sampler
-    from quantcli.runner.tokenizer import load_tokenizer
 
-    use_threads(threads)
-    with open_gguf(file) as opened:
-        tokenizer = load_tokenizer(opened.metadata)
-        if chat:
-            messages = [] if system is None else [{"role": "system", "content": system}]
-            ids = chat_prompt(opened.metadata, tokenizer, [*messages, {"role": "user", "content": prompt}])
-        else:
-            ids = tokenizer.encode(prompt, parse_special=True) if prompt else []
-        model = Model(opened)
-    size = context or context_size(model.sizes.context, len(ids), limit)
-    _notify(model, size)
-    generation = Generation(model, tokenizer, ids, Cache(model.sizes, size, cache_type), Sampler(options), limit)
-    return generation, time.perf_counter() - begin
+    template = ChatTemplate(loaded.metadata, loaded.tokenizer)
+    answers = converse(Conversation(template, session, Sampler(options), limits, system))
+    show_statistics(loaded, session.cache, load_seconds, answers)
 
 
-def _notify(model: Model, context: int) -> None:
-    if context > model.sizes.context:
-        trained = model.sizes.context
-        click.echo(f"warning: a context of {context} tokens is more than the {trained} the model was trained on", err=True)
-    if not model.is_compiled:
-        click.echo("compiling kernels for this machine (once) ...", err=True)
-
-
-def _stream(generation: Generation) -> None:
-    encoding = sys.stdout.encoding or "utf-8"
-    for piece in generation:
-        # A terminal that cannot show a character gets a question mark instead of an end to the answer.
-        click.echo(piece.encode(encoding, "replace").decode(encoding), nl=False)
-    click.echo()
-
-
-def _document(generation: Generation, text: str, load_seconds: float) -> dict[str, Any]:
+def _document(loaded: LoadedModel, generation: Generation, text: str, load_seconds: float) -> dict[str, Any]:
     return {
         "prompt_tokens": list(generation.prompt),
         "tokens": generation.tokens,
@@ -164,17 +213,6 @@ def _document(generation: Generation, text: str, load_seconds: float) -> dict[st
         "prompt_tokens_per_second": generation.prompt_tokens_per_second,
         "tokens_per_second": generation.tokens_per_second,
         "load_seconds": load_seconds,
+        "weights_bytes": loaded.tensor_bytes,
+        "cache_bytes": generation.session.cache.nbytes,
     }
-
-
-def _show_speeds(generation: Generation, load_seconds: float) -> None:
-    if generation.stopped == "context":
-        size = generation.cache.context
-        click.echo(f"warning: stopped because the context of {size} tokens is full; --ctx makes room for more", err=True)
-    if sys.stderr.isatty():
-        click.echo(
-            f"load {load_seconds:.2f} s | "
-            f"prompt {len(generation.prompt)} tokens, {generation.prompt_tokens_per_second:.1f}/s | "
-            f"answer {len(generation.tokens)} tokens, {generation.tokens_per_second:.1f}/s",
-            err=True,
-        )

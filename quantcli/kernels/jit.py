@@ -47,6 +47,11 @@ def use_threads(count: int | None) -> None:
     numba.set_num_threads(min(count or numba.config.NUMBA_NUM_THREADS, numba.config.NUMBA_NUM_THREADS))
 
 
+def thread_count() -> int:
+    """The threads that parallel kernels called from this thread use."""
+    return int(numba.get_num_threads())
+
+
 def _cached(dispatcher: Any, function: _F) -> _F:
     dispatcher._cache = KernelCache(function)
     return dispatcher  # type: ignore[no-any-return]

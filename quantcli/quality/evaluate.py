@@ -209,6 +209,6 @@ def divergences(found: Floats, base: Floats) -> NDArray[np.float64]:
     """The Kullback-Leibler divergence of each row's prediction from the base's: sum(p_base * log(p_base / p)), float64
     `(rows,)`. Both are logarithms of probabilities, float32 `(rows, vocabulary)`."""
     counted = base > NEGLIGIBLE
-    terms = np.where(counted, np.exp(base) * (base - np.where(counted, found, 0)), 0)
+    terms = np.exp(base) * (np.where(counted, base, 0) - np.where(counted, found, 0))
     result: NDArray[np.float64] = terms.sum(axis=1, dtype=np.float64)
     return result

@@ -17,6 +17,12 @@ CACHE_TYPES: Final[Mapping[str, type[np.generic]]] = MappingProxyType({"f16": np
 """Precisions of a cache, and the dtype their numbers are kept in (halves as their bits)."""
 
 
+def check_cache_type(precision: str) -> None:
+    """Raises UsageError for an unknown precision."""
+    if precision not in CACHE_TYPES:
+        raise UsageError(f"unknown cache type {precision!r}, expected one of {', '.join(CACHE_TYPES)}")
+
+
 class Cache:
     """Room for the keys and values of `context` tokens.
 
@@ -28,13 +34,12 @@ class Cache:
 
     def __init__(self, sizes: Hyperparameters, context: int, precision: str = "f16") -> None:
         """Raises UsageError for an unknown precision or a context of no tokens, GenerationError for one too large."""
-        dtype = CACHE_TYPES.get(precision)
-        if dtype is None:
-            raise UsageError(f"unknown cache type {precision!r}, expected one of {', '.join(CACHE_TYPES)}")
+        check_cache_type(precision)
         if context < 1:
             raise UsageError(f"a context of {context} tokens holds nothing")
         self.context = context
         self.length = 0
+        dtype = CACHE_TYPES[precision]
         self.kernels = attention_kernels(np.dtype(dtype))
         try:
             self.keys: list[NDArray[Any]] = [_room(layer, layer.key_size, context, dtype) for layer in sizes.layer]

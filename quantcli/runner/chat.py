@@ -1,27 +1,53 @@
-"""Chat: a file's own template turns messages into the prompt its model was trained on.
-
-Templates are programs that came with a download, so they run in jinja2's immutable sandbox, with what Hugging Face
-transformers gives a template and nothing more.
-"""
+"""Chat: a file's own template turns messages into the prompt its model was trained on, turn after turn."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from datetime import datetime
-from typing import Any, NoReturn
-
-import jinja2
-from jinja2.ext import loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from dataclasses import dataclass
 
 from quantcli.formats import vocabulary_spec as spec
 from quantcli.formats.errors import GenerationError
 from quantcli.formats.gguf_spec import Metadata
+from quantcli.runner.generate import Generation, Limits
+from quantcli.runner.sampling import Sampler
+from quantcli.runner.session import Session
+from quantcli.runner.template import Message, render_template
 from quantcli.runner.tokenizer import Tokenizer
 
-Message = dict[str, str]
-"""`{"role": "system" | "user" | "assistant", "content": text}`."""
+
+class ChatTemplate:
+    """A file's chat template with its tokenizer.
+
+    Raises:
+        GenerationError: if the file has no template.
+    """
+
+    def __init__(self, metadata: Metadata, tokenizer: Tokenizer) -> None:
+        if spec.CHAT_TEMPLATE not in metadata:
+            raise GenerationError(
+                "the file has no chat template", hint="without --chat the prompt is continued as plain text"
+            )
+        self.tokenizer = tokenizer
+        self._template = str(metadata[spec.CHAT_TEMPLATE].value)
+        self._special = {
+            f"{role}_token": "" if id_ is None else tokenizer.piece(id_).decode("utf-8", "replace")
+            for role, id_ in (("bos", tokenizer.bos), ("eos", tokenizer.eos))
+        }
+
+    def render(self, messages: Sequence[Message]) -> str:
+        """The text of a conversation, up to where the assistant speaks next.
+
+        Raises:
+            GenerationError: if the template fails or refuses these messages.
+        """
+        return render_template(self._template, messages, self._special)
+
+    def encode(self, text: str) -> list[int]:
+        """The token ids of a rendered conversation."""
+        ids = self.tokenizer.encode(text, add_special=True, parse_special=True)
+        # Most templates write the begin token themselves, and the vocabulary wants one as well.
+        doubled = self.tokenizer.bos is not None and ids[:2] == [self.tokenizer.bos] * 2
+        return ids[1:] if doubled else ids
 
 
 def chat_prompt(metadata: Metadata, tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
@@ -30,46 +56,66 @@ def chat_prompt(metadata: Metadata, tokenizer: Tokenizer, messages: Sequence[Mes
     Raises:
         GenerationError: if the file has no template, or it fails or refuses these messages.
     """
-    if spec.CHAT_TEMPLATE not in metadata:
-        raise GenerationError(
-            "the file has no chat template", hint="without --chat the prompt is continued as plain text"
-        )
-    special = {
-        f"{role}_token": "" if id_ is None else tokenizer.piece(id_).decode("utf-8", "replace")
-        for role, id_ in (("bos", tokenizer.bos), ("eos", tokenizer.eos))
-    }
-    text = render_template(str(metadata[spec.CHAT_TEMPLATE].value), messages, special)
-    ids = tokenizer.encode(text, add_special=True, parse_special=True)
-    # Most templates write the begin token themselves, and the vocabulary wants one as well.
-    doubled = tokenizer.bos is not None and ids[:2] == [tokenizer.bos] * 2
-    return ids[1:] if doubled else ids
+    template = ChatTemplate(metadata, tokenizer)
+    return template.encode(template.render(messages))
 
 
-def render_template(template: str, messages: Sequence[Message], special: dict[str, str]) -> str:
-    """A chat template applied to messages; `special` gives it the texts of `bos_token` and `eos_token`.
+@dataclass(frozen=True)
+class _Turn:
+    """What was said last: the conversation's text with the answer, and its tokens."""
 
-    Raises:
-        GenerationError: if the template is broken, or refuses these messages.
-    """
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _refuse
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    try:
-        return environment.from_string(template).render(messages=messages, add_generation_prompt=True, **special)
-    except GenerationError:
-        raise
-    except jinja2.TemplateSyntaxError as error:
-        raise GenerationError(f"the file's chat template is broken in line {error.lineno}: {error.message}") from error
-    except Exception as error:
-        # A template is a program: what it does wrong can be any error at all.
-        raise GenerationError(f"the file's chat template failed: {error}") from error
+    text: str
+    tokens: Sequence[int]
 
 
-def _refuse(message: str) -> NoReturn:
-    raise GenerationError(f"the file's chat template refuses this conversation: {message}")
+class Conversation:
+    """Messages in turn, and answers to them; each turn reads only what is new."""
 
+    def __init__(
+        self, template: ChatTemplate, session: Session, sampler: Sampler, limits: Limits, system: str | None = None
+    ) -> None:
+        self._template = template
+        self._session = session
+        self._sampler = sampler
+        self._limits = limits
+        self._system: list[Message] = [] if system is None else [{"role": "system", "content": system}]
+        self.messages: list[Message] = list(self._system)
+        self._last: _Turn | None = None
 
-def _to_json(value: Any, indent: int | None = None) -> str:
-    """As transformers does it: readable characters, and no escapes for HTML as in jinja2's own filter."""
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+    def ask(self, content: str) -> Generation:
+        """The answer to a user's message, in the making. The message counts once `record` is given the answer.
+
+        Raises:
+            GenerationError: if the template fails or refuses the message.
+        """
+        self._asked: Message = {"role": "user", "content": content}
+        self._text = self._template.render([*self.messages, self._asked])
+        ids = self._continued(self._text) or self._template.encode(self._text)
+        return Generation(self._session, self._template.tokenizer, ids, self._sampler, self._limits)
+
+    def record(self, answer: Generation) -> None:
+        """Take the last question and its answer, whole or interrupted, into the conversation."""
+        if not answer.tokens:
+            return
+        self.messages += [self._asked, {"role": "assistant", "content": answer.text}]
+        whole = answer.stopped != "stop"
+        self._last = _Turn(self._text + answer.text, [*answer.prompt, *answer.tokens]) if whole else None
+
+    def clear(self) -> None:
+        """Forget everything but the system message."""
+        self.messages = list(self._system)
+        self._last = None
+
+    def _continued(self, text: str) -> list[int] | None:
+        """The tokens of `text` as those of the conversation so far and of what is new; None where it does not go on so.
+
+        A model's tokens for its answer need not be the ones that its text would be cut into.
+        """
+        if self._last is None or not text.startswith(self._last.text):
+            return None
+        tokenizer = self._template.tokenizer
+        added = tokenizer.encode(text[len(self._last.text) :], add_special=False, parse_special=True)
+        # A text on its own would get a space in front, but not a control token.
+        if not added or (tokenizer.settings.add_space_prefix and not tokenizer.is_hidden(added[0])):
+            return None
+        return [*self._last.tokens, *added]

@@ -1,7 +1,7 @@
 """From logits to the next token: steps that are pure functions, in the order llama.cpp takes them.
 
-penalties, top-k, top-p, min-p, temperature, and a draw from what is left. Temperature 0 takes the largest logit instead,
-and then nothing but the penalties matters.
+penalties, top-k, typical, top-p, min-p, temperature, and a draw from what is left. Temperature 0 takes the largest logit
+instead, and then nothing but the penalties matters. Source of the steps: llama.cpp's `llama-sampler.cpp`.
 """
 
 from __future__ import annotations
@@ -32,10 +32,16 @@ class SamplingOptions:
     """Keep the likeliest candidates that together have this probability; 1 keeps all."""
     min_p: float = 0.05
     """Drop candidates less likely than this share of the likeliest one's probability; 0 drops none."""
+    typical_p: float = 1.0
+    """Keep the candidates whose surprise is nearest to the expected one and that together have this probability."""
     repeat_penalty: float = 1.0
     """Divide logits of recent tokens by this (multiply negative ones); 1 leaves them alone."""
-    penalty_window: int = 64
-    """How many tokens are recent."""
+    presence_penalty: float = 0.0
+    """Taken from the logit of every recent token."""
+    frequency_penalty: float = 0.0
+    """Taken from the logit of a recent token for each time it occurs."""
+    repeat_last_n: int = 64
+    """How many tokens are recent: 0 none, -1 all of them."""
     seed: int | None = None
 
     def __post_init__(self) -> None:
@@ -44,8 +50,11 @@ class SamplingOptions:
             ("top-k", self.top_k, self.top_k >= 0, "0 or more"),
             ("top-p", self.top_p, 0 < self.top_p <= 1, "above 0 and up to 1"),
             ("min-p", self.min_p, 0 <= self.min_p <= 1, "from 0 to 1"),
-            ("repeat penalty", self.repeat_penalty, self.repeat_penalty > 0, "above 0"),
-            ("penalty window", self.penalty_window, self.penalty_window >= 0, "0 or more"),
+            ("typical-p", self.typical_p, 0 < self.typical_p <= 1, "above 0 and up to 1"),
+            ("repeat-penalty", self.repeat_penalty, self.repeat_penalty > 0, "above 0"),
+            ("presence-penalty", self.presence_penalty, True, "a finite number"),
+            ("frequency-penalty", self.frequency_penalty, True, "a finite number"),
+            ("repeat-last-n", self.repeat_last_n, self.repeat_last_n >= -1, "-1 or more"),
             ("seed", self.seed, self.seed is None or self.seed >= 0, "0 or more"),
         )
         for name, value, good, expected in checks:
@@ -76,25 +85,32 @@ class Sampler:
         options = self.options
         if np.isnan(logits).any() or not np.isfinite(logits.max()):
             raise GenerationError("the model's output is not a number: the file is damaged, or the model diverges here")
-        recent = history[-options.penalty_window :] if options.penalty_window else ()
-        logits = penalize(logits, recent, options.repeat_penalty)
+        logits = penalize(logits, self._recent(history), options)
         if options.temperature == 0:
             return int(np.argmax(logits))
         candidates = keep_top_k(logits, options.top_k)
+        candidates = keep_typical(candidates, options.typical_p)
         candidates = keep_top_p(candidates, options.top_p)
         candidates = keep_min_p(candidates, options.min_p)
         chances = probabilities(candidates.logits.astype(np.float64) / options.temperature)
         return int(self._random.choice(candidates.ids, p=chances))
 
+    def _recent(self, history: Sequence[int]) -> Sequence[int]:
+        count = self.options.repeat_last_n
+        return () if count == 0 else history if count < 0 else history[-count:]
 
-def penalize(logits: NDArray[np.float32], recent: Sequence[int], penalty: float) -> NDArray[np.float32]:
-    """Logits with those of `recent` tokens made smaller: divided by `penalty`, or multiplied where they are negative."""
-    if penalty == 1 or not recent:
+
+def penalize(logits: NDArray[np.float32], recent: Sequence[int], options: SamplingOptions) -> NDArray[np.float32]:
+    """Logits with those of `recent` tokens made smaller: divided by the repeat penalty, or multiplied where negative; then
+    less the presence penalty, and less the frequency penalty for each time the token occurs."""
+    neutral = options.repeat_penalty == 1 and options.presence_penalty == 0 and options.frequency_penalty == 0
+    if neutral or not len(recent):
         return logits
-    ids = np.unique(np.asarray(recent, np.int64))
-    values = logits[ids]
+    ids, counts = np.unique(np.asarray(recent, np.int64), return_counts=True)
+    values, penalty = logits[ids], np.float32(options.repeat_penalty)
+    less = counts * np.float32(options.frequency_penalty) + np.float32(options.presence_penalty)
     result = logits.copy()
-    result[ids] = np.where(values <= 0, values * np.float32(penalty), values / np.float32(penalty))
+    result[ids] = np.where(values <= 0, values * penalty, values / penalty) - less
     return result
 
 
@@ -116,6 +132,23 @@ def keep_top_p(candidates: Candidates, p: float) -> Candidates:
     reached = np.cumsum(probabilities(candidates.logits.astype(np.float64)))
     count = int(np.searchsorted(reached, p)) + 1
     return Candidates(candidates.ids[:count], candidates.logits[:count])
+
+
+def keep_typical(candidates: Candidates, p: float) -> Candidates:
+    """The candidates whose surprise, -log of their probability, is nearest to the expected surprise, the entropy: as few as
+    have more than `p` together (Meister et al., "Locally Typical Sampling", 2022)."""
+    if p >= 1:
+        return candidates
+    chances = probabilities(candidates.logits.astype(np.float64))
+    possible = chances > 0
+    surprise = np.full(len(chances), np.inf)
+    surprise[possible] = -np.log(chances[possible])
+    entropy = float(chances[possible] @ surprise[possible])
+    order = np.argsort(np.abs(surprise - entropy), kind="stable")
+    count = int(np.searchsorted(np.cumsum(chances[order]), p, side="right")) + 1
+    # The likeliest first again, as the steps after this one expect.
+    kept = np.sort(order[:count])
+    return Candidates(candidates.ids[kept], candidates.logits[kept])
 
 
 def keep_min_p(candidates: Candidates, p: float) -> Candidates:

@@ -7,7 +7,8 @@ import pytest
 from quantcli.formats.errors import GenerationError
 from quantcli.formats.gguf_reader import open_gguf
 from quantcli.formats.gguf_spec import string
-from quantcli.runner.chat import chat_prompt, render_template
+from quantcli.runner.chat import chat_prompt
+from quantcli.runner.template import render_template
 from quantcli.runner.tokenizer import load_tokenizer
 
 MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi <b>\nthere"}]

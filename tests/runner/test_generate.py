@@ -8,9 +8,10 @@ import pytest
 from quantcli.formats.errors import GenerationError
 from quantcli.formats.gguf_reader import open_gguf
 from quantcli.runner.cache import Cache
-from quantcli.runner.generate import Generation, context_size
+from quantcli.runner.generate import Generation, Limits, context_size
 from quantcli.runner.model import Model
 from quantcli.runner.sampling import Sampler, SamplingOptions
+from quantcli.runner.session import Session
 from quantcli.runner.tokenizer import load_tokenizer
 
 GREEDY = SamplingOptions(temperature=0)
@@ -22,10 +23,11 @@ def parts(stories):
         return Model(file), load_tokenizer(file.metadata)
 
 
-def start(parts, prompt="Once upon a time", context=64, limit=None, options=GREEDY):
+def start(parts, prompt="Once upon a time", context=64, limit=None, options=GREEDY, **limits):
     model, tokenizer = parts
     ids = tokenizer.encode(prompt) if prompt else []
-    return Generation(model, tokenizer, ids, Cache(model.sizes, context), Sampler(options), limit)
+    session = Session(model, Cache(model.sizes, context))
+    return Generation(session, tokenizer, ids, Sampler(options), Limits(limit, **limits))
 
 
 def test_pieces_add_up_to_the_tokens_and_the_limit_holds(parts):
@@ -53,6 +55,36 @@ def test_an_end_token_ends_the_answer_and_is_no_part_of_it(parts, monkeypatch):
     assert "".join(generation) == ", there was"
     assert generation.stopped == "end"
     assert 261 not in generation.tokens
+
+
+def test_a_model_that_may_not_end_goes_on(parts, monkeypatch):
+    monkeypatch.setattr(parts[1], "end_of_generation", frozenset({261}))
+    generation = start(parts, limit=20, ignore_end=True)
+    assert "".join(generation).startswith(", there was")
+    assert len(generation.tokens) == 20
+    assert 261 not in generation.tokens
+
+
+@pytest.mark.parametrize("stop", ["girl", "le gi", "l named Lily. She"])
+def test_a_stop_string_ends_the_answer_wherever_tokens_cut_it(parts, stop):
+    generation = start(parts, limit=40, stop=["nothing like it", stop])
+    whole = ", there was a little girl named Lily. She loved"
+    assert "".join(generation) == generation.text == whole[: whole.index(stop)]
+    assert generation.stopped == "stop"
+
+
+def test_what_only_begins_like_a_stop_string_is_shown(parts):
+    generation = start(parts, limit=20, stop=["outside"])
+    assert "".join(generation) == ", there was a little girl named Lily. She loved to play outsid"
+    assert generation.stopped == "limit"
+
+
+def test_a_control_token_ends_the_answer_where_it_is_a_stop_string(parts, monkeypatch):
+    monkeypatch.setattr(parts[1], "end_of_generation", frozenset())
+    session = start(parts, limit=0).session
+    monkeypatch.setattr(session, "read", lambda tokens: np.eye(512, dtype=np.float32)[2])
+    generation = Generation(session, parts[1], [1], Sampler(GREEDY), Limits(9, stop=["</s>"]))
+    assert ("".join(generation), generation.tokens, generation.stopped) == ("", [], "stop")
 
 
 def test_a_limit_of_nothing_only_reads(parts):

@@ -13,6 +13,7 @@ from quantcli.runner.sampling import (
     keep_min_p,
     keep_top_k,
     keep_top_p,
+    keep_typical,
     penalize,
     probabilities,
 )
@@ -61,14 +62,36 @@ def test_min_p_keeps_what_is_likely_enough_beside_the_first(seed):
         assert (shares[len(kept.ids) :] <= p * (1 + 1e-5)).all()
 
 
+@pytest.mark.parametrize("seed", range(30))
+def test_typical_keeps_the_least_surprising_about_surprise(seed):
+    logits = logits_of(seed)
+    chances = probabilities(np.sort(logits.astype(np.float64))[::-1])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        surprise = -np.log(chances)
+        distance = np.abs(surprise - np.nansum(chances * surprise))
+    for p in (0.01, 0.3, 0.77, 0.99):
+        kept = len(keep_typical(ranked(logits), p).ids)
+        nearest = np.sort(distance)[:kept]
+        chosen = [place for place in range(len(logits)) if distance[place] <= nearest[-1]]
+        assert len(chosen) >= kept >= 1
+        if len(chosen) == kept:  # no ties: which of equals are kept is not said
+            assert keep_typical(ranked(logits), p).ids.tolist() == ranked(logits).ids[chosen].tolist()
+            assert chances[chosen].sum() > p - 1e-9 or kept == len(logits)
+    assert len(keep_typical(ranked(logits), 1).ids) == len(logits)
+
+
 def test_probabilities_of_huge_logits_are_finite_and_sum_to_one():
     result = probabilities(np.array([1e30, 1e30, -1e30]))
     assert result.tolist() == [0.5, 0.5, 0.0]
 
 
-def test_repeat_penalty_divides_positive_and_multiplies_negative_logits_once():
+def test_penalties_lower_what_is_recent():
     logits = np.array([4, -4, 2, 0], np.float32)
-    assert penalize(logits, [0, 0, 1], 2.0).tolist() == [2, -8, 2, 0]
+    assert penalize(logits, [0, 0, 1], SamplingOptions(repeat_penalty=2)).tolist() == [2, -8, 2, 0]
+    assert penalize(logits, [0, 0, 1], SamplingOptions(presence_penalty=1)).tolist() == [3, -5, 2, 0]
+    assert penalize(logits, [0, 0, 1], SamplingOptions(frequency_penalty=1)).tolist() == [2, -5, 2, 0]
+    every = SamplingOptions(repeat_penalty=2, presence_penalty=0.5, frequency_penalty=1)
+    assert penalize(logits, [0, 0, 1], every).tolist() == [-0.5, -9.5, 2, 0]
     assert logits.tolist() == [4, -4, 2, 0]
 
 
@@ -81,8 +104,9 @@ def test_greedy_takes_the_largest_and_ignores_every_filter():
 
 def test_only_recent_tokens_are_penalized():
     logits = np.array([3, 2], np.float32)
-    sampler = Sampler(SamplingOptions(temperature=0, repeat_penalty=9, penalty_window=2))
-    assert sampler.choose(logits, [0, 1, 1]) == 0
+    for count, chosen in ((2, 0), (3, 1), (-1, 1), (0, 0)):
+        sampler = Sampler(SamplingOptions(temperature=0, frequency_penalty=1.2, repeat_last_n=count))
+        assert sampler.choose(logits, [0, 0, 1]) == chosen, count
 
 
 def test_a_seed_repeats_its_choices_and_draws_follow_the_probabilities():
@@ -118,9 +142,49 @@ def test_tokens_ruled_out_by_minus_infinity_are_fine():
     ("option", "value"),
     [
         ("temperature", -1), ("temperature", float("nan")), ("temperature", float("inf")), ("top_k", -1), ("top_p", 0),
-        ("top_p", 1.1), ("min_p", -0.1), ("min_p", 2), ("repeat_penalty", 0), ("seed", -1),
+        ("top_p", 1.1), ("min_p", -0.1), ("min_p", 2), ("typical_p", 0), ("repeat_penalty", 0),
+        ("presence_penalty", float("nan")), ("frequency_penalty", float("inf")), ("repeat_last_n", -2), ("seed", -1),
     ],
 )  # fmt: skip
 def test_options_without_a_meaning_are_refused_by_name(option, value):
     with pytest.raises(UsageError, match=option.replace("_", "[- ]")):
         SamplingOptions(**{option: value})
+
+
+@pytest.fixture(scope="module")
+def reference():
+    """The candidates llama.cpp's own sampler leaves of logits, after its history of tokens: `{id: logit}`."""
+    llama_cpp = pytest.importorskip("llama_cpp", reason="the reference implementation is not installed")
+
+    def apply(sampler, logits, history=()):
+        for token in history:
+            llama_cpp.llama_sampler_accept(sampler, token)
+        data = (llama_cpp.llama_token_data * len(logits))(*((i, float(logit), 0) for i, logit in enumerate(logits)))
+        candidates = llama_cpp.llama_token_data_array(data, len(logits), -1, False)
+        llama_cpp.llama_sampler_apply(sampler, candidates)
+        left = {candidates.data[i].id: candidates.data[i].logit for i in range(candidates.size)}
+        llama_cpp.llama_sampler_free(sampler)
+        return left
+
+    return llama_cpp, apply
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_steps_leave_what_the_reference_leaves(seed, reference):
+    llama_cpp, apply = reference
+    random = np.random.default_rng(seed)
+    logits = (random.normal(size=200) * 3).astype(np.float32)  # no two alike
+    p = float(random.uniform(0.05, 0.95))
+    history = random.integers(200, size=90).tolist()
+    for sampler, kept in (
+        (llama_cpp.llama_sampler_init_top_k(17), keep_top_k(logits, 17)),
+        (llama_cpp.llama_sampler_init_typical(p, 1), keep_typical(ranked(logits), p)),
+        (llama_cpp.llama_sampler_init_top_p(p, 1), keep_top_p(ranked(logits), p)),
+        (llama_cpp.llama_sampler_init_min_p(p / 10, 1), keep_min_p(ranked(logits), p / 10)),
+    ):
+        assert apply(sampler, logits) == dict(zip(kept.ids.tolist(), kept.logits.tolist(), strict=True))
+    options = SamplingOptions(repeat_penalty=1.3, frequency_penalty=0.2, presence_penalty=0.4, repeat_last_n=64)
+    sampler = llama_cpp.llama_sampler_init_penalties(200, 64, 1.3, 0.2, 0.4)
+    penalized = apply(sampler, logits, history)
+    expected = [penalized[id_] for id_ in range(200)]
+    np.testing.assert_allclose(penalize(logits, history[-64:], options), expected, rtol=1e-6, atol=1e-6)

@@ -1,0 +1,112 @@
+"""`quantize run --chat` at a terminal: messages are read, answers stream, until the user leaves."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+import sys
+from types import FrameType
+from typing import TYPE_CHECKING, Final, NoReturn
+
+import click
+
+from quantcli.cli.main import INTERRUPTED, report
+from quantcli.cli.models import stream, warn_of_full_context
+from quantcli.formats.errors import GenerationError
+
+if TYPE_CHECKING:
+    from quantcli.runner.chat import Conversation
+    from quantcli.runner.generate import Generation
+
+HELP: Final = '''\
+/clear       forget the conversation
+/exit        leave, as Ctrl-D does
+/help        show this
+Ctrl-C       stop the answer
+""" or \\     a message of several lines: between two """, or each line but the last ended with \\'''
+
+_COMMAND: Final = re.compile(r"/[a-z]+")
+_FENCE: Final = '"""'
+
+
+def converse(conversation: Conversation) -> list[Generation]:
+    """Answer messages until the user leaves; all answers."""
+    # Ctrl-C is for the answer. A kill is for the program.
+    signal.signal(signal.SIGTERM, _leave)
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401 -- with it, `input` edits lines and recalls earlier ones
+    click.echo("Ctrl-C stops an answer, Ctrl-D leaves, /help tells more.", err=True)
+    answers: list[Generation] = []
+    while (message := _next_message()) not in (None, "/exit"):
+        if message == "/help":
+            click.echo(HELP, err=True)
+        elif message == "/clear":
+            conversation.clear()
+        elif _COMMAND.fullmatch(message or ""):
+            click.echo(f"there is no {message}; /help lists what there is", err=True)
+        elif message:
+            _answer(conversation, message, answers)
+    return answers
+
+
+def _answer(conversation: Conversation, message: str, answers: list[Generation]) -> None:
+    try:
+        answer = conversation.ask(message)
+        answers.append(answer)
+        try:
+            stream(answer)
+        finally:
+            conversation.record(answer)
+        warn_of_full_context(answer)
+    except KeyboardInterrupt:
+        click.echo()
+    except GenerationError as error:
+        if conversation.messages:
+            error.hint = f"{error.hint}; /clear makes room here" if error.hint else "/clear forgets what was said"
+        report(error)
+    click.echo()
+
+
+def _next_message() -> str | None:
+    """A message of one line or several; None when there are no more."""
+    lines: list[str] = []
+    while True:
+        try:
+            line = _read_line("... " if lines else "> ")
+        except EOFError:
+            click.echo()
+            return None
+        except KeyboardInterrupt:
+            click.echo()
+            lines = []
+            continue
+        if any("\ud800" <= mark <= "\udfff" for mark in line):
+            click.echo("error: that line is not UTF-8", err=True)
+            continue
+        lines.append(line)
+        if (message := _whole(lines)) is not None:
+            return message
+
+
+def _whole(lines: list[str]) -> str | None:
+    """The message that lines make; None while there is more to come."""
+    text = "\n".join(lines)
+    if text.lstrip().startswith(_FENCE):
+        inner = text.strip().removeprefix(_FENCE)
+        return inner.removesuffix(_FENCE).strip("\n") if inner.endswith(_FENCE) else None
+    if lines[-1].endswith("\\"):
+        return None
+    return "\n".join(line.removesuffix("\\") for line in lines).strip()
+
+
+def _read_line(prompt: str) -> str:
+    if sys.stdout.isatty():
+        return input(prompt)
+    # Answers go to a file or a pipe: the prompt is not part of them.
+    click.echo(prompt, nl=False, err=True)
+    return input()
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    sys.exit(INTERRUPTED)

@@ -1,0 +1,92 @@
+"""What commands that run a model share: how it is opened, and what is said meanwhile; how texts and speeds are shown."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from quantcli.cli.output import binary_size
+from quantcli.formats.errors import UsageError
+
+if TYPE_CHECKING:
+    from quantcli.runner.cache import Cache
+    from quantcli.runner.generate import Generation
+    from quantcli.runner.load import LoadedModel
+
+_SHOWN_ESCAPED: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t\r"}
+"""Characters that steer a terminal: an answer may hold them, and shows them instead."""
+
+
+def open_model(file: Path, threads: int | None) -> LoadedModel:
+    """Load a model to run on `threads` threads; say so where its kernels have to be compiled first."""
+    from quantcli.kernels.jit import use_threads
+    from quantcli.runner.load import load_model
+
+    use_threads(threads)
+    loaded = load_model(file)
+    if not loaded.model.is_compiled:
+        click.echo("compiling kernels for this machine (once) ...", err=True)
+    return loaded
+
+
+def warn_beyond_training(loaded: LoadedModel, context: int) -> None:
+    """Say where a context is longer than the model has ever seen."""
+    trained = loaded.model.sizes.context
+    if context > trained:
+        click.echo(f"warning: a context of {context} tokens is more than the {trained} the model was trained on", err=True)
+
+
+def read_text(file: Path | None, what: str) -> str:
+    """A text file, or stdin for None, without the newline at its end.
+
+    Raises:
+        UsageError: if it is not UTF-8.
+    """
+    data = sys.stdin.buffer.read() if file is None else file.read_bytes()
+    try:
+        return data.decode().removesuffix("\n")
+    except UnicodeDecodeError as error:
+        place = "stdin" if file is None else str(file)
+        raise UsageError(f"{what} on {place} is not UTF-8 (byte {error.start})") from error
+
+
+def stream(pieces: Iterable[str]) -> None:
+    """Show an answer on stdout as it comes, and end its line."""
+    encoding = sys.stdout.encoding or "utf-8"
+    steers = sys.stdout.isatty()
+    for piece in pieces:
+        shown = piece.translate(_SHOWN_ESCAPED) if steers else piece
+        # A terminal that cannot show a character gets a question mark instead of an end to the answer.
+        click.echo(shown.encode(encoding, "replace").decode(encoding), nl=False)
+    click.echo()
+
+
+def warn_of_full_context(answer: Generation) -> None:
+    """Say where an answer ended because there was no more room."""
+    if answer.stopped == "context":
+        size = answer.session.cache.context
+        click.echo(f"warning: stopped because the context of {size} tokens is full; --ctx makes room for more", err=True)
+
+
+def show_statistics(loaded: LoadedModel, cache: Cache, load_seconds: float, answers: Sequence[Generation]) -> None:
+    """One line on stderr, where that is a terminal: how fast it was, and what it took."""
+    if not sys.stderr.isatty():
+        return
+    read, read_seconds = sum(answer.prompt_read for answer in answers), sum(answer.prompt_seconds for answer in answers)
+    # The first token of an answer comes with the prompt.
+    timed, seconds = sum(max(0, len(answer.tokens) - 1) for answer in answers), sum(answer.seconds for answer in answers)
+    parts = (
+        f"load {load_seconds:.2f} s",
+        f"prompt {read} tokens, {_rate(read, read_seconds)}",
+        f"answer {sum(len(answer.tokens) for answer in answers)} tokens, {_rate(timed, seconds)}",
+        f"memory {binary_size(loaded.tensor_bytes)} weights + {binary_size(cache.nbytes)} context",
+    )
+    click.echo(click.style(" | ".join(parts), dim=True), err=True)
+
+
+def _rate(count: int, seconds: float) -> str:
+    return f"{count / seconds if seconds else 0:.1f}/s"

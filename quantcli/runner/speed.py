@@ -1,0 +1,72 @@
+"""How fast a model reads and generates, as llama-bench measures it: tokens of chance, an empty context, no sampling."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+
+import numpy as np
+
+from quantcli.runner.cache import Cache
+from quantcli.runner.model import Model
+
+
+@dataclass(frozen=True)
+class Task:
+    """Tokens to read together, then tokens to read one after another as a generation does, both after `depth` others."""
+
+    prompt: int
+    generated: int
+    depth: int = 0
+
+    @property
+    def name(self) -> str:
+        """As llama-bench has it: `pp512`, `tg128`, `tg128 @ d1024`."""
+        parts = [f"{what}{count}" for what, count in (("pp", self.prompt), ("tg", self.generated)) if count]
+        return "+".join(parts) + (f" @ d{self.depth}" if self.depth else "")
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Tokens per second of a task, each time it was done."""
+
+    task: Task
+    samples: Sequence[float]
+
+    @property
+    def mean(self) -> float:
+        """The mean of the samples."""
+        return statistics.fmean(self.samples)
+
+    @property
+    def deviation(self) -> float:
+        """Their standard deviation; 0 for a single one."""
+        return statistics.stdev(self.samples) if len(self.samples) > 1 else 0.0
+
+
+def measure(model: Model, tasks: Sequence[Task], repeats: int, cache_type: str = "f16") -> Iterator[Speed]:
+    """Do each task `repeats` times, after once to warm up."""
+    # The tokens make no difference to the work; the same ones each time, so that nothing else does.
+    tokens = np.random.default_rng(0)
+    for task in tasks:
+        past, prompt, generated = (
+            tokens.integers(model.vocabulary, size=count).tolist() for count in (task.depth, task.prompt, task.generated)
+        )
+        cache = Cache(model.sizes, sum(map(len, (past, prompt, generated))), cache_type)
+        _time(model, cache, past, prompt, generated[:1])
+        seconds = [_time(model, cache, past, prompt, generated) for _ in range(repeats)]
+        yield Speed(task, [(task.prompt + task.generated) / taken for taken in seconds])
+
+
+def _time(model: Model, cache: Cache, past: Sequence[int], prompt: Sequence[int], generated: Sequence[int]) -> float:
+    cache.length = 0
+    if past:
+        model.forward(past, cache)
+    start = perf_counter()
+    if prompt:
+        model.forward(prompt, cache)
+    for token in generated:
+        model.forward([token], cache)
+    return perf_counter() - start

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from quantcli.runner.generate import Generation
     from quantcli.runner.load import LoadedModel
 
-_SHOWN_ESCAPED: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t\r"}
-"""Characters that steer a terminal: an answer may hold them, and shows them instead."""
+_SHOWN_ESCAPED: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
+"""Characters that steer a terminal: an answer may hold them, and their codes are shown instead."""
 
 
 def open_model(file: Path, threads: int | None) -> LoadedModel:

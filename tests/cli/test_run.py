@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from changed_file import write_changed, write_chat
 
 from quantcli.cli.main import main
 from quantcli.conversion.convert import convert
@@ -52,6 +53,8 @@ def test_json_is_one_document(stories, capsys):
     assert document["stopped"] == "limit"
     assert min(document[f"{key}tokens_per_second"] for key in ("", "prompt_")) > 0
     assert document["load_seconds"] > 0
+    assert document["weights_bytes"] == 4 * 260032
+    assert document["cache_bytes"] == 5 * 2 * 4 * 8 * 2 * 17  # layers, keys and values, heads, numbers, bytes, tokens
 
 
 def test_a_full_context_is_said(stories, capsys):
@@ -59,6 +62,32 @@ def test_a_full_context_is_said(stories, capsys):
     assert status == 0
     assert out.startswith(", there")
     assert "context of 12 tokens is full" in err
+
+
+def test_stop_strings_and_penalties_shape_the_answer(stories, capsys):
+    asked = [stories, "--prompt", "Once upon a time", "-n", 40, "--temp", 0]
+    assert run(capsys, *asked, "--stop", "xyz", "--stop", " girl") == (0, ", there was a little\n", "")
+    plain, penalized = run(capsys, *asked), run(capsys, *asked, "--repeat-penalty", 1.5, "--repeat-last-n", -1)
+    assert plain[0] == penalized[0] == 0
+    assert plain[1] != penalized[1]
+    assert run(capsys, *asked, "--presence-penalty", 2, "--frequency-penalty", 1)[1] != plain[1]
+    assert run(capsys, *asked[:-1], 1, "--typical", 0.001, "--seed", 1)[0] == 0
+
+
+def test_the_prompt_may_come_from_a_file(stories, tmp_path, capsys):
+    (tmp_path / "prompt.txt").write_text("Once upon a time\n")
+    asked = [stories, "--prompt-file", tmp_path / "prompt.txt", "-n", 13, "--temp", 0]
+    assert run(capsys, *asked) == (0, STORY + "\n", "")
+    (tmp_path / "prompt.txt").write_bytes(b"a\xff")
+    status, _, err = run(capsys, *asked)
+    assert status == 2
+    assert "prompt.txt is not UTF-8 (byte 1)" in err
+
+
+def test_one_message_is_answered_by_the_template(stories, tmp_path, capsys):
+    chat = write_chat(stories, tmp_path / "chat.gguf")
+    asked = [chat, "--chat", "--prompt", " a time", "--system", "Once upon", "-n", 13, "--temp", 0]
+    assert run(capsys, *asked) == (0, STORY + "\n", "")
 
 
 def test_a_context_beyond_training_is_a_warning(stories, capsys):
@@ -79,7 +108,11 @@ def test_a_context_beyond_training_is_a_warning(stories, capsys):
         (["--prompt", "a", "--cache-type", "f8"], 2, "unknown cache type 'f8'"),
         (["--prompt", "a", "--ctx", "0"], 2, "--ctx"),
         (["--prompt", "\udcff"], 2, "not UTF-8"),
-        ([], 2, "--prompt"),
+        (["--prompt", "a", "--prompt-file", __file__], 2, "exclude each other"),
+        (["--prompt-file", "no-such-file"], 2, "no-such-file"),
+        (["--prompt", "a", "--stop", ""], 2, "stop string is empty"),
+        (["--prompt", "a", "--typical", "0"], 2, "typical-p is 0.0"),
+        (["--prompt", "a", "--repeat-last-n", "-5"], 2, "repeat-last-n is -5"),
     ],
 )
 def test_bad_requests_end_with_one_line(stories, capsys, arguments, status, message):
@@ -98,7 +131,17 @@ def test_files_that_are_no_models(tmp_path, golden, capsys):
     assert run(capsys, tmp_path / "text.gguf", "--prompt", "a")[0] == 1
     status, _, err = run(capsys, golden / "imatrix.gguf", "--prompt", "a")
     assert status == 1
-    assert "no tokenizer" in err
+    assert "no general.architecture" in err
+
+
+def test_models_without_what_the_request_needs(stories, tmp_path, capsys):
+    bare = write_changed(stories, tmp_path / "bare.gguf", {"tokenizer.ggml.model": None})
+    status, out, err = run(capsys, bare, "--prompt", "a")
+    assert (status, out, err) == (1, "", "error: the file holds no tokenizer: no tokenizer.ggml.model")
+    broken = write_chat(stories, tmp_path / "broken.gguf", "{% for %}")
+    status, out, err = run(capsys, broken, "--chat", "--prompt", "a")
+    assert (status, out) == (1, "")
+    assert err.startswith("error: the file's chat template is broken in line 1")
 
 
 def quantize(*arguments, **options) -> subprocess.Popen:
@@ -111,6 +154,13 @@ def test_the_prompt_may_come_from_stdin(stories):
     process = quantize(stories, "--prompt", "-", "--temp", 0, "-n", 13)
     out, _ = process.communicate(b"Once upon a time\n", timeout=120)
     assert (process.returncode, out.decode()) == (0, STORY + "\n")
+    process = quantize(stories, "--temp", 0, "-n", 13, "--json")
+    out, _ = process.communicate(b"Once upon a time\n", timeout=120)
+    assert (process.returncode, json.loads(out)["text"]) == (0, STORY)
+    process = quantize(stories)
+    _, err = process.communicate(b"", timeout=120)
+    assert process.returncode == 1
+    assert b"the prompt is empty" in err
     process = quantize(stories, "--prompt", "-")
     _, err = process.communicate(b"\xff", timeout=120)
     assert process.returncode == 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from quantcli.formats.errors import GenerationError
@@ -52,6 +54,32 @@ def test_bad_templates_cost_one_line(template, message):
     with pytest.raises(GenerationError, match=message) as caught:
         render_template(template, MESSAGES, SPECIAL)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{{ 'a' * 10**10 }}", "more than 512 MiB of memory"),
+        ("{% set x = namespace(y='a') %}{% for i in range(99) %}{% set x.y = x.y ~ x.y %}{% endfor %}", "of memory"),
+        ("{{ 'a' * 10**8 }}", "a prompt of 100000000 characters"),
+    ],
+)
+def test_templates_that_eat_memory_cost_one_line(template, message):
+    if os.name == "nt":
+        pytest.skip("there is no limit of memory")
+    with pytest.raises(GenerationError, match=message):
+        render_template(template, MESSAGES, SPECIAL)
+
+
+def test_a_template_that_does_not_end_costs_one_line(monkeypatch):
+    monkeypatch.setattr("quantcli.runner.template.SECONDS", 1)
+    loop = "{% for i in range(99999) %}"
+    with pytest.raises(GenerationError, match="did not end within 1 seconds"):
+        render_template(loop * 3 + "{% endfor %}" * 3, MESSAGES, SPECIAL)
+
+
+def test_texts_that_are_no_unicode_reach_a_template_as_they_are():
+    assert render_template("{{ messages[0].content }}", [{"role": "user", "content": "é\udcff"}], SPECIAL) == "é\udcff"
 
 
 def test_the_begin_token_comes_once(stories):

@@ -1,0 +1,34 @@
+"""A GGUF file with other metadata, for tests of files that say something special."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from quantcli.formats.gguf_reader import open_gguf
+from quantcli.formats.gguf_spec import Field, string
+from quantcli.formats.gguf_writer import GGUFWriter
+from quantcli.formats.tensor import TensorInfo
+
+STORY_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}{{ message.content }}"
+    "{% if message.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+)
+"""A chat for models that only tell stories: what the user says is continued."""
+
+
+def write_changed(source: Path, target: Path, changes: Mapping[str, Field | None]) -> Path:
+    """Copy a GGUF file; metadata are replaced or added, or left out where they are None."""
+    with open_gguf(source) as file:
+        kept = {**file.metadata, **changes}
+        metadata = {key: value for key, value in kept.items() if value is not None}
+        infos = [TensorInfo(tensor.name, tensor.shape, tensor.type) for tensor in file.tensors.values()]
+        with GGUFWriter(target, metadata, infos, overwrite=True) as writer:
+            for index, tensor in enumerate(file.tensors.values()):
+                writer.write(index, 0, file.map(tensor))
+    return target
+
+
+def write_chat(source: Path, target: Path, template: str = STORY_TEMPLATE) -> Path:
+    """Copy a GGUF file with a chat template."""
+    return write_changed(source, target, {"tokenizer.chat_template": string(template)})

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     help="Times each is measured.",
 )  # fmt: skip
 @click.option(
-    "--cache-type", default="f16", show_default=True, metavar="T", help="Precision of the context in memory.",
+    "--cache-type", default="f16", show_default=True, metavar="T",
+    help="How the context is kept in memory: f32, f16, q8_0 or q4_0.",
 )  # fmt: skip
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads. Default: one per processor.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")

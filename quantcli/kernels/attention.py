@@ -1,7 +1,5 @@
-"""Attention of a few new tokens over all cached ones, on a key-value cache of half or single precision.
+"""Attention of a few new tokens over all cached ones, on a key-value cache of any of the types in `cached`.
 
-The cache of a layer is two arrays `(kv_heads, context, head_size)`, so that one head's past is one stretch of memory.
-`head_size` is a multiple of 8 there (`padded_head_size`): a model's odd head is padded with zeros, which change no sum.
 Keys and values may be of different sizes, and one array may be both: values are then the first numbers of the keys.
 """
 
@@ -13,24 +11,16 @@ from typing import Any, Final
 import numpy as np
 from numba import prange
 
+from quantcli.kernels.cached import STEP, STORAGES, Storage
 from quantcli.kernels.elementwise import exponential
-from quantcli.kernels.half import float_to_half, half_to_float
 from quantcli.kernels.jit import inline, parallel_kernel
 from quantcli.kernels.simd import LANES, fma, load, max_lanes, maximum, shuffle, splat, store, sum_lanes
-
-STEP: Final = 8
-"""Numbers of a head handled together."""
 
 POSITIONS: Final = 4
 """Cached positions handled together: their sums do not wait for one another."""
 
 _ZERO = np.float32(0)
 _LOWEST = np.float32(-3.4e38)
-
-
-def padded_head_size(head_size: int) -> int:
-    """The head size as cached: the next multiple of `STEP`."""
-    return -(-head_size // STEP) * STEP
 
 
 # Pairs of lanes of two vectors side by side: the even ones, the odd ones; then pairs of those; then halves.
@@ -45,11 +35,6 @@ def _sums(a: Any, b: Any, c: Any, d: Any) -> Any:
     ab, cd = _even(a, b) + _odd(a, b), _even(c, d) + _odd(c, d)
     abcd = _first_pairs(ab, cd) + _second_pairs(ab, cd)
     return _low(abcd, abcd) + _high(abcd, abcd)
-
-
-@inline
-def _same(x: Any) -> Any:
-    return x
 
 
 @inline
@@ -71,147 +56,129 @@ def _softmax(scores: Any, count: Any) -> Any:
 
 
 class AttentionKernels:
-    """The two kernels of a cache precision, compiled when first called."""
+    """How a cache type is written and read by attention; `attend` is compiled when it is first called."""
 
-    def __init__(self, narrow: Any, widen: Any) -> None:
-        self.store = _store_kernel(narrow)
-        self.attend = _attend_kernel(widen)
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+        self.store = storage.store
+        self.attend = _attend_kernel(storage)
 
 
 @cache
-def attention_kernels(dtype: np.dtype[Any]) -> AttentionKernels:
-    """Kernels for caches of `dtype`: float32, or uint16 that holds halves.
+def attention_kernels(cache_type: str) -> AttentionKernels:
+    """The kernels of a type of `STORAGES`.
 
     Raises:
-        ValueError: for another dtype.
+        ValueError: for another type.
     """
-    if dtype == np.float32:
-        return AttentionKernels(_same, _same)
-    if dtype == np.uint16:
-        return AttentionKernels(float_to_half, half_to_float)
-    raise ValueError(f"no attention over a cache of {dtype}")
+    if cache_type not in STORAGES:
+        raise ValueError(f"no attention over a cache of type {cache_type!r}, expected one of {', '.join(STORAGES)}")
+    return AttentionKernels(STORAGES[cache_type])
 
 
-def _store_kernel(narrow: Any) -> Any:
-    @parallel_kernel
-    def store_rows(x: Any, cached: Any, position: Any) -> None:
-        """cached[:, position + i, :head_size] = x[i]; x float32 (rows, kv_heads, head_size)."""
-        rows, heads, size = x.shape
-        if rows == 1:
-            for head in range(heads):
-                for i in range(size):
-                    cached[head, position, i] = narrow(x[0, head, i])
-        else:
-            for row in prange(rows):
-                for head in range(heads):
-                    for i in range(size):
-                        cached[head, position + row, i] = narrow(x[row, head, i])
-
-    return store_rows
-
-
-def _sums_over_positions(widen: Any) -> tuple[Any, Any]:
+def _sums_over_positions(read: Any) -> tuple[Any, Any]:
     """The two `inline` sums of attention: over the numbers of keys, and over the values of positions."""
 
     @inline
     def score(query: Any, keys: Any, start: Any, size: Any, count: Any, scores: Any) -> None:
-        """scores[p] = query . keys of position p, for `count` positions of `size` numbers from `start` on."""
-        whole = count - count % POSITIONS
+        """scores[p] = query . keys of position p, for `count` positions of `size` numbers from element `start` on."""
+        whole, stride = count - count % POSITIONS, keys.shape[2]
         for p in range(0, whole, POSITIONS):
-            place = start + p * size
+            place = start + p * stride
             a = b = c = d = splat(_ZERO, STEP)
             for i in range(0, size, STEP):
                 q = load(query, i, STEP)
-                a = fma(q, widen(load(keys, place + i, STEP)), a)
-                b = fma(q, widen(load(keys, place + size + i, STEP)), b)
-                c = fma(q, widen(load(keys, place + 2 * size + i, STEP)), c)
-                d = fma(q, widen(load(keys, place + 3 * size + i, STEP)), d)
+                a = fma(q, read(keys, place, i), a)
+                b = fma(q, read(keys, place + stride, i), b)
+                c = fma(q, read(keys, place + 2 * stride, i), c)
+                d = fma(q, read(keys, place + 3 * stride, i), d)
             store(scores, p, _sums(a, b, c, d))
         for p in range(whole, count):
             total = splat(_ZERO, STEP)
             for i in range(0, size, STEP):
-                total = fma(load(query, i, STEP), widen(load(keys, start + p * size + i, STEP)), total)
+                total = fma(load(query, i, STEP), read(keys, start + p * stride, i), total)
             scores[p] = sum_lanes(total)
 
     @inline
-    def mix(scores: Any, values: Any, start: Any, size: Any, count: Any, i: Any) -> Any:
-        """The sum of scores[p] * values of position p, its numbers i to i + 7."""
-        whole = count - count % POSITIONS
+    def mix(scores: Any, values: Any, start: Any, count: Any, i: Any) -> Any:
+        """The sum of scores[p] * values of position p, its numbers i to i + 7, for positions from element `start` on."""
+        whole, stride = count - count % POSITIONS, values.shape[2]
         a = b = c = d = splat(_ZERO, STEP)
         for p in range(0, whole, POSITIONS):
-            place = start + p * size + i
-            a = fma(splat(scores[np.uintp(p)], STEP), widen(load(values, place, STEP)), a)
-            b = fma(splat(scores[np.uintp(p + 1)], STEP), widen(load(values, place + size, STEP)), b)
-            c = fma(splat(scores[np.uintp(p + 2)], STEP), widen(load(values, place + 2 * size, STEP)), c)
-            d = fma(splat(scores[np.uintp(p + 3)], STEP), widen(load(values, place + 3 * size, STEP)), d)
+            place = start + p * stride
+            a = fma(splat(scores[np.uintp(p)], STEP), read(values, place, i), a)
+            b = fma(splat(scores[np.uintp(p + 1)], STEP), read(values, place + stride, i), b)
+            c = fma(splat(scores[np.uintp(p + 2)], STEP), read(values, place + 2 * stride, i), c)
+            d = fma(splat(scores[np.uintp(p + 3)], STEP), read(values, place + 3 * stride, i), d)
         for p in range(whole, count):
-            a = fma(splat(scores[np.uintp(p)], STEP), widen(load(values, start + p * size + i, STEP)), a)
+            a = fma(splat(scores[np.uintp(p)], STEP), read(values, start + p * stride, i), a)
         return (a + b) + (c + d)
 
     return score, mix
 
 
-def _attend_kernel(widen: Any) -> Any:
-    score, mix = _sums_over_positions(widen)
+def _attend_kernel(storage: Storage) -> Any:
+    numbers = storage.numbers
+    score, mix = _sums_over_positions(storage.read)
 
     @inline
     def one_head(
-        q: Any, keys: Any, values: Any, position: Any, scale: Any, softcap: Any, first: Any, slopes: Any, sinks: Any,
+        q: Any, keys: Any, values: Any, own: Any, scale: Any, softcap: Any, first: Any, last: Any, slopes: Any, sinks: Any,
         out: Any, row: Any, head: Any, query: Any, scores: Any,
     ) -> None:  # fmt: skip
-        key_size, padded = q.shape[2], keys.shape[2]
+        key_size, padded = q.shape[2], numbers(keys.shape[2])
         kv_head = head // (q.shape[1] // keys.shape[0])
         for i in range(key_size):
             query[i] = q[row, head, i] * scale
         for i in range(key_size, padded):
             query[i] = _ZERO
-        last = position + row
         count = last + 1 - first
-        score(query, keys, (kv_head * keys.shape[1] + first) * padded, padded, count, scores)
+        score(query, keys, (kv_head * keys.shape[1] + first) * keys.shape[2], padded, count, scores)
         if softcap > _ZERO:
             for p in range(count):
                 scores[p] = softcap * np.tanh(scores[p] / softcap)
         if slopes.shape[0]:
             for p in range(count):
-                scores[p] -= slopes[head] * np.float32(last - first - p)
+                scores[p] -= slopes[head] * np.float32(abs(own - first - p))
         weighed = count
         if sinks.shape[0]:  # a position more, which has no value
             scores[count] = sinks[head]
             weighed += 1
         share = np.float32(1) / _softmax(scores, weighed)
-        size, padded = out.shape[2], values.shape[2]
-        start = (kv_head * values.shape[1] + first) * padded
+        size, start = out.shape[2], (kv_head * values.shape[1] + first) * values.shape[2]
         for i in range(0, size, STEP):
-            store(query, i, mix(scores, values, start, padded, count, i) * share)
+            store(query, i, mix(scores, values, start, count, i) * share)
         for i in range(size):
             out[row, head, i] = query[i]
 
     @parallel_kernel
     def attend(
-        q: Any, keys: Any, values: Any, position: Any, scale: Any, softcap: Any, window: Any, chunk: Any, slopes: Any,
-        sinks: Any, out: Any,
+        q: Any, keys: Any, values: Any, position: Any, scale: Any, softcap: Any, window: Any, chunk: Any, ahead: Any,
+        slopes: Any, sinks: Any, out: Any,
     ) -> None:  # fmt: skip
         """out[i, h] = softmax(scale * q[i, h] . keys[h', p]) . values[h', p] over the positions p <= position + i.
 
         q float32 (rows, heads, key_size), out float32 (rows, heads, value_size); keys, values (kv_heads, context,
-        padded_head_size of theirs); head h reads h' = h * kv_heads // heads. `softcap` > 0 bounds scores to
+        elements); head h reads h' = h * kv_heads // heads. `softcap` > 0 bounds scores to
         softcap * tanh(score / softcap). `window` > 0 lets a token see only that many positions, itself included, and
-        `chunk` > 0 only those since its last multiple. slopes and sinks are float32 (heads,), or empty: `slopes` take from
+        `chunk` > 0 only those since its last multiple. `ahead` > 0 lets it see so many of those that come after it in q,
+        where all have been stored. slopes and sinks are float32 (heads,), or empty: `slopes` take from
         a score that much per position between (ALiBi), `sinks` are scores of one more position that has no value.
         """
         rows, heads = q.shape[0], q.shape[1]
-        room = max(keys.shape[2], (out.shape[2] + STEP - 1) // STEP * STEP)
+        room = max(numbers(keys.shape[2]), (out.shape[2] + STEP - 1) // STEP * STEP)
         for task in prange(rows * heads):
             row = task % rows
-            first = 0
+            own, first = position + row, 0
+            last = min(own + ahead, position + rows - 1)
             if window > 0:
-                first = max(0, position + row + 1 - window)
+                first = max(0, own + 1 - window)
             if chunk > 0:
-                first = max(first, (position + row) // chunk * chunk)
+                first = max(first, own // chunk * chunk)
             query = np.empty(room, np.float32)
             scores = np.empty(position + rows + LANES, np.float32)
             one_head(
-                q, keys, values, position, scale, softcap, first, slopes, sinks, out, row, task // rows, query, scores
+                q, keys, values, own, scale, softcap, first, last, slopes, sinks, out, row, task // rows, query, scores
             )  # fmt: skip
 
     return attend

@@ -139,7 +139,7 @@ class _Reader:
         """Logarithms of probabilities, float32 `(n, vocabulary)`, piece by piece: what follows each token of the second
         half but the last."""
         first = len(chunk) // 2
-        self._cache.length = 0
+        self._cache.rewind(0)
         self._model.forward(chunk[:first], self._cache)
         for start in range(first, len(chunk) - 1, self._step):
             logits = self._model.forward(chunk[start : min(start + self._step, len(chunk) - 1)], self._cache, every=True)

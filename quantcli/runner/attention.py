@@ -9,6 +9,7 @@ import numpy as np
 from quantcli.architectures.graph import Graph
 from quantcli.formats.errors import ModelError
 from quantcli.kernels.elementwise import rotate
+from quantcli.runner.cache import View
 from quantcli.runner.hyperparameters import Hyperparameters, LayerSizes
 from quantcli.runner.step import Angles, Step
 from quantcli.runner.weights import Floats, Matrix, Norm, Norms, Weights
@@ -19,25 +20,16 @@ NOTHING: Floats = np.empty(0, np.float32)
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Scores:
-    """How a layer's queries look at the cache, and what of it they see."""
+    """How a layer's queries look at its part of the cache."""
 
     layer: int
     value_size: int
-    scale: np.float32
-    softcap: np.float32
-    window: int
-    chunk: int
-    slopes: Floats
-    sinks: Floats
+    view: View
 
     def attend(self, query: Floats, step: Step) -> Floats:
         """Mixed values `(tokens, heads, value_size)` for queries `(tokens, heads, key_size)`, over the cache."""
-        cache = step.cache
         mixed = np.empty((query.shape[0], query.shape[1], self.value_size), np.float32)
-        cache.kernels.attend(
-            query, cache.keys[self.layer], cache.values[self.layer], step.position, self.scale, self.softcap, self.window,
-            self.chunk, self.slopes, self.sinks, mixed,
-        )  # fmt: skip
+        step.cache.layers[self.layer].attend(query, step.position, self.view, mixed)
         return mixed
 
 
@@ -85,9 +77,7 @@ class Attention:
         key = self._place(key, self.key_norm, turn)
         if self.warms and step.growth is not None:
             query *= step.growth
-        cache, layer = step.cache, self.scores.layer
-        cache.kernels.store(key, cache.keys[layer], step.position)
-        cache.kernels.store(value, cache.values[layer], step.position)
+        step.cache.layers[self.scores.layer].store(step.position, key, value)
         return self.output(self.scores.attend(query, step).reshape(x.shape[0], -1))
 
     def _project(self, x: Floats) -> tuple[Floats, Floats, Floats]:
@@ -152,16 +142,16 @@ def read_scores(weights: Weights, graph: Graph, sizes: Hyperparameters, index: i
     layer = sizes.layer[index]
     sinks = weights.vector(f"blk.{index}.attn_sinks.weight", layer.heads) if graph.attention_sinks else NOTHING
     value_size = layer.value_size or (sizes.latent.rank if sizes.latent else 0)
-    return Scores(
-        layer=index,
-        value_size=value_size,
+    view = View(
         scale=np.float32(sizes.attention_scale),
         softcap=np.float32(sizes.attention_softcap),
         window=0 if layer.chunked else layer.window,
         chunk=layer.window if layer.chunked else 0,
+        ahead=0,
         slopes=alibi_slopes(layer.heads, sizes.alibi) if sizes.alibi > 0 else NOTHING,
         sinks=sinks,
     )
+    return Scores(layer=index, value_size=value_size, view=view)
 
 
 def alibi_slopes(heads: int, largest: float) -> Floats:

@@ -2,51 +2,123 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
+from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.formats.errors import GenerationError, UsageError
-from quantcli.kernels.attention import attention_kernels, padded_head_size
+from quantcli.kernels.attention import attention_kernels
+from quantcli.kernels.cached import STORAGES, Storage
 from quantcli.runner.hyperparameters import Hyperparameters, LayerSizes
 
-CACHE_TYPES: Final[Mapping[str, type[np.generic]]] = MappingProxyType({"f16": np.uint16, "f32": np.float32})
-"""Precisions of a cache, and the dtype their numbers are kept in (halves as their bits)."""
+BATCH: Final = 512
+"""Tokens that go through the layers together, at most: it bounds the memory of a long prompt, and of windows."""
+
+Floats = NDArray[np.float32]
 
 
-def check_cache_type(precision: str) -> None:
-    """Raises UsageError for an unknown precision."""
-    if precision not in CACHE_TYPES:
-        raise UsageError(f"unknown cache type {precision!r}, expected one of {', '.join(CACHE_TYPES)}")
+def check_cache_type(cache_type: str) -> None:
+    """Raises UsageError for an unknown type."""
+    if cache_type not in STORAGES:
+        raise UsageError(f"unknown cache type {cache_type!r}, expected one of {', '.join(STORAGES)}")
+
+
+@dataclass(frozen=True)
+class View:
+    """What queries see and how: see `attend` of `kernels.attention`."""
+
+    scale: np.float32
+    softcap: np.float32
+    window: int
+    chunk: int
+    ahead: int
+    slopes: Floats
+    sinks: Floats
+
+
+class LayerCache:
+    """The keys and values of a layer, `(kv_heads, room, elements)`, from position `first` on.
+
+    A layer with a window keeps what the window holds and some more, so that it moves only now and then. Values of a size of
+    0 are the first numbers of the keys; other heads are kept turned (`hadamard`) by packed types, as llama.cpp does.
+    """
+
+    def __init__(self, sizes: LayerSizes, context: int, cache_type: str) -> None:
+        self._sizes = sizes
+        self._kernels = attention_kernels(cache_type)
+        storage = self._kernels.storage
+        room = min(context, sizes.window - 1 + 2 * BATCH) if sizes.window else context
+        self.first = 0
+        self.keys = _room(sizes.kv_heads, room, sizes.key_size, storage)
+        self.values = _room(sizes.kv_heads, room, sizes.value_size, storage) if sizes.value_size else self.keys
+        turns = storage.packed and sizes.value_size > 0
+        self._key_turn = hadamard(sizes.key_size, False) if turns else None
+        self._value_turn = hadamard(sizes.value_size, True) if turns else None
+
+    def store(self, position: int, key: Floats, value: Floats | None = None) -> None:
+        """Keep the keys and values of tokens, at most `BATCH`, from `position` on: float32 `(tokens, kv_heads, size)`."""
+        slot = self._make_room(position, len(key))
+        self._kernels.store(_turned(key, self._key_turn), self.keys, slot)
+        if value is not None:
+            self._kernels.store(_turned(value, self._value_turn), self.values, slot)
+
+    def attend(self, query: Floats, position: int, view: View, out: Floats) -> None:
+        """Mix values for queries `(tokens, heads, key_size)` of tokens from `position` on, which were stored, into `out`
+        `(tokens, heads, value_size)`."""
+        query, slot = _turned(query, self._key_turn), position - self.first
+        self._kernels.attend(
+            query, self.keys, self.values, slot, view.scale, view.softcap, view.window, view.chunk, view.ahead, view.slopes,
+            view.sinks, out,
+        )  # fmt: skip
+        if self._value_turn is not None:
+            out[...] = _turned(out, self._value_turn)
+
+    def holds(self, length: int) -> bool:
+        """Whether what a token at position `length` sees is all there."""
+        return self.first <= self._first_seen(length)
+
+    def nbytes(self, length: int) -> int:
+        """Bytes of the positions that are filled when there are `length` tokens."""
+        arrays = [self.keys] if self.values is self.keys else [self.keys, self.values]
+        return sum(array[:, : length - self.first].nbytes for array in arrays)
+
+    def _first_seen(self, position: int) -> int:
+        window = self._sizes.window
+        if not window:
+            return 0
+        return position // window * window if self._sizes.chunked else max(0, position + 1 - window)
+
+    def _make_room(self, position: int, count: int) -> int:
+        """Where in the arrays `position` is, once there is room for `count` tokens from it on."""
+        room = self.keys.shape[1]
+        if position - self.first + count > room:
+            first = self._first_seen(position)
+            kept = slice(first - self.first, position - self.first)
+            for array in {id(array): array for array in (self.keys, self.values)}.values():
+                array[:, : position - first] = array[:, kept].copy()
+            self.first = first
+        return position - self.first
 
 
 class Cache:
-    """Room for the keys and values of `context` tokens.
+    """Room for what `context` tokens leave behind: `layers` for keys and values, of which `length` positions are filled;
+    `states[layer]` are the float32 arrays of a recurrent layer, which hold for `length` tokens and no other number.
 
-    `keys[layer]` and `values[layer]` are `(kv_heads, context, padded_head_size)`, empty for a layer without attention, and
-    the same array where values are the first numbers of keys; the first `length` positions are filled. `states[layer]` are
-    the float32 arrays of a recurrent layer, which hold for `length` tokens and no other number.
     The operating system gives memory as it is written, so an unused context costs nothing.
     """
 
-    def __init__(self, sizes: Hyperparameters, context: int, precision: str = "f16") -> None:
-        """Raises UsageError for an unknown precision or a context of no tokens, GenerationError for one too large."""
-        check_cache_type(precision)
+    def __init__(self, sizes: Hyperparameters, context: int, cache_type: str = "f16") -> None:
+        """Raises UsageError for an unknown type or a context of no tokens, GenerationError for one too large."""
+        check_cache_type(cache_type)
         if context < 1:
             raise UsageError(f"a context of {context} tokens holds nothing")
         self.context = context
         self.length = 0
-        dtype = CACHE_TYPES[precision]
-        self.kernels = attention_kernels(np.dtype(dtype))
         try:
-            self.keys: list[NDArray[Any]] = [_room(layer, layer.key_size, context, dtype) for layer in sizes.layer]
-            self.values: list[NDArray[Any]] = [
-                _room(layer, layer.value_size, context, dtype) if layer.value_size else keys
-                for layer, keys in zip(sizes.layer, self.keys, strict=True)
-            ]
+            self.layers = [LayerCache(layer, context, cache_type) for layer in sizes.layer]
         except (MemoryError, ValueError) as error:
             what = f"there is no memory for a context of {context} tokens"
             raise GenerationError(what, hint="--ctx with fewer makes it smaller") from error
@@ -60,13 +132,51 @@ class Cache:
                 hint=f"--ctx {self.length + count} or more makes room",
             )
 
+    def rewind(self, length: int) -> int:
+        """Forget the tokens after the first `length`, or all, where a layer does not know what was before them; return how
+        many are left."""
+        if length != self.length and (any(self.states) or not all(layer.holds(length) for layer in self.layers)):
+            length = 0
+        if length == 0:
+            for layer in self.layers:
+                layer.first = 0
+            for states in self.states:
+                for state in states:
+                    state[...] = 0
+        self.length = length
+        return length
+
     @property
     def nbytes(self) -> int:
         """Bytes of the filled part."""
-        arrays = {id(array): array for array in (*self.keys, *self.values)}
-        positions = sum(array.nbytes for array in arrays.values()) // self.context * self.length
-        return positions + sum(state.nbytes for states in self.states for state in states)
+        return sum(layer.nbytes(self.length) for layer in self.layers) + sum(
+            state.nbytes for states in self.states for state in states
+        )
 
 
-def _room(layer: LayerSizes, size: int, context: int, dtype: type[np.generic]) -> NDArray[Any]:
-    return np.zeros((layer.kv_heads, context, padded_head_size(size)), dtype)
+def _room(heads: int, room: int, size: int, storage: Storage) -> NDArray[Any]:
+    return np.zeros((heads, room, storage.elements(size)), storage.dtype)
+
+
+@cache
+def hadamard(size: int, small: bool) -> Floats | None:
+    """A Hadamard matrix that turns heads of `size` numbers, `(n, n)`, its own inverse; None for a size without one.
+
+    It spreads outliers over a head: a block of few bits would lose what is beside them.
+    n is a power of two that divides the size: 64, or where it is not to be `small` the largest. Source: llama.cpp's
+    `llama-kv-cache.cpp`.
+    """
+    if not size or size % 64:
+        return None
+    n = 64 if small else size & -size
+    matrix = np.ones((1, 1), np.float32)
+    while len(matrix) < n:
+        matrix = np.block([[matrix, matrix], [matrix, -matrix]])
+    return matrix / np.float32(np.sqrt(n))
+
+
+def _turned(heads: Floats, turn: Floats | None) -> Floats:
+    """Heads `(tokens, heads, size)`, each stretch of it turned."""
+    if turn is None:
+        return heads
+    return (heads.reshape(-1, len(turn)) @ turn).reshape(heads.shape)

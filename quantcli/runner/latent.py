@@ -68,9 +68,7 @@ class LatentAttention:
         key = np.empty((count, self.heads, self.sizes.key_size), np.float32)
         key[:, :, :plain] = wide[:, :, :plain]
         key[:, :, plain:] = turned_key
-        self._store(key, step)
-        value, cache = np.ascontiguousarray(wide[:, :, plain:]), step.cache
-        cache.kernels.store(value, cache.values[self.scores.layer], step.position)
+        self._store(step, key, np.ascontiguousarray(wide[:, :, plain:]))
         return self._attend(np.concatenate([query, turned_query], axis=2), step).reshape(count, -1)
 
     def _absorbed(self, query: Floats, turned_query: Floats, narrow: Floats, turned_key: Floats, step: Step) -> Floats:
@@ -78,7 +76,7 @@ class LatentAttention:
         assert self.key is not None
         assert self.value is not None
         count, rank = query.shape[0], self.sizes.rank
-        self._store(np.concatenate([narrow.reshape(count, 1, rank), turned_key], axis=2), step)
+        self._store(step, np.concatenate([narrow.reshape(count, 1, rank), turned_key], axis=2))
         seeking = np.empty((count, self.heads, rank + self.rope_size), np.float32)
         seeking[:, :, rank:] = turned_query
         for head in range(self.heads):
@@ -89,8 +87,8 @@ class LatentAttention:
             values[:, head] = self.value(head, np.ascontiguousarray(mixed[:, head]))
         return values.reshape(count, -1)
 
-    def _store(self, key: Floats, step: Step) -> None:
-        step.cache.kernels.store(key, step.cache.keys[self.scores.layer], step.position)
+    def _store(self, step: Step, key: Floats, value: Floats | None = None) -> None:
+        step.cache.layers[self.scores.layer].store(step.position, key, value)
 
     def _attend(self, query: Floats, step: Step) -> Floats:
         if step.growth is not None:

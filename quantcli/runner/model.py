@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,14 +18,11 @@ from quantcli.formats.gguf_reader import GGUFFile
 from quantcli.kernels.jit import is_compiled
 from quantcli.kernels.matmul import Multiply
 from quantcli.kernels.rows import dequantize
-from quantcli.runner.cache import Cache
+from quantcli.runner.cache import BATCH, Cache
 from quantcli.runner.hyperparameters import read_hyperparameters
 from quantcli.runner.layers import read_layer
 from quantcli.runner.step import read_positions
 from quantcli.runner.weights import Floats, Matrix, Norms, Stack, Weights
-
-BATCH: Final = 512
-"""Tokens that go through the layers together, at most: it bounds the memory of a long prompt."""
 
 
 class Model:

@@ -33,7 +33,13 @@ class Session:
         """
         del self._given[self.cache.length :]
         self._given += tokens
-        logits: NDArray[np.float32] = self.model.forward(tokens, self.cache)[0]
+        try:
+            logits: NDArray[np.float32] = self.model.forward(tokens, self.cache)[0]
+        except BaseException:
+            if self.model.sizes.recurrent:
+                # Some states know the tokens and others do not.
+                self.cache.rewind(0)
+            raise
         return logits
 
     def start(self, prompt: Sequence[int]) -> Sequence[int]:
@@ -50,8 +56,7 @@ class Session:
             if old != new:
                 break
             same += 1
-        self.cache.length = same
-        return prompt[same:]
+        return prompt[self.cache.rewind(same) :]
 
 
 def check_prompt(prompt: Sequence[int], cache: Cache) -> None:

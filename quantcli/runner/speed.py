@@ -61,7 +61,7 @@ def measure(model: Model, tasks: Sequence[Task], repeats: int, cache_type: str =
 
 
 def _time(model: Model, cache: Cache, past: Sequence[int], prompt: Sequence[int], generated: Sequence[int]) -> float:
-    cache.length = 0
+    cache.rewind(0)
     if past:
         model.forward(past, cache)
     start = perf_counter()

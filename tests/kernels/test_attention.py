@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 from quantcli.kernels.activations import activation
-from quantcli.kernels.attention import attention_kernels, padded_head_size
+from quantcli.kernels.attention import attention_kernels
+from quantcli.kernels.cached import STORAGES
 from quantcli.kernels.elementwise import add, layer_norm, rms_norm, rotate
+from quantcli.kernels.rows import dequantize, quantize
+from quantcli.kernels.types import TYPES
 
 RANDOM = np.random.default_rng(5)
 
@@ -17,95 +20,113 @@ RANDOM = np.random.default_rng(5)
 NOTHING = np.empty(0, np.float32)
 
 
-def oracle(q, keys, values, position, scale, softcap=0, window=0, chunk=0, slopes=NOTHING, sinks=NOTHING):
+def oracle(q, keys, values, position, scale, softcap=0, window=0, chunk=0, ahead=0, slopes=NOTHING, sinks=NOTHING):
     """softmax(scale * q . k) . v, a row and a head at a time."""
     out = np.zeros((*q.shape[:2], values.shape[2]))
     share = q.shape[1] // keys.shape[0]
     for row in range(len(q)):
-        last = position + row + 1
-        first = max(0, last - window) if window else 0
+        own = position + row
+        last = min(own + ahead, position + len(q) - 1) + 1
+        first = max(0, own + 1 - window) if window else 0
         if chunk:
-            first = (last - 1) // chunk * chunk
+            first = own // chunk * chunk
         for head in range(q.shape[1]):
             k, v = keys[head // share, first:last], values[head // share, first:last]
             scores = scale * (k.astype(np.float64) @ q[row, head].astype(np.float64))
             if softcap:
                 scores = softcap * np.tanh(scores / softcap)
             if len(slopes):
-                scores += slopes[head] * np.arange(first, last)
+                scores -= slopes[head] * np.abs(own - np.arange(first, last))
             sink = [sinks[head]] if len(sinks) else []
             weights = np.exp(np.append(scores, sink) - scores.max())
             out[row, head] = (weights / weights.sum())[: len(scores)] @ v
     return out
 
 
-def attended(precision, rows, position, key_size, value_size, heads=6, kv_heads=2, shared=False, **options):
+def as_cached(x, kind):
+    """Heads as a cache of a type gives them back."""
+    if kind in ("f32", "f16"):
+        return x if kind == "f32" else x.astype(np.float16).astype(np.float32)
+    size = x.shape[2]
+    wide = np.pad(x, ((0, 0), (0, 0), (0, -size % 32)))
+    packed = quantize(np.ascontiguousarray(wide.reshape(-1, wide.shape[2])), TYPES[kind.upper()])
+    return dequantize(packed, TYPES[kind.upper()]).reshape(wide.shape)[:, :, :size]
+
+
+def attended(kind, rows, position, key_size, value_size, heads=6, kv_heads=2, shared=False, **options):
     """What the kernels make of random heads, and what the oracle does. `shared`: values are the first numbers of keys."""
-    kernels, past = attention_kernels(np.dtype(precision)), position + rows
+    kernels, past = attention_kernels(kind), position + rows
     plain_keys, plain_values = (
         RANDOM.normal(size=(past, kv_heads, size)).astype(np.float32) for size in (key_size, value_size)
     )
-    if precision is np.uint16:
-        plain_keys, plain_values = (part.astype(np.float16).astype(np.float32) for part in (plain_keys, plain_values))
-    keys, values = (np.zeros((kv_heads, 50, padded_head_size(size)), precision) for size in (key_size, value_size))
+    storage = STORAGES[kind]
+    keys, values = (
+        np.zeros((kv_heads, 50, storage.elements(size)), storage.dtype) for size in (key_size, value_size)
+    )
     # In two steps, so that storing continues where it stopped.
     for start, stop in ((0, position), (position, past)):
         if stop > start:
             kernels.store(np.ascontiguousarray(plain_keys[start:stop]), keys, start)
             kernels.store(np.ascontiguousarray(plain_values[start:stop]), values, start)
     assert not keys[:, past:].any()
+    plain_keys, plain_values = (as_cached(part, kind) for part in (plain_keys, plain_values))
+    restored = storage.restore(np.ascontiguousarray(keys[:, :past]))
+    np.testing.assert_array_equal(restored[:, :, :key_size], np.moveaxis(plain_keys, 1, 0))
+    assert not restored[:, :, key_size:].any()
     if shared:
         values, plain_values = keys, np.ascontiguousarray(plain_keys[:, :, :value_size])
     q = RANDOM.normal(size=(rows, heads, key_size)).astype(np.float32)
     out = np.empty((rows, heads, value_size), np.float32)
-    given = {"softcap": 0, "window": 0, "chunk": 0, "slopes": NOTHING, "sinks": NOTHING, **options}
+    given = {"softcap": 0, "window": 0, "chunk": 0, "ahead": 0, "slopes": NOTHING, "sinks": NOTHING, **options}
     kernels.attend(
         q, keys, values, position, np.float32(0.3), np.float32(given["softcap"]), given["window"], given["chunk"],
-        given["slopes"], given["sinks"], out,
+        given["ahead"], given["slopes"], given["sinks"], out,
     )  # fmt: skip
     k, v = (np.moveaxis(part, 1, 0) for part in (plain_keys, plain_values))
     return out, oracle(q, k, v, position, 0.3, **options)
 
 
-@pytest.mark.parametrize("precision", [np.float32, np.uint16])
+@pytest.mark.parametrize("kind", STORAGES)
 @pytest.mark.parametrize(
     ("rows", "position", "size", "options"),
     [
         (1, 0, 8, {}), (1, 40, 64, {}), (5, 17, 20, {}), (3, 30, 64, {"softcap": 5}), (4, 30, 16, {"window": 7}),
         (9, 0, 100, {"window": 3}), (11, 3, 16, {"chunk": 5}), (1, 20, 16, {"chunk": 5}),
-        (7, 13, 12, {"slopes": RANDOM.random(6).astype(np.float32)}),
+        (7, 13, 12, {"slopes": RANDOM.random(6).astype(np.float32)}), (9, 0, 16, {"ahead": 9}),
+        (9, 0, 64, {"window": 4, "ahead": 3, "slopes": RANDOM.random(6).astype(np.float32)}),
         (7, 9, 16, {"sinks": RANDOM.normal(size=6).astype(np.float32)}),
         (1, 15, 16, {"sinks": RANDOM.normal(size=6).astype(np.float32), "window": 4}),
     ],
 )  # fmt: skip
-def test_attention_is_a_softmax_over_the_past(precision, rows, position, size, options):
-    out, expected = attended(precision, rows, position, size, size, **options)
+def test_attention_is_a_softmax_over_the_past(kind, rows, position, size, options):
+    out, expected = attended(kind, rows, position, size, size, **options)
     np.testing.assert_allclose(out, expected, rtol=2e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize(
     ("key_size", "value_size", "shared"), [(24, 10, False), (10, 24, False), (20, 12, True), (24, 16, True)]
 )
-def test_values_may_be_of_another_size_or_a_part_of_the_keys(key_size, value_size, shared):
-    out, expected = attended(np.float32, 3, 12, key_size, value_size, shared=shared)
+@pytest.mark.parametrize("kind", STORAGES)
+def test_values_may_be_of_another_size_or_a_part_of_the_keys(kind, key_size, value_size, shared):
+    out, expected = attended(kind, 3, 12, key_size, value_size, shared=shared)
     np.testing.assert_allclose(out, expected, rtol=2e-5, atol=2e-5)
 
 
 def test_scores_far_apart_and_huge_do_not_overflow():
-    kernels = attention_kernels(np.dtype(np.float32))
+    kernels = attention_kernels("f32")
     keys = np.zeros((1, 4, 8), np.float32)
     keys[0, :, 0] = [1e4, -1e4, 0, 1e4]
     values = np.arange(32, dtype=np.float32).reshape(1, 4, 8)
     q = np.zeros((1, 1, 8), np.float32)
     q[..., 0] = 1e3
     out = np.empty_like(q)
-    kernels.attend(q, keys, values, 3, np.float32(1), np.float32(0), 0, 0, NOTHING, NOTHING, out)
+    kernels.attend(q, keys, values, 3, np.float32(1), np.float32(0), 0, 0, 0, NOTHING, NOTHING, out)
     np.testing.assert_allclose(out[0, 0], (values[0, 0] + values[0, 3]) / 2, rtol=1e-6)
 
 
-def test_a_cache_of_another_precision_is_refused():
-    with pytest.raises(ValueError, match="no attention over a cache of int8"):
-        attention_kernels(np.dtype(np.int8))
+def test_a_cache_of_another_type_is_refused():
+    with pytest.raises(ValueError, match="no attention over a cache of type 'q3'"):
+        attention_kernels("q3")
 
 
 @pytest.mark.parametrize("adjacent", [True, False])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from quantcli.formats.errors import UsageError
 if TYPE_CHECKING:
     from quantcli.runner.generate import Generation, Limits
     from quantcli.runner.load import LoadedModel
-    from quantcli.runner.sampling import SamplingOptions
+    from quantcli.runner.sampling import Sampler
     from quantcli.runner.session import Session
 
 
@@ -85,6 +86,11 @@ if TYPE_CHECKING:
     "--ctx", "context", type=click.IntRange(min=1), metavar="N",
     help="Tokens of context. Default: as the model was trained, up to 4096.",
 )  # fmt: skip
+@click.option("--context-shift", is_flag=True, help="When the context is full, forget half of it and go on.")
+@click.option(
+    "--keep", type=click.IntRange(min=-1), metavar="N",
+    help="With --context-shift: never forget the first N tokens; -1: the prompt. Default: the begin token.",
+)  # fmt: skip
 @click.option(
     "--cache-type", default="f16", show_default=True, metavar="T",
     help="How the context is kept in memory: f32, f16, q8_0 or q4_0.",
@@ -101,6 +107,8 @@ def command(
     stop: tuple[str, ...],
     ignore_eos: bool,
     context: int | None,
+    context_shift: bool,
+    keep: int | None,
     cache_type: str,
     threads: int | None,
     as_json: bool,
@@ -117,25 +125,39 @@ def command(
     """
     if system is not None and not chat:
         raise UsageError("--system has no effect without --chat")
+    if keep is not None and not context_shift:
+        raise UsageError("--keep has no effect without --context-shift")
     text = _prompt(prompt, prompt_file)
     if text is None and (as_json or not chat):
         raise UsageError("there is no prompt", hint="--prompt TEXT, --prompt-file F, or --chat for a conversation")
     from quantcli.runner.cache import check_cache_type
     from quantcli.runner.generate import Limits
-    from quantcli.runner.sampling import SamplingOptions
+    from quantcli.runner.sampling import Sampler, SamplingOptions
     from quantcli.runner.stops import StopStrings
 
-    options, limits = SamplingOptions(**sampling), Limits(limit, StopStrings(stop).strings, ignore_eos)
+    limits, sampler = Limits(limit, StopStrings(stop).strings, ignore_eos), Sampler(SamplingOptions(**sampling))
     check_cache_type(cache_type)
     begin = time.perf_counter()
     loaded = open_model(file, threads)
     ids = [] if text is None else _read(loaded, text, chat, system)
-    session = _session(loaded, len(ids), limit, context, cache_type)
-    load_seconds = time.perf_counter() - begin
+    kept = _kept(loaded, keep, len(ids)) if context_shift else None
+    session = _session(loaded, len(ids), limit, context, cache_type, kept)
+    ready = _Ready(loaded, session, sampler, limits, time.perf_counter() - begin)
     if text is None:
-        _converse(loaded, session, system, options, limits, load_seconds)
+        _converse(ready, system)
     else:
-        _answer(loaded, session, ids, options, limits, load_seconds, as_json)
+        _answer(ready, ids, as_json)
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """Everything an answer takes, and the seconds it took to get there."""
+
+    loaded: LoadedModel
+    session: Session
+    sampler: Sampler
+    limits: Limits
+    load_seconds: float
 
 
 def _prompt(prompt: str | None, file: Path | None) -> str | None:
@@ -161,27 +183,32 @@ def _read(loaded: LoadedModel, text: str, chat: bool, system: str | None) -> lis
     return chat_prompt(loaded.metadata, loaded.tokenizer, [*messages, {"role": "user", "content": text}])
 
 
-def _session(loaded: LoadedModel, prompt: int, limit: int | None, context: int | None, cache_type: str) -> Session:
+def _kept(loaded: LoadedModel, keep: int | None, prompt: int) -> int:
+    """How many tokens are never forgotten."""
+    if keep is None:
+        return int(loaded.tokenizer.settings.add_bos)
+    return prompt if keep == -1 else keep
+
+
+def _session(
+    loaded: LoadedModel, prompt: int, limit: int | None, context: int | None, cache_type: str, kept: int | None
+) -> Session:
     from quantcli.runner.cache import Cache
     from quantcli.runner.generate import context_size
     from quantcli.runner.session import Session
 
     size = context or context_size(loaded.model.sizes.context, prompt, limit)
     warn_beyond_training(loaded, size)
-    return Session(loaded.model, Cache(loaded.model.sizes, size, cache_type))
+    return Session(loaded.model, Cache(loaded.model.sizes, size, cache_type), kept)
 
 
-def _answer(
-    loaded: LoadedModel, session: Session, ids: list[int], options: SamplingOptions, limits: Limits, load_seconds: float,
-    as_json: bool,
-) -> None:  # fmt: skip
+def _answer(ready: _Ready, ids: list[int], as_json: bool) -> None:
     from quantcli.runner.generate import Generation
-    from quantcli.runner.sampling import Sampler
 
-    generation = Generation(session, loaded.tokenizer, ids, Sampler(options), limits)
+    generation = Generation(ready.session, ready.loaded.tokenizer, ids, ready.sampler, ready.limits)
     try:
         if as_json:
-            print_json(_document(loaded, generation, "".join(generation), load_seconds))
+            print_json(_document(ready, generation, "".join(generation)))
             return
         stream(generation)
     except KeyboardInterrupt:
@@ -190,22 +217,19 @@ def _answer(
             click.echo()
         sys.exit(INTERRUPTED)
     warn_of_full_context(generation)
-    show_statistics(loaded, session.cache, load_seconds, [generation])
+    show_statistics(ready.loaded, ready.session.cache, ready.load_seconds, [generation])
 
 
-def _converse(
-    loaded: LoadedModel, session: Session, system: str | None, options: SamplingOptions, limits: Limits, load_seconds: float
-) -> None:
+def _converse(ready: _Ready, system: str | None) -> None:
     from quantcli.cli.conversation import converse
     from quantcli.runner.chat import ChatTemplate, Conversation
-    from quantcli.runner.sampling import Sampler
 
-    template = ChatTemplate(loaded.metadata, loaded.tokenizer)
-    answers = converse(Conversation(template, session, Sampler(options), limits, system))
-    show_statistics(loaded, session.cache, load_seconds, answers)
+    template = ChatTemplate(ready.loaded.metadata, ready.loaded.tokenizer)
+    answers = converse(Conversation(template, ready.session, ready.sampler, ready.limits, system))
+    show_statistics(ready.loaded, ready.session.cache, ready.load_seconds, answers)
 
 
-def _document(loaded: LoadedModel, generation: Generation, text: str, load_seconds: float) -> dict[str, Any]:
+def _document(ready: _Ready, generation: Generation, text: str) -> dict[str, Any]:
     return {
         "prompt_tokens": list(generation.prompt),
         "tokens": generation.tokens,
@@ -213,7 +237,7 @@ def _document(loaded: LoadedModel, generation: Generation, text: str, load_secon
         "stopped": generation.stopped,
         "prompt_tokens_per_second": generation.prompt_tokens_per_second,
         "tokens_per_second": generation.tokens_per_second,
-        "load_seconds": load_seconds,
-        "weights_bytes": loaded.tensor_bytes,
+        "load_seconds": ready.load_seconds,
+        "weights_bytes": ready.loaded.tensor_bytes,
         "cache_bytes": generation.session.cache.nbytes,
     }

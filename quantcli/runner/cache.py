@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
@@ -79,6 +80,25 @@ class LayerCache:
     def holds(self, length: int) -> bool:
         """Whether what a token at position `length` sees is all there."""
         return self.first <= self._first_seen(length)
+
+    def cut(self, keep: int, discard: int, length: int, turn: Callable[[Floats], None] | None) -> None:
+        """Of `length` positions forget `discard` from `keep` on: those after them move there. `turn` turns keys, float32
+        `(tokens, kv_heads, size)`, back by as much, in place."""
+        start, first = max(self.first, keep + discard), self.first
+        if first > keep:  # a window is beyond what is kept
+            first = start - discard
+        moved, target = slice(start - self.first, length - self.first), start - discard - first
+        if self.values is not self.keys:
+            self.values[:, target : target + length - start] = self.values[:, moved].copy()
+        if turn is None:
+            self.keys[:, target : target + length - start] = self.keys[:, moved].copy()
+        else:
+            plain = self._kernels.storage.restore(np.ascontiguousarray(self.keys[:, moved]))
+            keys = np.ascontiguousarray(plain[:, :, : self._sizes.key_size].swapaxes(0, 1))
+            keys = _turned(keys, self._key_turn)
+            turn(keys)
+            self._kernels.store(_turned(keys, self._key_turn), self.keys, target)
+        self.first = first
 
     def nbytes(self, length: int) -> int:
         """Bytes of the positions that are filled when there are `length` tokens."""

@@ -89,9 +89,21 @@ class Conversation:
             GenerationError: if the template fails or refuses the message.
         """
         self._asked: Message = {"role": "user", "content": content}
-        self._text = self._template.render([*self.messages, self._asked])
-        ids = self._continued(self._text) or self._template.encode(self._text)
+        ids = self._prompt()
+        while self._session.shifts and len(ids) >= self._session.cache.context and self._forget_half():
+            ids = self._prompt()
         return Generation(self._session, self._template.tokenizer, ids, self._sampler, self._limits)
+
+    def _prompt(self) -> list[int]:
+        self._text = self._template.render([*self.messages, self._asked])
+        return self._continued(self._text) or self._template.encode(self._text)
+
+    def _forget_half(self) -> bool:
+        """Forget the older half of the turns; whether there was one."""
+        said = self.messages[len(self._system) :]
+        forgotten = 2 * -(-len(said) // 4)
+        self.messages, self._last = [*self._system, *said[forgotten:]], None
+        return forgotten > 0
 
     def record(self, answer: Generation) -> None:
         """Take the last question and its answer, whole or interrupted, into the conversation."""

@@ -94,7 +94,8 @@ class Generation:
     def _reason_to_stop(self) -> str | None:
         if self.limits.tokens is not None and len(self.tokens) >= self.limits.tokens:
             return "limit"
-        return "context" if len(self.prompt) + len(self.tokens) >= self.session.cache.context else None
+        full = not self.session.shifts and len(self.prompt) + len(self.tokens) >= self.session.cache.context
+        return "context" if full else None
 
     @property
     def prompt_tokens_per_second(self) -> float:

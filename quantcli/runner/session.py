@@ -7,18 +7,36 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.formats.errors import GenerationError
+from quantcli.formats.errors import GenerationError, UsageError
 from quantcli.runner.cache import Cache
 from quantcli.runner.model import Model
+from quantcli.runner.shift import check_shift, shift
 
 
 class Session:
-    """A model that reads on where it stopped. Wherever it is interrupted, `tokens` are those in the cache."""
+    """A model that reads on where it stopped. Wherever it is interrupted, `tokens` are those in the cache.
 
-    def __init__(self, model: Model, cache: Cache) -> None:
+    With `keep`, a full cache is made room in: half of what comes after the first `keep` tokens is forgotten.
+
+    Raises:
+        UnsupportedError: for `keep` and a model whose past cannot move.
+        UsageError: for a `keep` that leaves nothing to forget.
+    """
+
+    def __init__(self, model: Model, cache: Cache, keep: int | None = None) -> None:
         self.model = model
         self.cache = cache
+        self._keep = keep
         self._given: list[int] = []
+        if keep is not None:
+            check_shift(model)
+            if not 0 <= keep <= cache.context - 2:
+                raise UsageError(f"of a context of {cache.context} tokens {keep} cannot be kept and others be forgotten")
+
+    @property
+    def shifts(self) -> bool:
+        """Whether there is always room for one more token."""
+        return self._keep is not None
 
     @property
     def tokens(self) -> list[int]:
@@ -31,6 +49,8 @@ class Session:
         Raises:
             GenerationError: as `Model.forward`.
         """
+        if self._keep is not None and len(tokens) == 1 and self.cache.length == self.cache.context:
+            self._forget_half(self._keep)
         del self._given[self.cache.length :]
         self._given += tokens
         try:
@@ -41,6 +61,16 @@ class Session:
                 self.cache.rewind(0)
             raise
         return logits
+
+    def _forget_half(self, keep: int) -> None:
+        discard = max(1, (self.cache.length - keep) // 2)
+        try:
+            shift(self.model, self.cache, keep, discard)
+        except BaseException:
+            # Some layers have moved and others have not.
+            self.cache.rewind(0)
+            raise
+        del self._given[keep : keep + discard]
 
     def start(self, prompt: Sequence[int]) -> Sequence[int]:
         """Forget all but the longest beginning of `prompt` that was read before; return the rest of it, to be read now.

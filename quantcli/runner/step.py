@@ -43,14 +43,17 @@ class Positions:
 
     def step(self, cache: Cache, count: int) -> Step:
         """The step of `count` tokens that come next."""
-        beyond = cache.context > self.sizes.rope_scaling.original_context
-        rotaries = self.long if beyond and self.long else self.usual
-        angles = None
+        rotaries, angles = self.rotaries(cache), None
         if rotaries:
             whole = rotaries[0].angles(cache.length, count)
             same = rotaries[0] is rotaries[1]
             angles = (whole, whole if same else rotaries[1].angles(cache.length, count))
         return Step(cache, cache.length, angles, self._growth(cache.length, count))
+
+    def rotaries(self, cache: Cache) -> tuple[Rotary, Rotary] | None:
+        """Those of a context as long as the cache's."""
+        beyond = cache.context > self.sizes.rope_scaling.original_context
+        return self.long if beyond and self.long else self.usual
 
     def _growth(self, first: int, count: int) -> Floats | None:
         temperature = self.sizes.temperature

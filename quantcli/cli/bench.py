@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from quantcli.cli.models import open_model
+from quantcli.cli.models import cache_type_option, open_model, threads_option, weights_option
 from quantcli.cli.output import binary_size, decimal_count, print_json
 from quantcli.formats.errors import UsageError
 
@@ -36,11 +36,9 @@ if TYPE_CHECKING:
     "-r", "--repeats", type=click.IntRange(min=1), default=5, show_default=True, metavar="N",
     help="Times each is measured.",
 )  # fmt: skip
-@click.option(
-    "--cache-type", default="f16", show_default=True, metavar="T",
-    help="How the context is kept in memory: f32, f16, q8_0 or q4_0.",
-)  # fmt: skip
-@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads. Default: one per processor.")
+@cache_type_option
+@weights_option
+@threads_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(
     file: Path,
@@ -49,6 +47,7 @@ def command(
     depths: tuple[int, ...],
     repeats: int,
     cache_type: str,
+    weights: str | None,
     threads: int | None,
     as_json: bool,
 ) -> None:
@@ -70,7 +69,7 @@ def command(
     tasks += [Task(0, count, depth) for depth in depths for count in generated if count]
     if not tasks:
         raise UsageError("nothing to measure: no tokens to read and none to generate")
-    loaded = open_model(file, threads)
+    loaded = open_model(file, threads, weights)
     speeds = _shown_progress(measure(loaded.model, tasks, repeats, cache_type), len(tasks))
     if as_json:
         print_json(_document(loaded, list(speeds), thread_count(), cache_type))
@@ -91,7 +90,7 @@ def _document(loaded: LoadedModel, speeds: list[Speed], threads: int, cache_type
         "path": str(loaded.path),
         "architecture": loaded.model.sizes.architecture,
         "parameters": loaded.parameters,
-        "weights_bytes": loaded.tensor_bytes,
+        "weights_bytes": loaded.model.weights_bytes,
         "threads": threads,
         "cache_type": cache_type,
         "results": [
@@ -111,7 +110,7 @@ def _document(loaded: LoadedModel, speeds: list[Speed], threads: int, cache_type
 
 def _show(loaded: LoadedModel, speeds: Iterable[Speed], threads: int) -> None:
     """The table, a line at a time as it is measured."""
-    name, size, weights = loaded.path.name, binary_size(loaded.tensor_bytes), decimal_count(loaded.parameters)
+    name, size, weights = loaded.path.name, binary_size(loaded.model.weights_bytes), decimal_count(loaded.parameters)
     wide = max(len(name), 5)
     click.echo(f"| {'model':<{wide}} | {'size':>10} | {'params':>8} | threads | {'test':>15} | {'t/s':>17} |")
     click.echo(f"| {'-' * wide} | {'-' * 9}: | {'-' * 7}: | ------: | {'-' * 14}: | {'-' * 16}: |")

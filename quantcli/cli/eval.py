@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from quantcli.cli.models import open_model, read_text, warn_beyond_training
+from quantcli.cli.models import open_model, read_text, threads_option, warn_beyond_training, weights_option
 from quantcli.cli.output import columns, print_json, show
 
 if TYPE_CHECKING:
@@ -33,11 +33,13 @@ if TYPE_CHECKING:
     "--base", type=click.Path(path_type=Path), metavar="FILE",
     help="A better file of the same model: measure how far predictions are from its own.",
 )  # fmt: skip
-@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads. Default: one per processor.")
+@weights_option
+@threads_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(
-    file: Path, text: Path, context: int, chunks: int | None, base: Path | None, threads: int | None, as_json: bool
-) -> None:
+    file: Path, text: Path, context: int, chunks: int | None, base: Path | None, weights: str | None, threads: int | None,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Measure the perplexity of a GGUF file on a text, as llama-perplexity defines it.
 
     With --base, also the Kullback-Leibler divergence from the predictions of another file, in nats, and how often both find
@@ -49,7 +51,7 @@ def command(
     """
     content = read_text(None if str(text) == "-" else text, "the text")
     started = time.perf_counter()
-    loaded = open_model(file, threads)
+    loaded = open_model(file, threads, weights)
     compared = None if base is None else open_model(base, threads)
     warn_beyond_training(loaded, context)
     from quantcli.quality.evaluate import evaluate

@@ -17,17 +17,36 @@ if TYPE_CHECKING:
     from quantcli.runner.generate import Generation
     from quantcli.runner.load import LoadedModel
 
+threads_option = click.option(
+    "--threads", type=click.IntRange(min=1), metavar="N", help="Threads. Default: one per processor."
+)
+weights_option = click.option(
+    "--weights", metavar="TYPE", help="Quantize F32, F16 and BF16 weights to this tensor type as they are loaded."
+)
+cache_type_option = click.option(
+    "--cache-type", default="f16", show_default=True, metavar="T",
+    help="How the context is kept in memory: f32, f16, q8_0 or q4_0.",
+)  # fmt: skip
+"""Options that several commands share."""
+
 _SHOWN_ESCAPED: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 """Characters that steer a terminal: an answer may hold them, and their codes are shown instead."""
 
 
-def open_model(file: Path, threads: int | None) -> LoadedModel:
-    """Load a model to run on `threads` threads; say so where its kernels have to be compiled first."""
+def open_model(file: Path, threads: int | None, weights: str | None = None) -> LoadedModel:
+    """Load a model to run on `threads` threads, its plain numbers as the type `weights`.
+
+    Says so where its kernels have to be compiled first.
+
+    Raises:
+        UsageError: for a type that weights cannot have.
+    """
     from quantcli.kernels.jit import use_threads
     from quantcli.runner.load import load_model
+    from quantcli.runner.pack import packing_type
 
     use_threads(threads)
-    loaded = load_model(file)
+    loaded = load_model(file, None if weights is None else packing_type(weights))
     if not loaded.model.is_compiled:
         click.echo("compiling kernels for this machine (once) ...", err=True)
     return loaded
@@ -83,7 +102,7 @@ def show_statistics(loaded: LoadedModel, cache: Cache, load_seconds: float, answ
         f"load {load_seconds:.2f} s",
         f"prompt {read} tokens, {_rate(read, read_seconds)}",
         f"answer {sum(len(answer.tokens) for answer in answers)} tokens, {_rate(timed, seconds)}",
-        f"memory {binary_size(loaded.tensor_bytes)} weights + {binary_size(cache.nbytes)} context",
+        f"memory {binary_size(loaded.model.weights_bytes)} weights + {binary_size(cache.nbytes)} context",
     )
     click.echo(click.style(" | ".join(parts), dim=True), err=True)
 

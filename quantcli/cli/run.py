@@ -12,12 +12,15 @@ import click
 
 from quantcli.cli.main import INTERRUPTED
 from quantcli.cli.models import (
+    cache_type_option,
     open_model,
     read_text,
     show_statistics,
     stream,
+    threads_option,
     warn_beyond_training,
     warn_of_full_context,
+    weights_option,
 )
 from quantcli.cli.output import print_json
 from quantcli.formats.errors import UsageError
@@ -91,11 +94,9 @@ if TYPE_CHECKING:
     "--keep", type=click.IntRange(min=-1), metavar="N",
     help="With --context-shift: never forget the first N tokens; -1: the prompt. Default: the begin token.",
 )  # fmt: skip
-@click.option(
-    "--cache-type", default="f16", show_default=True, metavar="T",
-    help="How the context is kept in memory: f32, f16, q8_0 or q4_0.",
-)  # fmt: skip
-@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads. Default: one per processor.")
+@cache_type_option
+@weights_option
+@threads_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(
     file: Path,
@@ -110,6 +111,7 @@ def command(
     context_shift: bool,
     keep: int | None,
     cache_type: str,
+    weights: str | None,
     threads: int | None,
     as_json: bool,
     **sampling: Any,
@@ -138,7 +140,7 @@ def command(
     limits, sampler = Limits(limit, StopStrings(stop).strings, ignore_eos), Sampler(SamplingOptions(**sampling))
     check_cache_type(cache_type)
     begin = time.perf_counter()
-    loaded = open_model(file, threads)
+    loaded = open_model(file, threads, weights)
     ids = [] if text is None else _read(loaded, text, chat, system)
     kept = _kept(loaded, keep, len(ids)) if context_shift else None
     session = _session(loaded, len(ids), limit, context, cache_type, kept)
@@ -238,6 +240,6 @@ def _document(ready: _Ready, generation: Generation, text: str) -> dict[str, Any
         "prompt_tokens_per_second": generation.prompt_tokens_per_second,
         "tokens_per_second": generation.tokens_per_second,
         "load_seconds": ready.load_seconds,
-        "weights_bytes": ready.loaded.tensor_bytes,
+        "weights_bytes": ready.loaded.model.weights_bytes,
         "cache_bytes": generation.session.cache.nbytes,
     }

@@ -180,7 +180,7 @@ def read_mixture(weights: Weights, graph: Graph, sizes: Hyperparameters, prefix:
         shared_gate = weights.optional_vector(f"{prefix}ffn_gate_inp_shexp.weight", sizes.width)
     return Mixture(
         sizes=experts,
-        router=weights.matrix(f"{prefix}ffn_gate_inp", experts.count, sizes.width),
+        router=weights.matrix(f"{prefix}ffn_gate_inp", experts.count, sizes.width, packs=False),
         choice_bias=weights.optional_vector(f"{prefix}exp_probs_b.bias", experts.count),
         gate=gate,
         up=up,

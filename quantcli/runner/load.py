@@ -9,21 +9,20 @@ from pathlib import Path
 
 from quantcli.formats.gguf_reader import open_gguf
 from quantcli.formats.gguf_spec import Metadata
+from quantcli.kernels.types import BlockType
 from quantcli.runner.model import Model
 from quantcli.runner.tokenizer import Tokenizer, load_tokenizer
 
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A model with its file's metadata; the weights stay in the file, mapped."""
+    """A model with its file's metadata; the weights stay in the file, mapped, but for those that were packed."""
 
     path: Path
     metadata: Metadata
     model: Model
     parameters: int
     """Weights in all tensors."""
-    tensor_bytes: int
-    """Bytes of all tensors in the file."""
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -31,19 +30,17 @@ class LoadedModel:
         return load_tokenizer(self.metadata)
 
 
-def load_model(path: str | PathLike[str]) -> LoadedModel:
-    """Open a GGUF file, or the first of its parts, to run it.
+def load_model(path: str | PathLike[str], packing: BlockType | None = None) -> LoadedModel:
+    """Open a GGUF file, or the first of its parts, to run it; with `packing`, its plain numbers as blocks of that type.
 
     Raises:
         FormatError: if it is no sound GGUF file.
         UnsupportedError, ModelError: if its model cannot be run; see `Model`.
     """
     with open_gguf(path) as file:
-        tensors = file.tensors.values()
         return LoadedModel(
             path=Path(path),
             metadata=file.metadata,
-            model=Model(file),
-            parameters=sum(tensor.size for tensor in tensors),
-            tensor_bytes=sum(tensor.nbytes for tensor in tensors),
+            model=Model(file, packing),
+            parameters=sum(tensor.size for tensor in file.tensors.values()),
         )

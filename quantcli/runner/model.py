@@ -18,6 +18,7 @@ from quantcli.formats.gguf_reader import GGUFFile
 from quantcli.kernels.jit import is_compiled
 from quantcli.kernels.matmul import Multiply
 from quantcli.kernels.rows import dequantize
+from quantcli.kernels.types import BlockType
 from quantcli.runner.cache import BATCH, Cache
 from quantcli.runner.hyperparameters import read_hyperparameters
 from quantcli.runner.layers import read_layer
@@ -26,16 +27,18 @@ from quantcli.runner.weights import Floats, Matrix, Norms, Stack, Weights
 
 
 class Model:
-    """A decoder in a GGUF file.
+    """A decoder in a GGUF file; its matrices of plain numbers are made blocks of the type `packing`, where there is one.
+
+    `weights_bytes` are those of all tensors, in the file or as they were packed.
 
     Raises:
         UnsupportedError: for an architecture, a flag or a tensor type that the runner does not know; it is named.
         ModelError: for metadata or tensors that are missing or contradict each other.
     """
 
-    def __init__(self, file: GGUFFile) -> None:
+    def __init__(self, file: GGUFFile, packing: BlockType | None = None) -> None:
         self.sizes, self.graph = read_hyperparameters(file)
-        sizes, graph, weights = self.sizes, self.graph, Weights(file)
+        sizes, graph, weights = self.sizes, self.graph, Weights(file, packing)
         centred, weighed = graph.norm != "rms", graph.norm != "layer_without_weight"
         norms = Norms(weights, sizes.norm_epsilon, centred, weighed)
         self.embedding = weights.matrix("token_embd", None, sizes.width)
@@ -47,6 +50,7 @@ class Model:
         tied = not weights.has("output.weight")
         self.output = self.embedding if tied else weights.matrix("output", self.vocabulary, sizes.width)
         self.positions = read_positions(weights, sizes, graph.rope != "none", graph.window_rope == "same")
+        self.weights_bytes = sum(tensor.nbytes for tensor in file.tensors.values()) - sum(weights.saved.values())
         unrun = tuple(f"blk.{index}." for index in range(sizes.layers, sizes.layers + sizes.unrun_layers))
         if unused := [name for name in weights.unused() if not name.startswith(unrun)]:
             raise UnsupportedError(
@@ -59,7 +63,7 @@ class Model:
         wanted = self.graph.learned_positions
         if wanted == "never" or (wanted == "where_given" and not weights.has(f"{name}.weight")):
             return None
-        return weights.matrix(name, None, self.sizes.width)
+        return weights.matrix(name, None, self.sizes.width, packs=False)
 
     @property
     def is_compiled(self) -> bool:

@@ -18,6 +18,7 @@ from quantcli.kernels.elementwise import layer_norm, rms_norm
 from quantcli.kernels.matmul import Multiply, multiplier
 from quantcli.kernels.rows import dequantize
 from quantcli.kernels.types import BlockType
+from quantcli.runner.pack import can_pack, pack
 
 Floats = NDArray[np.float32]
 
@@ -85,19 +86,28 @@ class Norm:
 @dataclass(frozen=True)
 class Weights:
     """The tensors of a file. Every method raises ModelError for a tensor that is missing or of another shape than expected,
-    and UnsupportedError for a type that nothing multiplies by."""
+    and UnsupportedError for a type that nothing multiplies by.
+
+    Matrices of plain numbers become blocks of the type `packing`, where there is one and their rows fit; `saved` counts the
+    bytes that makes fewer.
+    """
 
     file: GGUFFile
+    packing: BlockType | None = None
     taken: set[str] = field(default_factory=set)
+    saved: dict[str, int] = field(default_factory=dict)
 
     def has(self, name: str) -> bool:
         """Whether the file has a tensor of this full name."""
         return name in self.file.tensors
 
-    def matrix(self, name: str, rows: int | None, columns: int, biases: Sequence[str] = ()) -> Matrix:
+    def matrix(
+        self, name: str, rows: int | None, columns: int, biases: Sequence[str] = (), packs: bool = True
+    ) -> Matrix:
         """`NAME.weight`, of `rows` rows (None: any number) of `columns`, with `NAME.bias` where there is one.
 
-        `biases`: names of other vectors that together are the bias, where the file has them instead.
+        `biases`: names of other vectors that together are the bias, where the file has them instead. Without `packs` it
+        stays as it is in the file.
         """
         tensor = self._tensor(f"{name}.weight")
         if len(tensor.shape) != 2 or tensor.shape[1] != columns or rows not in (None, tensor.shape[0]):
@@ -108,7 +118,8 @@ class Weights:
             if len(bias) != tensor.shape[0]:
                 found = f"{', '.join(biases)} have {len(bias)} numbers"
                 raise ModelError(f"{self.file.path}: {found}, expected {tensor.shape[0]}")
-        return Matrix(self.file.map(tensor), tensor.type, columns, self._multiplier(tensor), bias)
+        data, kind = self._data(tensor, packs)
+        return Matrix(data, kind, columns, self._multiplier(tensor, kind), bias)
 
     def stack(self, name: str, count: int, rows: int | None, columns: int) -> Stack:
         """`NAME.weight`, `count` matrices of `rows` rows (None: any number) of `columns`, with `NAME.bias` as `matrix`."""
@@ -118,7 +129,8 @@ class Weights:
             self._refuse(tensor, (count, rows, columns))
         biases = self.optional_vector(f"{name}.bias", count * shape[1])
         biases = None if biases is None else biases.reshape(count, shape[1])
-        return Stack(self.file.map(tensor), tensor.type, shape[1], columns, self._multiplier(tensor), biases)
+        data, kind = self._data(tensor, True)
+        return Stack(data, kind, shape[1], columns, self._multiplier(tensor, kind), biases)
 
     def optional_vector(self, name: str, length: int | None) -> Floats | None:
         """As `vector`, None where the file has no such tensor."""
@@ -135,9 +147,18 @@ class Weights:
         """Names of the tensors that nothing took."""
         return [name for name in self.file.tensors if name not in self.taken]
 
-    def _multiplier(self, tensor: StoredTensor) -> Multiply:
+    def _data(self, tensor: StoredTensor, packs: bool) -> tuple[NDArray[np.uint8], BlockType]:
+        """The rows of a tensor, and their type."""
+        data, packing = self.file.map(tensor), self.packing
+        if packing is None or not packs or not can_pack(tensor.type, tensor.row_length, packing):
+            return data, tensor.type
+        packed = pack(data, tensor.type, packing)
+        self.saved[tensor.name] = tensor.nbytes - packed.nbytes
+        return packed, packing
+
+    def _multiplier(self, tensor: StoredTensor, kind: BlockType) -> Multiply:
         try:
-            return multiplier(tensor.type)
+            return multiplier(kind)
         except ValueError as error:
             raise UnsupportedError(f"{self.file.path}: tensor {tensor.name!r} cannot be run: {error}") from error
 

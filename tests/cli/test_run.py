@@ -90,6 +90,26 @@ def test_one_message_is_answered_by_the_template(stories, tmp_path, capsys):
     assert run(capsys, *asked) == (0, STORY + "\n", "")
 
 
+def test_a_full_context_is_shifted_where_that_is_asked_for(stories, capsys):
+    asked = [stories, "--prompt", "Once upon a time", "--temp", 0, "--ctx", 12, "-n", 60, "--ignore-eos", "--context-shift"]
+    status, out, err = run(capsys, *asked, "--json")
+    assert (status, err) == (0, "")
+    assert len(json.loads(out)["tokens"]) == 60
+    kept = json.loads(run(capsys, *asked, "--json", "--keep", -1)[1])
+    assert kept["tokens"] != json.loads(out)["tokens"]
+
+
+def test_weights_may_be_quantized_and_the_cache_small(stories, capsys):
+    asked = [stories, "--prompt", "Once upon a time", "-n", 13, "--temp", 0, "--json"]
+    plain = json.loads(run(capsys, *asked)[1])
+    status, out, err = run(capsys, *asked, "--weights", "q8_0", "--cache-type", "q8_0")
+    small = json.loads(out)
+    assert (status, err) == (0, "")
+    assert small["text"].startswith(", there was a little girl")
+    assert small["weights_bytes"] < plain["weights_bytes"] / 2
+    assert small["cache_bytes"] == 5 * 2 * 4 * 34 * 17  # a head of 8 numbers takes a block of 32
+
+
 def test_a_context_beyond_training_is_a_warning(stories, capsys):
     status, _, err = run(capsys, stories, "--prompt", "Once", "--temp", 0, "--ctx", 1000, "-n", 1)
     assert status == 0
@@ -111,6 +131,9 @@ def test_a_context_beyond_training_is_a_warning(stories, capsys):
         (["--prompt", "a", "--prompt-file", __file__], 2, "exclude each other"),
         (["--prompt-file", "no-such-file"], 2, "no-such-file"),
         (["--prompt", "a", "--stop", ""], 2, "stop string is empty"),
+        (["--prompt", "a", "--keep", "3"], 2, "--keep has no effect without --context-shift"),
+        (["--prompt", "Once upon", "--context-shift", "--keep", "9", "--ctx", "10"], 2, "9 cannot be kept"),
+        (["--prompt", "a", "--weights", "Q4_K_M"], 2, "did you mean Q4_K"),
         (["--prompt", "a", "--typical", "0"], 2, "typical-p is 0.0"),
         (["--prompt", "a", "--repeat-last-n", "-5"], 2, "repeat-last-n is -5"),
     ],

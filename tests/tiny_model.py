@@ -65,7 +65,7 @@ def write_converted(checkpoint: Any, target: Path, type_name: str = "F32", more:
     metadata |= {"tokenizer.ggml.model": string("none"), f"{architecture.gguf}.vocab_size": u32(vocabulary), **more}
 
     def packed(tensor: TensorInfo) -> bool:
-        plain = len(tensor.shape) < 2 or re.search(r"norm|ffn_gate_inp|conv|bias|position", tensor.name)
+        plain = len(tensor.shape) < 2 or re.search(r"norm|ffn_gate_inp|conv|bias|position|token_types", tensor.name)
         return type_name != "F32" and not plain and tensor.row_length % kind.block_length == 0
 
     infos = [TensorInfo(tensor.name, tensor.shape, kind if packed(tensor) else TYPES["F32"]) for tensor in tensors]

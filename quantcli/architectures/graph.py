@@ -68,8 +68,12 @@ class Graph:
     mlp_norm: tuple[str, ...] = _names("the norm before the MLP", "ffn_norm")
     after_attention_norm: tuple[str, ...] = _names("the norm of what attention gives")
     after_mlp_norm: tuple[str, ...] = _names("the norm of what the MLP gives")
+    attention_norm_optional: bool = _truth("whether a layer may lack the norm before attention")
+    attention_sum_norm: tuple[str, ...] = _names("the norm of the residual stream behind attention")
+    mlp_sum_norm: tuple[str, ...] = _names("the norm of the residual stream behind the MLP")
     output_norm: tuple[str, ...] = _names("the norm before the output", "output_norm")
     embedding_norm: tuple[str, ...] = _names("the norm of the embeddings")
+    segments: bool = _truth("whether every token gets the embedding of a first segment, where the file has one")
 
     mixer: str = _choice(
         "`latent`: keys and values by way of a narrow projection, with rotary positions on a part of their own",
@@ -79,6 +83,9 @@ class Graph:
         "what layers without key-value heads have in place of attention",
         "none", "short_convolution", "mamba", "mamba2", default="none",
     )  # fmt: skip
+    causal: Expression = _formula(
+        "whether a token sees those before it and not all others; it does where absent", "attention_causal"
+    )
     head_norm: str = _choice(
         "the norm of queries and keys, of each head or over all by the length of its weights; `unit_rms` has none, and is "
         "for layers with rotary positions",
@@ -117,8 +124,9 @@ class Graph:
 
     window: Expression = _formula("how many positions a token sees; 0: all")
     window_kind: str = _choice(
-        "`sliding`: the last ones; `chunked`: those since the last multiple", "sliding", "chunked", default="sliding"
-    )
+        "`sliding`: the last ones; `chunked`: those since the last multiple; `symmetric`: half of it on both sides",
+        "sliding", "chunked", "symmetric", default="sliding",
+    )  # fmt: skip
     window_pattern: Expression = _formula(
         "which layers have a window: one truth, one per layer, or a number, of so many layers all but the last", "True"
     )
@@ -139,6 +147,7 @@ class Graph:
     expert_norm: Expression = _formula("whether the weights of the chosen experts are made to sum to one", "False")
     expert_weights_before: bool = _truth("whether an expert's input is multiplied by its weight, not its output")
 
+    heads: tuple[str, ...] = _names("how tensors begin that a file may have and a forward pass does not: classifiers")
     missing: tuple[str, ...] = _names("what the graph needs and nothing here can say: the model cannot be run")
     variants: tuple[tuple[Expression, Graph], ...] = field(default=(), metadata={"meaning": "see above", "kind": None})
 

@@ -20,6 +20,7 @@ COMMANDS: Final = {
     "run": "Generate text from a GGUF file on the CPU.",
     "eval": "Measure perplexity, and what quantization cost.",
     "bench": "Measure how fast a GGUF file runs on the CPU.",
+    "embed": "Make embeddings of texts with a GGUF file.",
     "tokenize": "Show the tokens of a text.",
     "lora": "Turn a LoRA adapter into a GGUF adapter.",
     "split": "Write a GGUF file in parts.",

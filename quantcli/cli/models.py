@@ -73,6 +73,13 @@ def read_text(file: Path | None, what: str) -> str:
         raise UsageError(f"{what} on {place} is not UTF-8 (byte {error.start})") from error
 
 
+def checked_text(text: str, what: str) -> str:
+    """A text from the command line. Raises UsageError if it is not UTF-8."""
+    if any("\ud800" <= mark <= "\udfff" for mark in text):
+        raise UsageError(f"{what} is not UTF-8")
+    return text
+
+
 def stream(pieces: Iterable[str]) -> None:
     """Show an answer on stdout as it comes, and end its line."""
     encoding = sys.stdout.encoding or "utf-8"

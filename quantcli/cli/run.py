@@ -13,6 +13,7 @@ import click
 from quantcli.cli.main import INTERRUPTED
 from quantcli.cli.models import (
     cache_type_option,
+    checked_text,
     open_model,
     read_text,
     show_statistics,
@@ -170,9 +171,7 @@ def _prompt(prompt: str | None, file: Path | None) -> str | None:
         return read_text(file, "the prompt")
     if prompt == "-" or (prompt is None and not sys.stdin.isatty()):
         return read_text(None, "the prompt")
-    if prompt is not None and any("\ud800" <= mark <= "\udfff" for mark in prompt):
-        raise UsageError("the prompt is not UTF-8")
-    return prompt
+    return None if prompt is None else checked_text(prompt, "the prompt")
 
 
 def _read(loaded: LoadedModel, text: str, chat: bool, system: str | None) -> list[int]:

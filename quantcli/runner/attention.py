@@ -147,7 +147,7 @@ def read_scores(weights: Weights, graph: Graph, sizes: Hyperparameters, index: i
         softcap=np.float32(sizes.attention_softcap),
         window=0 if layer.chunked else layer.window,
         chunk=layer.window if layer.chunked else 0,
-        ahead=0,
+        ahead=layer.ahead,
         slopes=alibi_slopes(layer.heads, sizes.alibi) if sizes.alibi > 0 else NOTHING,
         sinks=sinks,
     )

@@ -51,7 +51,7 @@ class LayerCache:
         self._sizes = sizes
         self._kernels = attention_kernels(cache_type)
         storage = self._kernels.storage
-        room = min(context, sizes.window - 1 + 2 * BATCH) if sizes.window else context
+        room = min(context, sizes.window - 1 + 2 * BATCH) if sizes.window and not sizes.ahead else context
         self.first = 0
         self.keys = _room(sizes.kv_heads, room, sizes.key_size, storage)
         self.values = _room(sizes.kv_heads, room, sizes.value_size, storage) if sizes.value_size else self.keys

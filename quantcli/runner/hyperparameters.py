@@ -10,7 +10,7 @@ from quantcli.architectures.graph import Graph
 from quantcli.architectures.loader import graph_of
 from quantcli.formats.errors import ModelError, UnsupportedError
 from quantcli.formats.gguf_reader import GGUFFile
-from quantcli.runner.metadata import REQUIRED, MetadataReader
+from quantcli.runner.metadata import MOST, REQUIRED, MetadataReader
 
 SCALINGS: Final = ("none", "linear", "yarn", "longrope")
 """Kinds of rope scaling."""
@@ -36,8 +36,9 @@ class LayerSizes:
     """What a layer's attention is made of, and with that its part of the cache.
 
     `kv_heads` is 0 for a layer without attention. `window` positions are seen, the last ones or, where `chunked`, those
-    since the last multiple; 0: all. A `value_size` of 0 says that values are the first numbers of the keys. `states` are
-    the shapes of what a recurrent layer remembers, in float32.
+    since the last multiple; 0: all. `ahead` positions behind its own are seen too, where they have been stored. A
+    `value_size` of 0 says that values are the first numbers of the keys. `states` are the shapes of what a recurrent layer
+    remembers, in float32.
     """
 
     heads: int
@@ -47,6 +48,7 @@ class LayerSizes:
     window: int
     chunked: bool
     turns: bool
+    ahead: int = 0
     states: tuple[tuple[int, ...], ...] = ()
 
 
@@ -131,6 +133,7 @@ class Hyperparameters:
     logit_scale: float
     logit_softcap: float
     parallel: bool
+    causal: bool
     latent: Latent | None
     state_space: StateSpace | None
     experts: Experts | None
@@ -184,10 +187,15 @@ def read_hyperparameters(file: GGUFFile) -> tuple[Hyperparameters, Graph]:
         logit_scale=read.formula("logit_scale", graph.logit_scale) or 1.0,
         logit_softcap=read.formula("logit_softcap", graph.logit_softcap),
         parallel=_parallel(read, graph),
+        causal=_causal(read, graph),
         latent=latent,
         state_space=space,
         experts=_experts(read, graph),
     ), graph
+
+
+def _causal(read: MetadataReader, graph: Graph) -> bool:
+    return bool(read.formula("causal", graph.causal, 1.0))
 
 
 def _layer_counts(read: MetadataReader) -> tuple[int, int]:
@@ -226,7 +234,9 @@ def _layer_sizes(
     """The heads of each layer, its window, and whether it turns queries and keys."""
     heads = read.counts("attention.head_count", layers, 0 if graph.recurrent != "none" else REQUIRED)
     kv_heads = heads if latent and not latent.absorbed else read.counts("attention.head_count_kv", layers, list(heads))
-    window = read.count_formula("window", graph.window)
+    window, causal = read.count_formula("window", graph.window), _causal(read, graph)
+    # Half of a symmetric window is on each side of a token.
+    reach = window // 2 + 1 if graph.window_kind == "symmetric" else window
     windowed = [bool(window) and chosen for chosen in read.layer_formula("window_pattern", graph.window_pattern, layers)]
     read.scope["windowed"] = windowed
     turned = read.layer_formula("rope_layers", graph.rope_layers, layers)
@@ -246,8 +256,9 @@ def _layer_sizes(
                 kv_heads=1 if attends and latent and latent.absorbed else kv_heads[index],
                 key_size=key_size if attends else 0,
                 value_size=value_size if attends else 0,
-                window=window if windowed[index] else 0,
+                window=reach if windowed[index] else 0,
                 chunked=graph.window_kind == "chunked",
+                ahead=0 if causal else reach - 1 if windowed[index] else MOST,
                 turns=graph.rope != "none" and turned[index],
                 states=() if attends else _states(read, graph, space),
             )

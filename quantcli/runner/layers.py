@@ -32,6 +32,8 @@ class Layer:
     mlp_norm: Norm | None
     mlp: Mlp | Mixture | None
     after_mlp_norm: Norm | None
+    mixer_sum_norm: Norm | None
+    mlp_sum_norm: Norm | None
     parallel: bool
     shared_norm: bool
     scale: np.float32
@@ -49,6 +51,8 @@ class Layer:
             mixed *= self.scale
         if not self.parallel:
             add(x, mixed)
+        if self.mixer_sum_norm is not None:
+            x[...] = self.mixer_sum_norm(x)
         if self.mlp is None:
             return
         if not self.shared_norm:
@@ -61,6 +65,8 @@ class Layer:
         if self.scale != 1:
             given *= self.scale
         add(x, given)
+        if self.mlp_sum_norm is not None:
+            x[...] = self.mlp_sum_norm(x)
 
 
 def read_layer(weights: Weights, norms: Norms, graph: Graph, sizes: Hyperparameters, index: int) -> Layer:
@@ -74,12 +80,14 @@ def read_layer(weights: Weights, norms: Norms, graph: Graph, sizes: Hyperparamet
         norms.choose(graph.attention_norm, prefix) == norms.choose(graph.mlp_norm, prefix)
     )
     return Layer(
-        mixer_norm=norms.read(graph.attention_norm, width, prefix),
+        mixer_norm=norms.read(graph.attention_norm, width, prefix, optional=graph.attention_norm_optional),
         mixer=_read_mixer(weights, graph, sizes, index),
         after_mixer_norm=norms.read(graph.after_attention_norm, width, prefix),
         mlp_norm=None if shared_norm else norms.read(graph.mlp_norm, width, prefix),
         mlp=_read_mlp(weights, graph, sizes, prefix),
         after_mlp_norm=norms.read(graph.after_mlp_norm, width, prefix),
+        mixer_sum_norm=norms.read(graph.attention_sum_norm, width, prefix),
+        mlp_sum_norm=norms.read(graph.mlp_sum_norm, width, prefix),
         parallel=sizes.parallel or shared_norm,
         shared_norm=shared_norm,
         scale=np.float32(sizes.residual_scale),

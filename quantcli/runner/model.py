@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.formats.errors import GenerationError, UnsupportedError
+from quantcli.formats.errors import GenerationError, ModelError, UnsupportedError
 from quantcli.formats.gguf_reader import GGUFFile
 from quantcli.kernels.jit import is_compiled
 from quantcli.kernels.matmul import Multiply
@@ -45,14 +45,15 @@ class Model:
         self.vocabulary = self.embedding.weights.shape[0]
         self.embedding_norm = norms.read(graph.embedding_norm, sizes.width)
         self.learned_positions = self._read_learned_positions(weights)
+        self.segment = self._read_segment(weights)
         self.layers = [read_layer(weights, norms, graph, sizes, index) for index in range(sizes.layers)]
         self.output_norm = norms.read(graph.output_norm, sizes.width)
         tied = not weights.has("output.weight")
         self.output = self.embedding if tied else weights.matrix("output", self.vocabulary, sizes.width)
         self.positions = read_positions(weights, sizes, graph.rope != "none", graph.window_rope == "same")
         self.weights_bytes = sum(tensor.nbytes for tensor in file.tensors.values()) - sum(weights.saved.values())
-        unrun = tuple(f"blk.{index}." for index in range(sizes.layers, sizes.layers + sizes.unrun_layers))
-        if unused := [name for name in weights.unused() if not name.startswith(unrun)]:
+        unrun = [f"blk.{index}." for index in range(sizes.layers, sizes.layers + sizes.unrun_layers)]
+        if unused := [name for name in weights.unused() if not name.startswith((*graph.heads, *unrun))]:
             raise UnsupportedError(
                 f"{file.path}: the graph of architecture {sizes.architecture!r} has no place for tensor {unused[0]!r}"
                 + (f" and {len(unused) - 1} more" if len(unused) > 1 else "")
@@ -64,6 +65,16 @@ class Model:
         if wanted == "never" or (wanted == "where_given" and not weights.has(f"{name}.weight")):
             return None
         return weights.matrix(name, None, self.sizes.width, packs=False)
+
+    def _read_segment(self, weights: Weights) -> Floats | None:
+        """The embedding of the first segment: all texts here are one."""
+        name, width = "token_types.weight", self.sizes.width
+        if not self.graph.segments or not weights.has(name):
+            return None
+        segments = weights.vector(name, None)
+        if len(segments) % width:
+            raise ModelError(f"{weights.file.path}: {name} has {len(segments)} numbers, expected a multiple of {width}")
+        return segments[:width]
 
     @property
     def is_compiled(self) -> bool:
@@ -78,7 +89,35 @@ class Model:
         Raises:
             GenerationError: for no tokens, a token that is not in the vocabulary, or more than fit in the cache or have
                 positions.
+            UnsupportedError: for an encoder, which says nothing of what comes next.
         """
+        if not self.sizes.causal:
+            name = self.sizes.architecture
+            raise UnsupportedError(
+                f"architecture {name!r} is an encoder: it gives embeddings of texts, and says nothing",
+                hint="quantize embed does that",
+            )
+        ids = self._checked(tokens, cache)
+        results = []
+        for start in range(0, len(ids), BATCH):
+            hidden = self._layers(ids[start : start + BATCH], cache)
+            if every or start + BATCH >= len(ids):
+                results.append(self._logits(hidden if every else hidden[-1:]))
+        return results[0] if len(results) == 1 else np.concatenate(results)
+
+    def hidden(self, tokens: Sequence[int], cache: Cache) -> Floats:
+        """Put tokens after those in `cache` and return what the model makes of each, float32 `(len(tokens), width)`: the
+        residual stream after the last norm. An encoder reads them all at once.
+
+        Raises:
+            GenerationError: as `forward`.
+        """
+        ids = self._checked(tokens, cache)
+        batch = BATCH if self.sizes.causal else len(ids)
+        parts = [self._normed(self._layers(ids[start : start + batch], cache)) for start in range(0, len(ids), batch)]
+        return np.concatenate(parts)
+
+    def _checked(self, tokens: Sequence[int], cache: Cache) -> NDArray[np.int64]:
         if not len(tokens):
             raise GenerationError("nothing to read: the prompt has no tokens")
         ids = np.asarray(tokens, np.int64)
@@ -86,12 +125,7 @@ class Model:
             wrong = ids[(ids < 0) | (ids >= self.vocabulary)][0]
             raise GenerationError(f"token {wrong} is not in the vocabulary of {self.vocabulary}")
         cache.require(len(ids))
-        results = []
-        for start in range(0, len(ids), BATCH):
-            hidden = self._layers(ids[start : start + BATCH], cache)
-            if every or start + BATCH >= len(ids):
-                results.append(self._logits(hidden if every else hidden[-1:]))
-        return results[0] if len(results) == 1 else np.concatenate(results)
+        return ids
 
     def _layers(self, ids: NDArray[np.int64], cache: Cache) -> Floats:
         """The residual stream after the last layer, `(len(ids), width)`; the cache grows by as many positions."""
@@ -112,11 +146,15 @@ class Model:
             if last > count:
                 raise GenerationError(f"the model has positions for {count} tokens, and this would be number {last}")
             x += dequantize(learned.weights[position:last], learned.type)
+        if self.segment is not None:
+            x += self.segment
         return x if self.embedding_norm is None else self.embedding_norm(x)
 
+    def _normed(self, hidden: Floats) -> Floats:
+        return hidden if self.output_norm is None else self.output_norm(np.ascontiguousarray(hidden))
+
     def _logits(self, hidden: Floats) -> Floats:
-        hidden = np.ascontiguousarray(hidden)
-        logits = self.output(hidden if self.output_norm is None else self.output_norm(hidden))
+        logits = self.output(np.ascontiguousarray(self._normed(hidden)))
         if self.sizes.logit_scale != 1:
             logits *= np.float32(self.sizes.logit_scale)
         if self.sizes.logit_softcap > 0:

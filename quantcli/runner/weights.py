@@ -183,8 +183,9 @@ class Norms:
     centred: bool
     weighed: bool = True
 
-    def read(self, names: Sequence[str], width: int, prefix: str = "") -> Norm | None:
-        """The norm of the first of these names that the file has, of `width` numbers; None for no names.
+    def read(self, names: Sequence[str], width: int, prefix: str = "", optional: bool = False) -> Norm | None:
+        """The norm of the first of these names that the file has, of `width` numbers; None for no names, and where it is
+        `optional` for a file with none of them.
 
         Raises:
             ModelError: if the file has none of them, or one of another size.
@@ -192,6 +193,8 @@ class Norms:
         if not names:
             return None
         name = prefix + self.choose(names, prefix)
+        if optional and not self.weights.has(f"{name}.weight"):
+            return None
         weight = self.weights.vector(f"{name}.weight", width) if self.weighed else np.ones(width, np.float32)
         return self.make(weight, self.weights.optional_vector(f"{name}.bias", width))
 

@@ -1,0 +1,72 @@
+"""`quantize embed` as a user meets it; `runner` tests the vectors themselves."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from quantcli.cli.main import main
+from quantcli.conversion.convert import convert
+
+
+@pytest.fixture(scope="module")
+def stories(golden, tmp_path_factory):
+    path = tmp_path_factory.mktemp("embed") / "stories.gguf"
+    convert(golden / "stories260K", "F32", path)
+    return path
+
+
+def run(capsys, *arguments) -> tuple[int, str, str]:
+    """Status, stdout and stderr of the command."""
+    status = 0
+    try:
+        main(["embed", *map(str, arguments)])
+    except SystemExit as end:
+        status = end.code or 0
+    captured = capsys.readouterr()
+    errors = [line for line in captured.err.splitlines() if not line.startswith("compiling kernels")]
+    return status, captured.out, "\n".join(errors)
+
+
+def test_vectors_are_one_document(stories, tmp_path, capsys):
+    (tmp_path / "texts.txt").write_text("a cat\n\na little dog\n")
+    status, out, err = run(capsys, stories, "--prompt", "Once", "--text", tmp_path / "texts.txt", "--json")
+    document = json.loads(out)
+    assert (status, err) == (0, "")
+    assert (document["pooling"], document["normalized"], document["dimensions"]) == ("mean", True, 64)
+    assert [entry["tokens"][0] for entry in document["embeddings"]] == [1, 1, 1]
+    assert all(sum(x * x for x in entry["embedding"]) == pytest.approx(1) for entry in document["embeddings"])
+    status, out, err = run(capsys, stories, "--prompt", "Once", "--pooling", "none", "--no-normalize", "--json")
+    entry = json.loads(out)["embeddings"][0]
+    assert len(entry["embedding"]) == len(entry["tokens"]) > 1
+    assert {len(row) for row in entry["embedding"]} == {64}
+
+
+def test_a_person_sees_how_alike_texts_are(stories, capsys):
+    status, out, err = run(capsys, stories, "-p", "a little dog", "-p", "a little dog", "-p", "Once\tupon")
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0].split() == ["Text", "Tokens", "Vector"]
+    assert "(64)" in lines[1]
+    assert "Once\\tupon" in lines[3]
+    assert lines[5] == "Cosines"
+    assert lines[7].split()[:3] == ["1", "1.000", "1.000"]
+    assert "Cosines" not in run(capsys, stories, "-p", "alone")[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        ([], 2, "there is no text"),
+        (["--prompt", "\udcff"], 2, "not UTF-8"),
+        (["--prompt", "a", "--pooling", "max"], 2, "unknown pooling 'max'"),
+        (["--prompt", "Once upon a time", "--ctx", "3"], 1, "the text has 5 tokens, and the context is 3"),
+        (["--text", "no-such-file"], 2, "no-such-file"),
+    ],
+)
+def test_bad_requests_end_with_one_line(stories, capsys, arguments, status, message):
+    found, out, err = run(capsys, stories, *arguments)
+    assert (found, out) == (status, "")
+    assert err.startswith("error: ")
+    assert message in err.splitlines()[0]

@@ -61,15 +61,13 @@ def command(
     quantize bench model.gguf -p 0 -n 32 -d 0 -d 1024 -d 2048
     """
     from quantcli.kernels.jit import thread_count
-    from quantcli.runner.cache import check_cache_type
     from quantcli.runner.speed import Task, measure
 
-    check_cache_type(cache_type)
     tasks = [Task(count, 0, depth) for depth in depths for count in prompts if count]
     tasks += [Task(0, count, depth) for depth in depths for count in generated if count]
     if not tasks:
         raise UsageError("nothing to measure: no tokens to read and none to generate")
-    loaded = open_model(file, threads, weights)
+    loaded = open_model(file, threads, weights, cache_type)
     speeds = _shown_progress(measure(loaded.model, tasks, repeats, cache_type), len(tasks))
     if as_json:
         print_json(_document(loaded, list(speeds), thread_count(), cache_type))

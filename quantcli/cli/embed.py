@@ -59,7 +59,7 @@ def command(
         texts += [line for line in lines if line.strip()]
     if not texts:
         raise UsageError("there is no text", hint="--prompt TEXT, or --text F")
-    loaded = open_model(file, threads, weights)
+    loaded = open_model(file, threads, weights, "f32")
     if context is not None:
         warn_beyond_training(loaded, context)
     from quantcli.runner.embed import embed, pooling_of

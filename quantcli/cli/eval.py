@@ -48,6 +48,7 @@ def command(
     \b
     quantize eval model-Q4_K_M.gguf --text wiki.test.raw
     quantize eval model-Q4_K_M.gguf --text wiki.test.raw --chunks 50 --base model-F16.gguf
+    quantize eval model-F16.gguf --weights Q4_K --text wiki.test.raw --base model-F16.gguf
     """
     content = read_text(None if str(text) == "-" else text, "the text")
     started = time.perf_counter()

@@ -33,21 +33,23 @@ _SHOWN_ESCAPED: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), *rang
 """Characters that steer a terminal: an answer may hold them, and their codes are shown instead."""
 
 
-def open_model(file: Path, threads: int | None, weights: str | None = None) -> LoadedModel:
+def open_model(file: Path, threads: int | None, weights: str | None = None, cache_type: str = "f16") -> LoadedModel:
     """Load a model to run on `threads` threads, its plain numbers as the type `weights`.
 
-    Says so where its kernels have to be compiled first.
+    Says so where its kernels, or those of its cache, have to be compiled first.
 
     Raises:
-        UsageError: for a type that weights cannot have.
+        UsageError: for a type that weights or caches cannot have.
     """
     from quantcli.kernels.jit import use_threads
+    from quantcli.runner.cache import check_cache_type, is_cache_compiled
     from quantcli.runner.load import load_model
     from quantcli.runner.pack import packing_type
 
+    check_cache_type(cache_type)
     use_threads(threads)
     loaded = load_model(file, None if weights is None else packing_type(weights))
-    if not loaded.model.is_compiled:
+    if not (loaded.model.is_compiled and is_cache_compiled(cache_type)):
         click.echo("compiling kernels for this machine (once) ...", err=True)
     return loaded
 
@@ -100,7 +102,7 @@ def warn_of_full_context(answer: Generation) -> None:
 
 def show_statistics(loaded: LoadedModel, cache: Cache, load_seconds: float, answers: Sequence[Generation]) -> None:
     """One line on stderr, where that is a terminal: how fast it was, and what it took."""
-    if not sys.stderr.isatty():
+    if not (answers and sys.stderr.isatty()):
         return
     read, read_seconds = sum(answer.prompt_read for answer in answers), sum(answer.prompt_seconds for answer in answers)
     # The first token of an answer comes with the prompt.

@@ -133,15 +133,13 @@ def command(
     text = _prompt(prompt, prompt_file)
     if text is None and (as_json or not chat):
         raise UsageError("there is no prompt", hint="--prompt TEXT, --prompt-file F, or --chat for a conversation")
-    from quantcli.runner.cache import check_cache_type
     from quantcli.runner.generate import Limits
     from quantcli.runner.sampling import Sampler, SamplingOptions
     from quantcli.runner.stops import StopStrings
 
     limits, sampler = Limits(limit, StopStrings(stop).strings, ignore_eos), Sampler(SamplingOptions(**sampling))
-    check_cache_type(cache_type)
     begin = time.perf_counter()
-    loaded = open_model(file, threads, weights)
+    loaded = open_model(file, threads, weights, cache_type)
     ids = [] if text is None else _read(loaded, text, chat, system)
     kept = _kept(loaded, keep, len(ids)) if context_shift else None
     session = _session(loaded, len(ids), limit, context, cache_type, kept)
@@ -186,9 +184,10 @@ def _read(loaded: LoadedModel, text: str, chat: bool, system: str | None) -> lis
 
 def _kept(loaded: LoadedModel, keep: int | None, prompt: int) -> int:
     """How many tokens are never forgotten."""
+    begin = int(loaded.tokenizer.settings.add_bos)
     if keep is None:
-        return int(loaded.tokenizer.settings.add_bos)
-    return prompt if keep == -1 else keep
+        return begin
+    return max(prompt, begin) if keep == -1 else keep
 
 
 def _session(

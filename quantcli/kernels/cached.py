@@ -132,8 +132,8 @@ def _q4_0() -> Storage:
     def read(cached: Any, start: Any, i: Any) -> Any:
         offset, place = start + i // block * block_bytes, i % block
         # The first half of a block's codes are the low halves of its bytes.
-        pairs = load(cached, offset + codes + place % half, STEP)
-        eight = (pairs >> np.uint8(place // half * 4)) & np.uint8(15)
+        pairs = convert(load(cached, offset + codes + place % half, STEP), np.int32)
+        eight = (pairs >> np.int32(place // half * 4)) & np.int32(15)
         return (convert(eight, np.float32) - zero) * half_at(cached, offset + scale)
 
     return _packed(kind, read)

@@ -81,6 +81,8 @@ class Conversation:
         self._system: list[Message] = [] if system is None else [{"role": "system", "content": system}]
         self.messages: list[Message] = list(self._system)
         self._last: _Turn | None = None
+        self._asked: Message = {}
+        self._text = ""
 
     def ask(self, content: str) -> Generation:
         """The answer to a user's message, in the making. The message counts once `record` is given the answer.
@@ -88,7 +90,7 @@ class Conversation:
         Raises:
             GenerationError: if the template fails or refuses the message.
         """
-        self._asked: Message = {"role": "user", "content": content}
+        self._asked = {"role": "user", "content": content}
         ids = self._prompt()
         while self._session.shifts and len(ids) >= self._session.cache.context and self._forget_half():
             ids = self._prompt()

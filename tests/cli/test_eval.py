@@ -10,8 +10,8 @@ import sys
 
 import pytest
 from changed_file import write_changed
+from command_line import run_command
 
-from quantcli.cli.main import main
 from quantcli.conversion.convert import convert
 
 STORY = "Once upon a time there was a little dog named Max. He liked to play with a big red ball in the park. " * 4
@@ -26,27 +26,15 @@ def files(golden, tmp_path_factory):
     return folder
 
 
-def run(capsys, *arguments) -> tuple[int, str, str]:
-    """Status, stdout and stderr of the command."""
-    status = 0
-    try:
-        main([*map(str, arguments)])
-    except SystemExit as end:
-        status = end.code or 0
-    captured = capsys.readouterr()
-    errors = [line for line in captured.err.splitlines() if not line.startswith("compiling kernels")]
-    return status, captured.out, "\n".join(errors)
-
-
 def test_an_evaluation_is_one_document(files, capsys):
     asked = ["eval", files / "Q8_0.gguf", "--text", files / "story.txt", "--ctx", 32, "--json"]
-    status, out, err = run(capsys, *asked, "--chunks", 2)
+    status, out, err = run_command(capsys, *asked, "--chunks", 2)
     plain = json.loads(out)
     assert (status, err) == (0, "")
     assert plain.keys() == {"path", "perplexity", "stderr", "tokens", "chunks", "context", "seconds"}
     assert (plain["tokens"], plain["chunks"], plain["context"]) == (30, 2, 32)
     assert plain["perplexity"] > 1
-    status, out, err = run(capsys, *asked, "--chunks", 2, "--base", files / "F32.gguf")
+    status, out, err = run_command(capsys, *asked, "--chunks", 2, "--base", files / "F32.gguf")
     beside = json.loads(out)
     assert (status, err) == (0, "")
     assert beside["perplexity"] == plain["perplexity"]
@@ -54,20 +42,20 @@ def test_an_evaluation_is_one_document(files, capsys):
     assert beside["kl_divergence"].keys() == {"mean", "median", "p99", "max"}
     assert 0 < beside["kl_divergence"]["median"] <= beside["kl_divergence"]["max"] < 1
     assert 0.5 < beside["same_top"] <= 1
-    status, out, _ = run(capsys, *asked)
+    status, out, _ = run_command(capsys, *asked)
     assert json.loads(out)["chunks"] > 2
 
 
 def test_an_evaluation_reads_well(files, capsys):
     asked = ["eval", files / "F32.gguf", "--text", files / "story.txt", "--ctx", 32, "--chunks", 2]
-    status, out, err = run(capsys, *asked, "--base", files / "F32.gguf")
+    status, out, err = run_command(capsys, *asked, "--base", files / "F32.gguf")
     assert (status, err) == (0, "")
     labels = [line.split("  ")[0] for line in out.splitlines()]
     assert labels == ["Perplexity", "Of the base", "KL divergence", "Same top token", "Scored"]
     assert "this is +0.000%" in out
     assert "mean 0.000000" in out
     assert "30 tokens in 2 chunks of 32" in out
-    assert run(capsys, *asked)[1].splitlines()[1].startswith("Scored")
+    assert run_command(capsys, *asked)[1].splitlines()[1].startswith("Scored")
 
 
 @pytest.mark.parametrize(
@@ -86,7 +74,7 @@ def test_bad_requests_end_with_one_line(files, capsys, monkeypatch, changes, sta
     monkeypatch.chdir(files)
     options = {"--text": "story.txt", "--ctx": "32"} | changes
     words = [word for option, value in options.items() if value is not None for word in (option, value)]
-    found, out, err = run(capsys, "eval", "F32.gguf", *words)
+    found, out, err = run_command(capsys, "eval", "F32.gguf", *words)
     assert (found, out) == (status, "")
     assert err.startswith("error: ")
     assert message in err.splitlines()[0]
@@ -112,14 +100,14 @@ def test_speeds_are_a_markdown_table_and_one_document(files, tmp_path, capsys):
     # Measuring needs no tokenizer.
     bare = write_changed(files / "F32.gguf", tmp_path / "bare.gguf", {"tokenizer.ggml.model": None})
     asked = ["bench", bare, "-p", 8, "-n", 2, "-n", 3, "-d", 0, "-d", 5, "-r", 2, "--threads", 1]
-    status, out, err = run(capsys, *asked)
+    status, out, err = run_command(capsys, *asked)
     assert (status, err) == (0, "")
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in out.splitlines()]
     assert rows[0] == ["model", "size", "params", "threads", "test", "t/s"]
     assert [row[4] for row in rows[2:]] == ["pp8", "pp8 @ d5", "tg2", "tg3", "tg2 @ d5", "tg3 @ d5"]
     assert all(row[:4] == ["bare.gguf", "1015.75 KiB", "260.03 K", "1"] for row in rows[2:])
     assert len({line.count("|") for line in out.splitlines()}) == 1
-    status, out, err = run(capsys, *asked, "--json")
+    status, out, err = run_command(capsys, *asked, "--json")
     assert (status, err) == (0, "")
     document = json.loads(out)
     assert document["architecture"] == "llama"
@@ -132,7 +120,7 @@ def test_speeds_are_a_markdown_table_and_one_document(files, tmp_path, capsys):
 
 
 def test_nothing_to_measure_is_said(files, capsys):
-    status, out, err = run(capsys, "bench", files / "F32.gguf", "-p", 0, "-n", 0)
+    status, out, err = run_command(capsys, "bench", files / "F32.gguf", "-p", 0, "-n", 0)
     assert (status, out) == (2, "")
     assert "nothing to measure" in err
-    assert run(capsys, "bench", files / "F32.gguf", "--cache-type", "q3")[0] == 2
+    assert run_command(capsys, "bench", files / "F32.gguf", "--cache-type", "q3")[0] == 2

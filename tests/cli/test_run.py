@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from changed_file import write_changed, write_chat
+from command_line import run_command
 
-from quantcli.cli.main import main
 from quantcli.conversion.convert import convert
 
 STORY = ", there was a little girl named Lily. She lo"  # 13 tokens of llama.cpp's
@@ -27,14 +27,7 @@ def stories(golden, tmp_path_factory) -> Path:
 
 def run(capsys, *arguments) -> tuple[int, str, str]:
     """Status, stdout and stderr of the command."""
-    status = 0
-    try:
-        main(["run", *map(str, arguments)])
-    except SystemExit as end:
-        status = end.code or 0
-    captured = capsys.readouterr()
-    errors = [line for line in captured.err.splitlines() if not line.startswith("compiling kernels")]
-    return status, captured.out, "\n".join(errors)
+    return run_command(capsys, "run", *arguments)
 
 
 def test_text_goes_to_stdout_and_nothing_else(stories, capsys):

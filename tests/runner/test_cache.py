@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from quantcli.conversion.convert import convert
-from quantcli.formats.errors import UnsupportedError, UsageError
+from quantcli.formats.errors import GenerationError, UnsupportedError, UsageError
 from quantcli.runner.attention import NOTHING
 from quantcli.runner.cache import Cache, LayerCache, View, hadamard
 from quantcli.runner.hyperparameters import LayerSizes
@@ -129,6 +129,9 @@ def test_caches_have_known_types_and_some_room(loaded):
         Cache(loaded.model.sizes, 8, "q3")
     with pytest.raises(UsageError, match="context of 0 tokens"):
         Cache(loaded.model.sizes, 0)
+    with pytest.raises(GenerationError, match="no memory for a context of 9000000000000000 tokens") as caught:
+        Cache(loaded.model.sizes, 9_000_000_000_000_000)
+    assert "--ctx" in caught.value.hint
 
 
 # Shifting

@@ -18,6 +18,7 @@ from quantcli.runner.model import Model
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CASES = runpy.run_path(str(GOLDEN / "logit_cases.py"))["CASES"]
+ENCODERS = runpy.run_path(str(GOLDEN / "embedding_cases.py"))["CASES"]  # whose embeddings test_embed.py has
 POSITIONS = (0, 23, 50, 86)
 
 WITHOUT_REFERENCE = {
@@ -64,7 +65,7 @@ def test_logits_are_those_of_the_reference_however_the_text_is_cut(case, goldens
 
 
 def test_every_architecture_has_a_golden():
-    names = {CASES[name][0] for name in CASES}
+    names = {checkpoint for checkpoint, *_ in (*CASES.values(), *ENCODERS.values())}
     able = [architecture for architecture in architectures() if architecture.graph and not architecture.graph.missing]
     covered = {architecture.gguf for architecture in able if any(covers(name, architecture) for name in names)}
     assert {architecture.gguf for architecture in able} - covered == set(WITHOUT_REFERENCE)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
+from command_line import run_command
 
-from quantcli.cli.main import main
 from quantcli.conversion.convert import convert
 
 
@@ -19,14 +19,7 @@ def stories(golden, tmp_path_factory):
 
 def run(capsys, *arguments) -> tuple[int, str, str]:
     """Status, stdout and stderr of the command."""
-    status = 0
-    try:
-        main(["embed", *map(str, arguments)])
-    except SystemExit as end:
-        status = end.code or 0
-    captured = capsys.readouterr()
-    errors = [line for line in captured.err.splitlines() if not line.startswith("compiling kernels")]
-    return status, captured.out, "\n".join(errors)
+    return run_command(capsys, "embed", *arguments)
 
 
 def test_vectors_are_one_document(stories, tmp_path, capsys):

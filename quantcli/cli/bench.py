@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 @click.command("bench")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
-    "-p", "--prompt", "prompts", type=click.IntRange(min=0), multiple=True, default=[512], show_default="512", metavar="N",
-    help="Tokens of a prompt to read; may be repeated; 0: none.",
+    "-p", "--prompt", "prompts", type=click.IntRange(min=0), multiple=True, default=[512], metavar="N",
+    help="Tokens of a prompt to read; may be repeated; 0: none. Default: 512.",
 )  # fmt: skip
 @click.option(
-    "-n", "--tokens", "generated", type=click.IntRange(min=0), multiple=True, default=[128], show_default="128",
-    metavar="N", help="Tokens to generate; may be repeated; 0: none.",
+    "-n", "--tokens", "generated", type=click.IntRange(min=0), multiple=True, default=[128],
+    metavar="N", help="Tokens to generate; may be repeated; 0: none. Default: 128.",
 )  # fmt: skip
 @click.option(
-    "-d", "--depth", "depths", type=click.IntRange(min=0), multiple=True, default=[0], show_default="0", metavar="N",
-    help="Tokens already in the context; may be repeated.",
+    "-d", "--depth", "depths", type=click.IntRange(min=0), multiple=True, default=[0], metavar="N",
+    help="Tokens already in the context; may be repeated. Default: 0.",
 )  # fmt: skip
 @click.option(
     "-r", "--repeats", type=click.IntRange(min=1), default=5, show_default=True, metavar="N",

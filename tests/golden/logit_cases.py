@@ -76,6 +76,7 @@ CASES: dict[str, Case] = {
     "olmo2": case("olmo2"),
     "olmo3": case("olmo3", sliding_window=12, rope_scaling=YARN),
     "olmoe": case("olmoe"),
+    "orion": case("orion"),
     "phi2": case("phi2"),
     "phi3": case("phi3"),
     "phi3-long": case("phi3-long"),

@@ -23,6 +23,12 @@ from numba.core.extending import _Intrinsic
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
+_ONLY_PRANGE = {
+    "comprehension": False, "reduction": False, "inplace_binop": False, "setitem": False, "numpy": False,
+    "stencil": False, "fusion": False, "prange": True,
+}  # fmt: skip
+"""Of all that numba makes parallel: only the loops that say so."""
+
 
 def inline(function: _F) -> _F:
     """A helper that LLVM inlines into every kernel that calls it. Python cannot call it: the wrappers for that would be a
@@ -39,7 +45,7 @@ def kernel(function: _F) -> _F:
 def parallel_kernel(function: _F) -> _F:
     """A kernel whose `prange` loops run on numba's threads. Never call two of these from two threads at once: numba's
     default threading layer is not re-entrant."""
-    return _cached(numba.njit(nogil=True, error_model="numpy", parallel=True)(function), function)
+    return _cached(numba.njit(nogil=True, error_model="numpy", parallel=_ONLY_PRANGE)(function), function)
 
 
 def use_threads(count: int | None) -> None:

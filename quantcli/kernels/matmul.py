@@ -17,29 +17,36 @@ from numpy.typing import NDArray
 
 from quantcli.kernels.dots import PackedDot, dot
 from quantcli.kernels.jit import parallel_kernel
-from quantcli.kernels.products import COLUMNS, MAX_GROUPS, Product, packed_product, plain_product
+from quantcli.kernels.products import MAX_GROUPS, RowProduct, packed_product, plain_product
+from quantcli.kernels.tiles import COLUMNS, ROWS, STRETCH, TileProduct, packed_tiles, plain_tiles
 from quantcli.kernels.types import BlockType
 
-TILE_ROWS: Final = 32
-"""Rows of weights that stay in the cache while all tokens pass over them."""
+_SHARE: Final = 32
+"""Rows that a thread multiplies with one column before it takes more."""
 
 Multiply = Callable[[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]], None]
 
 
 @cache
 def multiplier(block_type: BlockType) -> Multiply:
-    """The kernel `multiply(weights, x, out)` of a type: out = x @ weights.T, compiled when it is first called.
+    """The function `multiply(weights, x, out)` of a type: out = x @ weights.T, compiled when it is first called.
 
     weights uint8 (rows, row_bytes), x float32 (columns, n), out float32 (columns, rows); all contiguous, n the row's
-    length. The kernel checks nothing and runs on numba's threads.
+    length. It checks nothing and runs on numba's threads.
 
     Raises:
         ValueError: for a type that nothing multiplies by.
     """
     reader = dot(block_type)
     if isinstance(reader, PackedDot):
-        return _driver(packed_product(reader, block_type))
-    return _driver(plain_product(reader, block_type))
+        one, many = _one_column(packed_product(reader, block_type)), _columns(packed_tiles(reader, block_type))
+    else:
+        one, many = _one_column(plain_product(reader, block_type)), _columns(plain_tiles(reader, block_type))
+
+    def multiply(weights: NDArray[np.uint8], x: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+        (one if len(x) == 1 else many)(weights, x, out)
+
+    return multiply
 
 
 def matmul(weights: NDArray[np.uint8], block_type: BlockType, x: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -60,28 +67,44 @@ def matmul(weights: NDArray[np.uint8], block_type: BlockType, x: NDArray[np.floa
     return out
 
 
-def _driver(product: Product) -> Multiply:
-    """The loops around a type's dot products. Threads share tiles of rows: each row's numbers are one thread's."""
-    allocate, prepare, one, four = product.allocate, product.prepare, product.one, product.four
+def _one_column(product: RowProduct) -> Multiply:
+    """The loop over rows. Threads share them: each row's numbers are one thread's."""
+    allocate, prepare, one = product.activations.allocate, product.activations.prepare, product.one
 
     @parallel_kernel
-    def multiply(weights: Any, x: Any, out: Any) -> None:
-        rows, columns = weights.shape[0], x.shape[0]
-        activations = allocate(x)
-        if columns == 1:
-            prepare(x, 0, activations)
-        else:
-            for column in prange(columns):
-                prepare(x, column, activations)
-        whole = columns - columns % COLUMNS
-        for tile in prange((rows + TILE_ROWS - 1) // TILE_ROWS):
-            scratch = (np.empty(MAX_GROUPS, np.float32), np.empty(MAX_GROUPS, np.float32))
-            start, stop = tile * TILE_ROWS, min((tile + 1) * TILE_ROWS, rows)
-            for column in range(0, whole, COLUMNS):
-                for row in range(start, stop):
-                    four(weights, row, activations, column, scratch, out)
-            for column in range(whole, columns):
-                for row in range(start, stop):
-                    out[column, row] = one(weights, row, activations, column, scratch)
+    def multiply_one(weights: Any, x: Any, out: Any) -> None:
+        rows = weights.shape[0]
+        activations = allocate(1, x.shape[1])
+        prepare(x, 0, activations)
+        for share in prange((rows + _SHARE - 1) // _SHARE):
+            scratch = np.empty(MAX_GROUPS, np.float32)
+            for row in range(share * _SHARE, min((share + 1) * _SHARE, rows)):
+                out[0, row] = one(weights, row, activations, scratch)
 
-    return multiply
+    return multiply_one  # type: ignore[no-any-return]
+
+
+def _columns(product: TileProduct) -> Multiply:
+    """The loops over tiles and columns. Threads share rows of tiles."""
+    allocate, prepare = product.activations.allocate, product.activations.prepare
+    make_room, unpack, multiply = product.room, product.unpack, product.multiply
+
+    @parallel_kernel
+    def multiply_many(weights: Any, x: Any, out: Any) -> None:
+        rows, (columns, n) = weights.shape[0], x.shape
+        padded = columns + (-columns) % COLUMNS
+        activations = allocate(padded, n)
+        for column in prange(columns):
+            prepare(x, column, activations)
+        for tile in prange((rows + ROWS - 1) // ROWS):
+            room, sums = make_room(), np.zeros(padded * ROWS, np.float32)
+            for first in range(0, n, STRETCH):
+                width = min(STRETCH, n - first)
+                unpack(weights, tile * ROWS, first, width, room)
+                for column in range(0, padded, COLUMNS):
+                    multiply(room, activations, column, first, width, sums)
+            for column in range(columns):
+                for r in range(min(ROWS, rows - tile * ROWS)):
+                    out[column, tile * ROWS + r] = sums[column * ROWS + r]
+
+    return multiply_many  # type: ignore[no-any-return]

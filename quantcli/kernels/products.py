@@ -1,8 +1,4 @@
-"""Dot products of a row of weights with one activation column, or with `COLUMNS` of them at once.
-
-Plain types multiply floats. Packed types multiply integers: activations are rounded to int8 first, with one scale for 32 of
-them where the type's partner is Q8_0 or Q8_1 (the scale a half, as in those blocks), one for 256 where it is Q8_K. They are
-kept as arrays of codes, of scales, and of sums times scale, which is what a type's minimums are multiplied by.
+"""Products with one column, as fast as the weights come from memory: a row goes from its bytes to registers.
 
 Everything here is inlined into the kernels of `matmul`.
 """
@@ -10,39 +6,30 @@ Everything here is inlined into the kernels of `matmul`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 
+from quantcli.kernels.columns import PART, PLAIN, QUAD, Activations, Rounding, rounded
 from quantcli.kernels.dots import PackedDot, PlainDot
-from quantcli.kernels.half import float_to_half, half_to_float
 from quantcli.kernels.jit import inline
 from quantcli.kernels.simd import (
     LANES,
-    absolute,
     convert,
     dot_quads,
     fma,
     lane,
     load,
     machine_features,
-    max_lanes,
-    maximum,
     prefetch,
-    rint,
+    reinterpret,
     shuffle,
     splat,
     store,
     sum_lanes,
 )
 from quantcli.kernels.types import SUPER_BLOCK, BlockType
-
-COLUMNS: Final = 4
-"""Columns that share a register's worth of unpacked weights."""
-
-PART: Final = 32
-"""Weights in a vector of codes."""
 
 MAX_GROUPS: Final = 16
 """Groups of weights with a scale of their own in a block, at most."""
@@ -54,330 +41,161 @@ fetches ahead by itself ends at a page."""
 
 _ZERO = np.float32(0)
 _NO_PRODUCT = np.int32(0)
-_LARGEST_CODE = np.float32(127)
-_WIDE_INTEGERS: Final = {"avx512f", "avx512vnni"} <= machine_features()
+_UNSIGNED_ONLY: Final = "avx512vnni" in machine_features()
+"""Whether the machine multiplies unsigned codes in one instruction, without a limit of 128, and signed ones in more."""
+_WIDE: Final = {"avx512f", "avx512vnni"} <= machine_features()
 """Whether the machine multiplies 64 codes at once."""
 
 _join_parts = shuffle(*range(2 * PART))
 
 
 @dataclass(frozen=True, slots=True)
-class Product:
-    """The `inline` functions of a type that the loops of `matmul` call.
+class RowProduct:
+    """The `inline` functions of a type that the loop of `matmul` over rows calls.
 
-    allocate(x)                                     arrays for the activations as the dot products want them: a tuple
-    prepare(x, column, activations)                 fills them for one column
-    one(weights, row, activations, column, scratch)         a dot product, float32
-    four(weights, row, activations, column, scratch, out)   those of `COLUMNS` columns, into out[column : column + 4, row]
-
-    `scratch` is two float32 arrays of `MAX_GROUPS`, a thread's own.
+    one(weights, row, activations, scratch)   a dot product, float32; `scratch` is a thread's own float32 (2, `MAX_GROUPS`)
     """
 
-    allocate: Callable[..., Any]
-    prepare: Callable[..., None]
+    activations: Activations
     one: Callable[..., Any]
-    four: Callable[..., None]
 
 
-def plain_product(dot: PlainDot, block_type: BlockType) -> Product:
+def plain_product(dot: PlainDot, block_type: BlockType) -> RowProduct:
     """Floats times floats."""
     widen, widen_one, size = dot.widen, dot.widen_one, block_type.block_bytes
 
     @inline
-    def allocate(x: Any) -> Any:
-        return (x,)
-
-    @inline
-    def prepare(x: Any, column: Any, activations: Any) -> None:
-        pass
-
-    @inline
-    def one(weights: Any, row: Any, activations: Any, column: Any, scratch: Any) -> Any:
+    def one(weights: Any, row: Any, activations: Any, scratch: Any) -> Any:
         (x,) = activations
-        n = x.shape[1]
-        at, first = row * weights.shape[1], column * n
+        n, at = x.shape[1], row * weights.shape[1]
         a = b = c = d = splat(_ZERO, LANES)
         i = 0
         while i + 4 * LANES <= n:
-            a = fma(widen(weights, at + i * size), load(x, first + i, LANES), a)
-            b = fma(widen(weights, at + (i + LANES) * size), load(x, first + i + LANES, LANES), b)
-            c = fma(widen(weights, at + (i + 2 * LANES) * size), load(x, first + i + 2 * LANES, LANES), c)
-            d = fma(widen(weights, at + (i + 3 * LANES) * size), load(x, first + i + 3 * LANES, LANES), d)
+            a = fma(widen(weights, at + i * size), load(x, i, LANES), a)
+            b = fma(widen(weights, at + (i + LANES) * size), load(x, i + LANES, LANES), b)
+            c = fma(widen(weights, at + (i + 2 * LANES) * size), load(x, i + 2 * LANES, LANES), c)
+            d = fma(widen(weights, at + (i + 3 * LANES) * size), load(x, i + 3 * LANES, LANES), d)
             i += 4 * LANES
         while i + LANES <= n:
-            a = fma(widen(weights, at + i * size), load(x, first + i, LANES), a)
+            a = fma(widen(weights, at + i * size), load(x, i, LANES), a)
             i += LANES
         total = sum_lanes((a + b) + (c + d))
         while i < n:
-            total += widen_one(weights, at + i * size) * x[column, i]
+            total += widen_one(weights, at + i * size) * x[0, i]
             i += 1
         return total
 
-    @inline
-    def four(weights: Any, row: Any, activations: Any, column: Any, scratch: Any, out: Any) -> None:
-        (x,) = activations
-        n = x.shape[1]
-        at, first = row * weights.shape[1], column * n
-        a = b = c = d = splat(_ZERO, LANES)
-        i = 0
-        while i + LANES <= n:
-            w = widen(weights, at + i * size)
-            a = fma(w, load(x, first + i, LANES), a)
-            b = fma(w, load(x, first + n + i, LANES), b)
-            c = fma(w, load(x, first + 2 * n + i, LANES), c)
-            d = fma(w, load(x, first + 3 * n + i, LANES), d)
-            i += LANES
-        e, f, g, h = sum_lanes(a), sum_lanes(b), sum_lanes(c), sum_lanes(d)
-        while i < n:
-            v = widen_one(weights, at + i * size)
-            e += v * x[column, i]
-            f += v * x[column + 1, i]
-            g += v * x[column + 2, i]
-            h += v * x[column + 3, i]
-            i += 1
-        out[column, row], out[column + 1, row], out[column + 2, row], out[column + 3, row] = e, f, g, h
+    return RowProduct(PLAIN, one)
 
-    return Product(allocate, prepare, one, four)
 
-def _quantizer(span: int, group: int) -> Callable[..., None]:
-    """The inline function that rounds `span` activations to int8 with one scale; `group` of them count in one sum."""
+def span_of(block_type: BlockType) -> int:
+    """How many activations share a scale, for weights of this type."""
+    return SUPER_BLOCK if block_type.activation == "Q8_K" else PART
+
+
+_TO_UNSIGNED = np.uint8(128)
+
+
+def coded(dot: PackedDot) -> tuple[Callable[..., Any], int]:
+    """How to read codes in the way that the machine multiplies them best, and the code that stands for zero then."""
+    codes_of = dot.codes
 
     @inline
-    def quantize_span(x: Any, at: Any, quants: Any, scales: Any, sums: Any) -> None:
-        top = splat(_ZERO, 16)
-        for i in range(0, span, 16):
-            top = maximum(absolute(load(x, at + i, 16)), top)
-        largest = max_lanes(top)
-        scale, inverse = _ZERO, _ZERO
-        if largest > _ZERO:
-            inverse = _LARGEST_CODE / largest
-            scale = half_to_float(float_to_half(largest / _LARGEST_CODE)) if span == PART else np.float32(1) / inverse
-        store(scales, at // span, splat(scale, 1))
-        for first in range(0, span, group):
-            total = np.int32(0)
-            for i in range(first, first + group, 16):
-                codes = convert(rint(load(x, at + i, 16) * inverse), np.int32)
-                store(quants, at + i, convert(codes, np.int8))
-                total += sum_lanes(codes)
-            store(sums, (at + first) // group, splat(np.float32(total) * scale, 1))
+    def unsigned(weights: Any, offset: Any, part: Any) -> Any:
+        return reinterpret(codes_of(weights, offset, part), np.uint8) ^ _TO_UNSIGNED
 
-    return quantize_span
+    return (unsigned, 128) if dot.signed and _UNSIGNED_ONLY else (codes_of, dot.zero)
 
 
-@dataclass(frozen=True, slots=True)
-class _Shape:
-    """The integers of a packed type: weights per block, bytes per block, activations per scale, weights per group, and how
-    many weights are multiplied at once."""
-
-    block: int
-    block_bytes: int
-    span: int
-    group: int
-    width: int
-
-    @property
-    def lanes(self) -> int:
-        """Lanes of a product of codes: each sums four of them."""
-        return self.width // 4
-
-
-def packed_product(dot: PackedDot, block_type: BlockType) -> Product:
+def packed_product(dot: PackedDot, block_type: BlockType) -> RowProduct:
     """Codes times codes."""
-    span = SUPER_BLOCK if block_type.activation == "Q8_K" else PART
-    width = 2 * PART if _WIDE_INTEGERS and span >= 2 * PART else PART
-    shape = _Shape(block_type.block_length, block_type.block_bytes, span, dot.group, width)
-    minimums = _minimums(shape) if dot.affine else _Minimums(_zero, _take_none, _same)
-    allocate, prepare = _activations(shape)
-    # Signed codes come from tables, part by part: for one column, joining two parts costs more than it saves.
-    single = shape if dot.affine else replace(shape, width=PART)
-    return Product(allocate, prepare, _packed_one(dot, single, minimums), _packed_four(dot, shape, minimums))
+    _, zero = coded(dot)
+    rounding = Rounding(span_of(block_type), dot.group, QUAD, zero, dot.minimums is not None)
+    one = _row_of_small(dot, block_type) if block_type.block_length == PART else _row_of_large(dot, block_type)
+    return RowProduct(rounded(rounding), one)
 
 
-def _activations(shape: _Shape) -> tuple[Callable[..., Any], Callable[..., None]]:
-    span, group = shape.span, shape.group
-    quantize_span = _quantizer(span, group)
+def _products(zero: int, lanes: int) -> Callable[..., Any]:
+    """The inline function for sums of four products each, of codes with the activations from `at` on, float32."""
+    has_starts, width = zero != 0, lanes * QUAD
 
     @inline
-    def allocate(x: Any) -> Any:
-        columns, n = x.shape
-        quants = np.empty((columns, n), np.int8)
-        scales = np.empty((columns, n // span), np.float32)
-        sums = np.empty((columns, n // group), np.float32)
-        return quants, scales, sums
+    def products(codes: Any, quants: Any, starts: Any, at: Any) -> Any:
+        start = load(starts, at // QUAD, lanes) if has_starts else splat(_NO_PRODUCT, lanes)
+        return convert(dot_quads(start, codes, load(quants, at, width)), np.float32)
+
+    return products
+
+
+def _row_of_small(dot: PackedDot, block_type: BlockType) -> Callable[..., Any]:
+    """Blocks of one part with one scale."""
+    (codes_of, zero), lanes = coded(dot), PART // QUAD
+    products, scales_of, minimums_of = _products(zero, lanes), dot.scales, dot.minimums or dot.scales
+    has_minimums, block_bytes = dot.minimums is not None, block_type.block_bytes
 
     @inline
-    def prepare(x: Any, column: Any, activations: Any) -> None:
-        quants, scales, sums = activations
-        n = x.shape[1]
-        for at in range(column * n, (column + 1) * n, span):
-            quantize_span(x, at, quants, scales, sums)
-
-    return allocate, prepare
-
-
-@dataclass(frozen=True, slots=True)
-class _Minimums:
-    """How to collect what minimums take away from a dot product.
-
-    start()                              nothing yet
-    take(minimums, sums, at, taken)      and what those of a block take; its sums begin at `at`
-    finish(taken)                        as one float32
-    """
-
-    start: Callable[..., Any]
-    take: Callable[..., Any]
-    finish: Callable[..., Any]
-
-
-@inline
-def _zero() -> Any:
-    return _ZERO
-
-
-@inline
-def _same(taken: Any) -> Any:
-    return taken
-
-
-@inline
-def _take_none(minimums: Any, sums: Any, at: Any, taken: Any) -> Any:
-    return taken
-
-
-@inline
-def _eight_zeros() -> Any:
-    return splat(_ZERO, 8)
-
-
-def _minimums(shape: _Shape) -> _Minimums:
-    groups = shape.block // shape.group
+    def add_block(weights: Any, offset: Any, activations: Any, i: Any, total: Any) -> Any:
+        quants, x_scales, starts, _ = activations
+        scale = lane(scales_of(weights, offset), 0) * lane(load(x_scales, i, 1), 0)
+        return fma(products(codes_of(weights, offset, 0), quants, starts, i * PART), splat(scale, lanes), total)
 
     @inline
-    def take_each(minimums: Any, sums: Any, at: Any, taken: Any) -> Any:
-        for g in range(groups):
-            taken += lane(load(minimums, g, 1), 0) * lane(load(sums, at + g, 1), 0)
-        return taken
+    def one(weights: Any, row: Any, activations: Any, scratch: Any) -> Any:
+        blocks, offset = activations[0].shape[1] // PART, row * weights.shape[1]
+        sums, taken = activations[3], _ZERO
+        a = b = splat(_ZERO, lanes)
+        for i in range(0, blocks - 1, 2):
+            prefetch(weights, offset + _AHEAD)
+            a = add_block(weights, offset, activations, i, a)
+            b = add_block(weights, offset + block_bytes, activations, i + 1, b)
+            if has_minimums:
+                taken += lane(minimums_of(weights, offset), 0) * lane(load(sums, i, 1), 0)
+                taken += lane(minimums_of(weights, offset + block_bytes), 0) * lane(load(sums, i + 1, 1), 0)
+            offset += 2 * block_bytes
+        if blocks % 2:
+            a = add_block(weights, offset, activations, blocks - 1, a)
+            if has_minimums:
+                taken += lane(minimums_of(weights, offset), 0) * lane(load(sums, blocks - 1, 1), 0)
+        return sum_lanes(a + b) - taken
 
-    @inline
-    def take_eight(minimums: Any, sums: Any, at: Any, taken: Any) -> Any:
-        for g in range(0, groups, 8):
-            taken = fma(load(minimums, g, 8), load(sums, at + g, 8), taken)
-        return taken
-
-    if groups % 8:
-        return _Minimums(_zero, take_each, _same)
-    return _Minimums(_eight_zeros, take_eight, sum_lanes)
-
-
-@dataclass(frozen=True, slots=True)
-class _Vectors:
-    """`inline` functions on `width` weights.
-
-    unit(weights, offset, part)       the codes from part `part` of a block on
-    unit_scale(scales, part)          their scales, one for each lane of their products
-    products(codes, quants, at)       the sums of four products each with the activations from `at` on, float32
-    column_scale(scales, at)          one scale in all lanes
-    """
-
-    unit: Callable[..., Any]
-    unit_scale: Callable[..., Any]
-    products: Callable[..., Any]
-    column_scale: Callable[..., Any]
+    return one
 
 
-def _vectors(dot: PackedDot, shape: _Shape) -> _Vectors:
-    codes_of, width, lanes = dot.codes, shape.width, shape.lanes
-    part_groups, unit_groups = PART // shape.group, width // shape.group
+def _row_of_large(dot: PackedDot, block_type: BlockType) -> Callable[..., Any]:
+    """Blocks of several parts."""
+    codes_of, zero = coded(dot)
+    span, group, block, block_bytes = span_of(block_type), dot.group, block_type.block_length, block_type.block_bytes
+    width = 2 * PART if _WIDE and span >= 2 * PART else PART
+    lanes, step, span_parts, spans, groups = width // QUAD, width // PART, span // PART, block // span, block // group
+    scales_of, minimums_of, has_minimums = dot.scales, dot.minimums or dot.scales, dot.minimums is not None
+    products, part_groups, unit_groups = _products(zero, lanes), PART // group, width // group
     spread = shuffle(*(group for group in range(unit_groups) for _ in range(lanes // unit_groups)))
 
     @inline
     def two_parts(weights: Any, offset: Any, part: Any) -> Any:
         return _join_parts(codes_of(weights, offset, part), codes_of(weights, offset, part + 1))
 
-    @inline
-    def unit_scale(scales: Any, part: Any) -> Any:
-        few = load(scales, part * part_groups, unit_groups)
-        return spread(few, few)
+    unit = codes_of if width == PART else two_parts
 
     @inline
-    def products(codes: Any, quants: Any, at: Any) -> Any:
-        return convert(dot_quads(splat(_NO_PRODUCT, lanes), codes, load(quants, at, width)), np.float32)
-
-    @inline
-    def column_scale(scales: Any, at: Any) -> Any:
-        return splat(lane(load(scales, at, 1), 0), lanes)
-
-    return _Vectors(codes_of if width == PART else two_parts, unit_scale, products, column_scale)
-
-
-def _packed_one(dot: PackedDot, shape: _Shape, minimums: _Minimums) -> Callable[..., Any]:
-    scales_of, vectors, lanes = dot.scales, _vectors(dot, shape), shape.lanes
-    unit, unit_scale, products, column_scale = vectors.unit, vectors.unit_scale, vectors.products, vectors.column_scale
-    nothing, take, finish = minimums.start, minimums.take, minimums.finish
-    block, block_bytes, width = shape.block, shape.block_bytes, shape.width
-    spans, parts, step, groups = block // shape.span, shape.span // PART, width // PART, block // shape.group
-
-    @inline
-    def one(weights: Any, row: Any, activations: Any, column: Any, scratch: Any) -> Any:
-        quants, x_scales, sums = activations
-        scales, lows = scratch
-        blocks = quants.shape[1] // block
-        total, taken = splat(_ZERO, lanes), nothing()
-        for i in range(blocks):
-            offset, index = row * weights.shape[1] + i * block_bytes, column * blocks + i
+    def one(weights: Any, row: Any, activations: Any, scratch: Any) -> Any:
+        quants, x_scales, starts, sums = activations
+        total, taken = splat(_ZERO, lanes), splat(_ZERO, groups)
+        offset = row * weights.shape[1]
+        for i in range(quants.shape[1] // block):
             for line in range(0, block_bytes, _LINE):
                 prefetch(weights, offset + _AHEAD + line)
-            scales_of(weights, offset, scales, lows)
+            store(scratch, 0, scales_of(weights, offset))
             for s in range(spans):
                 inner = splat(_ZERO, lanes)
-                for part in range(s * parts, (s + 1) * parts, step):
-                    codes = unit(weights, offset, part)
-                    inner = fma(products(codes, quants, index * block + part * PART), unit_scale(scales, part), inner)
-                total = fma(inner, column_scale(x_scales, index * spans + s), total)
-            taken = take(lows, sums, index * groups, taken)
-        return sum_lanes(total) - finish(taken)
+                for part in range(s * span_parts, (s + 1) * span_parts, step):
+                    few = load(scratch, part * part_groups, unit_groups)
+                    dots = products(unit(weights, offset, part), quants, starts, i * block + part * PART)
+                    inner = fma(dots, spread(few, few), inner)
+                total = fma(inner, splat(lane(load(x_scales, i * spans + s, 1), 0), lanes), total)
+            if has_minimums:
+                taken = fma(minimums_of(weights, offset), load(sums, i * groups, groups), taken)
+            offset += block_bytes
+        return sum_lanes(total) - sum_lanes(taken)
 
     return one
-
-
-def _packed_four(dot: PackedDot, shape: _Shape, minimums: _Minimums) -> Callable[..., None]:
-    scales_of, vectors, lanes = dot.scales, _vectors(dot, shape), shape.lanes
-    unit, unit_scale, products, column_scale = vectors.unit, vectors.unit_scale, vectors.products, vectors.column_scale
-    nothing, take, finish = minimums.start, minimums.take, minimums.finish
-    block, block_bytes, width = shape.block, shape.block_bytes, shape.width
-    spans, parts, step, groups = block // shape.span, shape.span // PART, width // PART, block // shape.group
-
-    @inline
-    def four(weights: Any, row: Any, activations: Any, column: Any, scratch: Any, out: Any) -> None:
-        quants, x_scales, sums = activations
-        scales, lows = scratch
-        n = quants.shape[1]
-        blocks = n // block
-        a = b = c = d = splat(_ZERO, lanes)
-        e = f = g = h = nothing()
-        for i in range(blocks):
-            offset, index = row * weights.shape[1] + i * block_bytes, column * blocks + i
-            scales_of(weights, offset, scales, lows)
-            for s in range(spans):
-                p = q = r = t = splat(_ZERO, lanes)
-                for part in range(s * parts, (s + 1) * parts, step):
-                    codes, scale = unit(weights, offset, part), unit_scale(scales, part)
-                    at = index * block + part * PART
-                    p = fma(products(codes, quants, at), scale, p)
-                    q = fma(products(codes, quants, at + n), scale, q)
-                    r = fma(products(codes, quants, at + 2 * n), scale, r)
-                    t = fma(products(codes, quants, at + 3 * n), scale, t)
-                at = index * spans + s
-                a = fma(p, column_scale(x_scales, at), a)
-                b = fma(q, column_scale(x_scales, at + blocks * spans), b)
-                c = fma(r, column_scale(x_scales, at + 2 * blocks * spans), c)
-                d = fma(t, column_scale(x_scales, at + 3 * blocks * spans), d)
-            at = index * groups
-            e = take(lows, sums, at, e)
-            f = take(lows, sums, at + blocks * groups, f)
-            g = take(lows, sums, at + 2 * blocks * groups, g)
-            h = take(lows, sums, at + 3 * blocks * groups, h)
-        out[column, row], out[column + 1, row] = sum_lanes(a) - finish(e), sum_lanes(b) - finish(f)
-        out[column + 2, row], out[column + 3, row] = sum_lanes(c) - finish(g), sum_lanes(d) - finish(h)
-
-    return four

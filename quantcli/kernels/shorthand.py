@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 F32 = np.float32
 I8, I32 = np.int8, np.int32
-U8, U32, U64 = np.uint8, np.uint32, np.uint64
+U8, U16, U32, U64 = np.uint8, np.uint16, np.uint32, np.uint64
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]

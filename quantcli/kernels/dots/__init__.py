@@ -26,18 +26,20 @@ class PlainDot:
 class PackedDot:
     """How `matmul` reads a packed type: `inline` functions on the bytes of a matrix, given the byte `offset` of a block.
 
-    codes(weights, offset, part)                the weights 32 * part to 32 * part + 31 of the block as 32 integers: a
-                                                vector of uint8 (at most 128) or int8
-    scales(weights, offset, scales, minimums)   writes what the codes stand for, float32, an entry per `group` weights:
-                                                weight = scales[g] * code - minimums[g]
+    codes(weights, offset, part)   the weights 32 * part to 32 * part + 31 of the block as 32 integers: a vector of uint8,
+                                   at most 128, or where `signed`, of int8
+    scales(weights, offset)        what the codes stand for, a float32 lane per `group` weights of the block
+    minimums(weights, offset)      likewise; None where there are none
 
-    `group` is 16 or 32. Where `affine` is false, `minimums` is left alone and counts as zero.
+    weight = scales[g] * (code - zero) - minimums[g]. `group` is 16 or 32.
     """
 
     codes: Callable[..., Any]
-    scales: Callable[..., None]
+    scales: Callable[..., Any]
     group: int
-    affine: bool
+    zero: int = 0
+    minimums: Callable[..., Any] | None = None
+    signed: bool = False
 
 
 def dot(block_type: BlockType) -> PlainDot | PackedDot:

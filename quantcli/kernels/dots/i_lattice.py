@@ -1,4 +1,6 @@
-"""How products read IQ1, IQ2 and IQ3: codebook points of eight or four weights, with their signs, as int8.
+"""How products read IQ1, IQ2 and IQ3: codebook points of eight or four weights, with their signs.
+
+Points are kept with the code that stands for zero added, so that all codes are unsigned.
 
 Source of the layouts: `ggml-common.h` and `dequantize_row_iq*` in `ggml-quants.c`.
 """
@@ -9,14 +11,15 @@ from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from quantcli.kernels.blocks.codebooks import codebook
 from quantcli.kernels.dots import PackedDot
 from quantcli.kernels.dots.pieces import byte_lanes, half_at, offsets, pair_of_words
 from quantcli.kernels.half import half_to_float
 from quantcli.kernels.jit import inline
-from quantcli.kernels.shorthand import F32, I8, U32
-from quantcli.kernels.simd import bits_mask, load_scalar, select, splat, store
+from quantcli.kernels.shorthand import F32, I8, U8, U16, U32
+from quantcli.kernels.simd import bits_mask, convert, load, load_scalar, reinterpret, select, shuffle, splat
 
 _D = 0
 """Every block but IQ1_M's begins with its scale."""
@@ -39,9 +42,9 @@ def _twice_four(points: Any, first: Any, second: Any) -> Any:
 
 
 @inline
-def _signed(values: Any, bits: Any) -> Any:
-    """Values, negated where the bit of the uint32 is set."""
-    return select(bits_mask(U32(bits)), splat(I8(0), 32) - values, values)
+def _signed(codes: Any, bits: Any, zero: Any) -> Any:
+    """Codes, on the other side of `zero` where the bit of the uint32 is set."""
+    return select(bits_mask(U32(bits)), splat(U8(2 * zero), 32) - codes, codes)
 
 
 @inline
@@ -68,16 +71,34 @@ def _word(weights: Any, place: Any) -> Any:
     return np.intp(load_scalar(weights, place, np.uint16))
 
 
+_second_words = shuffle(*range(1, 16, 2))
+_alternate_eights = shuffle(*(lane + side for lane in range(8) for side in (0, 8)))
+_alternate_fours = shuffle(*(lane + side for lane in range(4) for side in (0, 4)))
+_four_times_each = shuffle(*(lane // 4 for lane in range(16)))
+
+
 @inline
-def _put(scales: Any, at: Any, value: Any) -> None:
-    store(scales, at, splat(F32(value), 1))
+def _floats(levels: Any) -> Any:
+    return convert(levels, np.float32)
+
+
+@inline
+def _odd(levels: Any) -> Any:
+    """1, 3, 5 ... as float32, for 0, 1, 2 ..."""
+    return _floats(levels) * F32(2) + F32(1)
+
+
+def _points(name: str, zero: int, unit: int = 1) -> NDArray[np.uint8]:
+    """The points of a codebook times `unit`, counted from `zero`."""
+    return (codebook(name).values * I8(unit) + I8(zero)).view(np.uint8)
 
 
 # IQ2: three magnitudes; an index for each eight weights
 
-_IQ2_XXS: Final = codebook("IQ2_XXS").values
-_IQ2_XS: Final = codebook("IQ2_XS").values
-_IQ2_S: Final = codebook("IQ2_S").values
+_ZERO_2: Final = 64
+_IQ2_XXS: Final = _points("IQ2_XXS", _ZERO_2)
+_IQ2_XS: Final = _points("IQ2_XS", _ZERO_2)
+_IQ2_S: Final = _points("IQ2_S", _ZERO_2)
 (_QS_2XXS,) = offsets("IQ2_XXS", "qs")
 _QS_2XS, _SCALES_2XS = offsets("IQ2_XS", "qs", "scales")
 _QS_2S, _QH_2S, _SCALES_2S = offsets("IQ2_S", "qs", "qh", "scales")
@@ -88,15 +109,13 @@ def _codes_2xxs(weights: Any, offset: Any, part: Any) -> Any:
     at = offset + _QS_2XXS + 8 * part
     a, b = _eight(_IQ2_XXS, _byte(weights, at)), _eight(_IQ2_XXS, _byte(weights, at + 1))
     c, d = _eight(_IQ2_XXS, _byte(weights, at + 2)), _eight(_IQ2_XXS, _byte(weights, at + 3))
-    return _signed(byte_lanes(a, b, c, d), _signs_of_word(load_scalar(weights, at + 4, np.uint32)))
+    return _signed(byte_lanes(a, b, c, d), _signs_of_word(load_scalar(weights, at + 4, np.uint32)), _ZERO_2)
 
 
 @inline
-def _scales_2xxs(weights: Any, offset: Any, scales: Any, minimums: Any) -> None:
-    d = half_at(weights, offset + _D) * F32(0.25)
-    for part in range(8):
-        level = load_scalar(weights, offset + _QS_2XXS + 8 * part + 4, np.uint32) >> U32(28)
-        _put(scales, part, d * (F32(0.5) + F32(level)))
+def _scales_2xxs(weights: Any, offset: Any) -> Any:
+    words = reinterpret(load(weights, offset + _QS_2XXS, 64), np.uint32)
+    return (_floats(_second_words(words, words) >> U32(28)) + F32(0.5)) * (half_at(weights, offset + _D) * F32(0.25))
 
 
 @inline
@@ -104,19 +123,17 @@ def _codes_2xs(weights: Any, offset: Any, part: Any) -> Any:
     at = offset + _QS_2XS + 8 * part
     i, j, k, m = _word(weights, at), _word(weights, at + 2), _word(weights, at + 4), _word(weights, at + 6)
     a, b, c, d = _eight(_IQ2_XS, i & 511), _eight(_IQ2_XS, j & 511), _eight(_IQ2_XS, k & 511), _eight(_IQ2_XS, m & 511)
-    return _signed(byte_lanes(a, b, c, d), _four_signs(i >> 9, j >> 9, k >> 9, m >> 9))
+    return _signed(byte_lanes(a, b, c, d), _four_signs(i >> 9, j >> 9, k >> 9, m >> 9), _ZERO_2)
 
 
 def _half_part_scales(place: int) -> Any:
     """Scales of IQ2_XS and IQ2_S: a half byte for each 16 weights."""
 
     @inline
-    def scales(weights: Any, offset: Any, scales: Any, minimums: Any) -> None:
-        d = half_at(weights, offset + _D) * F32(0.25)
-        for part in range(8):
-            levels = _byte(weights, offset + place + part)
-            _put(scales, 2 * part, d * (F32(0.5) + F32(levels & 15)))
-            _put(scales, 2 * part + 1, d * (F32(0.5) + F32(levels >> 4)))
+    def scales(weights: Any, offset: Any) -> Any:
+        levels = load(weights, offset + place, 8)
+        each = _alternate_eights(levels & U8(15), levels >> U8(4))
+        return (_floats(each) + F32(0.5)) * (half_at(weights, offset + _D) * F32(0.25))
 
     return scales
 
@@ -128,13 +145,15 @@ def _codes_2s(weights: Any, offset: Any, part: Any) -> Any:
     b = _eight(_IQ2_S, _byte(weights, at + 1) | (high << 6) & 0x300)
     c = _eight(_IQ2_S, _byte(weights, at + 2) | (high << 4) & 0x300)
     d = _eight(_IQ2_S, _byte(weights, at + 3) | (high << 2) & 0x300)
-    return _signed(byte_lanes(a, b, c, d), load_scalar(weights, at + 32, np.uint32))
+    return _signed(byte_lanes(a, b, c, d), load_scalar(weights, at + 32, np.uint32), _ZERO_2)
 
 
 # IQ3: eight magnitudes; an index for each four weights
 
-_IQ3_XXS: Final = codebook("IQ3_XXS").values
-_IQ3_S: Final = codebook("IQ3_S").values
+_ZERO_3XXS: Final = 64
+_ZERO_3S: Final = 16
+_IQ3_XXS: Final = _points("IQ3_XXS", _ZERO_3XXS)
+_IQ3_S: Final = _points("IQ3_S", _ZERO_3S)
 (_QS_3XXS,) = offsets("IQ3_XXS", "qs")
 _WORDS_3XXS: Final = _QS_3XXS + 64
 _QS_3S, _QH_3S, _SIGNS_3S, _SCALES_3S = offsets("IQ3_S", "qs", "qh", "signs", "scales")
@@ -148,15 +167,13 @@ def _codes_3xxs(weights: Any, offset: Any, part: Any) -> Any:
     c = _twice_four(_IQ3_XXS, _byte(weights, at + 4), _byte(weights, at + 5))
     d = _twice_four(_IQ3_XXS, _byte(weights, at + 6), _byte(weights, at + 7))
     signs = _signs_of_word(load_scalar(weights, offset + _WORDS_3XXS + 4 * part, np.uint32))
-    return _signed(byte_lanes(a, b, c, d), signs)
+    return _signed(byte_lanes(a, b, c, d), signs, _ZERO_3XXS)
 
 
 @inline
-def _scales_3xxs(weights: Any, offset: Any, scales: Any, minimums: Any) -> None:
-    d = half_at(weights, offset + _D) * F32(0.5)
-    for part in range(8):
-        level = load_scalar(weights, offset + _WORDS_3XXS + 4 * part, np.uint32) >> U32(28)
-        _put(scales, part, d * (F32(0.5) + F32(level)))
+def _scales_3xxs(weights: Any, offset: Any) -> Any:
+    words = reinterpret(load(weights, offset + _WORDS_3XXS, 32), np.uint32)
+    return (_floats(words >> U32(28)) + F32(0.5)) * (half_at(weights, offset + _D) * F32(0.5))
 
 
 @inline
@@ -172,23 +189,23 @@ def _codes_3s(weights: Any, offset: Any, part: Any) -> Any:
     b = _twice_four(_IQ3_S, _index_3s(weights, at, high, 2), _index_3s(weights, at, high, 3))
     c = _twice_four(_IQ3_S, _index_3s(weights, at, high, 4), _index_3s(weights, at, high, 5))
     d = _twice_four(_IQ3_S, _index_3s(weights, at, high, 6), _index_3s(weights, at, high, 7))
-    return _signed(byte_lanes(a, b, c, d), load_scalar(weights, offset + _SIGNS_3S + 4 * part, np.uint32))
+    return _signed(byte_lanes(a, b, c, d), load_scalar(weights, offset + _SIGNS_3S + 4 * part, np.uint32), _ZERO_3S)
 
 
 @inline
-def _scales_3s(weights: Any, offset: Any, scales: Any, minimums: Any) -> None:
-    d = half_at(weights, offset + _D)
-    for pair in range(4):
-        levels = _byte(weights, offset + _SCALES_3S + pair)
-        _put(scales, 2 * pair, d * F32(1 + 2 * (levels & 15)))
-        _put(scales, 2 * pair + 1, d * F32(1 + 2 * (levels >> 4)))
+def _scales_3s(weights: Any, offset: Any) -> Any:
+    levels = load(weights, offset + _SCALES_3S, 4)
+    each = _alternate_fours(levels & U8(15), levels >> U8(4))
+    return _odd(each) * half_at(weights, offset + _D)
 
 
 # IQ1: -1, 0 and 1, all shifted by an eighth up or down; codes are eighths, so that the shift is a code of 1 or -1
 
-_EIGHTHS: Final = (codebook("IQ1_S").values * I8(8)).view(np.uint8)
+_ZERO_1: Final = 16
+_EIGHTHS: Final = _points("IQ1_S", _ZERO_1, 8)
 _QS_1S, _QH_1S = offsets("IQ1_S", "qs", "qh")
 _QS_1M, _QH_1M, _SCALES_1M = offsets("IQ1_M", "qs", "qh", "scales")
+_PLACES_1M: Final = np.resize(np.arange(0, 12, 3, dtype=np.uint16), 16)
 
 
 @inline
@@ -198,15 +215,13 @@ def _codes_1s(weights: Any, offset: Any, part: Any) -> Any:
     b = _eight(_EIGHTHS, _byte(weights, at + 1) | (high << 5) & 0x700)
     c = _eight(_EIGHTHS, _byte(weights, at + 2) | (high << 2) & 0x700)
     d = _eight(_EIGHTHS, _byte(weights, at + 3) | (high >> 1) & 0x700)
-    return byte_lanes(a, b, c, d) + I8(1 - 2 * (high >> 15))
+    return byte_lanes(a, b, c, d) + U8(1 - 2 * (high >> 15))
 
 
 @inline
-def _scales_1s(weights: Any, offset: Any, scales: Any, minimums: Any) -> None:
-    d = half_at(weights, offset + _D) * F32(0.125)
-    for part in range(8):
-        level = _word(weights, offset + _QH_1S + 2 * part) >> 12 & 7
-        _put(scales, part, d * F32(2 * level + 1))
+def _scales_1s(weights: Any, offset: Any) -> Any:
+    words = reinterpret(load(weights, offset + _QH_1S, 16), np.uint16)
+    return _odd((words >> U16(12)) & U16(7)) * (half_at(weights, offset + _D) * F32(0.125))
 
 
 @inline
@@ -228,25 +243,24 @@ def _codes_1m(weights: Any, offset: Any, part: Any) -> Any:
 
 
 @inline
-def _scales_1m(weights: Any, offset: Any, scales: Any, minimums: Any) -> None:
+def _scales_1m(weights: Any, offset: Any) -> Any:
     # Above four scales of three bits, each word has four bits of d.
     bits = 0
     for quarter in range(4):
         bits |= (_word(weights, offset + _SCALES_1M + 2 * quarter) >> 12) << (4 * quarter)
-    d = half_to_float(np.uint16(bits)) * F32(0.125)
-    for half in range(16):
-        level = _word(weights, offset + _SCALES_1M + half // 4 * 2) >> (half % 4 * 3) & 7
-        _put(scales, half, d * F32(2 * level + 1))
+    words = reinterpret(load(weights, offset + _SCALES_1M, 8), np.uint16)
+    levels = (_four_times_each(words, words) >> load(_PLACES_1M, 0, 16)) & U16(7)
+    return _odd(levels) * (half_to_float(np.uint16(bits)) * F32(0.125))
 
 
 DOTS: Final = MappingProxyType(
     {
-        "IQ2_XXS": PackedDot(_codes_2xxs, _scales_2xxs, group=32, affine=False),
-        "IQ2_XS": PackedDot(_codes_2xs, _half_part_scales(_SCALES_2XS), group=16, affine=False),
-        "IQ2_S": PackedDot(_codes_2s, _half_part_scales(_SCALES_2S), group=16, affine=False),
-        "IQ3_XXS": PackedDot(_codes_3xxs, _scales_3xxs, group=32, affine=False),
-        "IQ3_S": PackedDot(_codes_3s, _scales_3s, group=32, affine=False),
-        "IQ1_S": PackedDot(_codes_1s, _scales_1s, group=32, affine=False),
-        "IQ1_M": PackedDot(_codes_1m, _scales_1m, group=16, affine=False),
+        "IQ2_XXS": PackedDot(_codes_2xxs, _scales_2xxs, group=32, zero=_ZERO_2),
+        "IQ2_XS": PackedDot(_codes_2xs, _half_part_scales(_SCALES_2XS), group=16, zero=_ZERO_2),
+        "IQ2_S": PackedDot(_codes_2s, _half_part_scales(_SCALES_2S), group=16, zero=_ZERO_2),
+        "IQ3_XXS": PackedDot(_codes_3xxs, _scales_3xxs, group=32, zero=_ZERO_3XXS),
+        "IQ3_S": PackedDot(_codes_3s, _scales_3s, group=32, zero=_ZERO_3S),
+        "IQ1_S": PackedDot(_codes_1s, _scales_1s, group=32, zero=_ZERO_1),
+        "IQ1_M": PackedDot(_codes_1m, _scales_1m, group=16, zero=_ZERO_1),
     }
 )

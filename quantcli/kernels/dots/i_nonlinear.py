@@ -15,11 +15,13 @@ from quantcli.kernels.dots import PackedDot
 from quantcli.kernels.dots.pieces import half_at, nibbles, offsets
 from quantcli.kernels.jit import inline
 from quantcli.kernels.shorthand import F32, U32
-from quantcli.kernels.simd import byte_table, load_scalar, splat, store
+from quantcli.kernels.simd import byte_table, convert, load, load_scalar, splat
 
 _level_of = byte_table(*LEVELS)
 _NL_D, _NL_CODES = offsets("IQ4_NL", "d", "qs")
 _XS_D, _XS_HIGH, _XS_LOW, _XS_CODES = offsets("IQ4_XS", "d", "scales_h", "scales_l", "qs")
+_LOW_PLACES: Final = np.arange(0, 32, 4, dtype=np.uint32)
+_HIGH_PLACES: Final = np.arange(0, 16, 2, dtype=np.uint32)
 
 
 @inline
@@ -28,8 +30,8 @@ def _codes_nl(weights: Any, offset: Any, part: Any) -> Any:
 
 
 @inline
-def _scales_nl(weights: Any, offset: Any, scales: Any, minimums: Any) -> None:
-    store(scales, 0, splat(half_at(weights, offset + _NL_D), 1))
+def _scales_nl(weights: Any, offset: Any) -> Any:
+    return splat(half_at(weights, offset + _NL_D), 1)
 
 
 @inline
@@ -38,18 +40,17 @@ def _codes_xs(weights: Any, offset: Any, part: Any) -> Any:
 
 
 @inline
-def _scales_xs(weights: Any, offset: Any, scales: Any, minimums: Any) -> None:
-    d = half_at(weights, offset + _XS_D)
-    low = load_scalar(weights, offset + _XS_LOW, np.uint32)
-    high = U32(load_scalar(weights, offset + _XS_HIGH, np.uint16))
-    for part in range(8):
-        level = ((low >> U32(4 * part)) & U32(15)) | (((high >> U32(2 * part)) & U32(3)) << U32(4))
-        store(scales, part, splat(d * F32(np.int32(level) - np.int32(32)), 1))
+def _scales_xs(weights: Any, offset: Any) -> Any:
+    # Eight scales of six bits: the low four of each in a word, the high two in a half of one.
+    low = splat(load_scalar(weights, offset + _XS_LOW, np.uint32), 8) >> load(_LOW_PLACES, 0, 8)
+    high = splat(U32(load_scalar(weights, offset + _XS_HIGH, np.uint16)), 8) >> load(_HIGH_PLACES, 0, 8)
+    levels = (low & U32(15)) | ((high & U32(3)) << U32(4))
+    return (convert(levels, np.float32) - F32(32)) * half_at(weights, offset + _XS_D)
 
 
 DOTS: Final = MappingProxyType(
     {
-        "IQ4_NL": PackedDot(_codes_nl, _scales_nl, group=32, affine=False),
-        "IQ4_XS": PackedDot(_codes_xs, _scales_xs, group=32, affine=False),
+        "IQ4_NL": PackedDot(_codes_nl, _scales_nl, group=32, signed=True),
+        "IQ4_XS": PackedDot(_codes_xs, _scales_xs, group=32, signed=True),
     }
 )

@@ -14,7 +14,7 @@ from quantcli.kernels.dots import PackedDot
 from quantcli.kernels.dots.pieces import eight_floats, half_at, offsets, pair_of_words
 from quantcli.kernels.jit import inline
 from quantcli.kernels.shorthand import U8, U32
-from quantcli.kernels.simd import convert, load, load_scalar, store
+from quantcli.kernels.simd import convert, load, load_scalar
 
 _PART: Final = 32
 _Q2_SCALES, _Q2_LEVELS, _Q2_D, _Q2_MIN = offsets("Q2_K", "scales", "qs", "d", "dmin")
@@ -29,11 +29,15 @@ def _codes_2(weights: Any, offset: Any, part: Any) -> Any:
 
 
 @inline
-def _scales_2(weights: Any, offset: Any, scales: Any, minimums: Any) -> None:
-    d, dmin = half_at(weights, offset + _Q2_D), half_at(weights, offset + _Q2_MIN)
+def _scales_2(weights: Any, offset: Any) -> Any:
     packed = load(weights, offset + _Q2_SCALES, 16)
-    store(scales, 0, convert(packed & U8(15), np.float32) * d)
-    store(minimums, 0, convert(packed >> U8(4), np.float32) * dmin)
+    return convert(packed & U8(15), np.float32) * half_at(weights, offset + _Q2_D)
+
+
+@inline
+def _minimums_2(weights: Any, offset: Any) -> Any:
+    packed = load(weights, offset + _Q2_SCALES, 16)
+    return convert(packed >> U8(4), np.float32) * half_at(weights, offset + _Q2_MIN)
 
 
 @inline
@@ -48,23 +52,34 @@ def _codes_5(weights: Any, offset: Any, part: Any) -> Any:
 
 
 @inline
-def _scales_45(weights: Any, offset: Any, scales: Any, minimums: Any) -> None:
-    # Twelve bytes hold 8 scales and 8 minimums of six bits: of the first four whole bytes with the high bits of the others.
-    d, dmin = half_at(weights, offset + _Q4_D), half_at(weights, offset + _Q4_MIN)
-    a = load_scalar(weights, offset + _Q4_SCALES, np.uint32)
-    b = load_scalar(weights, offset + _Q4_SCALES + 4, np.uint32)
-    c = load_scalar(weights, offset + _Q4_SCALES + 8, np.uint32)
-    six, four, two = U32(0x3F3F3F3F), U32(0x0F0F0F0F), U32(0x03030303)
-    scale = pair_of_words(a & six, (c & four) | ((a >> U32(6)) & two) << U32(4))
-    minimum = pair_of_words(b & six, ((c >> U32(4)) & four) | ((b >> U32(6)) & two) << U32(4))
-    store(scales, 0, eight_floats(scale) * d)
-    store(minimums, 0, eight_floats(minimum) * dmin)
+def _sixes(whole: Any, split: Any, place: Any) -> Any:
+    """Eight integers of six bits: four in the bytes of `whole`, four from its high bits and half the bytes of `split`."""
+    first = whole & U32(0x3F3F3F3F)
+    second = ((split >> U32(place)) & U32(0x0F0F0F0F)) | ((whole >> U32(2)) & U32(0x30303030))
+    return eight_floats(pair_of_words(first, second))
+
+
+# Twelve bytes hold 8 scales and 8 minimums of six bits: of the first four whole bytes with the high bits of the others.
+
+
+@inline
+def _scales_45(weights: Any, offset: Any) -> Any:
+    whole = load_scalar(weights, offset + _Q4_SCALES, np.uint32)
+    split = load_scalar(weights, offset + _Q4_SCALES + 8, np.uint32)
+    return _sixes(whole, split, 0) * half_at(weights, offset + _Q4_D)
+
+
+@inline
+def _minimums_45(weights: Any, offset: Any) -> Any:
+    whole = load_scalar(weights, offset + _Q4_SCALES + 4, np.uint32)
+    split = load_scalar(weights, offset + _Q4_SCALES + 8, np.uint32)
+    return _sixes(whole, split, 4) * half_at(weights, offset + _Q4_MIN)
 
 
 DOTS: Final = MappingProxyType(
     {
-        "Q2_K": PackedDot(_codes_2, _scales_2, group=16, affine=True),
-        "Q4_K": PackedDot(_codes_4, _scales_45, group=32, affine=True),
-        "Q5_K": PackedDot(_codes_5, _scales_45, group=32, affine=True),
+        "Q2_K": PackedDot(_codes_2, _scales_2, group=16, minimums=_minimums_2),
+        "Q4_K": PackedDot(_codes_4, _scales_45, group=32, minimums=_minimums_45),
+        "Q5_K": PackedDot(_codes_5, _scales_45, group=32, minimums=_minimums_45),
     }
 )

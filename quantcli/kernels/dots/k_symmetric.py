@@ -1,6 +1,6 @@
 """How products read Q3_K and Q6_K: sub-blocks of 16 with a signed scale, an integer times the block's.
 
-Codes are unsigned; the middle they are counted from becomes a minimum. Source of the layouts: `ggml-common.h` and
+Codes are unsigned, counted from the middle of their range. Source of the layouts: `ggml-common.h` and
 `dequantize_row_q*_K` in `ggml-quants.c`.
 """
 
@@ -15,11 +15,12 @@ from quantcli.kernels.dots import PackedDot
 from quantcli.kernels.dots.pieces import eight_floats, half_at, offsets, pair_of_words
 from quantcli.kernels.jit import inline
 from quantcli.kernels.shorthand import F32, U8, U32, U64
-from quantcli.kernels.simd import convert, load, load_scalar, reinterpret, store
+from quantcli.kernels.simd import convert, load, load_scalar, reinterpret, shuffle
 
 _PART: Final = 32
 _Q3_HIGH, _Q3_LOW, _Q3_SCALES, _Q3_D = offsets("Q3_K", "hmask", "qs", "scales", "d")
 _Q6_LOW, _Q6_HIGH, _Q6_SCALES, _Q6_D = offsets("Q6_K", "ql", "qh", "scales", "d")
+_join_eights = shuffle(*range(16))
 
 
 @inline
@@ -30,7 +31,7 @@ def _codes_3(weights: Any, offset: Any, part: Any) -> Any:
 
 
 @inline
-def _scales_3(weights: Any, offset: Any, scales: Any, minimums: Any) -> None:
+def _scales_3(weights: Any, offset: Any) -> Any:
     # 16 scales of six bits: the low four in 8 bytes (8 to 15 in their upper halves), the high two in 4 bytes.
     d = half_at(weights, offset + _Q3_D)
     low = load_scalar(weights, offset + _Q3_SCALES, np.uint64)
@@ -38,10 +39,7 @@ def _scales_3(weights: Any, offset: Any, scales: Any, minimums: Any) -> None:
     two, four = U32(0x03030303), U64(0x0F0F0F0F0F0F0F0F)
     first = (low & four) | pair_of_words(high & two, (high >> U32(2)) & two) << U64(4)
     second = ((low >> U64(4)) & four) | pair_of_words((high >> U32(4)) & two, (high >> U32(6)) & two) << U64(4)
-    for at, word in ((0, first), (8, second)):
-        scale = (eight_floats(word) - F32(32)) * d
-        store(scales, at, scale)
-        store(minimums, at, scale * F32(4))
+    return (_join_eights(eight_floats(first), eight_floats(second)) - F32(32)) * d
 
 
 @inline
@@ -53,16 +51,14 @@ def _codes_6(weights: Any, offset: Any, part: Any) -> Any:
 
 
 @inline
-def _scales_6(weights: Any, offset: Any, scales: Any, minimums: Any) -> None:
+def _scales_6(weights: Any, offset: Any) -> Any:
     d = half_at(weights, offset + _Q6_D)
-    scale = convert(reinterpret(load(weights, offset + _Q6_SCALES, 16), np.int8), np.float32) * d
-    store(scales, 0, scale)
-    store(minimums, 0, scale * F32(32))
+    return convert(reinterpret(load(weights, offset + _Q6_SCALES, 16), np.int8), np.float32) * d
 
 
 DOTS: Final = MappingProxyType(
     {
-        "Q3_K": PackedDot(_codes_3, _scales_3, group=16, affine=True),
-        "Q6_K": PackedDot(_codes_6, _scales_6, group=16, affine=True),
+        "Q3_K": PackedDot(_codes_3, _scales_3, group=16, zero=4),
+        "Q6_K": PackedDot(_codes_6, _scales_6, group=16, zero=32),
     }
 )

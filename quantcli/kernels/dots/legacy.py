@@ -1,6 +1,6 @@
 """How products read the types whose blocks are small and have one scale: Q4_0 to Q8_0, Q1_0 and Q2_0.
 
-Codes are unsigned, but for Q8_0; the level that stands for zero becomes a minimum. Source of the layouts: `ggml-common.h`
+Codes are unsigned, but for Q8_0. Source of the layouts: `ggml-common.h`
 and `dequantize_row_q*` in `ggml-quants.c`.
 """
 
@@ -15,8 +15,8 @@ import numpy as np
 from quantcli.kernels.dots import PackedDot
 from quantcli.kernels.dots.pieces import half_at, nibbles, offsets
 from quantcli.kernels.jit import inline
-from quantcli.kernels.shorthand import F32, U8, U32
-from quantcli.kernels.simd import bits_mask, convert, load, load_scalar, reinterpret, select, splat, store
+from quantcli.kernels.shorthand import U8, U32
+from quantcli.kernels.simd import bits_mask, convert, load, load_scalar, reinterpret, select, splat
 from quantcli.kernels.types import TYPES
 
 _PART: Final = 32
@@ -70,41 +70,36 @@ def _codes_2(weights: Any, offset: Any, part: Any) -> Any:
 (_Q2_LEVELS,) = offsets("Q2_0", "qs")
 
 
-def _one_scale(name: str, zero: int) -> Callable[..., None]:
-    """A block's scale for all its parts; `zero` is the code that stands for zero."""
-    (place,) = offsets(name, "d")
-    parts, level = TYPES[name].block_length // _PART, F32(zero)
+def _scales(name: str) -> Callable[..., Any]:
+    """A block's scale, for each of its parts."""
+    (place,), parts = offsets(name, "d"), TYPES[name].block_length // _PART
 
     @inline
-    def scales(weights: Any, offset: Any, scales: Any, minimums: Any) -> None:
-        scale = half_at(weights, offset + place)
-        for part in range(parts):
-            store(scales, part, splat(scale, 1))
-            store(minimums, part, splat(scale * level, 1))
+    def scales(weights: Any, offset: Any) -> Any:
+        return splat(half_at(weights, offset + place), parts)
 
     return scales
 
 
-def _scale_and_minimum(name: str) -> Callable[..., None]:
-    """A block's scale and the value of its code 0."""
-    place, low = offsets(name, "d", "m")
+def _minimum(name: str) -> Callable[..., Any]:
+    """The value of a block's code 0, negated."""
+    (place,) = offsets(name, "m")
 
     @inline
-    def scales(weights: Any, offset: Any, scales: Any, minimums: Any) -> None:
-        store(scales, 0, splat(half_at(weights, offset + place), 1))
-        store(minimums, 0, splat(-half_at(weights, offset + low), 1))
+    def minimum(weights: Any, offset: Any) -> Any:
+        return splat(-half_at(weights, offset + place), 1)
 
-    return scales
+    return minimum
 
 
 DOTS: Final = MappingProxyType(
     {
-        "Q4_0": PackedDot(_low_bits("Q4_0"), _one_scale("Q4_0", 8), group=32, affine=True),
-        "Q4_1": PackedDot(_low_bits("Q4_1"), _scale_and_minimum("Q4_1"), group=32, affine=True),
-        "Q5_0": PackedDot(_five_bits("Q5_0"), _one_scale("Q5_0", 16), group=32, affine=True),
-        "Q5_1": PackedDot(_five_bits("Q5_1"), _scale_and_minimum("Q5_1"), group=32, affine=True),
-        "Q8_0": PackedDot(_codes_8, _one_scale("Q8_0", 0), group=32, affine=False),
-        "Q1_0": PackedDot(_codes_1, _one_scale("Q1_0", 1), group=32, affine=True),
-        "Q2_0": PackedDot(_codes_2, _one_scale("Q2_0", 1), group=32, affine=True),
+        "Q4_0": PackedDot(_low_bits("Q4_0"), _scales("Q4_0"), group=_PART, zero=8),
+        "Q4_1": PackedDot(_low_bits("Q4_1"), _scales("Q4_1"), group=_PART, minimums=_minimum("Q4_1")),
+        "Q5_0": PackedDot(_five_bits("Q5_0"), _scales("Q5_0"), group=_PART, zero=16),
+        "Q5_1": PackedDot(_five_bits("Q5_1"), _scales("Q5_1"), group=_PART, minimums=_minimum("Q5_1")),
+        "Q8_0": PackedDot(_codes_8, _scales("Q8_0"), group=_PART, signed=True),
+        "Q1_0": PackedDot(_codes_1, _scales("Q1_0"), group=_PART, zero=1),
+        "Q2_0": PackedDot(_codes_2, _scales("Q2_0"), group=_PART, zero=1),
     }
 )

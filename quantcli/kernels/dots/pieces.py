@@ -36,10 +36,10 @@ def nibbles(weights: Any, place: Any) -> Any:
 
 @inline
 def byte_lanes(a: Any, b: Any, c: Any, d: Any) -> Any:
-    """The 32 bytes of four uint64, int8, the lowest byte of `a` first."""
+    """The 32 bytes of four uint64, uint8, the lowest byte of `a` first."""
     low = _join_words(splat(np.uint64(a), 1), splat(np.uint64(b), 1))
     high = _join_words(splat(np.uint64(c), 1), splat(np.uint64(d), 1))
-    return reinterpret(_join_pairs(low, high), np.int8)
+    return reinterpret(_join_pairs(low, high), np.uint8)
 
 
 @inline

@@ -15,7 +15,7 @@ from quantcli.kernels.dots import PackedDot
 from quantcli.kernels.dots.pieces import half_at, offsets
 from quantcli.kernels.jit import inline
 from quantcli.kernels.shorthand import U8
-from quantcli.kernels.simd import load, select, shuffle, splat, store
+from quantcli.kernels.simd import load, select, shuffle, splat
 
 _PART: Final = 32
 _POWERS: Final = 3 ** np.arange(5, dtype=np.uint8)
@@ -52,19 +52,17 @@ def _codes_tq2(weights: Any, offset: Any, part: Any) -> Any:
     return (load(weights, offset + _TQ2_LEVELS + part // 4 * _PART, _PART) >> U8(part % 4 * 2)) & U8(3)
 
 
-def _scale_at(place: int) -> Callable[..., None]:
+def _scale_at(place: int) -> Callable[..., Any]:
     @inline
-    def scales(weights: Any, offset: Any, scales: Any, minimums: Any) -> None:
-        scale = splat(half_at(weights, offset + place), 8)
-        store(scales, 0, scale)
-        store(minimums, 0, scale)
+    def scales(weights: Any, offset: Any) -> Any:
+        return splat(half_at(weights, offset + place), 8)
 
     return scales
 
 
 DOTS: Final = MappingProxyType(
     {
-        "TQ1_0": PackedDot(_codes_tq1, _scale_at(_TQ1_D), group=32, affine=True),
-        "TQ2_0": PackedDot(_codes_tq2, _scale_at(_TQ2_D), group=32, affine=True),
+        "TQ1_0": PackedDot(_codes_tq1, _scale_at(_TQ1_D), group=32, zero=1),
+        "TQ2_0": PackedDot(_codes_tq2, _scale_at(_TQ2_D), group=32, zero=1),
     }
 )

@@ -16,6 +16,7 @@ fast-math flags, no contraction (except in `fma`, which is one rounding by defin
     mask_bits  bits_mask  first_lane        a mask as an integer, and back; where it is first true
     transpose_tile                          a square of elements, rows to columns
     dot_pairs / dot_quads                   integer multiply-add, the machine's instruction where there is one
+    grid_operations                         the outer products that matrix products are made of
 
 Integers passed as lane counts must be literals or module constants: they choose the type.
 
@@ -36,6 +37,7 @@ from quantcli.kernels.simd.across import (
     min_lanes,
     sum_lanes,
 )
+from quantcli.kernels.simd.grid import GridOperations, grid_operations
 from quantcli.kernels.simd.integer_dot import (
     dot_pairs,
     dot_quads,
@@ -72,6 +74,7 @@ from quantcli.kernels.simd.vector import LANES, Vector, machine_features
 
 __all__ = [
     "LANES",
+    "GridOperations",
     "Vector",
     "absolute",
     "all_lanes",
@@ -84,6 +87,7 @@ __all__ = [
     "first_lane",
     "floor",
     "fma",
+    "grid_operations",
     "lane",
     "load",
     "load_scalar",

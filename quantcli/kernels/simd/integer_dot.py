@@ -53,9 +53,9 @@ def dot_pairs(typing: Any, a: Any, b: Any) -> Any:
     return result(a, a), code
 
 
-def _unsigned_quads(builder: Any, quads: ir.VectorType, total: Any, x: Any, y: Any) -> Any:
+def _unsigned_quads(builder: Any, total: Any, x: Any, y: Any) -> Any:
     """total + groups of four of x (uint8) * y (int8)."""
-    features, bits = machine_features(), 8 * x.type.count
+    features, quads, bits = machine_features(), total.type, 8 * x.type.count
     if "avx512vnni" in features and _AVX512_WIDTHS.get(x.type.count) in features:
         words = [builder.bitcast(value, quads) for value in (x, y)]
         return call(builder, f"llvm.x86.avx512.vpdpbusd.{bits}", quads, [total, *words])
@@ -66,20 +66,25 @@ def _unsigned_quads(builder: Any, quads: ir.VectorType, total: Any, x: Any, y: A
     return builder.add(total, _generic_dot(builder, x, y, 4, I32, "zext"))
 
 
-def _signed_quads(builder: Any, quads: ir.VectorType, total: Any, x: Any, y: Any) -> Any:
+def _signed_quads(builder: Any, total: Any, x: Any, y: Any) -> Any:
     """total + groups of four of x (int8) * y (int8), by way of the unsigned instruction."""
-    features, bits = machine_features(), 8 * x.type.count
+    features, quads, bits = machine_features(), total.type, 8 * x.type.count
     if "avx512vnni" in features and _AVX512_WIDTHS.get(x.type.count) in features:
         # x ^ 0x80 is x + 128 as an unsigned number; what 128 adds is taken away again. Exact: nothing saturates.
         offset = ir.Constant(x.type, [-128] * x.type.count)
-        surplus = _unsigned_quads(builder, quads, ir.Constant(quads, [0] * quads.count), offset, y)
-        return builder.sub(_unsigned_quads(builder, quads, total, builder.xor(x, offset), y), surplus)
+        surplus = _unsigned_quads(builder, ir.Constant(quads, [0] * quads.count), offset, y)
+        return builder.sub(_unsigned_quads(builder, total, builder.xor(x, offset), y), surplus)
     if bits == 256 and "avx2" in features:
         # |x| * (y with x's sign): at most 128 * 127 * 2 in a pair, which fits an int16.
         moved = call(builder, "llvm.x86.avx2.psign.b", y.type, [y, x])
         magnitude = call(builder, "llvm.x86.avx2.psign.b", x.type, [x, x])
-        return _unsigned_quads(builder, quads, total, magnitude, moved)
+        return _unsigned_quads(builder, total, magnitude, moved)
     return builder.add(total, _generic_dot(builder, x, y, 4, I32, "sext"))
+
+
+def emit_dot_quads(builder: Any, signed: bool, total: Any, x: Any, y: Any) -> Any:
+    """The code of `dot_quads`."""
+    return (_signed_quads if signed else _unsigned_quads)(builder, total, x, y)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -89,9 +94,8 @@ def dot_quads(typing: Any, accumulator: Any, a: Any, b: Any) -> Any:
     Exact for int8 `a` with b >= -127, and for uint8 `a` as long as each sum of two neighbouring products fits an int16
     (true for a <= 128): the AVX2 instruction saturates there.
     """
-    quads, emit = llvm_type(accumulator), _signed_quads if a.is_signed else _unsigned_quads
 
     def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return emit(builder, quads, *args)
+        return emit_dot_quads(builder, a.is_signed, *args)
 
     return accumulator(accumulator, a, b), code

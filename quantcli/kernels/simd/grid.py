@@ -1,0 +1,198 @@
+"""A grid of vectors: the outer products of a few rows' vectors with a few columns' numbers, which matrix products are made of.
+
+A grid is a tuple of `rows * columns` equal vectors, that of row r and column c at index r * columns + c. Its lanes are
+neighbouring rows of a matrix: a row's vectors come from memory once and are multiplied by one number of each column in all
+lanes, so that nothing is ever summed across lanes. Held in a variable of a loop it stays in registers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.core.extending import intrinsic
+
+from quantcli.kernels.simd.integer_dot import emit_dot_quads
+from quantcli.kernels.simd.vector import LLVM_ELEMENTS, Vector, broadcast, call, pointer, suffix
+
+
+@dataclass(frozen=True, slots=True)
+class GridOperations:
+    """Intrinsics on grids; every array is contiguous, `at` an index into it, and `stride` what is between two columns.
+
+    zeros()                                             float32
+    read(array, at, stride)                             rows from `at + column * stride` on, side by side
+    write(grid, array, at, stride)                      and back
+    columns_of(array, at, stride)                       array[at + column * stride] in all lanes of all rows
+    add_outer(grid, a, a_at, b, b_at, stride)           grid + a[a_at:, the rows' lanes] * b[b_at + column * stride], float32
+    add_quads(grid, a, a_at, b, b_at, stride)           the same with four neighbouring int8 or uint8 of `a` in each int32
+                                                        lane, times four int8 of `b`
+    add_scaled(grid, integers, scales, at)              grid + integers, as float32, * scales[at:, the rows' lanes]
+    add_columns(grid, values, scales, at, stride)       grid + values * scales[at + column * stride]
+    """
+
+    zeros: Any
+    read: Any
+    write: Any
+    columns_of: Any
+    add_outer: Any
+    add_quads: Any
+    add_scaled: Any
+    add_columns: Any
+
+
+def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    return call(builder, f"llvm.fma.{suffix(a.type)}", a.type, [a, b, c])
+
+
+class _Emitter:
+    """What lowering an operation of a call `(context, builder, sig, args)` on a grid of these sizes takes."""
+
+    def __init__(self, rows: int, columns: int, lanes: int, context: Any, builder: Any, sig: Any, args: Any) -> None:
+        self.rows, self.columns, self.lanes = rows, columns, lanes
+        self.context, self.builder, self.sig, self.args = context, builder, sig, args
+
+    def places(self) -> Iterator[tuple[int, int]]:
+        return ((row, column) for row in range(self.rows) for column in range(self.columns))
+
+    def grid(self, number: int) -> dict[tuple[int, int], Any]:
+        """Argument `number`, taken apart."""
+        parts = cgutils.unpack_tuple(self.builder, self.args[number])
+        return dict(zip(self.places(), parts, strict=True))
+
+    def at(self, number: int, step: int, stride: int | None = None) -> Any:
+        """The index in argument `number` plus `step`, or plus `step` times the index in argument `stride`."""
+        base = self.args[number]
+        offset: Any = ir.Constant(base.type, step)
+        if stride is not None:
+            offset = self.builder.mul(offset, self.args[stride])
+        return self.builder.add(base, offset)
+
+    def load(self, array: int, index: Any, lanes: int) -> Any:
+        """Elements of the array in argument `array`: a vector, or for no lanes a scalar."""
+        element = self.sig.args[array].dtype
+        kind = LLVM_ELEMENTS[element]
+        place = pointer(
+            self.context, self.builder, self.sig.args[array], self.args[array], index,
+            ir.VectorType(kind, lanes) if lanes else kind,
+        )  # fmt: skip
+        return self.builder.load(place, align=element.bitwidth // 8)
+
+    def row_vectors(self, array: int, at: int, per_lane: int = 1) -> list[Any]:
+        """The rows' vectors, side by side, of `per_lane` elements a lane."""
+        lanes = self.lanes * per_lane
+        return [self.load(array, self.at(at, row * lanes), lanes) for row in range(self.rows)]
+
+    def column_numbers(self, array: int, at: int, stride: int) -> list[Any]:
+        """One element of each column, in all lanes."""
+        loaded = (self.load(array, self.at(at, column, stride), 0) for column in range(self.columns))
+        return [broadcast(self.builder, value, self.lanes) for value in loaded]
+
+    def result(self, value: Callable[[int, int], Any]) -> Any:
+        parts = [value(row, column) for row, column in self.places()]
+        return self.context.make_tuple(self.builder, self.sig.return_type, parts)
+
+
+def grid_operations(rows: int, columns: int, lanes: int) -> GridOperations:
+    """The operations on grids of `rows` x `columns` vectors of `lanes`; made once, in a module constant."""
+
+    def emitter(*lowering: Any) -> _Emitter:
+        return _Emitter(rows, columns, lanes, *lowering)
+
+    def grid_of(element: types.Type) -> types.Type:
+        return types.UniTuple(Vector(element, lanes), rows * columns)
+
+    floats, at = grid_of(types.float32), types.intp
+
+    def zeros(typing: Any) -> Any:
+        def code(*lowering: Any) -> Any:
+            emit = emitter(*lowering)
+            nothing = ir.Constant(ir.VectorType(ir.FloatType(), lanes), [0.0] * lanes)
+            return emit.result(lambda row, column: nothing)
+
+        return floats(), code
+
+    def read(typing: Any, array: Any, first: Any, stride: Any) -> Any:
+        def code(*lowering: Any) -> Any:
+            emit = emitter(*lowering)
+
+            def part(row: int, column: int) -> Any:
+                start = emit.builder.add(emit.at(1, column, 2), ir.Constant(emit.args[1].type, row * lanes))
+                return emit.load(0, start, lanes)
+
+            return emit.result(part)
+
+        return grid_of(array.dtype)(array, at, at), code
+
+    def write(typing: Any, grid: Any, array: Any, first: Any, stride: Any) -> Any:
+        def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            emit = emitter(context, builder, sig, args)
+            for (row, column), value in emit.grid(0).items():
+                start = builder.add(emit.at(2, column, 3), ir.Constant(args[2].type, row * lanes))
+                builder.store(value, pointer(context, builder, sig.args[1], args[1], start, value.type), align=4)
+            return context.get_dummy_value()
+
+        return types.void(grid, array, at, at), code
+
+    def columns_of(typing: Any, array: Any, first: Any, stride: Any) -> Any:
+        def code(*lowering: Any) -> Any:
+            emit = emitter(*lowering)
+            numbers = emit.column_numbers(0, 1, 2)
+            return emit.result(lambda row, column: numbers[column])
+
+        return grid_of(array.dtype)(array, at, at), code
+
+    def add_outer(typing: Any, grid: Any, a: Any, a_at: Any, b: Any, b_at: Any, stride: Any) -> Any:
+        def code(*lowering: Any) -> Any:
+            emit = emitter(*lowering)
+            old, vectors, numbers = emit.grid(0), emit.row_vectors(1, 2), emit.column_numbers(3, 4, 5)
+            return emit.result(lambda row, column: _fma(emit.builder, vectors[row], numbers[column], old[row, column]))
+
+        return grid(grid, a, at, b, at, at), code
+
+    def add_quads(typing: Any, grid: Any, a: Any, a_at: Any, b: Any, b_at: Any, stride: Any) -> Any:
+        def code(*lowering: Any) -> Any:
+            emit = emitter(*lowering)
+            old, vectors = emit.grid(0), emit.row_vectors(1, 2, 4)
+            words, bytes_kind = [], vectors[0].type
+            for column in range(columns):
+                quad = pointer(
+                    emit.context, emit.builder, emit.sig.args[3], emit.args[3], emit.at(4, column, 5), ir.IntType(32)
+                )
+                word = broadcast(emit.builder, emit.builder.load(quad, align=1), lanes)
+                words.append(emit.builder.bitcast(word, bytes_kind))
+            signed = a.dtype.signed
+            return emit.result(
+                lambda row, column: emit_dot_quads(emit.builder, signed, old[row, column], vectors[row], words[column])
+            )
+
+        return grid(grid, a, at, b, at, at), code
+
+    def add_scaled(typing: Any, grid: Any, integers: Any, scales: Any, first: Any) -> Any:
+        def code(*lowering: Any) -> Any:
+            emit = emitter(*lowering)
+            old, whole, vectors = emit.grid(0), emit.grid(1), emit.row_vectors(2, 3)
+
+            def part(row: int, column: int) -> Any:
+                value = emit.builder.sitofp(whole[row, column], vectors[row].type)
+                return _fma(emit.builder, value, vectors[row], old[row, column])
+
+            return emit.result(part)
+
+        return grid(grid, integers, scales, at), code
+
+    def add_columns(typing: Any, grid: Any, values: Any, scales: Any, first: Any, stride: Any) -> Any:
+        def code(*lowering: Any) -> Any:
+            emit = emitter(*lowering)
+            old, new, numbers = emit.grid(0), emit.grid(1), emit.column_numbers(2, 3, 4)
+            return emit.result(
+                lambda row, column: _fma(emit.builder, new[row, column], numbers[column], old[row, column])
+            )
+
+        return grid(grid, values, scales, at, at), code
+
+    made = (zeros, read, write, columns_of, add_outer, add_quads, add_scaled, add_columns)
+    return GridOperations(*(intrinsic(operation) for operation in made))

@@ -21,6 +21,7 @@ from quantcli.kernels.jit import inline
 from quantcli.kernels.simd import (
     LANES,
     absolute,
+    address,
     convert,
     dot_quads,
     load,
@@ -52,11 +53,13 @@ _LARGEST_CODE = np.float32(127)
 class Activations:
     """The `inline` functions that prepare activations.
 
-    allocate(columns, n)             arrays for them: a tuple
-    prepare(x, column, activations)  fills them for one column of x, float32 (columns, n)
+    allocate(columns, n)               arrays for them: a tuple
+    addresses(arrays)                  where they begin
+    prepare(x, column, arrays)         fills them for one column of x, float32 (columns, n)
     """
 
     allocate: Callable[..., Any]
+    addresses: Callable[..., Any]
     prepare: Callable[..., None]
 
 
@@ -72,20 +75,23 @@ def _allocate_plain() -> Activations:
         return (np.empty((columns, n), np.float32),)
 
     @inline
-    def prepare(x: Any, column: Any, activations: Any) -> None:
-        (copies,) = activations
+    def addresses(arrays: Any) -> Any:
+        return (address(arrays[0], np.float32),)
+
+    @inline
+    def prepare(x: Any, column: Any, arrays: Any) -> None:
+        (copies,) = arrays
         columns, n = copies.shape
-        flat, source = copies.reshape(-1), column * n
-        values = x.reshape(-1)
+        flat, values, source = address(copies, np.float32), address(x, np.float32), column * n
         for first in range(0, n, STRETCH):
             width = min(STRETCH, n - first)
             place, whole = place_of(first, column, columns, width), width - width % LANES
             for i in range(0, whole, LANES):
                 store(flat, place + i, load(values, source + first + i, LANES))
             for i in range(whole, width):
-                flat[place + i] = values[source + first + i]
+                store(flat, place + i, load(values, source + first + i, 1))
 
-    return Activations(allocate, prepare)
+    return Activations(allocate, addresses, prepare)
 
 
 PLAIN: Final = _allocate_plain()
@@ -120,6 +126,11 @@ def rounded(rounding: Rounding) -> Activations:
         return quants, scales, starts, sums
 
     @inline
+    def addresses(arrays: Any) -> Any:
+        quants, scales, starts, sums = arrays
+        return address(quants, np.int8), address(scales, np.float32), address(starts, np.int32), address(sums, np.float32)
+
+    @inline
     def round_span(x: Any, source: Any, at: Any, activations: Any) -> None:
         quants, scales, starts, sums = activations
         top = splat(_ZERO, LANES)
@@ -148,12 +159,13 @@ def rounded(rounding: Rounding) -> Activations:
                 store(starts, (at + i) // QUAD, quads * minus_zero)
 
     @inline
-    def prepare(x: Any, column: Any, activations: Any) -> None:
-        columns, n = activations[0].shape
+    def prepare(x: Any, column: Any, arrays: Any) -> None:
+        columns, n = arrays[0].shape
+        values, activations = address(x, np.float32), addresses(arrays)
         for first in range(0, n, STRETCH):
             width = min(STRETCH, n - first)
             place = place_of(first, column, columns, width)
             for i in range(0, width, span):
-                round_span(x, column * n + first + i, place + i, activations)
+                round_span(values, column * n + first + i, place + i, activations)
 
-    return Activations(allocate, prepare)
+    return Activations(allocate, addresses, prepare)

@@ -15,10 +15,12 @@ import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
+from quantcli.kernels.columns import STRETCH, Activations, place_of
 from quantcli.kernels.dots import PackedDot, dot
 from quantcli.kernels.jit import parallel_kernel
-from quantcli.kernels.products import MAX_GROUPS, RowProduct, packed_product, plain_product
-from quantcli.kernels.tiles import COLUMNS, ROWS, STRETCH, TileProduct, packed_tiles, plain_tiles
+from quantcli.kernels.products import RowProduct, packed_product, plain_product
+from quantcli.kernels.simd import address
+from quantcli.kernels.tiles import COLUMNS, ROWS, TileProduct, packed_tiles, plain_tiles
 from quantcli.kernels.types import BlockType
 
 _SHARE: Final = 32
@@ -69,42 +71,51 @@ def matmul(weights: NDArray[np.uint8], block_type: BlockType, x: NDArray[np.floa
 
 def _one_column(product: RowProduct) -> Multiply:
     """The loop over rows. Threads share them: each row's numbers are one thread's."""
-    allocate, prepare, one = product.activations.allocate, product.activations.prepare, product.one
+    allocate, addresses, prepare = _preparation(product.activations)
+    one = product.one
 
     @parallel_kernel
     def multiply_one(weights: Any, x: Any, out: Any) -> None:
-        rows = weights.shape[0]
-        activations = allocate(1, x.shape[1])
-        prepare(x, 0, activations)
+        rows, n = weights.shape[0], x.shape[1]
+        arrays = allocate(1, n)
+        prepare(x, 0, arrays)
         for share in prange((rows + _SHARE - 1) // _SHARE):
-            scratch = np.empty(MAX_GROUPS, np.float32)
+            packed, activations = address(weights, np.uint8), addresses(arrays)
             for row in range(share * _SHARE, min((share + 1) * _SHARE, rows)):
-                out[0, row] = one(weights, row, activations, scratch)
+                out[0, row] = one(packed, row * weights.shape[1], activations, n)
 
     return multiply_one  # type: ignore[no-any-return]
 
 
 def _columns(product: TileProduct) -> Multiply:
     """The loops over tiles and columns. Threads share rows of tiles."""
-    allocate, prepare = product.activations.allocate, product.activations.prepare
+    allocate, addresses, prepare = _preparation(product.activations)
     make_room, unpack, multiply = product.room, product.unpack, product.multiply
 
     @parallel_kernel
     def multiply_many(weights: Any, x: Any, out: Any) -> None:
         rows, (columns, n) = weights.shape[0], x.shape
         padded = columns + (-columns) % COLUMNS
-        activations = allocate(padded, n)
+        arrays = allocate(padded, n)
         for column in prange(columns):
-            prepare(x, column, activations)
+            prepare(x, column, arrays)
         for tile in prange((rows + ROWS - 1) // ROWS):
-            room, sums = make_room(), np.zeros(padded * ROWS, np.float32)
+            sums, starts = np.zeros((padded, ROWS), np.float32), np.empty(ROWS, np.intp)
+            room, packed, activations = make_room(), address(weights, np.uint8), addresses(arrays)
+            for r in range(ROWS):
+                starts[r] = min(tile * ROWS + r, rows - 1) * weights.shape[1]
             for first in range(0, n, STRETCH):
                 width = min(STRETCH, n - first)
-                unpack(weights, tile * ROWS, first, width, room)
+                unpack(packed, starts, first, width, room)
                 for column in range(0, padded, COLUMNS):
-                    multiply(room, activations, column, first, width, sums)
+                    place = place_of(first, column, padded, width)
+                    multiply(room, activations, place, width, address(sums[column], np.float32))
             for column in range(columns):
                 for r in range(min(ROWS, rows - tile * ROWS)):
-                    out[column, tile * ROWS + r] = sums[column * ROWS + r]
+                    out[column, tile * ROWS + r] = sums[column, r]
 
     return multiply_many  # type: ignore[no-any-return]
+
+
+def _preparation(activations: Activations) -> tuple[Any, Any, Any]:
+    return activations.allocate, activations.addresses, activations.prepare

@@ -21,6 +21,7 @@ from quantcli.kernels.simd import (
     fma,
     lane,
     load,
+    local,
     machine_features,
     prefetch,
     reinterpret,
@@ -31,7 +32,7 @@ from quantcli.kernels.simd import (
 )
 from quantcli.kernels.types import SUPER_BLOCK, BlockType
 
-MAX_GROUPS: Final = 16
+_MAX_GROUPS: Final = 16
 """Groups of weights with a scale of their own in a block, at most."""
 
 _LINE: Final = 64
@@ -53,7 +54,8 @@ _join_parts = shuffle(*range(2 * PART))
 class RowProduct:
     """The `inline` functions of a type that the loop of `matmul` over rows calls.
 
-    one(weights, row, activations, scratch)   a dot product, float32; `scratch` is a thread's own float32 (2, `MAX_GROUPS`)
+    one(weights, offset, activations, n)   the dot product of the `n` weights from byte `offset` on, float32; `weights` and
+                                           `activations` are addresses
     """
 
     activations: Activations
@@ -65,23 +67,22 @@ def plain_product(dot: PlainDot, block_type: BlockType) -> RowProduct:
     widen, widen_one, size = dot.widen, dot.widen_one, block_type.block_bytes
 
     @inline
-    def one(weights: Any, row: Any, activations: Any, scratch: Any) -> Any:
+    def one(weights: Any, offset: Any, activations: Any, n: Any) -> Any:
         (x,) = activations
-        n, at = x.shape[1], row * weights.shape[1]
         a = b = c = d = splat(_ZERO, LANES)
         i = 0
         while i + 4 * LANES <= n:
-            a = fma(widen(weights, at + i * size), load(x, i, LANES), a)
-            b = fma(widen(weights, at + (i + LANES) * size), load(x, i + LANES, LANES), b)
-            c = fma(widen(weights, at + (i + 2 * LANES) * size), load(x, i + 2 * LANES, LANES), c)
-            d = fma(widen(weights, at + (i + 3 * LANES) * size), load(x, i + 3 * LANES, LANES), d)
+            a = fma(widen(weights, offset + i * size), load(x, i, LANES), a)
+            b = fma(widen(weights, offset + (i + LANES) * size), load(x, i + LANES, LANES), b)
+            c = fma(widen(weights, offset + (i + 2 * LANES) * size), load(x, i + 2 * LANES, LANES), c)
+            d = fma(widen(weights, offset + (i + 3 * LANES) * size), load(x, i + 3 * LANES, LANES), d)
             i += 4 * LANES
         while i + LANES <= n:
-            a = fma(widen(weights, at + i * size), load(x, i, LANES), a)
+            a = fma(widen(weights, offset + i * size), load(x, i, LANES), a)
             i += LANES
         total = sum_lanes((a + b) + (c + d))
         while i < n:
-            total += widen_one(weights, at + i * size) * x[0, i]
+            total += widen_one(weights, offset + i * size) * lane(load(x, i, 1), 0)
             i += 1
         return total
 
@@ -140,9 +141,8 @@ def _row_of_small(dot: PackedDot, block_type: BlockType) -> Callable[..., Any]:
         return fma(products(codes_of(weights, offset, 0), quants, starts, i * PART), splat(scale, lanes), total)
 
     @inline
-    def one(weights: Any, row: Any, activations: Any, scratch: Any) -> Any:
-        blocks, offset = activations[0].shape[1] // PART, row * weights.shape[1]
-        sums, taken = activations[3], _ZERO
+    def one(weights: Any, offset: Any, activations: Any, n: Any) -> Any:
+        blocks, sums, taken = n // PART, activations[3], _ZERO
         a = b = splat(_ZERO, lanes)
         for i in range(0, blocks - 1, 2):
             prefetch(weights, offset + _AHEAD)
@@ -178,11 +178,11 @@ def _row_of_large(dot: PackedDot, block_type: BlockType) -> Callable[..., Any]:
     unit = codes_of if width == PART else two_parts
 
     @inline
-    def one(weights: Any, row: Any, activations: Any, scratch: Any) -> Any:
+    def one(weights: Any, offset: Any, activations: Any, n: Any) -> Any:
         quants, x_scales, starts, sums = activations
+        scratch = local(_MAX_GROUPS, np.float32)
         total, taken = splat(_ZERO, lanes), splat(_ZERO, groups)
-        offset = row * weights.shape[1]
-        for i in range(quants.shape[1] // block):
+        for i in range(n // block):
             for line in range(0, block_bytes, _LINE):
                 prefetch(weights, offset + _AHEAD + line)
             store(scratch, 0, scales_of(weights, offset))

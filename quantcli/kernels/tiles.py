@@ -13,11 +13,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from quantcli.kernels.columns import PART, PLAIN, QUAD, STRETCH, Activations, Rounding, place_of, rounded
+from quantcli.kernels.columns import PART, PLAIN, QUAD, STRETCH, Activations, Rounding, rounded
 from quantcli.kernels.dots import PackedDot, PlainDot
 from quantcli.kernels.jit import inline
 from quantcli.kernels.products import coded, span_of
-from quantcli.kernels.simd import LANES, grid_operations, load, machine_features, store, transpose_tile
+from quantcli.kernels.simd import LANES, grid_operations, local, machine_features, recast, reinterpret, splat, store, transpose_tile
 from quantcli.kernels.types import BlockType
 
 _MANY_REGISTERS: Final = "avx512f" in machine_features()
@@ -30,15 +30,19 @@ ROWS: Final = _ROW_VECTORS * LANES
 """Rows of a tile."""
 
 _MAX_GROUPS: Final = 16
-_LINE: Final = 64
 _ROW_STARTS: Final = np.arange(ROWS)
 _WORDS: Final = STRETCH // QUAD
+_CODES: Final = ROWS * _WORDS
+_SCALES: Final = ROWS * _MAX_GROUPS
+_FLOATS: Final = ROWS * STRETCH
+_SQUARE: Final = LANES * LANES
 _CODE_STARTS: Final = _WORDS * _ROW_STARTS
 _SCALE_STARTS: Final = _MAX_GROUPS * _ROW_STARTS
 _FLOAT_STARTS: Final = LANES * np.arange(LANES)
 
 _grid = grid_operations(_ROW_VECTORS, COLUMNS, LANES)
-_zeros, _read, _write, _columns_of = _grid.zeros, _grid.read, _grid.write, _grid.columns_of
+_zeros, _no_integers = _grid.zeros, _grid.no_integers
+_read, _write, _columns_of = _grid.read, _grid.write, _grid.columns_of
 _add_outer, _add_quads, _add_scaled, _add_columns = _grid.add_outer, _grid.add_quads, _grid.add_scaled, _grid.add_columns
 
 
@@ -46,24 +50,17 @@ _add_outer, _add_quads, _add_scaled, _add_columns = _grid.add_outer, _grid.add_q
 class TileProduct:
     """The `inline` functions of a type that the loop of `matmul` over many columns calls.
 
-    room()                                               a thread's own arrays: a tuple that holds an unpacked tile
-    unpack(weights, row, first, width, room)             fills it with rows from `row` on, `width` weights from `first` on
-    multiply(room, activations, column, first, width, sums)   adds the products with `COLUMNS` columns to
-                                                         sums[column * ROWS + r], float32
+    room()                                        for an unpacked tile: addresses
+    unpack(weights, starts, first, width, room)   fills it with `ROWS` rows, which begin at bytes `starts`, `width` weights
+                                                  from `first` on
+    multiply(room, activations, at, width, sums)  adds the products with `COLUMNS` columns, which begin at `at`, to
+                                                  sums[c * ROWS + r], float32; `activations` and `sums` are addresses
     """
 
     activations: Activations
     room: Callable[..., Any]
     unpack: Callable[..., None]
     multiply: Callable[..., None]
-
-
-@inline
-def aligned(count: Any) -> Any:
-    """Room for `count` bytes from the begin of a cache line on, which no vector then crosses."""
-    room = np.empty(count + _LINE, np.uint8)
-    start = -room.ctypes.data % _LINE
-    return room[start : start + count]
 
 
 @inline
@@ -79,6 +76,7 @@ def packed_tiles(dot: PackedDot, block_type: BlockType) -> TileProduct:
     codes_of, zero = coded(dot)
     span, group = span_of(block_type), dot.group
     block, block_bytes, parts = block_type.block_length, block_type.block_bytes, block_type.block_length // PART
+    block_words, part_words = block // QUAD, PART // QUAD
     block_groups, span_groups, steps = block // group, span // group, group // QUAD
     has_starts, has_minimums, signed = zero != 0, dot.minimums is not None, dot.signed and zero == 0
     scales_of, minimums_of = dot.scales, dot.minimums or dot.scales
@@ -86,37 +84,35 @@ def packed_tiles(dot: PackedDot, block_type: BlockType) -> TileProduct:
 
     @inline
     def room() -> Any:
-        unturned, codes = aligned(ROWS * STRETCH), aligned(ROWS * STRETCH)
-        few, scales = aligned(4 * ROWS * _MAX_GROUPS), aligned(4 * ROWS * _MAX_GROUPS)
-        lows = aligned(4 * ROWS * _MAX_GROUPS if has_minimums else 0)
-        return unturned, codes, few.view(np.float32), scales.view(np.float32), lows.view(np.float32)
+        unturned, codes = local(_CODES, np.uint32), local(_CODES, np.uint32)
+        return unturned, codes, local(_SCALES, np.float32), local(_SCALES, np.float32), local(_SCALES, np.float32)
 
     @inline
-    def unpack(weights: Any, row: Any, first: Any, width: Any, room: Any) -> None:
+    def unpack(weights: Any, starts: Any, first: Any, width: Any, room: Any) -> None:
         unturned, codes, few, scales, lows = room
         for r in range(ROWS):
-            place = min(row + r, weights.shape[0] - 1) * weights.shape[1] + first // block * block_bytes
+            place = starts[np.uintp(r)] + first // block * block_bytes
             for b in range(width // block):
                 offset = place + b * block_bytes
                 for part in range(parts):
-                    store(unturned, r * STRETCH + b * block + part * PART, codes_of(weights, offset, part))
+                    words = reinterpret(codes_of(weights, offset, part), np.uint32)
+                    store(unturned, r * _WORDS + b * block_words + part * part_words, words)
                 store(few, r * _MAX_GROUPS + b * block_groups, scales_of(weights, offset))
-        _turn(unturned.view(np.uint32), _CODE_STARTS, _WORDS, codes.view(np.uint32))
+        _turn(unturned, _CODE_STARTS, _WORDS, codes)
         _turn(few, _SCALE_STARTS, _MAX_GROUPS, scales)
         if has_minimums:
             for r in range(ROWS):
-                place = min(row + r, weights.shape[0] - 1) * weights.shape[1] + first // block * block_bytes
+                place = starts[np.uintp(r)] + first // block * block_bytes
                 for b in range(width // block):
                     store(few, r * _MAX_GROUPS + b * block_groups, -minimums_of(weights, place + b * block_bytes))
             _turn(few, _SCALE_STARTS, _MAX_GROUPS, lows)
 
     @inline
-    def multiply(room: Any, activations: Any, column: Any, first: Any, width: Any, sums: Any) -> None:
-        _, unsigned_codes, _, scales, lows = room
+    def multiply(room: Any, activations: Any, at: Any, width: Any, sums: Any) -> None:
+        _, words, _, scales, lows = room
         quants, x_scales, starts, x_sums = activations
-        codes = unsigned_codes.view(code_dtype)
-        at = place_of(first, column, quants.shape[0], width)
-        total = _read(sums, column * ROWS, ROWS)
+        codes = recast(words, code_dtype)
+        total = _read(sums, 0, ROWS)
         for s in range(width // span):
             inner = _zeros()
             for g in range(s * span_groups, (s + 1) * span_groups):
@@ -128,17 +124,9 @@ def packed_tiles(dot: PackedDot, block_type: BlockType) -> TileProduct:
         if has_minimums:
             for g in range(width // group):
                 total = _add_outer(total, lows, g * ROWS, x_sums, at // group + g, width // group)
-        _write(total, sums, column * ROWS, ROWS)
+        _write(total, sums, 0, ROWS)
 
     return TileProduct(rounded(Rounding(span, group, group, zero, has_minimums)), room, unpack, multiply)
-
-
-_NO_INTEGERS: Final = np.zeros(1, np.int32)
-
-
-@inline
-def _no_integers() -> Any:
-    return _columns_of(_NO_INTEGERS, 0, 0)
 
 
 def plain_tiles(dot: PlainDot, block_type: BlockType) -> TileProduct:
@@ -147,30 +135,29 @@ def plain_tiles(dot: PlainDot, block_type: BlockType) -> TileProduct:
 
     @inline
     def room() -> Any:
-        return aligned(4 * LANES * LANES).view(np.float32), aligned(4 * ROWS * STRETCH).view(np.float32)
+        return local(_SQUARE, np.float32), local(_FLOATS, np.float32)
 
     @inline
-    def unpack(weights: Any, row: Any, first: Any, width: Any, room: Any) -> None:
+    def unpack(weights: Any, starts: Any, first: Any, width: Any, room: Any) -> None:
         square, values = room
         whole = width - width % LANES
         for side in range(0, ROWS, LANES):
             for i in range(0, whole, LANES):
                 for r in range(LANES):
-                    place = min(row + side + r, weights.shape[0] - 1) * weights.shape[1] + (first + i) * size
+                    place = starts[np.uintp(side + r)] + (first + i) * size
                     store(square, r * LANES, widen(weights, place))
                 transpose_tile(square, _FLOAT_STARTS, 0, 0, values, i * ROWS + side, ROWS, LANES)
         for r in range(ROWS):
-            place = min(row + r, weights.shape[0] - 1) * weights.shape[1] + first * size
+            place = starts[np.uintp(r)] + first * size
             for i in range(whole, width):
-                values[i * ROWS + r] = widen_one(weights, place + i * size)
+                store(values, i * ROWS + r, splat(widen_one(weights, place + i * size), 1))
 
     @inline
-    def multiply(room: Any, activations: Any, column: Any, first: Any, width: Any, sums: Any) -> None:
+    def multiply(room: Any, activations: Any, at: Any, width: Any, sums: Any) -> None:
         values, (x,) = room[1], activations
-        at = place_of(first, column, x.shape[0], width)
-        total = _read(sums, column * ROWS, ROWS)
+        total = _read(sums, 0, ROWS)
         for i in range(width):
             total = _add_outer(total, values, i * ROWS, x, at + i, width)
-        _write(total, sums, column * ROWS, ROWS)
+        _write(total, sums, 0, ROWS)
 
     return TileProduct(PLAIN, room, unpack, multiply)

@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from quantcli.kernels.dots import PackedDot
-from quantcli.kernels.dots.pieces import eight_floats, half_at, offsets, pair_of_words
+from quantcli.kernels.dots.pieces import bits_from, eight_floats, half_at, offsets, pair_of_words
 from quantcli.kernels.jit import inline
 from quantcli.kernels.shorthand import U8, U32
 from quantcli.kernels.simd import convert, load, load_scalar
@@ -25,7 +25,7 @@ _Q5_HIGH, _Q5_LEVELS = offsets("Q5_K", "qh", "qs")
 @inline
 def _codes_2(weights: Any, offset: Any, part: Any) -> Any:
     levels = load(weights, offset + _Q2_LEVELS + part // 4 * _PART, _PART)
-    return (levels >> U8(part % 4 * 2)) & U8(3)
+    return bits_from(levels, part % 4 * 2, U8(3))
 
 
 @inline
@@ -42,13 +42,13 @@ def _minimums_2(weights: Any, offset: Any) -> Any:
 
 @inline
 def _codes_4(weights: Any, offset: Any, part: Any) -> Any:
-    return (load(weights, offset + _Q4_LEVELS + part // 2 * _PART, _PART) >> U8(part % 2 * 4)) & U8(15)
+    return bits_from(load(weights, offset + _Q4_LEVELS + part // 2 * _PART, _PART), part % 2 * 4, U8(15))
 
 
 @inline
 def _codes_5(weights: Any, offset: Any, part: Any) -> Any:
-    low = (load(weights, offset + _Q5_LEVELS + part // 2 * _PART, _PART) >> U8(part % 2 * 4)) & U8(15)
-    return low | (((load(weights, offset + _Q5_HIGH, _PART) >> U8(part)) & U8(1)) << U8(4))
+    low = bits_from(load(weights, offset + _Q5_LEVELS + part // 2 * _PART, _PART), part % 2 * 4, U8(15))
+    return low | (bits_from(load(weights, offset + _Q5_HIGH, _PART), part, U8(1)) << U8(4))
 
 
 @inline

@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from quantcli.kernels.dots import PackedDot
-from quantcli.kernels.dots.pieces import eight_floats, half_at, offsets, pair_of_words
+from quantcli.kernels.dots.pieces import bits_from, eight_floats, half_at, offsets, pair_of_words
 from quantcli.kernels.jit import inline
 from quantcli.kernels.shorthand import F32, U8, U32, U64
 from quantcli.kernels.simd import convert, load, load_scalar, reinterpret, shuffle
@@ -27,7 +27,7 @@ _join_eights = shuffle(*range(16))
 def _codes_3(weights: Any, offset: Any, part: Any) -> Any:
     low = load(weights, offset + _Q3_LOW + part // 4 * _PART, _PART)
     high = load(weights, offset + _Q3_HIGH, _PART)
-    return ((low >> U8(part % 4 * 2)) & U8(3)) | (((high >> U8(part)) & U8(1)) << U8(2))
+    return bits_from(low, part % 4 * 2, U8(3)) | (bits_from(high, part, U8(1)) << U8(2))
 
 
 @inline
@@ -47,7 +47,7 @@ def _codes_6(weights: Any, offset: Any, part: Any) -> Any:
     half, quarter = part // 4, part % 4
     low = load(weights, offset + _Q6_LOW + half * 64 + quarter % 2 * _PART, _PART)
     high = load(weights, offset + _Q6_HIGH + half * _PART, _PART)
-    return ((low >> U8(quarter // 2 * 4)) & U8(15)) | (((high >> U8(quarter * 2)) & U8(3)) << U8(4))
+    return bits_from(low, quarter // 2 * 4, U8(15)) | (bits_from(high, quarter * 2, U8(3)) << U8(4))
 
 
 @inline

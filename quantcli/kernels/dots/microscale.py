@@ -12,7 +12,7 @@ import numpy as np
 
 from quantcli.kernels.blocks.microscale import HALF_E4M3, LEVELS, power_scale
 from quantcli.kernels.dots import PackedDot
-from quantcli.kernels.dots.pieces import nibbles, offsets
+from quantcli.kernels.dots.pieces import bits_from, nibbles, offsets
 from quantcli.kernels.jit import inline
 from quantcli.kernels.shorthand import U8
 from quantcli.kernels.simd import byte_table, load, load_scalar, reinterpret, shuffle, splat
@@ -40,7 +40,7 @@ def _scales_mx(weights: Any, offset: Any) -> Any:
 @inline
 def _codes_nv(weights: Any, offset: Any, part: Any) -> Any:
     pairs = load(weights, offset + _NV_CODES + 16 * part, 16)
-    return reinterpret(_level_of(_by_sixteens(pairs & U8(15), pairs >> U8(4))), np.uint8)
+    return reinterpret(_level_of(_by_sixteens(bits_from(pairs, 0, U8(15)), bits_from(pairs, 4, U8(15)))), np.uint8)
 
 
 @inline

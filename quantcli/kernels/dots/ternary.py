@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from quantcli.kernels.dots import PackedDot
-from quantcli.kernels.dots.pieces import half_at, offsets
+from quantcli.kernels.dots.pieces import bits_from, half_at, offsets
 from quantcli.kernels.jit import inline
 from quantcli.kernels.shorthand import U8
 from quantcli.kernels.simd import load, select, shuffle, splat
@@ -49,7 +49,7 @@ def _codes_tq1(weights: Any, offset: Any, part: Any) -> Any:
 
 @inline
 def _codes_tq2(weights: Any, offset: Any, part: Any) -> Any:
-    return (load(weights, offset + _TQ2_LEVELS + part // 4 * _PART, _PART) >> U8(part % 4 * 2)) & U8(3)
+    return bits_from(load(weights, offset + _TQ2_LEVELS + part // 4 * _PART, _PART), part % 4 * 2, U8(3))
 
 
 def _scale_at(place: int) -> Callable[..., Any]:

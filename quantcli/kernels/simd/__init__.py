@@ -6,6 +6,7 @@ fast-math flags, no contraction (except in `fma`, which is one rounding by defin
 
     x = load(array, index, LANES)           LANES consecutive elements, from any alignment
     store(array, index, x)
+    address(array, np.uint8)  local(32, np.float32)   where an array begins; room on the stack: either in an array's place
     splat(scalar, LANES)                    the scalar in every lane
     + - * /  < <= > >= == !=  & | ^ ~ << >>  between equal vectors, or one and a scalar of its element type; -x
     select(mask, a, b)  any_lane(mask)  all_lanes(mask)
@@ -61,10 +62,13 @@ from quantcli.kernels.simd.lanewise import (
     truncate,
 )
 from quantcli.kernels.simd.memory import (
+    address,
     lane,
     load,
     load_scalar,
+    local,
     prefetch,
+    recast,
     splat,
     store,
     store_scalar,
@@ -77,6 +81,7 @@ __all__ = [
     "GridOperations",
     "Vector",
     "absolute",
+    "address",
     "all_lanes",
     "any_lane",
     "bits_mask",
@@ -91,6 +96,7 @@ __all__ = [
     "lane",
     "load",
     "load_scalar",
+    "local",
     "lookup",
     "machine_features",
     "mask_bits",
@@ -99,6 +105,7 @@ __all__ = [
     "min_lanes",
     "minimum",
     "prefetch",
+    "recast",
     "reinterpret",
     "rint",
     "round_away",

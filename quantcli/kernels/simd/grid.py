@@ -23,7 +23,7 @@ from quantcli.kernels.simd.vector import LLVM_ELEMENTS, Vector, broadcast, call,
 class GridOperations:
     """Intrinsics on grids; every array is contiguous, `at` an index into it, and `stride` what is between two columns.
 
-    zeros()                                             float32
+    zeros()  no_integers()                              float32, int32
     read(array, at, stride)                             rows from `at + column * stride` on, side by side
     write(grid, array, at, stride)                      and back
     columns_of(array, at, stride)                       array[at + column * stride] in all lanes of all rows
@@ -35,6 +35,7 @@ class GridOperations:
     """
 
     zeros: Any
+    no_integers: Any
     read: Any
     write: Any
     columns_of: Any
@@ -105,15 +106,18 @@ def grid_operations(rows: int, columns: int, lanes: int) -> GridOperations:
     def grid_of(element: types.Type) -> types.Type:
         return types.UniTuple(Vector(element, lanes), rows * columns)
 
-    floats, at = grid_of(types.float32), types.intp
+    at = types.intp
 
-    def zeros(typing: Any) -> Any:
-        def code(*lowering: Any) -> Any:
-            emit = emitter(*lowering)
-            nothing = ir.Constant(ir.VectorType(ir.FloatType(), lanes), [0.0] * lanes)
-            return emit.result(lambda row, column: nothing)
+    def zero_grid(element: types.Type) -> Any:
+        def zeros(typing: Any) -> Any:
+            def code(*lowering: Any) -> Any:
+                kind = ir.VectorType(LLVM_ELEMENTS[element], lanes)
+                nothing = ir.Constant(kind, [0] * lanes)
+                return emitter(*lowering).result(lambda row, column: nothing)
 
-        return floats(), code
+            return grid_of(element)(), code
+
+        return zeros
 
     def read(typing: Any, array: Any, first: Any, stride: Any) -> Any:
         def code(*lowering: Any) -> Any:
@@ -194,5 +198,5 @@ def grid_operations(rows: int, columns: int, lanes: int) -> GridOperations:
 
         return grid(grid, values, scales, at, at), code
 
-    made = (zeros, read, write, columns_of, add_outer, add_quads, add_scaled, add_columns)
+    made = (zero_grid(types.float32), zero_grid(types.int32), read, write, columns_of, add_outer, add_quads, add_scaled, add_columns)
     return GridOperations(*(intrinsic(operation) for operation in made))

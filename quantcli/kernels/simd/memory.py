@@ -11,6 +11,43 @@ from numba.core.extending import intrinsic
 from quantcli.kernels.simd.vector import I32, LLVM_ELEMENTS, Vector, broadcast, call, literal, llvm_type, pointer
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def address(typing: Any, array: Any, dtype: Any) -> Any:
+    """Where a contiguous array begins, as numbers of `dtype`: what every function here takes in an array's place. It counts
+    no references, which cost more than a short loop, and keeps nothing alive."""
+
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        data = context.make_array(sig.args[0])(context, builder, args[0]).data
+        return builder.bitcast(data, context.get_value_type(sig.return_type))
+
+    return types.CPointer(dtype.instance_type)(array, dtype), code
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def recast(typing: Any, place: Any, dtype: Any) -> Any:
+    """The same address, of numbers of `dtype`."""
+
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], context.get_value_type(sig.return_type))
+
+    return types.CPointer(dtype.instance_type)(place, dtype), code
+
+
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+def local(typing: Any, count: Any, dtype: Any) -> Any:
+    """The address of room for `count` numbers of `dtype` on the stack, at the begin of a cache line, for as long as the
+    kernel runs. Unset."""
+    size, element = literal(count), dtype.instance_type
+
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        with builder.goto_entry_block():
+            room = builder.alloca(ir.ArrayType(LLVM_ELEMENTS[element], size))
+        room.align = 64
+        return builder.bitcast(room, context.get_value_type(sig.return_type))
+
+    return types.CPointer(element)(count, dtype), code
+
+
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
 def load(typing: Any, array: Any, index: Any, lanes: Any) -> Any:
     """`lanes` consecutive elements of a contiguous array from element `index` on, unchecked."""

@@ -84,8 +84,8 @@ def broadcast(builder: Any, scalar: Any, lanes: int) -> Any:
 
 
 def pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any, target: ir.Type) -> Any:
-    """The address of element `index` of an array, as a pointer to `target`."""
-    data = context.make_array(array_type)(context, builder, array).data
+    """The address of element `index` of an array, or from an address on, as a pointer to `target`."""
+    data = array if isinstance(array_type, types.CPointer) else context.make_array(array_type)(context, builder, array).data
     return builder.bitcast(builder.gep(data, [index]), target.as_pointer())
 
 

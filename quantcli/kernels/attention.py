@@ -10,11 +10,14 @@ from typing import Any, Final
 
 import numpy as np
 from numba import prange
+from numpy.typing import NDArray
 
-from quantcli.kernels.cached import STEP, STORAGES, Storage
+from quantcli.kernels.attention_tiles import attend_many_kernel, first_seen
+from quantcli.kernels.cached import STEP, STORAGES, Floats, Storage
 from quantcli.kernels.elementwise import exponential
 from quantcli.kernels.jit import inline, parallel_kernel
 from quantcli.kernels.simd import LANES, fma, load, max_lanes, maximum, shuffle, splat, store, sum_lanes
+from quantcli.kernels.tiles import COLUMNS
 
 POSITIONS: Final = 4
 """Cached positions handled together: their sums do not wait for one another."""
@@ -55,13 +58,37 @@ def _softmax(scores: Any, count: Any) -> Any:
     return sum_lanes(total)
 
 
+@inline
+def _weigh(scores: Any, count: Any, own: Any, head: Any, softcap: Any, slopes: Any, sinks: Any) -> Any:
+    """Turn the scores of `count` positions, of which number `own` is the query's, into powers; returns one over their sum.
+    Writes up to a vector past them."""
+    if softcap > _ZERO:
+        for p in range(count):
+            scores[p] = softcap * np.tanh(scores[p] / softcap)
+    if slopes.shape[0]:
+        for p in range(count):
+            scores[p] -= slopes[head] * np.float32(abs(own - p))
+    weighed = count
+    if sinks.shape[0]:  # a position more, which has no value
+        scores[count] = sinks[head]
+        weighed += 1
+    return np.float32(1) / _softmax(scores, weighed)
+
+
 class AttentionKernels:
     """How a cache type is written and read by attention; `attend` is compiled when it is first called."""
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
         self.store = storage.store
-        self.attend = _attend_kernel(storage)
+        few, many = _attend_kernel(storage), attend_many_kernel(storage, _weigh)
+
+        def attend(q: Floats, keys: NDArray[Any], *others: Any) -> None:
+            # A query by itself is done sooner alone than as one of several that are not there.
+            queries = q.shape[0] * (q.shape[1] // keys.shape[0])
+            (few if queries < COLUMNS else many)(q, keys, *others)
+
+        self.attend = attend
 
 
 @cache
@@ -134,17 +161,7 @@ def _attend_kernel(storage: Storage) -> Any:
             query[i] = _ZERO
         count = last + 1 - first
         score(query, keys, (kv_head * keys.shape[1] + first) * keys.shape[2], padded, count, scores)
-        if softcap > _ZERO:
-            for p in range(count):
-                scores[p] = softcap * np.tanh(scores[p] / softcap)
-        if slopes.shape[0]:
-            for p in range(count):
-                scores[p] -= slopes[head] * np.float32(abs(own - first - p))
-        weighed = count
-        if sinks.shape[0]:  # a position more, which has no value
-            scores[count] = sinks[head]
-            weighed += 1
-        share = np.float32(1) / _softmax(scores, weighed)
+        share = _weigh(scores, count, own - first, head, softcap, slopes, sinks)
         size, start = out.shape[2], (kv_head * values.shape[1] + first) * values.shape[2]
         for i in range(0, size, STEP):
             store(query, i, mix(scores, values, start, count, i) * share)
@@ -169,12 +186,8 @@ def _attend_kernel(storage: Storage) -> Any:
         room = max(numbers(keys.shape[2]), (out.shape[2] + STEP - 1) // STEP * STEP)
         for task in prange(rows * heads):
             row = task % rows
-            own, first = position + row, 0
-            last = min(own + ahead, position + rows - 1)
-            if window > 0:
-                first = max(0, own + 1 - window)
-            if chunk > 0:
-                first = max(first, own // chunk * chunk)
+            own = position + row
+            first, last = first_seen(own, window, chunk), min(own + ahead, position + rows - 1)
             query = np.empty(room, np.float32)
             scores = np.empty(position + rows + LANES, np.float32)
             one_head(

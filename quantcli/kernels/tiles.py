@@ -41,9 +41,9 @@ _SCALE_STARTS: Final = _MAX_GROUPS * _ROW_STARTS
 _FLOAT_STARTS: Final = LANES * np.arange(LANES)
 
 _grid = grid_operations(_ROW_VECTORS, COLUMNS, LANES)
-_zeros, _no_integers = _grid.zeros, _grid.no_integers
-_read, _write, _columns_of = _grid.read, _grid.write, _grid.columns_of
-_add_outer, _add_quads, _add_scaled, _add_columns = _grid.add_outer, _grid.add_quads, _grid.add_scaled, _grid.add_columns
+zero_grid, read_grid, write_grid, add_outer = _grid.zeros, _grid.read, _grid.write, _grid.add_outer
+_no_integers, _columns_of = _grid.no_integers, _grid.columns_of
+_add_quads, _add_scaled, _add_columns = _grid.add_quads, _grid.add_scaled, _grid.add_columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +112,9 @@ def packed_tiles(dot: PackedDot, block_type: BlockType) -> TileProduct:
         _, words, _, scales, lows = room
         quants, x_scales, starts, x_sums = activations
         codes = recast(words, code_dtype)
-        total = _read(sums, 0, ROWS)
+        total = read_grid(sums, 0, ROWS)
         for s in range(width // span):
-            inner = _zeros()
+            inner = zero_grid()
             for g in range(s * span_groups, (s + 1) * span_groups):
                 whole = _columns_of(starts, at // group + g, width // group) if has_starts else _no_integers()
                 for step in range(g * steps, (g + 1) * steps):
@@ -123,8 +123,8 @@ def packed_tiles(dot: PackedDot, block_type: BlockType) -> TileProduct:
             total = _add_columns(total, inner, x_scales, at // span + s, width // span)
         if has_minimums:
             for g in range(width // group):
-                total = _add_outer(total, lows, g * ROWS, x_sums, at // group + g, width // group)
-        _write(total, sums, 0, ROWS)
+                total = add_outer(total, lows, g * ROWS, x_sums, at // group + g, width // group)
+        write_grid(total, sums, 0, ROWS)
 
     return TileProduct(rounded(Rounding(span, group, group, zero, has_minimums)), room, unpack, multiply)
 
@@ -155,9 +155,9 @@ def plain_tiles(dot: PlainDot, block_type: BlockType) -> TileProduct:
     @inline
     def multiply(room: Any, activations: Any, at: Any, width: Any, sums: Any) -> None:
         values, (x,) = room[1], activations
-        total = _read(sums, 0, ROWS)
+        total = read_grid(sums, 0, ROWS)
         for i in range(width):
-            total = _add_outer(total, values, i * ROWS, x, at + i, width)
-        _write(total, sums, 0, ROWS)
+            total = add_outer(total, values, i * ROWS, x, at + i, width)
+        write_grid(total, sums, 0, ROWS)
 
     return TileProduct(PLAIN, room, unpack, multiply)

@@ -1,10 +1,14 @@
-"""How fast does `quantize run` generate and read? Ours against llama.cpp on the same file, in the same run, in turns.
+"""How fast does `quantize run` generate and read? Ours against llama.cpp on the same files, in the same run, in turns.
 
-    python tests/bench/run_speed.py MODEL.gguf [--threads 2] [--prompt 128] [--tokens 32] [--repeats 3] [--context N ...]
+    python tests/bench/run_speed.py MODEL.gguf ... [--threads 2] [--prompt 128 ...] [--tokens 32] [--repeats 5]
+                                    [--context N ...] [--processor-time]
 
-Prints a Markdown table of tokens per second, the best of the repeats, and ours as a share of llama.cpp's. `--context` adds
-rows for generation after so many tokens. `random_model.py` beside this makes a file of real size. llama.cpp runs without
-its repacked weights where they crash (`--plain`): AMX on some virtual machines.
+Measured as llama-bench does: a prompt of random tokens into an empty cache; so many tokens from an empty cache, one after
+another. Prints a Markdown table of tokens per second, the medians of the repeats, and the median, least and most of the
+share of llama.cpp's that ours is in each pair of turns. `--context` adds rows for generation after so many tokens.
+`--processor-time` counts what the process computed instead of what the clock showed: for one thread, on a machine that has
+other work too. `random_model.py` beside this makes a file of real size. llama.cpp runs without its repacked weights where
+they crash (`--plain`): AMX on some virtual machines.
 """
 
 from __future__ import annotations
@@ -12,64 +16,86 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from time import perf_counter
+from pathlib import Path
+from statistics import median
+from time import perf_counter, process_time
 from typing import Any
 
 import numpy as np
 
+Engine = Any
+Measure = Callable[[Engine], float]
+
 
 def main() -> None:
     options = _arguments()
-    ours, theirs = Ours(options.model, options.threads), Reference(options.model, options.threads, options.plain)
+    clock = process_time if options.processor_time else perf_counter
+    counted = "processor time" if options.processor_time else "wall time"
+    print(f"{options.threads} threads, median of {options.repeats} pairs of turns, tokens per second of {counted}\n")
+    print("| model | what | llama.cpp | quantcli | share | least | most |")
+    print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
+    for path in options.models:
+        theirs, ours = Reference(path, options.threads, options.plain, clock), Ours(path, options.threads, clock)
+        for name, measure in _measures(options, ours.vocabulary):
+            measure(ours)
+            speeds = [(measure(theirs), measure(ours)) for _ in range(options.repeats)]
+            shares = [own / other for other, own in speeds]
+            their_speed, our_speed = (median(column) for column in zip(*speeds, strict=True))
+            print(
+                f"| {Path(path).stem} | {name} | {their_speed:.1f} | {our_speed:.1f} | {median(shares):.2f} "
+                f"| {min(shares):.2f} | {max(shares):.2f} |",
+                flush=True,
+            )
+        theirs.close()
+
+
+def _measures(options: argparse.Namespace, vocabulary: int) -> list[tuple[str, Measure]]:
+    """What to measure: names, and functions from an engine to its tokens per second."""
     random = np.random.default_rng(0)
-    prompt = random.integers(3, ours.vocabulary, options.prompt).tolist()
-    measures: list[tuple[str, Callable[[Any], float]]] = [
-        (f"prompt of {options.prompt}", lambda engine: len(prompt) / engine.read(prompt)),
-        (f"generate {options.tokens}", lambda engine: options.tokens / engine.generate([1], options.tokens)),
+
+    def reading(count: int) -> Measure:
+        prompt = random.integers(3, vocabulary, count).tolist()
+        return lambda engine: count / engine.read(prompt)
+
+    def generating(past: int) -> Measure:
+        context = random.integers(3, vocabulary, past).tolist() if past else [1]
+        return lambda engine: options.tokens / engine.generate(context, options.tokens)
+
+    return [
+        *((f"prompt of {count}", reading(count)) for count in options.prompt),
+        (f"generate {options.tokens}", generating(0)),
+        *((f"generate {options.tokens} after {past}", generating(past)) for past in options.context),
     ]
-    for context in options.context:
-        past = random.integers(3, ours.vocabulary, context).tolist()
-        name = f"generate {options.tokens} after {context}"
-        measures.append((name, lambda engine, past=past: options.tokens / engine.generate(past, options.tokens)))
-    print(f"{options.model}, {options.threads} threads, best of {options.repeats}, tokens per second\n")
-    print("| what | llama.cpp | quantcli | share |")
-    print("| --- | ---: | ---: | ---: |")
-    for name, measure in measures:
-        measure(ours)
-        best = [0.0, 0.0]
-        for _ in range(options.repeats):
-            for place, engine in enumerate((theirs, ours)):
-                best[place] = max(best[place], measure(engine))
-        print(f"| {name} | {best[0]:.1f} | {best[1]:.1f} | {best[1] / best[0]:.2f} |", flush=True)
 
 
 class Ours:
     """quantcli's runner."""
 
-    def __init__(self, path: str, threads: int) -> None:
+    def __init__(self, path: str, threads: int, clock: Callable[[], float]) -> None:
         from quantcli.formats.gguf_reader import open_gguf
         from quantcli.kernels.jit import use_threads
         from quantcli.runner.model import Model
 
         use_threads(threads)
+        self._clock = clock
         self._model = Model(open_gguf(path))
         self.vocabulary = self._model.vocabulary
 
     def read(self, tokens: Sequence[int]) -> float:
         """Seconds to read a prompt."""
         cache = self._cache(len(tokens))
-        start = perf_counter()
+        start = self._clock()
         self._model.forward(tokens, cache)
-        return perf_counter() - start
+        return self._clock() - start
 
     def generate(self, past: Sequence[int], count: int) -> float:
         """Seconds to generate after `past`, greedily."""
         cache = self._cache(len(past) + count)
         token = int(np.argmax(self._model.forward(past, cache)))
-        start = perf_counter()
+        start = self._clock()
         for _ in range(count):
             token = int(np.argmax(self._model.forward([token], cache)))
-        return perf_counter() - start
+        return self._clock() - start
 
     def _cache(self, context: int) -> Any:
         from quantcli.runner.cache import Cache
@@ -80,10 +106,10 @@ class Ours:
 class Reference:
     """llama.cpp by its C interface, which needs no vocabulary."""
 
-    def __init__(self, path: str, threads: int, plain: bool) -> None:
+    def __init__(self, path: str, threads: int, plain: bool, clock: Callable[[], float]) -> None:
         from llama_cpp import llama_cpp
 
-        self._library = llama_cpp
+        self._library, self._clock = llama_cpp, clock
         self._quiet = llama_cpp.llama_log_callback(lambda level, text, data: None)
         llama_cpp.llama_log_set(self._quiet, None)
         parameters = llama_cpp.llama_model_default_params()
@@ -93,24 +119,30 @@ class Reference:
             sys.exit(f"llama.cpp does not load {path}")
         settings = llama_cpp.llama_context_default_params()
         settings.n_ctx, settings.n_batch, settings.n_threads, settings.n_threads_batch = 4096, 4096, threads, threads
+        self._model = model
         self._context = llama_cpp.llama_init_from_model(model, settings)
         self._vocabulary = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
 
     def read(self, tokens: Sequence[int]) -> float:
         """Seconds to read a prompt."""
         self._forget()
-        start = perf_counter()
+        start = self._clock()
         self._decode(tokens)
-        return perf_counter() - start
+        return self._clock() - start
 
     def generate(self, past: Sequence[int], count: int) -> float:
         """Seconds to generate after `past`, greedily."""
         self._forget()
         token = self._decode(past)
-        start = perf_counter()
+        start = self._clock()
         for _ in range(count):
             token = self._decode([token])
-        return perf_counter() - start
+        return self._clock() - start
+
+    def close(self) -> None:
+        """Give its memory back."""
+        self._library.llama_free(self._context)
+        self._library.llama_model_free(self._model)
 
     def _forget(self) -> None:
         self._library.llama_memory_clear(self._library.llama_get_memory(self._context), True)
@@ -125,12 +157,13 @@ class Reference:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("model")
+    parser.add_argument("models", nargs="+", metavar="MODEL")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--prompt", type=int, default=128)
+    parser.add_argument("--prompt", type=int, nargs="*", default=[128])
     parser.add_argument("--tokens", type=int, default=32)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--context", type=int, nargs="*", default=[])
+    parser.add_argument("--processor-time", action="store_true", help="count what the process computed")
     parser.add_argument("--plain", action="store_true", help="no repacked weights in llama.cpp")
     return parser.parse_args()
 

@@ -1,7 +1,7 @@
 """Attention of many queries that look at the same keys: those of a prompt's tokens, and of heads that share keys.
 
 Both of its sums are products of matrices, and computed as those of weights are: keys turned so that positions are lanes,
-values as they lie, `COLUMNS` queries at a time in registers (see `tiles`). A task is `_TASK` queries, whose scores it keeps.
+values as they lie, `COLUMNS` queries at a time in registers (see `tiles`). A task is `_TASK` queries, with their scores.
 """
 
 from __future__ import annotations
@@ -28,9 +28,8 @@ _SQUARE_STARTS: Final = STEP * np.arange(STEP)
 _ZERO = np.float32(0)
 
 
-def attend_many_kernel(widen: Any, weigh: Any, dtype: Any) -> Any:
-    """The kernel `attend` of `attention_kernels` for many queries: over a cache of `dtype`, of which `widen` makes float32,
-    with `weigh` to turn scores into shares."""
+def _products(read: Any) -> tuple[Any, Any]:
+    """The two `inline` products of attention: queries with keys, and shares with values."""
 
     @inline
     def turn_keys(keys: Any, start: Any, last: Any, first: Any, width: Any, tile: Any) -> None:
@@ -68,7 +67,7 @@ def attend_many_kernel(widen: Any, weigh: Any, dtype: Any) -> Any:
     def mix(
         scores: Any, stride: Any, columns: Any, values: Any, start: Any, size: Any, count: Any, first: Any, mixed: Any
     ) -> None:
-        """mixed[c * ROWS + i] = the sum of scores[c * stride + p] * number `first` + i of value p over `count` positions."""
+        """mixed[c * ROWS + i] = the sum of scores[c * stride + p] * number `first` + i of value p, to position `count`."""
         tile = local(_TILE, np.float32)
         width = min(ROWS, size - first)
         for p in range(0, count, _STRETCH):
@@ -80,50 +79,63 @@ def attend_many_kernel(widen: Any, weigh: Any, dtype: Any) -> Any:
                     total = add_outer(total, tile, i * ROWS, scores, c * stride + p + i, stride)
                 write_grid(total, mixed, c * ROWS, ROWS)
 
+    return score, mix
+
+
+def attend_many_kernel(storage: Storage, weigh: Any) -> Any:
+    """The kernel `attend` of `attention_kernels` for many queries, over a cache of a type, with `weigh` to turn scores into
+    powers."""
+    (score, mix), numbers = _products(storage.read), storage.numbers
+
+    @inline
+    def task(
+        begin: Any, count: Any, kv_head: Any, q: Any, keys: Any, values: Any, position: Any, scale: Any, softcap: Any,
+        window: Any, chunk: Any, ahead: Any, slopes: Any, sinks: Any, out: Any,
+    ) -> None:  # fmt: skip
+        """The `count` queries from `begin` on of those that look at `kv_head`, a token's after another's."""
+        share, key_size, value_size = q.shape[1] // keys.shape[0], numbers(keys.shape[2]), numbers(values.shape[2])
+        final = position + q.shape[0] - 1
+        columns = count + (-count) % COLUMNS
+        # All of them together see from the first one's first position to the last one's last.
+        base = first_seen(position + begin // share, window, chunk)
+        seen = min(position + (begin + count - 1) // share + ahead, final) + 1 - base
+        stride = seen + (-seen) % ROWS + ROWS
+        queries, scores = np.zeros((columns, key_size), np.float32), np.empty((columns, stride), np.float32)
+        shares, mixed = np.empty(columns, np.float32), np.empty((columns, ROWS), np.float32)
+        for c in range(count):
+            for i in range(q.shape[2]):
+                queries[c, i] = q[(begin + c) // share, kv_head * share + (begin + c) % share, i] * scale
+        start, flat = kv_head * keys.shape[1] + base, scores.reshape(-1)
+        score(queries.reshape(-1), columns, keys, start * keys.shape[2], key_size, seen, flat, stride)
+        scores[count:] = _ZERO
+        for c in range(count):
+            place, head = position + (begin + c) // share, kv_head * share + (begin + c) % share
+            skipped = first_seen(place, window, chunk) - base
+            end = min(place + ahead, final) + 1 - base
+            shares[c] = weigh(scores[c, skipped:], end - skipped, place - base - skipped, head, softcap, slopes, sinks)
+            scores[c, :skipped] = _ZERO
+            scores[c, end:] = _ZERO
+        for first in range(0, out.shape[2], ROWS):
+            mix(flat, stride, columns, values, start * values.shape[2], value_size, seen, first, mixed.reshape(-1))
+            for c in range(count):
+                row, head = (begin + c) // share, kv_head * share + (begin + c) % share
+                for i in range(min(ROWS, out.shape[2] - first)):
+                    out[row, head, first + i] = mixed[c, i] * shares[c]
+
     @parallel_kernel
     def attend_many(
         q: Any, keys: Any, values: Any, position: Any, scale: Any, softcap: Any, window: Any, chunk: Any, ahead: Any,
         slopes: Any, sinks: Any, out: Any,
     ) -> None:  # fmt: skip
-        rows, heads, kv_heads = q.shape[0], q.shape[1], keys.shape[0]
-        key_size, size, key_room, value_room = q.shape[2], out.shape[2], keys.shape[2], values.shape[2]
-        share = heads // kv_heads
-        tasks = (rows * share + _TASK - 1) // _TASK
-        for task in prange(kv_heads * tasks):
-            kv_head, number = task // tasks, task % tasks
-            begin = number * _TASK
-            count = min(_TASK, rows * share - begin)
-            columns = count + (-count) % COLUMNS
-            # All queries of a task see from the first one's first position to the last one's last.
-            base = first_seen(position + begin // share, window, chunk)
-            seen = min(position + (begin + count - 1) // share + ahead, final) + 1 - base
-            stride = seen + (-seen) % ROWS + ROWS
-            queries, scores = np.zeros((columns, key_size), np.float32), np.empty((columns, stride), np.float32)
-            shares, mixed = np.empty(columns, np.float32), np.empty((columns, ROWS), np.float32)
-            for c in range(count):
-                row, head = (begin + c) // share, kv_head * share + (begin + c) % share
-                for i in range(key_size):
-                    queries[c, i] = q[row, head, i] * scale
-            flat, packed_keys, packed_values = scores.reshape(-1), address(keys, dtype), address(values, dtype)
-            start = (kv_head * keys.shape[1] + base) * key_room
-            score(queries.reshape(-1), columns, packed_keys, start, key_room, seen, flat, stride)
-            for c in range(columns):
-                row, head = (begin + c) // share, kv_head * share + (begin + c) % share
-                if c >= count:
-                    scores[c] = _ZERO
-                    continue
-                skipped = first_seen(position + row, window, chunk) - base
-                own = position + row + 1 - base - skipped
-                shares[c] = weigh(scores[c, skipped:], own, head, softcap, slopes, sinks)
-                scores[c, :skipped] = _ZERO
-                scores[c, skipped + own :] = _ZERO
-            start = (kv_head * values.shape[1] + base) * value_room
-            for first in range(0, size, ROWS):
-                mix(flat, stride, columns, packed_values, start, value_room, seen, first, mixed.reshape(-1))
-                for c in range(count):
-                    row, head = (begin + c) // share, kv_head * share + (begin + c) % share
-                    for i in range(min(ROWS, size - first)):
-                        out[row, head, first + i] = mixed[c, i] * shares[c]
+        kv_heads = keys.shape[0]
+        queries = q.shape[0] * (q.shape[1] // kv_heads)
+        tasks = (queries + _TASK - 1) // _TASK
+        for number in prange(kv_heads * tasks):
+            begin = number % tasks * _TASK
+            task(
+                begin, min(_TASK, queries - begin), number // tasks, q, keys, values, position, scale, softcap, window,
+                chunk, ahead, slopes, sinks, out,
+            )  # fmt: skip
 
     return attend_many
 

@@ -84,7 +84,7 @@ def _one_column(product: RowProduct) -> Multiply:
             for row in range(share * _SHARE, min((share + 1) * _SHARE, rows)):
                 out[0, row] = one(packed, row * weights.shape[1], activations, n)
 
-    return multiply_one  # type: ignore[no-any-return]
+    return multiply_one
 
 
 def _columns(product: TileProduct) -> Multiply:
@@ -114,7 +114,7 @@ def _columns(product: TileProduct) -> Multiply:
                 for r in range(min(ROWS, rows - tile * ROWS)):
                     out[column, tile * ROWS + r] = sums[column, r]
 
-    return multiply_many  # type: ignore[no-any-return]
+    return multiply_many
 
 
 def _preparation(activations: Activations) -> tuple[Any, Any, Any]:

@@ -36,7 +36,7 @@ _MAX_GROUPS: Final = 16
 """Groups of weights with a scale of their own in a block, at most."""
 
 _LINE: Final = 64
-_AHEAD: Final = 2048
+_AHEAD: Final = 4096
 """Bytes of a cache line, and how far before their use weights are asked for: a row is read once, and what the machine
 fetches ahead by itself ends at a page."""
 

@@ -17,7 +17,17 @@ from quantcli.kernels.columns import PART, PLAIN, QUAD, STRETCH, Activations, Ro
 from quantcli.kernels.dots import PackedDot, PlainDot
 from quantcli.kernels.jit import inline
 from quantcli.kernels.products import coded, span_of
-from quantcli.kernels.simd import LANES, grid_operations, local, machine_features, recast, reinterpret, splat, store, transpose_tile
+from quantcli.kernels.simd import (
+    LANES,
+    grid_operations,
+    local,
+    machine_features,
+    recast,
+    reinterpret,
+    splat,
+    store,
+    transpose_tile,
+)
 from quantcli.kernels.types import BlockType
 
 _MANY_REGISTERS: Final = "avx512f" in machine_features()

@@ -1,4 +1,4 @@
-"""A grid of vectors: the outer products of a few rows' vectors with a few columns' numbers, which matrix products are made of.
+"""A grid of vectors: outer products of a few rows' vectors with a few columns' numbers, which matrix products are made of.
 
 A grid is a tuple of `rows * columns` equal vectors, that of row r and column c at index r * columns + c. Its lanes are
 neighbouring rows of a matrix: a row's vectors come from memory once and are multiplied by one number of each column in all
@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.extending import intrinsic
 
 from quantcli.kernels.simd.integer_dot import emit_dot_quads
-from quantcli.kernels.simd.vector import LLVM_ELEMENTS, Vector, broadcast, call, pointer, suffix
+from quantcli.kernels.simd.vector import I32, LLVM_ELEMENTS, Vector, broadcast, call, pointer, suffix
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class GridOperations:
     read(array, at, stride)                             rows from `at + column * stride` on, side by side
     write(grid, array, at, stride)                      and back
     columns_of(array, at, stride)                       array[at + column * stride] in all lanes of all rows
-    add_outer(grid, a, a_at, b, b_at, stride)           grid + a[a_at:, the rows' lanes] * b[b_at + column * stride], float32
+    add_outer(grid, a, a_at, b, b_at, stride)           grid + a[a_at:, the rows' lanes] * b[b_at + column * stride], floats
     add_quads(grid, a, a_at, b, b_at, stride)           the same with four neighbouring int8 or uint8 of `a` in each int32
                                                         lane, times four int8 of `b`
     add_scaled(grid, integers, scales, at)              grid + integers, as float32, * scales[at:, the rows' lanes]
@@ -43,10 +43,6 @@ class GridOperations:
     add_quads: Any
     add_scaled: Any
     add_columns: Any
-
-
-def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
-    return call(builder, f"llvm.fma.{suffix(a.type)}", a.type, [a, b, c])
 
 
 class _Emitter:
@@ -92,111 +88,155 @@ class _Emitter:
         loaded = (self.load(array, self.at(at, column, stride), 0) for column in range(self.columns))
         return [broadcast(self.builder, value, self.lanes) for value in loaded]
 
+    def column_quads(self, array: int, at: int, stride: int) -> list[Any]:
+        """Four neighbouring bytes of each column, in all lanes as int32."""
+        kind, words = self.sig.args[array], []
+        for column in range(self.columns):
+            place = pointer(self.context, self.builder, kind, self.args[array], self.at(at, column, stride), I32)
+            words.append(broadcast(self.builder, self.builder.load(place, align=1), self.lanes))
+        return words
+
+    def fma(self, a: Any, b: Any, c: Any) -> Any:
+        """a * b + c in one rounding."""
+        return call(self.builder, f"llvm.fma.{suffix(a.type)}", a.type, [a, b, c])
+
     def result(self, value: Callable[[int, int], Any]) -> Any:
         parts = [value(row, column) for row, column in self.places()]
         return self.context.make_tuple(self.builder, self.sig.return_type, parts)
 
 
-def grid_operations(rows: int, columns: int, lanes: int) -> GridOperations:
-    """The operations on grids of `rows` x `columns` vectors of `lanes`; made once, in a module constant."""
+@dataclass(frozen=True, slots=True)
+class _Sizes:
+    """Of the grids that an operation is made for."""
 
-    def emitter(*lowering: Any) -> _Emitter:
-        return _Emitter(rows, columns, lanes, *lowering)
+    rows: int
+    columns: int
+    lanes: int
 
-    def grid_of(element: types.Type) -> types.Type:
-        return types.UniTuple(Vector(element, lanes), rows * columns)
+    def emitter(self, lowering: tuple[Any, ...]) -> _Emitter:
+        return _Emitter(self.rows, self.columns, self.lanes, *lowering)
 
-    at = types.intp
+    def grid_of(self, element: types.Type) -> types.Type:
+        return types.UniTuple(Vector(element, self.lanes), self.rows * self.columns)
 
-    def zero_grid(element: types.Type) -> Any:
-        def zeros(typing: Any) -> Any:
-            def code(*lowering: Any) -> Any:
-                kind = ir.VectorType(LLVM_ELEMENTS[element], lanes)
-                nothing = ir.Constant(kind, [0] * lanes)
-                return emitter(*lowering).result(lambda row, column: nothing)
 
-            return grid_of(element)(), code
+_AT: Final = types.intp
 
-        return zeros
 
+def _zeros(sizes: _Sizes, element: types.Type) -> Any:
+    def zeros(typing: Any) -> Any:
+        def code(*lowering: Any) -> Any:
+            nothing = ir.Constant(ir.VectorType(LLVM_ELEMENTS[element], sizes.lanes), [0] * sizes.lanes)
+            return sizes.emitter(lowering).result(lambda row, column: nothing)
+
+        return sizes.grid_of(element)(), code
+
+    return zeros
+
+
+def _read(sizes: _Sizes) -> Any:
     def read(typing: Any, array: Any, first: Any, stride: Any) -> Any:
         def code(*lowering: Any) -> Any:
-            emit = emitter(*lowering)
+            emit = sizes.emitter(lowering)
 
             def part(row: int, column: int) -> Any:
-                start = emit.builder.add(emit.at(1, column, 2), ir.Constant(emit.args[1].type, row * lanes))
-                return emit.load(0, start, lanes)
+                start = emit.builder.add(emit.at(1, column, 2), ir.Constant(emit.args[1].type, row * sizes.lanes))
+                return emit.load(0, start, sizes.lanes)
 
             return emit.result(part)
 
-        return grid_of(array.dtype)(array, at, at), code
+        return sizes.grid_of(array.dtype)(array, _AT, _AT), code
 
+    return read
+
+
+def _write(sizes: _Sizes) -> Any:
     def write(typing: Any, grid: Any, array: Any, first: Any, stride: Any) -> Any:
         def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            emit = emitter(context, builder, sig, args)
+            emit = sizes.emitter((context, builder, sig, args))
             for (row, column), value in emit.grid(0).items():
-                start = builder.add(emit.at(2, column, 3), ir.Constant(args[2].type, row * lanes))
+                start = builder.add(emit.at(2, column, 3), ir.Constant(args[2].type, row * sizes.lanes))
                 builder.store(value, pointer(context, builder, sig.args[1], args[1], start, value.type), align=4)
             return context.get_dummy_value()
 
-        return types.void(grid, array, at, at), code
+        return types.void(grid, array, _AT, _AT), code
 
+    return write
+
+
+def _columns_of(sizes: _Sizes) -> Any:
     def columns_of(typing: Any, array: Any, first: Any, stride: Any) -> Any:
         def code(*lowering: Any) -> Any:
-            emit = emitter(*lowering)
+            emit = sizes.emitter(lowering)
             numbers = emit.column_numbers(0, 1, 2)
             return emit.result(lambda row, column: numbers[column])
 
-        return grid_of(array.dtype)(array, at, at), code
+        return sizes.grid_of(array.dtype)(array, _AT, _AT), code
 
+    return columns_of
+
+
+def _add_outer(sizes: _Sizes) -> Any:
     def add_outer(typing: Any, grid: Any, a: Any, a_at: Any, b: Any, b_at: Any, stride: Any) -> Any:
         def code(*lowering: Any) -> Any:
-            emit = emitter(*lowering)
+            emit = sizes.emitter(lowering)
             old, vectors, numbers = emit.grid(0), emit.row_vectors(1, 2), emit.column_numbers(3, 4, 5)
-            return emit.result(lambda row, column: _fma(emit.builder, vectors[row], numbers[column], old[row, column]))
+            return emit.result(lambda row, column: emit.fma(vectors[row], numbers[column], old[row, column]))
 
-        return grid(grid, a, at, b, at, at), code
+        return grid(grid, a, _AT, b, _AT, _AT), code
 
+    return add_outer
+
+
+def _add_quads(sizes: _Sizes) -> Any:
     def add_quads(typing: Any, grid: Any, a: Any, a_at: Any, b: Any, b_at: Any, stride: Any) -> Any:
         def code(*lowering: Any) -> Any:
-            emit = emitter(*lowering)
-            old, vectors = emit.grid(0), emit.row_vectors(1, 2, 4)
-            words, bytes_kind = [], vectors[0].type
-            for column in range(columns):
-                quad = pointer(
-                    emit.context, emit.builder, emit.sig.args[3], emit.args[3], emit.at(4, column, 5), ir.IntType(32)
-                )
-                word = broadcast(emit.builder, emit.builder.load(quad, align=1), lanes)
-                words.append(emit.builder.bitcast(word, bytes_kind))
-            signed = a.dtype.signed
+            emit = sizes.emitter(lowering)
+            old, vectors, words = emit.grid(0), emit.row_vectors(1, 2, 4), emit.column_quads(3, 4, 5)
+            words = [emit.builder.bitcast(word, vectors[0].type) for word in words]
             return emit.result(
-                lambda row, column: emit_dot_quads(emit.builder, signed, old[row, column], vectors[row], words[column])
+                lambda row, column: emit_dot_quads(
+                    emit.builder, a.dtype.signed, old[row, column], vectors[row], words[column]
+                )
             )
 
-        return grid(grid, a, at, b, at, at), code
+        return grid(grid, a, _AT, b, _AT, _AT), code
 
+    return add_quads
+
+
+def _add_scaled(sizes: _Sizes) -> Any:
     def add_scaled(typing: Any, grid: Any, integers: Any, scales: Any, first: Any) -> Any:
         def code(*lowering: Any) -> Any:
-            emit = emitter(*lowering)
+            emit = sizes.emitter(lowering)
             old, whole, vectors = emit.grid(0), emit.grid(1), emit.row_vectors(2, 3)
 
             def part(row: int, column: int) -> Any:
                 value = emit.builder.sitofp(whole[row, column], vectors[row].type)
-                return _fma(emit.builder, value, vectors[row], old[row, column])
+                return emit.fma(value, vectors[row], old[row, column])
 
             return emit.result(part)
 
-        return grid(grid, integers, scales, at), code
+        return grid(grid, integers, scales, _AT), code
 
+    return add_scaled
+
+
+def _add_columns(sizes: _Sizes) -> Any:
     def add_columns(typing: Any, grid: Any, values: Any, scales: Any, first: Any, stride: Any) -> Any:
         def code(*lowering: Any) -> Any:
-            emit = emitter(*lowering)
+            emit = sizes.emitter(lowering)
             old, new, numbers = emit.grid(0), emit.grid(1), emit.column_numbers(2, 3, 4)
-            return emit.result(
-                lambda row, column: _fma(emit.builder, new[row, column], numbers[column], old[row, column])
-            )
+            return emit.result(lambda row, column: emit.fma(new[row, column], numbers[column], old[row, column]))
 
-        return grid(grid, values, scales, at, at), code
+        return grid(grid, values, scales, _AT, _AT), code
 
-    made = (zero_grid(types.float32), zero_grid(types.int32), read, write, columns_of, add_outer, add_quads, add_scaled, add_columns)
-    return GridOperations(*(intrinsic(operation) for operation in made))
+    return add_columns
+
+
+def grid_operations(rows: int, columns: int, lanes: int) -> GridOperations:
+    """The operations on grids of `rows` x `columns` vectors of `lanes`; made once, in module constants."""
+    sizes = _Sizes(rows, columns, lanes)
+    makers = (_read, _write, _columns_of, _add_outer, _add_quads, _add_scaled, _add_columns)
+    zeros = (_zeros(sizes, types.float32), _zeros(sizes, types.int32))
+    return GridOperations(*(intrinsic(operation) for operation in (*zeros, *(maker(sizes) for maker in makers))))

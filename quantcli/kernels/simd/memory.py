@@ -144,11 +144,11 @@ def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def prefetch(typing: Any, array: Any, index: Any) -> Any:
-    """Ask for the cache line that holds element `index`."""
+    """Ask for the cache line that holds element `index`, which will be read once."""
 
     def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         place = pointer(context, builder, sig.args[0], args[0], args[1], ir.IntType(8))
-        options = [ir.Constant(I32, value) for value in (0, 3, 1)]
+        options = [ir.Constant(I32, value) for value in (0, 0, 1)]
         call(builder, "llvm.prefetch.p0", ir.VoidType(), [place, *options])
         return context.get_dummy_value()
 

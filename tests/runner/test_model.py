@@ -56,7 +56,7 @@ def test_a_prompt_gives_the_same_logits_however_it_is_cut(model):
     assert cache.length == 45
     last = model.forward(tokens, Cache(model.sizes, 64, "f32"))
     assert last.shape == (1, model.vocabulary)
-    np.testing.assert_array_equal(last[0], whole[-1])
+    np.testing.assert_allclose(last[0], whole[-1], atol=2e-5 * np.ptp(whole))
 
 
 def test_a_prompt_longer_than_a_batch_goes_through_in_batches(model, monkeypatch):

@@ -35,6 +35,9 @@ MOST_ZEROS: Final = 1 << 20
 MOST_TENSORS: Final = 100_000
 """Tensors that a configuration may speak of where no checkpoint tells how many there are."""
 
+MOST_MISSING: Final = 16
+"""How many times as many tensors as a checkpoint holds may be missing of one kind before the counting ends."""
+
 Scope = Mapping[str, Any]
 Info = TypeVar("Info", bound=TensorInfo)
 
@@ -97,7 +100,8 @@ def map_tensors(declaration: Declaration, checkpoint: Mapping[str, Tensor], scop
     problems.raise_if_any("checkpoint", declaration.gguf, _hint(scope.get("quantization_config")))
     _refuse_opaque([tensors[name] for name in tensors if name in used])
     made = _generated(declaration, scope)
-    kept = [match for match in _in_order(matches) if not _is_copy(match, matches, tensors)]
+    originals = {match.name: match.sources[0] for match in matches}
+    kept = [match for match in _in_order(matches) if not _is_copy(match, originals, tensors)]
     made += [make_tensor(match, [tensors[source] for source in match.sources]) for match in kept]
     return [_stored(tensor, declaration.store_as_float32) for tensor in made]
 
@@ -171,8 +175,10 @@ def _normalized(declaration: Declaration, given: str) -> str:
 
 
 def _index_counts(declaration: Declaration, available: int, scope: Scope) -> dict[str, int]:
-    """How far each placeholder runs. More layers than there are tensors is refused before they are counted out."""
+    """How far each placeholder runs. More layers than there are tensors is refused before they are counted out; experts
+    may be more, all in one tensor."""
     counts = {}
+    counted_out = frozenset[str]().union(*(placeholders(row.name) for row in declaration.tensors))
     for index, expression in declaration.indices.items():
         count = expression.evaluate(scope)
         if count is None:
@@ -180,7 +186,7 @@ def _index_counts(declaration: Declaration, available: int, scope: Scope) -> dic
             raise ModelError(f"config.json: nothing for the number of {index}s (looked for {source})")
         if not isinstance(count, int) or isinstance(count, bool) or count < 0:
             raise ModelError(f"config.json: {expression.source} is {shown(count)}, expected a count")
-        if count > available:
+        if count > available and index in counted_out:
             raise ModelError(f"config.json: {expression.source} is {count}, but the checkpoint holds {available} tensors")
         counts[index] = count
     return counts
@@ -198,10 +204,22 @@ def _matches(
     """Every row for every layer that has its sources. With `available`, so many tensors may be named and none must be."""
     positions = {name: position for position, name in enumerate(tensors)}
     for order, declared in enumerate(declaration.tensors):
-        ways = _possible_ways(declared, counts, len(tensors) if available is None else available)
+        most = len(tensors) if available is None else available
+        ways = _possible_ways(declared, counts, most)
+        wanted = _wanted(declared, counts)
+        most_missing = len(problems.missing) + MOST_MISSING * (1 + most)
         for numbers in _numbers(placeholders(declared.name), counts):
             here = {**scope, **numbers}
             if not declared.when.evaluate(here):
+                continue
+            needed = available is None and declared.required.evaluate(here)
+            endless = len(problems.missing) > most_missing or (available is not None and wanted > most)
+            if endless or (needed and not ways):
+                raise ModelError(
+                    f"config.json describes {wanted} tensors such as {declared.sources[0]}, "
+                    f"but the checkpoint holds {most} tensors"
+                )
+            if not ways:
                 continue
             row = next((way for way in ways if _is_held(_source_names(way, numbers, counts), tensors)), ways[0])
             sources = _source_names(row, numbers, counts)
@@ -222,23 +240,18 @@ def _is_held(sources: Sequence[str], tensors: Mapping[str, TensorInfo]) -> bool:
 
 
 def _possible_ways(row: TensorRow, counts: Mapping[str, int], available: int) -> list[TensorRow]:
-    """The row and its alternatives, without those whose layers times experts no checkpoint of this size can hold.
+    """The row and its alternatives, without those that are made of more tensors than there are."""
 
-    Raises:
-        ModelError: if none is left; nothing has been counted out then.
-    """
+    def gathered(way: TensorRow) -> int:
+        indices = frozenset[str]().union(*map(placeholders, way.sources)) - placeholders(way.name)
+        return math.prod(counts[index] for index in indices)
 
-    def wanted(way: TensorRow) -> int:
-        used = placeholders(way.name).union(*map(placeholders, way.sources))
-        return math.prod(counts.get(index, 0) for index in used)
+    return [way for way in (row, *row.alternatives) if gathered(way) <= available]
 
-    possible = [way for way in (row, *row.alternatives) if wanted(way) <= available]
-    if not possible:
-        raise ModelError(
-            f"config.json describes {wanted(row)} tensors such as {row.sources[0]}, "
-            f"but the checkpoint holds {available} tensors"
-        )
-    return possible
+
+def _wanted(row: TensorRow, counts: Mapping[str, int]) -> int:
+    """How many tensors the configuration says there are for one source of the row, in all layers."""
+    return math.prod(counts[index] for index in placeholders(row.name) | placeholders(row.sources[0]))
 
 
 def _numbers(indices: frozenset[str], counts: Mapping[str, int]) -> Iterator[dict[str, int]]:
@@ -277,10 +290,10 @@ def _in_order(matches: Sequence[Match]) -> list[Match]:
     return sorted(matches, key=lambda match: (last_of_group[_group(match)], match.place[1]))
 
 
-def _is_copy(match: Match, matches: Sequence[Match], tensors: Mapping[str, Tensor]) -> bool:
+def _is_copy(match: Match, originals: Mapping[str, str], tensors: Mapping[str, Tensor]) -> bool:
     """Whether the tensor is to be left out because its numbers are those of another. Reads both where they could be."""
-    originals = (other.sources[0] for other in matches if other.name == match.row.unless_equal)
-    return any(have_same_numbers(tensors[match.sources[0]], tensors[original]) for original in originals)
+    original = originals.get(match.row.unless_equal or "")
+    return original is not None and have_same_numbers(tensors[match.sources[0]], tensors[original])
 
 
 def _group(match: Match) -> tuple[Any, ...]:

@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from functools import cache
 from inspect import signature
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
@@ -179,6 +180,12 @@ class VocabularyRules:
     replaced_texts: Mapping[str, str] = field(default_factory=dict)
     """The same, whatever the checkpoint says, where it has a token of this text."""
 
+    replaced: Mapping[str, int | str] = field(default_factory=dict)
+    """The same, whatever the checkpoint says: an id, or the name of the hyperparameter that has it if any does."""
+
+    first_end: str = ""
+    """The role of the first of several ends that generation_config.json lists, where it lists several."""
+
     special_by_size: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
     """The same for models that are told by the size of their vocabulary."""
 
@@ -252,9 +259,19 @@ def read_declaration(path: Path) -> Declaration | None:
         raise FormatError(path, f"not a valid architecture file: {what}") from error
 
 
+def _tables(path: Path) -> dict[str, Any]:
+    return tomllib.loads(path.read_text(encoding="utf-8"))
+
+
+@cache
+def _package_tables(path: Path) -> Mapping[str, Any]:
+    """Those of a file of the package, which many extend."""
+    return _tables(path)
+
+
 def _merged_tables(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = dict(_package_tables(path)) if path.parent == PACKAGE_DIRECTORY else _tables(path)
     except FileNotFoundError as error:
         raise FormatError(path, "no such architecture file") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from quantcli.formats.columns import column_blocks
 from quantcli.formats.tensor import Tensor
 
-STRIP_BYTES: Final = 1 << 25
-"""About how much of a matrix is transposed at a time."""
+STRIP_BYTES: Final = 1 << 23
+"""About how much of a matrix is transposed at a time: four times as much takes as long."""
 
 
 @dataclass(frozen=True)

@@ -220,6 +220,26 @@ def test_more_experts_than_tensors_fit_into_few(tensors):
     assert "blk.1.ffn_down_exps.weight" in [t.name for t in mapped(tensors, **EXPERTS | {"num_experts": 20})]
 
 
+def test_more_experts_than_there_are_tensors_fit_into_one(tensors):
+    tensors = {name: tensor for name, tensor in with_experts(tensors, experts=1).items() if ".experts." not in name}
+    for layer in range(2):
+        place = f"model.layers.{layer}.mlp."
+        tensors |= ones(f"{place}gate.weight", 200, 8)
+        tensors |= ones(f"{place}experts.gate_up_proj", 200, 12, 8) | ones(f"{place}experts.down_proj", 200, 8, 6)
+    shapes = {tensor.name: tensor.shape for tensor in mapped(tensors, **EXPERTS | {"num_experts": 200})}
+    assert shapes["blk.1.ffn_down_exps.weight"] == (200, 8, 6)
+
+
+def test_the_counting_of_missing_experts_ends():
+    config = CONFIG | {
+        "architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "num_hidden_layers": 3000,
+        "num_local_experts": 3000,
+    }  # fmt: skip
+    tensors = {f"t{number}": memory_tensor(np.ones((1, 1), np.float32)) for number in range(3000)}
+    with pytest.raises(ModelError, match=r"describes 9000000 tensors such as .*, but the checkpoint holds 3000 tensors"):
+        find_architecture(config).tensors(tensors, config)
+
+
 def test_what_is_missing_is_told_by_the_names_of_the_first_way(tensors):
     tensors = with_experts(tensors)
     del tensors["model.layers.1.mlp.experts.1.up_proj.weight"]

@@ -32,9 +32,10 @@ from vocabulary_digest import digest  # noqa: E402
 def convert(directory, **options):
     """The metadata for a directory that needs to hold no tensors."""
     configuration = json.loads((directory / "config.json").read_text())
-    rules = find_architecture(configuration).vocabulary
+    architecture = find_architecture(configuration)
     checkpoint = Checkpoint(directory, directory, configuration, {})
-    return vocabulary_metadata(checkpoint, configuration.get("vocab_size"), rules=rules, **options)
+    options |= {"rules": architecture.vocabulary, "configuration": architecture.hyperparameters(configuration)}
+    return vocabulary_metadata(checkpoint, configuration.get("vocab_size"), **options)
 
 
 def described(metadata):
@@ -195,6 +196,11 @@ def test_no_such_pre_tokenizer(tmp_path):
     with pytest.raises(UsageError, match="'llama-9'") as caught:
         convert(byte_level_case(tmp_path), pre_tokenizer="llama-9")
     assert "llama-bpe" in caught.value.hint
+
+
+def test_no_such_pre_tokenizer_where_none_is_needed(tmp_path):
+    with pytest.raises(UsageError, match="'llama-9'"):
+        convert(write_case(tmp_path, CASES["pieces"]), pre_tokenizer="llama-9")
 
 
 def test_every_pattern_can_be_compiled():

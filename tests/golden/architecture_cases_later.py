@@ -244,6 +244,9 @@ CASES: dict[str, Case] = {
         "granite-4.0-micro", {"position_embedding_type": "rope", "tie_word_embeddings": True, "rope_theta": 1e7},
         kinds="aa", experts=0, shared=96,
     ),
+    "granite4moe": granite4_case(
+        "granite-4.0-moe", {"position_embedding_type": "rope"}, kinds="aa", shared=40
+    ),
     "exaone4": exaone4_case(
         "EXAONE-4.0-32B", {"sliding_window": 64, "num_hidden_layers": 4, "rope_theta": 1000000.0, "rope_scaling": LLAMA3,
                            "layer_types": [*["sliding_attention"] * 3, "full_attention"]}

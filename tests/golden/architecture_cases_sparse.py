@@ -183,6 +183,7 @@ CASES: dict[str, Case] = {
     "deepseek-biases": deepseek1_case(
         "deepseek", {"attention_bias": True, "num_hidden_layers": 4, "num_attention_heads": 8}, dense=2, experts=9, shared=1
     ),
+    "deepseek-all-dense": deepseek1_case("deepseek", {"n_routed_experts": 64}, dense=2, experts=0),
     "deepseek2": deepseek2_case("DeepSeek-V2", {"rope_scaling": MSCALE, "routed_scaling_factor": 16.0}),
     "deepseek2-lite": deepseek2_case(
         "DeepSeek-V2-Lite", {"n_group": 1, "topk_group": 1, "scoring_func": "softmax", "num_attention_heads": 2,

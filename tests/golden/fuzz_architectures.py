@@ -31,7 +31,9 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent / "architectures"), str(HERE.parents[1])]
 
-from fuzz_families import FAMILIES, Family  # noqa: E402
+from fuzz_families import FAMILIES as EARLIER  # noqa: E402
+from fuzz_families import Family  # noqa: E402
+from fuzz_families_later import LATER  # noqa: E402
 from make_architecture_goldens import convert, described, end_recursion, leave_out_vocabularies  # noqa: E402
 from test_architecture_goldens import digest, plain, written  # noqa: E402
 from tiny_checkpoint import write_checkpoint  # noqa: E402
@@ -41,6 +43,7 @@ from quantcli.formats.checkpoint import open_checkpoint  # noqa: E402
 from quantcli.formats.errors import ModelError, QuantcliError  # noqa: E402
 
 Case = dict[str, Any]
+FAMILIES: dict[str, Family] = {**EARLIER, **LATER}
 
 # --- Disguises: the same model as other people would have saved it --------------------------------------------------------
 

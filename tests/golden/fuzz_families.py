@@ -146,6 +146,12 @@ class Family:
     only: tuple[str, ...] = field(default=())
     """The classes to have, where transformers writes another name than the reference knows."""
 
+    models: tuple[str, ...] = ("AutoModelForCausalLM",)
+    """Classes of transformers, one of which makes the model."""
+
+    files: Mapping[str, str] = field(default_factory=dict)
+    """What lies beside the checkpoint."""
+
     def case(self, random: Random) -> Case:
         """A random checkpoint.
 
@@ -153,19 +159,21 @@ class Family:
             Exception: what transformers raises where the choices do not suit each other.
         """
         made = chosen(self.choices, random)
-        case = self.build("a-model-1B", made) if self.build else saved(self.kind, made, random)
+        case = self.build("a-model-1B", made) if self.build else saved(self.kind, made, random.choice(self.models))
         if self.only:
             case["config"]["architectures"] = [random.choice(self.only)]
-        return case
+        return {**case, "files": {**self.files, **case.get("files", {})}}
 
 
-def saved(kind: str, sizes: Case, random: Random) -> Case:
+def saved(kind: str, sizes: Case, maker: str = "AutoModelForCausalLM") -> Case:
     """What transformers saves of a model with this configuration."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    import transformers
 
-    config = AutoConfig.for_model(kind, bos_token_id=1, eos_token_id=2, pad_token_id=None, **sizes)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None}
+    config = transformers.AutoConfig.for_model(kind, **{**ids, **sizes})
+    made_by = getattr(transformers, maker)
+    model = made_by.from_config(config, dtype=torch.bfloat16) if maker.startswith("Auto") else made_by(config).bfloat16()
     with tempfile.TemporaryDirectory() as place:
         model.save_pretrained(place)
         written = json.loads((Path(place) / "config.json").read_text())

@@ -298,6 +298,32 @@ CASES: dict[str, dict[str, Any]] = {
         "tokenizer_config.json": FAST,
         "merges.txt": "#version: 0.2\n" + "\n".join(MERGES) + "\n\n",
     },
+    "bytes-hunyuan": {
+        "config.json": config(
+            BYTE_LEVEL_SIZE + 3, architectures=["HunYuanDenseV1ForCausalLM"], model_type="hunyuan_v1_dense", head_dim=16,
+            eos_token_id=BYTE_LEVEL_SIZE + 1, eod_token_id=BYTE_LEVEL_SIZE,
+        ),
+        "tokenizer.json": byte_level(ENDS),
+        "tokenizer_config.json": FAST,
+        "generation_config.json": {"eos_token_id": [BYTE_LEVEL_SIZE + 2, BYTE_LEVEL_SIZE + 1]},
+    },
+    "bytes-hunyuan-silent": {
+        "config.json": config(
+            BYTE_LEVEL_SIZE + 3, architectures=["HunYuanDenseV1ForCausalLM"], model_type="hunyuan_v1_dense", head_dim=16
+        ),
+        "tokenizer.json": byte_level(ENDS),
+        "tokenizer_config.json": FAST,
+        "generation_config.json": {"eos_token_id": [BYTE_LEVEL_SIZE + 1]},
+    },
+    "pieces-nemotron": {
+        "config.json": config(
+            2048, **IDS, architectures=["NemotronForCausalLM"], model_type="nemotron", norm_eps=1e-5,
+            partial_rotary_factor=0.5, pad_token_id=3,
+        ),
+        "tokenizer.model": PIECES,
+        "tokenizer_config.json": {**SP_CLASS, **NAMES},
+        "tokenizer.json": {"added_tokens": SP_ADDED},
+    },
     "fallback": {
         "config.json": config(264 + 2, **IDS),
         "tokenizer.json": byte_fallback(

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from quantcli.architectures.fields import FIELD_TYPES
 from quantcli.architectures.schema import VocabularyRules
 from quantcli.conversion.vocabulary import hugging_face
 from quantcli.conversion.vocabulary.files import MERGES, SOUGHT, VOCABULARY, WORDS, Request, TokenizerFiles
-from quantcli.conversion.vocabulary.pre_tokenizer import pre_tokenizer_name
+from quantcli.conversion.vocabulary.pre_tokenizer import check_pre_tokenizer, pre_tokenizer_name
 from quantcli.conversion.vocabulary.ranks import from_ranks
 from quantcli.conversion.vocabulary.sentencepiece import sentencepiece_tokens
 from quantcli.conversion.vocabulary.special import special_metadata
@@ -53,6 +54,8 @@ def vocabulary_metadata(
         UnsupportedError: if the algorithm or the pre-tokenizer is unknown.
         UsageError: if no pre-tokenizer is called `pre_tokenizer`.
     """
+    if pre_tokenizer is not None:
+        check_pre_tokenizer(pre_tokenizer)
     files = TokenizerFiles.read(checkpoint)
     configuration = checkpoint.config if configuration is None else configuration
     metadata: Metadata = {}
@@ -74,6 +77,7 @@ def vocabulary_metadata(
         for role, text in rules.replaced_texts.items():
             if text in added:
                 metadata[spec.SPECIAL_TOKENS[role]] = u32(added[text])
+        metadata |= _replaced(checkpoint, rules, configuration)
         _check_values(metadata)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, OverflowError) as error:
         what = "a tokenizer file is valid JSON, but not of the shape such files have"
@@ -85,6 +89,15 @@ def vocabulary_metadata(
     if rules.space_prefix is not None:
         metadata[spec.ADD_SPACE_PREFIX] = boolean(rules.space_prefix)
     return metadata
+
+
+def _replaced(checkpoint: Checkpoint, rules: VocabularyRules, configuration: Mapping[str, Any]) -> Metadata:
+    """The special tokens that are others than the checkpoint's tokenizer says."""
+    ids = {role: configuration.get(id_) if isinstance(id_, str) else id_ for role, id_ in rules.replaced.items()}
+    if rules.first_end:
+        ends = (checkpoint.json("generation_config.json") or {}).get("eos_token_id")
+        ids[rules.first_end] = ends[0] if isinstance(ends, list) and len(ends) > 1 else None
+    return {spec.SPECIAL_TOKENS[role]: FIELD_TYPES["u32"](id_) for role, id_ in ids.items() if id_ is not None}
 
 
 def _check_values(metadata: Metadata) -> None:

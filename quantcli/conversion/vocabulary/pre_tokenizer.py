@@ -25,10 +25,9 @@ def pre_tokenizer_name(request: Request, tokenizer: Tokenizer) -> str:
 
     Raises:
         UnsupportedError: if neither is known.
-        UsageError: if none is called as the request says.
     """
     if request.pre_tokenizer is not None:
-        return check_pre_tokenizer(request.pre_tokenizer)
+        return request.pre_tokenizer
     files = request.files
     name = next(filter(None, map(pre_tokenizers.name_by_hash, test_ids(files, tokenizer))), None)
     if name is None and files.tokenizer_path is None:
@@ -88,8 +87,8 @@ def _special_id(files: TokenizerFiles, tokenizer: Tokenizer, role: str) -> int |
     return None if text is None else tokenizer.token_to_id(text)
 
 
-def check_pre_tokenizer(name: str) -> str:
-    """`name`, if there is such a pre-tokenizer.
+def check_pre_tokenizer(name: str) -> None:
+    """Nothing, if there is such a pre-tokenizer.
 
     Raises:
         UsageError: if there is not.
@@ -97,4 +96,3 @@ def check_pre_tokenizer(name: str) -> str:
     known = pre_tokenizers.pre_tokenizers()
     if name not in known:
         raise UsageError(f"no pre-tokenizer is called {name!r}", hint=f"known are {', '.join(known)}")
-    return name

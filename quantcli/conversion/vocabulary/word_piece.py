@@ -14,7 +14,7 @@ from quantcli.architectures.pre_tokenizers import name_by_hash
 from quantcli.conversion.vocabulary import hugging_face
 from quantcli.conversion.vocabulary.files import Request
 from quantcli.conversion.vocabulary.plain_files import bert_tokens
-from quantcli.conversion.vocabulary.pre_tokenizer import check_pre_tokenizer, test_ids
+from quantcli.conversion.vocabulary.pre_tokenizer import test_ids
 from quantcli.conversion.vocabulary.special import NO_IDS, special_metadata
 from quantcli.formats import vocabulary_spec as spec
 from quantcli.formats.gguf_spec import Metadata, string, u32
@@ -36,10 +36,8 @@ def from_word_piece(request: Request) -> Metadata:
     metadata: Metadata = {}
     if request.token_types is not None:
         metadata[spec.TOKEN_TYPE_COUNT] = u32(request.token_types)
-    if request.pre_tokenizer is not None:
-        name = check_pre_tokenizer(request.pre_tokenizer)
-    else:
-        name = next(filter(None, map(name_by_hash, test_ids(files, tokenizer))), _ANY)
+    known = filter(None, map(name_by_hash, test_ids(files, tokenizer)))
+    name = request.pre_tokenizer or next(known, _ANY)
     metadata |= {spec.MODEL: string("bert"), spec.PRE_TOKENIZER: string(name)} | table.metadata(scores=False)
     late = _unlike_assumed(tokenizer, files.configuration) if files.tokenizer_path is None else NO_IDS
     return metadata | special_metadata(files, len(table), late=late)

@@ -103,6 +103,8 @@ SAME: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "modern-bert-sparse-config": ({"layer_norm_eps": None}, {}),
     "granitehybrid": ({"layer_types": ["linear_attention", "full_attention", "linear_attention"]}, {}),
     "granite4": ({"layer_types": ["full_attention"] * 2}, {}),
+    "dots1": ({"scoring_func": "noaux_tc"}, {}),
+    "dots1-sparse-config": ({"scoring_func": None}, {}),
     "t5": ({"decoder_start_token_id": None}, {}),
 }  # fmt: skip
 """Cases whose configuration, as transformers 5 or the hub has it now, the reference cannot read, or not with its tensors:

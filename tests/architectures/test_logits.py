@@ -112,6 +112,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "exaone": ("exaone", {**LLAMA, "rope_parameters": LLAMA3}),
     "minicpm3": ("minicpm3", {**LLAMA, "num_key_value_heads": 4, **MLA, "dim_model_base": 256, "scale_emb": 12,
                               "scale_depth": 1.4}),
+    "dots1": ("dots1", {**LLAMA, **DEEPSEEK, "norm_topk_prob": True, "routed_scaling_factor": 2.5}),
     "deepseek2": ("deepseek_v2", {**LLAMA, **MLA, **DEEPSEEK, "q_lora_rank": None}),
     "deepseek3": ("deepseek_v3", {**LLAMA, **MLA, **DEEPSEEK, "n_group": 1, "topk_group": 1,
                                   "scoring_func": "sigmoid", "topk_method": "noaux_tc"}),

@@ -131,6 +131,15 @@ def glm4moe_case(directory: str, changes: Case, ahead: int = 1, experts: int = 3
     return dense | {"tensors": dict(sorted(tensors.items()))}
 
 
+def dots1_case(directory: str, changes: Case, **more: Any) -> Case:
+    """A dots.llm1: a GLM 4.5 with norms for heads and nothing ahead."""
+    case = glm4moe_case(
+        directory, {"use_qk_norm": True, "attention_bias": False, "num_key_value_heads": 4, **changes}, ahead=0, **more
+    )
+    config = {key: value for key, value in case["config"].items() if key not in ("use_qk_norm", "num_nextn_predict_layers")}
+    return case | {"config": {**config, "architectures": ["Dots1ForCausalLM"], "model_type": "dots1"}}
+
+
 def granite4_case(directory: str, changes: Case, kinds: str = "mam", experts: int = 3, shared: int = 48) -> Case:
     """A Granite 4, whose layers have a Mamba 2 (m) or attention (a)."""
     layers = [{"m": "mamba", "a": "attention"}[kind] for kind in kinds]
@@ -232,6 +241,11 @@ CASES: dict[str, Case] = {
          "routed_scaling_factor": None, "norm_topk_prob": None, "rms_norm_eps": None, "head_dim": 16,
          "tie_word_embeddings": True},
         ahead=0, experts=5,
+    ),
+    "dots1": dots1_case("dots.llm1.inst", {"scoring_func": "sigmoid", "rope_theta": 10000000, "sliding_window": None}),
+    "dots1-sparse-config": dots1_case(
+        "dots1", {"scoring_func": "sigmoid", "rms_norm_eps": None, "rope_theta": None, "norm_topk_prob": None,
+                  "max_position_embeddings": None}, experts=5,
     ),
     "lfm2moe": lfm2moe_case("LFM2-8B-A1B", {}),
     "lfm2moe-sparse-config": lfm2moe_case(

@@ -231,6 +231,8 @@ KNOWN = {
     "gpt_bigcode": "feed_forward_length|attention.head_count_kv|blk.*.attn_qkv",
     "falcon": "feed_forward_length",
     "baichuan": "context_length",  # null, where another key has it
+    "dots1": "expert_gating_func",  # absent, and then taken for another
+    **dict.fromkeys(("modernbert", "modernbert-new"), "layer_norm_epsilon"),  # under another name
     **dict.fromkeys(("deepseek2-raw", "deepseek_v2", "deepseek_v3"), "layer_norm_rms_epsilon"),  # null
 }
 """Where ours differ on purpose, since llama.cpp could not load what the reference writes."""

@@ -118,6 +118,12 @@ LATER: dict[str, Family] = {
          "routed_scaling_factor": [OMIT, 2.5], "n_group": [OMIT, 1], "topk_group": [OMIT, 1],
          "rope_parameters": rope(partial=(OMIT, 0.5))}, "glm4_moe",
     ),
+    "dots1": Family(
+        {**LLAMA, "head_dim": [OMIT, OMIT, 16], "attention_bias": [OMIT, OMIT, True], "n_routed_experts": [1, 2, 5],
+         "num_experts_per_tok": [1, 2], "moe_intermediate_size": [16, 40], "n_shared_experts": [1, 2],
+         "first_k_dense_replace": [OMIT, 0, 1], "norm_topk_prob": [OMIT, True, False], "n_group": [OMIT, 1],
+         "routed_scaling_factor": [OMIT, 2.5]}, "dots1",
+    ),
     "ernie4_5_moe": Family(
         {**LLAMA, "head_dim": [OMIT, OMIT, 16], "use_bias": [OMIT, True], "moe_num_experts": [2, 5], "moe_k": [1, 2],
          "moe_intermediate_size": [16, 40], "moe_num_shared_experts": [OMIT, 0, 1, 2],

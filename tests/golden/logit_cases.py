@@ -30,6 +30,7 @@ CASES: dict[str, Case] = {
     "deepseek2": case("deepseek2"),
     "deepseek2-square": case("deepseek2-square"),
     "deepseek3": case("deepseek3"),
+    "dots1": case("dots1"),
     "ernie4_5": case("ernie4_5"),
     "exaone": case("exaone"),
     "exaone4": case("exaone4"),

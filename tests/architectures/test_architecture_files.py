@@ -251,3 +251,9 @@ def test_a_null_that_the_configuration_class_refuses_has_nothing_filled_in():
 def test_variants_without_a_gguf_name_are_refused():
     with pytest.raises(UnsupportedError, match=r"'dice' for '{arch}.expert_gating_func' is none of softmax, sigmoid"):
         llama_metadata(scoring_func="dice")
+
+
+def test_files_of_one_gguf_architecture_have_one_graph():
+    graphs = {}
+    for architecture in architectures():  # readers find the graph by the name in the file alone
+        assert graphs.setdefault(architecture.gguf, architecture.graph) == architecture.graph, architecture.name

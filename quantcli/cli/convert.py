@@ -99,6 +99,7 @@ def command(
     if imatrix:
         _warn_of_unguided(results)
     _warn_of_second_quantization(results)
+    _tell_of_grids(results)
     if as_json:
         documents = [result.as_json() for result in results]
         print_json(documents[0] if len(names) == 1 else documents)
@@ -186,6 +187,18 @@ def _warn_of_second_quantization(results: Sequence[Conversion]) -> None:
             origins = ", ".join(sorted({tensor.origin for tensor in found}))
             what = f"{len(found)} tensors that the checkpoint has as {origins} are quantized a second time, at a loss"
             click.echo(f"{result.type}: {what}", err=True)
+
+
+def _tell_of_grids(results: Sequence[Conversion]) -> None:
+    """Say that a checkpoint was trained or quantized for a type already."""
+    from quantcli.conversion.plan import repacked_exactly
+
+    for result in results:
+        found = repacked_exactly(result.plan)
+        if found:
+            grids = ", ".join(sorted({tensor.type.name for tensor in found}))
+            what = f"the weights of {len(found)} tensors lie on a {grids} grid already"
+            click.echo(f"{result.type}: {what} and lose nothing", err=True)
 
 
 def _show(result: Conversion) -> None:

@@ -1,7 +1,9 @@
 """What a plan cannot tell from names and shapes: which weights were quantized before, and which lie on a type's grid.
 
-Weights on a grid that the planned type holds are packed without loss. Finding out costs one row of a tensor whose weights
-do not lie on it; only where some rows do is all of the tensor read.
+Weights on a grid that the planned type holds are packed without loss: dequantized, and rounded to BF16 or F16 where the
+checkpoint has them in that, they are the checkpoint's bytes. That is found out for a tensor as a whole: where one block
+does not lie on the grid, all are quantized as ever. It costs one row of a tensor whose weights do not lie on it; only where
+some rows do is all of the tensor read.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from quantcli.conversion.plan import PlannedTensor
 from quantcli.formats.prequantized.numbers import Floats, to_floats
 from quantcli.formats.prequantized.scaled import Decoded
 from quantcli.formats.tensor import Tensor, made_of
-from quantcli.kernels.grids import GRIDS, lies_on_grid
+from quantcli.kernels.grids import GRIDS, ROUNDED, lies_on_grid
 from quantcli.kernels.rows import dequantize
 
 _SAMPLES: Final = 8
@@ -55,7 +57,8 @@ def _looked_at(planned: PlannedTensor, tensor: Tensor, pool: ThreadPoolExecutor 
     if pool and converted and planned.type in GRIDS:
         exact = _is_on_grid(planned, tensor, pool)
     if exact:
-        reasons.append(f"its weights lie on a {planned.type.name} grid and are repacked without loss")
+        precision = f", to the precision of {tensor.type.name}," if tensor.type.name in ROUNDED else ""
+        reasons.append(f"its weights lie on a {planned.type.name} grid{precision} and are repacked without loss")
     return replace(planned, origin=origin, exact=exact, reason="; ".join(reasons))
 
 
@@ -64,14 +67,14 @@ def _is_on_grid(planned: PlannedTensor, tensor: Tensor, pool: ThreadPoolExecutor
         return False
     # The middle row first: the ends of an embedding may be unused.
     samples = (tensor.rows // 2, *range(0, tensor.rows, max(1, tensor.rows // _SAMPLES)))
-    if not all(lies_on_grid(_floats(tensor, row, row + 1), planned.type) for row in samples):
+    if not all(lies_on_grid(_floats(tensor, row, row + 1), planned.type, tensor.type) for row in samples):
         return False
     step = max(1, _CHUNK_WEIGHTS // tensor.row_length)
     off_grid = Event()
 
     def look(start: int) -> None:
         stop = min(start + step, tensor.rows)
-        if not off_grid.is_set() and not lies_on_grid(_floats(tensor, start, stop), planned.type):
+        if not off_grid.is_set() and not lies_on_grid(_floats(tensor, start, stop), planned.type, tensor.type):
             off_grid.set()
 
     try:
@@ -86,7 +89,7 @@ def _is_on_grid(planned: PlannedTensor, tensor: Tensor, pool: ThreadPoolExecutor
 def _floats(tensor: Tensor, start: int, stop: int) -> Floats:
     raw = np.empty((stop - start, tensor.row_bytes), np.uint8)
     tensor.read(start, stop, raw)
-    # Without a kernel where none is needed: a dry run compiles nothing.
+    # Without a kernel where none is needed: a dry run of ordinary weights compiles nothing.
     return (
         dequantize(raw, tensor.type) if tensor.type.is_quantized else to_floats(raw.view(tensor.type.layout), tensor.type)
     )

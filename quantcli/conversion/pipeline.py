@@ -153,8 +153,11 @@ class _Worker:
                 if values is None:
                     values = self._decoded(tensor, chunk, raw)
                 data = self._buffer("blocks", (count, planned.type.row_bytes(tensor.row_length)), np.uint8)
-                pack = rows.quantize_exactly if planned.exact else rows.quantize
-                pack(values, planned.type, self._importance_of(planned, chunk), data)
+                importance = self._importance_of(planned, chunk)
+                if planned.exact:
+                    rows.quantize_exactly(values, planned.type, tensor.type, importance, data)
+                else:
+                    rows.quantize(values, planned.type, importance, data)
             output.writer.write(chunk.index, chunk.start * data.shape[1], data.reshape(-1))
         return raw.size
 

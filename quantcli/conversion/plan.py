@@ -72,7 +72,8 @@ class PlannedTensor:
     origin: str = ""
     """How the checkpoint has the tensor, if it is quantized in a way that GGUF does not have: `GPTQ 4-bit`."""
     exact: bool = False
-    """Whether the weights lie on the grid of `type` already, so that nothing is lost."""
+    """Whether the weights lie on the grid of `type` already: what is written, rounded to `source_type`, is the checkpoint's
+    bytes."""
 
     @property
     def info(self) -> TensorInfo:
@@ -195,6 +196,11 @@ def quantized_twice(plan: Sequence[PlannedTensor]) -> list[PlannedTensor]:
         for tensor in plan
         if tensor.origin and tensor.type.is_quantized and tensor.type is not tensor.source_type and not tensor.exact
     ]
+
+
+def repacked_exactly(plan: Sequence[PlannedTensor]) -> list[PlannedTensor]:
+    """The tensors whose weights lie on the grid of their type already: worth a note, since nothing of them is lost."""
+    return [tensor for tensor in plan if tensor.exact]
 
 
 def file_order(name: str) -> tuple[int, str]:

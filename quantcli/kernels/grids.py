@@ -4,6 +4,9 @@ Models trained for a type, or quantized before with scales it can hold, have in 
 multiples of some half-precision number (or for MXFP4 the levels under a power of two). The quantizer takes the scale from
 the extreme weight and misses such a grid where the block lacks the extreme level. Here the scale is found that gives
 every weight back exactly, if there is one.
+
+A checkpoint in BF16 or F16 may hold such multiples rounded, since scale times level has more digits than its type. Then
+without loss means: what a block gives back, rounded to the checkpoint's type, is the checkpoint's weight, bit for bit.
 """
 
 from __future__ import annotations
@@ -16,6 +19,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from quantcli.kernels.half import bfloat_to_float, float_to_bfloat, float_to_half, half_to_float
+from quantcli.kernels.jit import inline, kernel
 from quantcli.kernels.types import TYPES, BlockType
 
 Floats = NDArray[np.float32]
@@ -27,47 +32,45 @@ _HALVES: Final = _BLOCK // 2
 class Grid(ABC):
     """The numbers a block of 32 can hold, each type's in its own way."""
 
+    def may_hold(self, x: Floats) -> bool:
+        """False where a glance at blocks `(blocks, 32)` tells that not all of them have a scale, as it does for ordinary
+        weights: those need not wait until a kernel is compiled."""
+        return True
+
     @abstractmethod
-    def scales(self, x: Floats) -> Floats:
-        """For each block `(blocks, 32)` a scale under which it is exact, NaN where there is none."""
+    def scales(self, x: Floats, source: BlockType) -> Floats:
+        """For each block `(blocks, 32)` of weights that are numbers of the type `source`, a scale under which the block
+        gives them back, NaN where there is none: exactly, or if no scale does that, once rounded to `source`."""
 
     @abstractmethod
     def pack(self, x: Floats, scales: Floats, out: NDArray[Any]) -> None:
-        """Write blocks that are exact under `scales` to `out` `(blocks,)`, of the type's layout."""
+        """Write blocks to `out` `(blocks,)`, of the type's layout, under the scales that `scales` found for them."""
 
 
 class _Integers(Grid):
-    """Multiples from `low` to `high` of a half-precision number of either sign; -low is a power of two or high."""
+    """Multiples from `low` to `high` of a half-precision number of either sign; -low is a power of two or high.
+
+    Where those may be rounded, blocks in which one is too large to be told from its neighbours are left out (`_TELLABLE`):
+    in BF16, those with 64 times the scale or more, where half of all numbers would do. What is left meets a number of that
+    type in one case out of four at most, so that ordinary weights never meet it in all 32 of a block.
+    """
 
     def __init__(self, low: int, high: int, zero: int, pack: Callable[[NDArray[np.int16], NDArray[Any]], None]) -> None:
         self._low, self._high, self._zero = low, high, zero
         self._pack = pack
 
-    def scales(self, x: Floats) -> Floats:
-        """See `Grid.scales`. The smallest weight is some multiple of the scale: the first, the second ... are tried, as
-        long as the largest stays in range."""
-        most = max(self._high, -self._low)
-        # Element by element, all blocks at a time: sums over 32 neighbours are slow.
-        left, magnitude = np.arange(len(x)), np.abs(x.T, order="C")
+    def may_hold(self, x: Floats) -> bool:
+        """See `Grid.may_hold`: no weight is smaller than another divided by the highest level."""
+        magnitude = np.abs(x.T, order="C")  # element by element: reductions over 32 neighbours are slow
         largest = magnitude.max(0)
         magnitude[magnitude == 0] = np.inf
-        smallest = magnitude.min(0)
-        found = np.where(largest == 0, np.float32(0), np.float32(np.nan))
-        values = np.ascontiguousarray(x.T)
         with np.errstate(all="ignore"):
-            for multiple in map(np.float32, range(1, most + 1)):
-                scale = (smallest / multiple).astype(np.float16).astype(np.float32)
-                level = np.rint(values / scale)
-                exact = (level * scale == values).all(0) & (scale * multiple == smallest) & (largest > 0)
-                high, low = level.max(0), level.min(0)
-                upright = exact & (high <= self._high) & (low >= self._low)
-                turned = exact & ~upright & (-low <= self._high) & (-high >= self._low)
-                found[left[upright]] = scale[upright]
-                found[left[turned]] = -scale[turned]
-                again = (largest > 0) & ~upright & ~turned & (largest * (multiple + 1) <= smallest * np.float32(most))
-                if not again.any():
-                    break
-                left, largest, smallest, values = left[again], largest[again], smallest[again], values[:, again]
+            return bool((largest <= magnitude.min(0) * np.float32(max(self._high, -self._low) + 0.5)).all())
+
+    def scales(self, x: Floats, source: BlockType) -> Floats:
+        """See `Grid.scales`."""
+        found = np.empty(len(x), np.float32)
+        _search(np.ascontiguousarray(x), self._low, self._high, _ROUNDINGS.get(source.name, _NONE), found)
         return found
 
     def pack(self, x: Floats, scales: Floats, out: NDArray[Any]) -> None:
@@ -75,6 +78,91 @@ class _Integers(Grid):
         levels = np.rint(x / np.where(scales == 0, np.float32(1), scales)[:, None]).astype(np.int16)
         out["d"] = scales
         self._pack(levels + np.int16(self._zero), out)
+
+
+_NONE, _BRAIN, _HALF = 0, 1, 2
+"""How scale times level may have been rounded."""
+
+_ROUNDINGS: Final = MappingProxyType({"BF16": _BRAIN, "F16": _HALF})
+
+_TELLABLE: Final = (1 << 22, 1 << 6, 1 << 9)
+"""For each way of rounding, the first level that may be taken for its neighbour: half of the numbers that the type has from
+one power of two to the next. A weight and the smallest weight are off by half a step each at most; below, their quotient is
+off by less than one half."""
+
+
+@inline
+def _round(x: Any, rounding: Any) -> Any:
+    if rounding == _BRAIN:
+        return bfloat_to_float(float_to_bfloat(x))
+    return half_to_float(float_to_half(x)) if rounding == _HALF else x
+
+
+@inline
+def _reach(x: Any, rounding: Any, step: Any) -> Any:
+    """The end of what is rounded to a magnitude `x`, above for a step of 1, below for -1; the end itself may not be."""
+    if rounding == _BRAIN:
+        return (x + bfloat_to_float(np.uint16(float_to_bfloat(x) + step))) / np.float32(2)
+    if rounding == _HALF:
+        return (x + half_to_float(np.uint16(float_to_half(x) + step))) / np.float32(2)
+    return x
+
+
+@kernel
+def _search(x: Any, low: Any, high: Any, rounding: Any, found: Any) -> None:
+    """Put for each block of `x` `(blocks, 32)` into `found` the half-precision number of which its weights are multiples
+    from `low` to `high`, NaN if there is none: rounded as `rounding` says where none is right without.
+
+    The smallest weight is some multiple: the first, the second ... are tried, as long as the largest stays in range. That
+    tells each weight's multiple, and these within which bounds the scale is.
+    """
+    levels = np.empty(_BLOCK, np.float32)
+    for block in range(len(x)):
+        values = x[block]
+        largest, smallest = np.float32(0), np.float32(np.inf)
+        for value in values:
+            largest = max(largest, abs(value)) if abs(value) < np.inf else np.float32(np.nan)
+            if not largest >= 0:
+                break
+            if value != 0:
+                smallest = min(smallest, abs(value))
+        found[block] = np.float32(0) if largest == 0 else np.float32(np.nan)
+        for way in range(0, rounding + 1, max(1, rounding)):
+            most = np.float32(min(max(high, -low), _TELLABLE[way] - 1))
+            multiple = np.float32(1)
+            while found[block] != found[block] and largest * multiple <= smallest * (most + np.float32(0.5)):
+                found[block] = _scale(values, smallest / multiple, low, high, most, way, levels)
+                multiple += np.float32(1)
+
+
+@inline
+def _scale(values: Any, about: Any, low: Any, high: Any, most: Any, way: Any, levels: Any) -> Any:
+    """The scale of a block where it is `about` so much: the half-precision number nearest to the middle of those that make
+    all weights right, NaN if there is none."""
+    least, bound = np.float32(0), np.float32(np.inf)
+    top, bottom = np.float32(0), np.float32(0)
+    for i in range(_BLOCK):
+        magnitude = abs(values[i])
+        level = np.rint(magnitude / about)
+        if level > 0:
+            least = max(least, _reach(magnitude, way, -1) / level)
+            bound = min(bound, _reach(magnitude, way, 1) / level)
+            if least > bound:
+                return np.float32(np.nan)
+        levels[i] = level if values[i] > 0 else -level
+        top, bottom = max(top, levels[i]), min(bottom, levels[i])
+    sign = np.float32(1) if top <= high and bottom >= low else np.float32(-1)
+    if max(top, -bottom) > most or (sign < 0 and (-bottom > high or -top < low)):
+        return np.float32(np.nan)
+    # At one of the bounds a scale is right or not, as a tie is rounded; between them it is.
+    for candidate in ((least + bound) / np.float32(2), least, bound):
+        scale = half_to_float(float_to_half(candidate))
+        right = np.float32(0) < scale < np.inf
+        for i in range(_BLOCK):
+            right = right and _round(abs(levels[i]) * scale, way) == abs(values[i])
+        if right:
+            return sign * scale
+    return np.float32(np.nan)
 
 
 def _pack_nibbles(levels: NDArray[np.int16], out: NDArray[Any]) -> None:
@@ -103,8 +191,8 @@ class _Microscale(Grid):
     _CODES[[0, 1, 2, 3, 4, 6, 8, 12]] = range(8)
     _HIGHEST: Final = 254
 
-    def scales(self, x: Floats) -> Floats:
-        """See `Grid.scales`."""
+    def scales(self, x: Floats, source: BlockType) -> Floats:
+        """See `Grid.scales`. Neither BF16 nor F16 rounds the levels."""
         fraction, exponent = np.frexp(np.abs(x).max(1))
         # The largest weight is 8 or 12 times the scale, unless that would be smaller than the smallest.
         exponent = np.maximum(exponent - 4, -128)
@@ -125,6 +213,9 @@ class _Microscale(Grid):
         out["qs"] = codes[:, :_HALVES] | (codes[:, _HALVES:] << 4)
 
 
+ROUNDED: Final = tuple(_ROUNDINGS)
+"""The names of the types that a grid is recognised in although they round it."""
+
 GRIDS: Final[Mapping[BlockType, Grid]] = MappingProxyType(
     {
         TYPES["Q4_0"]: _Integers(-8, 7, 8, _pack_nibbles),
@@ -136,20 +227,22 @@ GRIDS: Final[Mapping[BlockType, Grid]] = MappingProxyType(
 """The types whose grids are recognised."""
 
 
-def lies_on_grid(x: Floats, kind: BlockType) -> bool:
-    """Whether all blocks of float32 rows `(rows, n)` lie on the grid of `kind`, one of `GRIDS`."""
-    return not np.isnan(GRIDS[kind].scales(x.reshape(-1, _BLOCK))).any()
+def lies_on_grid(x: Floats, kind: BlockType, source: BlockType) -> bool:
+    """Whether all blocks of float32 rows `(rows, n)`, numbers of the type `source`, lie on the grid of `kind`, one of
+    `GRIDS`, or are what such a grid is when rounded to `source`."""
+    grid, blocks = GRIDS[kind], x.reshape(-1, _BLOCK)
+    return grid.may_hold(blocks) and not np.isnan(grid.scales(blocks, source)).any()
 
 
-def repack(x: Floats, kind: BlockType, inexact: NDArray[np.bool_], out: NDArray[np.uint8]) -> None:
+def repack(x: Floats, kind: BlockType, source: BlockType, inexact: NDArray[np.bool_], out: NDArray[np.uint8]) -> None:
     """Write anew, without loss, those blocks of float32 rows `(rows, n)` that `inexact` `(blocks,)` marks, into their
-    places in `out`, uint8 `(rows, bytes per row)`.
+    places in `out`, uint8 `(rows, bytes per row)`: what they give back is the weights, or once rounded to `source` is.
 
     Raises:
         ValueError: if one of them does not lie on the grid.
     """
     values = x.reshape(-1, _BLOCK)[inexact]
-    scales = GRIDS[kind].scales(values)
+    scales = GRIDS[kind].scales(values, source)
     if np.isnan(scales).any():
         raise ValueError(f"weights that do not lie on a grid of {kind.name}")
     blocks = np.empty(len(values), kind.layout)

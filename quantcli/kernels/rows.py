@@ -75,10 +75,15 @@ def dequantize(
 
 
 def quantize_exactly(
-    x: NDArray[np.float32], kind: BlockType, importance: NDArray[np.float32] | None, out: NDArray[np.uint8]
+    x: NDArray[np.float32],
+    kind: BlockType,
+    source: BlockType,
+    importance: NDArray[np.float32] | None,
+    out: NDArray[np.uint8],
 ) -> None:
-    """Pack rows as `quantize` does, but for those blocks that would not give their weights back: these lie on the type's
-    grid, and are packed without loss.
+    """Pack rows as `quantize` does, but for those blocks that would not give their weights back exactly: these lie on the
+    type's grid, and are packed without loss. Weights are numbers of the type `source`: what such a block gives back is
+    them, or where no block gives them exactly, is them when rounded to `source`.
 
     Raises:
         ValueError: if they do not, or the type has no grid; and as `quantize` does.
@@ -86,7 +91,7 @@ def quantize_exactly(
     quantize(x, kind, importance, out)
     inexact = (dequantize(out, kind) != x).reshape(-1, kind.block_length).any(1)
     if inexact.any():
-        repack(x, kind, inexact, out)
+        repack(x, kind, source, inexact, out)
 
 
 def first_non_finite(x: NDArray[np.float32]) -> int:

@@ -12,7 +12,21 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from quantized_models import LAYER, LINEAR, TOKENIZER, UNTURNED, gptq_model, normal, on_grid, write_model
+from quantized_models import (
+    LAYER,
+    LINEAR,
+    OTHER,
+    TOKENIZER,
+    UNTURNED,
+    awq_model,
+    bf16,
+    from_bf16,
+    gptq_model,
+    normal,
+    on_grid,
+    packed_model,
+    write_model,
+)
 from tiny_checkpoint import write_checkpoint
 
 from quantcli.cli.convert import command
@@ -87,6 +101,65 @@ def test_gptq_becomes_the_same_numbers(tmp_path: Path) -> None:
             np.testing.assert_array_equal(weights[part], expected[f"{LAYER}.{name}"])
         assert "; the checkpoint has it as GPTQ 4-bit; its weights lie on a" in reasons["blk.0.ffn_up.weight"]
         assert "checkpoint" not in reasons["output.weight"]
+
+
+@pytest.mark.parametrize(
+    ("make", "recipe", "origin"),
+    [(awq_model, "Q5_0", "AWQ 4-bit"), (awq_model, "Q8_0", "AWQ 4-bit"), (packed_model, "Q4_0", "compressed-tensors int4")],
+)
+def test_other_methods_become_the_same_numbers(make: Any, recipe: str, origin: str, tmp_path: Path) -> None:
+    """Those with zero points need a type with room for 31 levels."""
+    model, expected = make(tmp_path / "model")
+    weights, reasons = converted(model, recipe, tmp_path / "out.gguf")
+    for part, name in NAMES.items():
+        np.testing.assert_array_equal(weights[part], expected[f"{LAYER}.{name}"])
+    assert f"; the checkpoint has it as {origin}; its weights lie on a {recipe} grid" in reasons["blk.0.ffn_up.weight"]
+
+
+def trained_model(place: Path, group: int | None = None) -> tuple[Path, dict[str, np.ndarray]]:
+    """A model as quantization-aware training leaves it, all in BF16: linear layers on a grid of Q4_0, rounded, with a scale
+    for `group` weights or a row, but one of which a single weight is not; embeddings that were not trained so. And the bits
+    of all weights."""
+    tensors = {f"{name}.weight": bf16(on_grid(shape, -8, 7, group or shape[1])) for name, shape in LINEAR.items()}
+    tensors[f"{LAYER}.mlp.up_proj.weight"][-1, -1] += 40
+    tensors |= {name: bf16(normal(*shape)) for name, shape in OTHER.items()}
+    return write_model(place, tensors), tensors
+
+
+@pytest.mark.parametrize("group", [32, None])
+def test_a_model_trained_for_q4_0_keeps_every_bit(group: int | None, tmp_path: Path) -> None:
+    model, source = trained_model(tmp_path / "model", group)
+    stdout, stderr = run(model, "--type", "Q4_0", "--dry-run", "--json")
+    output = tmp_path / "out.gguf"
+    written, noted = run(model, "--type", "Q4_0", "-o", output, "--json")
+    for text in (stderr, noted):
+        assert "Q4_0: the weights of 6 tensors lie on a Q4_0 grid already and lose nothing" in text.splitlines()
+    reasons = {tensor["name"]: tensor["reason"] for tensor in json.loads(stdout)["tensors"]}
+    assert reasons == {tensor["name"]: tensor["reason"] for tensor in json.loads(written)["tensors"]}
+    kept = {name for name, reason in reasons.items() if "grid" in reason}
+    assert kept == {f"blk.0.{part}.weight" for part in ("attn_q", "attn_k", *UNTURNED)} - {"blk.0.ffn_up.weight"}
+    assert reasons["blk.0.attn_v.weight"] == (
+        "the base type of Q4_0; its weights lie on a Q4_0 grid, to the precision of BF16, and are repacked without loss"
+    )
+    assert "to the precision of BF16, and are repacked" in run(model, "--type", "Q4_0", "--dry-run")[0]
+    with open_gguf(output) as file:
+        for part, name in {**NAMES, "": ""}.items():
+            tensor = file.tensors[f"blk.0.{part}.weight" if part else "token_embd.weight"]
+            bits = source[f"{LAYER}.{name}.weight" if part else "model.embed_tokens.weight"]
+            assert tensor.type.name == "Q4_0"
+            ordinary = quantize(from_bf16(bits), "Q4_0")
+            if part in ("ffn_up", ""):
+                np.testing.assert_array_equal(tensor.load(), ordinary)
+            else:
+                np.testing.assert_array_equal(bf16(dequantize(tensor.load(), "Q4_0")), bits)
+                assert (bf16(dequantize(ordinary, "Q4_0")) != bits).any()
+
+
+def test_a_trained_model_in_a_larger_type_keeps_every_bit_too(tmp_path: Path) -> None:
+    model, source = trained_model(tmp_path / "model")
+    for recipe in ("Q5_0", "Q8_0"):
+        weights, _ = converted(model, recipe, tmp_path / f"{recipe}.gguf")
+        np.testing.assert_array_equal(bf16(weights["attn_output"]), source[f"{LAYER}.self_attn.o_proj.weight"])
 
 
 def run(*arguments: object) -> tuple[str, str]:

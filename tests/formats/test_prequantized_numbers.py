@@ -13,7 +13,7 @@ import pytest
 from quantcli.formats.files import InputFile
 from quantcli.formats.prequantized import decode, strips
 from quantcli.formats.prequantized.numbers import FLOAT_TABLES, PackedRows, integers, read_floats, unpack, with_rows
-from quantcli.formats.prequantized.scaled import scale_grid
+from quantcli.formats.prequantized.scaled import column_grid, scale_grid
 from quantcli.formats.prequantized.strips import StripCache, packed_across, packed_down, turned_floats
 from quantcli.formats.pytorch import open_pytorch
 from quantcli.formats.strided import StridedTensor
@@ -125,6 +125,18 @@ def test_scales_of_every_shape(
     for start, stop in ((0, rows), (1, 3), (3, rows), (rows - 1, rows)):
         found = np.broadcast_to(grid.over(start, stop, weight[-1]), (stop - start, weight[-1]))
         np.testing.assert_array_equal(found, whole[start:stop])
+
+
+@pytest.mark.parametrize("scales", [(2, 1, 6), (2, 6, 1), (12,)])
+def test_scales_of_columns(scales: tuple[int, ...], tmp_path: Path) -> None:
+    values = np.arange(12, dtype=np.float32)
+    grid = column_grid(stored(tmp_path, values, "F32", scales), (2, 6, 6))
+    whole = values.reshape(2, 1, 6).repeat(6, 1).reshape(12, 6)
+    for start, stop in ((0, 12), (4, 8), (6, 7), (11, 12)):
+        found = np.broadcast_to(grid.over(start, stop, 6), (stop - start, 6))
+        np.testing.assert_array_equal(found, whole[start:stop])
+    with pytest.raises(ValueError, match="do not fit a weight of shape"):
+        column_grid(stored(tmp_path, values, "F32", scales), (2, 6, 5))
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ METHODS: Final[Mapping[str, Method]] = MappingProxyType(
         "bitnet": bitnet.take,
         "bitsandbytes": bitsandbytes.take,
         "compressed-tensors": compressed_tensors.take,
-        "fbgemm_fp8": fp8.take,
+        "fbgemm_fp8": fp8.take_fbgemm,
         "fp8": fp8.take,
         "gptq": gptq.take,
         "modelopt": modelopt.take,

@@ -2,16 +2,17 @@
 
 Methods `fp8` (DeepSeek's `weight_scale_inv`, by which to multiply all the same; vLLM's and transformers' `weight_scale`;
 Mistral's `qscale_weight`), `fbgemm_fp8`, and the plain tensors of any checkpoint. Source: `dequant_simple` of the reference
-converter, `quantizer_finegrained_fp8` and `quantizer_fbgemm_fp8` of transformers.
+converter, `quantizer_finegrained_fp8`, `quantizer_fbgemm_fp8` and `FbgemmFp8Llama4TextExperts` of transformers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from quantcli.formats.prequantized.companions import Companions
 from quantcli.formats.prequantized.numbers import FLOAT_TABLES, FLOATS, Packed, Plain
-from quantcli.formats.prequantized.scaled import Grid, Scaled, scale_grid
+from quantcli.formats.prequantized.scaled import Grid, Scaled, column_grid, scale_grid
 from quantcli.formats.tensor import Tensor
 from quantcli.kernels.types import TYPES
 
@@ -38,8 +39,23 @@ def take(companions: Companions) -> None:
     companions.drop(*UNUSED)
 
 
-def put_scaled(companions: Companions, name: str, block: tuple[int, int] | None, origin: str) -> None:
-    """Have the weight called `name` decoded, in eight-bit floats or integers under scales.
+def take_fbgemm(companions: Companions) -> None:
+    """Every weight as in `take`, but stacks of experts, which are transposed and have a scale for each column."""
+    for name, tensor in companions.tensors.items():
+        if tensor.type.name in WEIGHTS:
+            with companions.module(name):
+                put_scaled(companions, name, None, "FP8", column_grid if len(tensor.shape) > 2 else scale_grid)
+    companions.drop(*UNUSED)
+
+
+def put_scaled(
+    companions: Companions,
+    name: str,
+    block: tuple[int, int] | None,
+    origin: str,
+    grid: Callable[[Tensor, tuple[int, ...], tuple[int, int] | None], Grid] = scale_grid,
+) -> None:
+    """Have the weight called `name` decoded, in eight-bit floats or integers under scales, which `grid` lays out.
 
     Raises:
         ValueError: if it has no scales or they do not fit.
@@ -50,7 +66,7 @@ def put_scaled(companions: Companions, name: str, block: tuple[int, int] | None,
     weight = companions.tensors[name]
     if len(weight.shape) < 2:
         raise ValueError(f"the shape {list(weight.shape)} is not that of a matrix")
-    scales = scale_grid(companions.take(scales_name, FLOATS), weight.shape, block)
+    scales = grid(companions.take(scales_name, FLOATS), weight.shape, block)
     companions.put(name, scaled_bytes(weight, scales, origin))
 
 

@@ -102,7 +102,7 @@ def scale_grid(source: Tensor, shape: tuple[int, ...], block: tuple[int, int] | 
         ValueError: if they do not fit the weight.
     """
     matrices, height, width = math.prod(shape[:-2]), shape[-2], shape[-1]
-    misfit = ValueError(f"scales of shape {list(source.shape)} do not fit a weight of shape {list(shape)}")
+    misfit = _misfit(source, shape)
     if not source.size or 0 in shape:
         raise misfit
     given = list(source.shape)
@@ -125,3 +125,18 @@ def scale_grid(source: Tensor, shape: tuple[int, ...], block: tuple[int, int] | 
         if -(-width // size) == groups:
             return Grid(Plain(with_rows(source, groups)), height, 1, size)
     raise misfit
+
+
+def column_grid(source: Tensor, shape: tuple[int, ...], _block: tuple[int, int] | None = None) -> Grid:
+    """The grid of scales that are each for a column of one of the matrices stacked in a weight of `shape`.
+
+    Raises:
+        ValueError: if they do not fit the weight.
+    """
+    if not source.size or source.size != math.prod(shape[:-2]) * shape[-1]:
+        raise _misfit(source, shape)
+    return Grid(Plain(with_rows(source, shape[-1])), shape[-2], shape[-2], 1)
+
+
+def _misfit(scales: Tensor, shape: tuple[int, ...]) -> ValueError:
+    return ValueError(f"scales of shape {list(scales.shape)} do not fit a weight of shape {list(shape)}")

@@ -8,6 +8,7 @@ build is lists, tuples, dictionaries, texts, numbers, and the results of a close
 from __future__ import annotations
 
 import pickletools
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -100,6 +101,10 @@ class _Machine:
         self.stack: list[Any] = []
         self.below: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
+        self.protocol = 0
+
+    def begin(self, protocol: int) -> None:
+        self.protocol = protocol
 
     def push(self, value: Any) -> None:
         self.stack.append(value)
@@ -150,7 +155,14 @@ class _Machine:
             raise ValueError(f"it sets items of a {type(self.stack[-1]).__name__}")
         self.stack[-1].update(_dict_of(items))
 
-    def find(self, name: str) -> None:
+    def named(self, module: str, name: str) -> str:
+        """`module.name` of a global. Before protocol 3, globals go by the names they had in Python 2."""
+        if self.protocol < 3:
+            module, name = NAME_MAPPING.get((module, name)) or (IMPORT_MAPPING.get(module, module), name)
+        return f"{module}.{name}"
+
+    def find(self, names: str) -> None:
+        name = self.named(*_parted(names))
         if name not in self.known:
             raise _UnknownGlobalError(name)
         self.push(self.known[name])
@@ -159,10 +171,10 @@ class _Machine:
         module, name = self.take(2)
         if not isinstance(module, str) or not isinstance(name, str):
             raise ValueError("a global without a name")
-        self.find(f"{module}.{name}")
+        self.find(f"{module} {name}")
 
-    def refuse(self, name: str) -> None:
-        raise _UnknownGlobalError(name)
+    def refuse(self, names: str) -> None:
+        raise _UnknownGlobalError(self.named(*_parted(names)))
 
     def reduce(self, _: Any) -> None:
         callee, arguments = self.take(2)
@@ -187,9 +199,10 @@ def _dict_of(items: list[Any]) -> dict[Any, Any]:
     return plain_dict(zip(items[::2], items[1::2], strict=True))
 
 
-def _dotted(name: str) -> str:
-    """`module name` of an operation's argument as `module.name`."""
-    return name.replace(" ", ".", 1)
+def _parted(names: str) -> tuple[str, str]:
+    """The two names of an operation's argument, `module name`."""
+    module, _, name = names.partition(" ")
+    return module, name
 
 
 _LITERALS: Final = (
@@ -201,7 +214,7 @@ _LITERALS: Final = (
 
 _STEPS: Final[Mapping[str, Callable[[_Machine, Any], None]]] = {
     **dict.fromkeys(_LITERALS, _Machine.push),
-    "PROTO": lambda machine, _: None,
+    "PROTO": _Machine.begin,
     "FRAME": lambda machine, _: None,
     "NONE": lambda machine, _: machine.push(None),
     "NEWTRUE": lambda machine, _: machine.push(True),
@@ -226,8 +239,8 @@ _STEPS: Final[Mapping[str, Callable[[_Machine, Any], None]]] = {
     "DICT": lambda machine, _: machine.push(_dict_of(machine.take_marked())),
     "SETITEM": lambda machine, _: machine.update(machine.take(2)),
     "SETITEMS": lambda machine, _: machine.update(machine.take_marked()),
-    "GLOBAL": lambda machine, name: machine.find(_dotted(name)),
-    "INST": lambda machine, name: machine.refuse(_dotted(name)),
+    "GLOBAL": _Machine.find,
+    "INST": _Machine.refuse,
     "STACK_GLOBAL": _Machine.find_on_stack,
     "REDUCE": _Machine.reduce,
     "BUILD": _Machine.build,

@@ -176,7 +176,14 @@ _GLOBALS: Final[Mapping[str, Any]] = MappingProxyType(
         "torch._utils._rebuild_parameter_with_state": Constructor(_parameter),
         "torch._tensor._rebuild_from_type_v2": Constructor(_of_type),
         "torch.Size": Constructor(_size),
-        "torch.device": Constructor(lambda *_: _Inert()),
+        # What training keeps beside the weights, as far as torch.load itself takes it for data.
+        **dict.fromkeys(
+            (
+                "torch.device", "builtins.set", "builtins.bytearray", "builtins.complex", "collections.Counter",
+                "_codecs.encode",
+            ),
+            Constructor(lambda *_: _Inert()),
+        ),  # fmt: skip
         "torch.Tensor": _Inert(),
         "torch.nn.parameter.Parameter": _Inert(),
         "torch.storage.UntypedStorage": _StorageClass(ELEMENT_TYPES["U8"]),

@@ -167,6 +167,11 @@ def _of_type(rebuild: Any, _class: Any, arguments: Any, *_state: Any) -> _View:
     return view
 
 
+_BESIDE: Final = (
+    "torch.device", "builtins.set", "builtins.bytearray", "builtins.complex", "collections.Counter", "_codecs.encode",
+)  # fmt: skip
+"""What training may keep beside the weights that is no tensor, as far as torch.load takes it without leave."""
+
 _GLOBALS: Final[Mapping[str, Any]] = MappingProxyType(
     {
         "torch._utils._rebuild_tensor": _TENSOR_V2,
@@ -176,14 +181,7 @@ _GLOBALS: Final[Mapping[str, Any]] = MappingProxyType(
         "torch._utils._rebuild_parameter_with_state": Constructor(_parameter),
         "torch._tensor._rebuild_from_type_v2": Constructor(_of_type),
         "torch.Size": Constructor(_size),
-        # What training keeps beside the weights, as far as torch.load itself takes it for data.
-        **dict.fromkeys(
-            (
-                "torch.device", "builtins.set", "builtins.bytearray", "builtins.complex", "collections.Counter",
-                "_codecs.encode",
-            ),
-            Constructor(lambda *_: _Inert()),
-        ),  # fmt: skip
+        **dict.fromkeys(_BESIDE, Constructor(lambda *_: _Inert())),
         "torch.Tensor": _Inert(),
         "torch.nn.parameter.Parameter": _Inert(),
         "torch.storage.UntypedStorage": _StorageClass(ELEMENT_TYPES["U8"]),

@@ -140,11 +140,16 @@ def _scale(values: Any, about: Any, low: Any, high: Any, most: Any, way: Any, le
     """The scale of a block where it is `about` so much: the half-precision number nearest to the middle of those that make
     all weights right, NaN if there is none."""
     least, bound = np.float32(0), np.float32(np.inf)
+    if way == _NONE:
+        least = bound = half_to_float(float_to_half(about))
+        if least != about:
+            return np.float32(np.nan)
+    turns = np.float32(1) / about
     top, bottom = np.float32(0), np.float32(0)
     for i in range(_BLOCK):
         magnitude = abs(values[i])
-        level = np.rint(magnitude / about)
-        if level > 0:
+        level = np.rint(magnitude * turns)
+        if level > 0 and way != _NONE:
             least = max(least, _reach(magnitude, way, -1) / level)
             bound = min(bound, _reach(magnitude, way, 1) / level)
             if least > bound:

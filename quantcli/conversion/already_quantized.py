@@ -20,7 +20,7 @@ from quantcli.conversion.plan import PlannedTensor
 from quantcli.formats.prequantized.numbers import Floats, to_floats
 from quantcli.formats.prequantized.scaled import Decoded
 from quantcli.formats.tensor import Tensor, made_of
-from quantcli.kernels.grids import GRIDS, ROUNDED, lies_on_grid
+from quantcli.kernels.grids import GRIDS, ROUNDED, lies_on_grid, may_lie_on_grid
 from quantcli.kernels.rows import dequantize
 
 _SAMPLES: Final = 8
@@ -67,8 +67,10 @@ def _is_on_grid(planned: PlannedTensor, tensor: Tensor, pool: ThreadPoolExecutor
         return False
     # The middle row first: the ends of an embedding may be unused.
     samples = (tensor.rows // 2, *range(0, tensor.rows, max(1, tensor.rows // _SAMPLES)))
-    if not all(lies_on_grid(_floats(tensor, row, row + 1), planned.type, tensor.type) for row in samples):
-        return False
+    for row in samples:
+        values = _floats(tensor, row, row + 1)
+        if not (may_lie_on_grid(values, planned.type) and lies_on_grid(values, planned.type, tensor.type)):
+            return False
     step = max(1, _CHUNK_WEIGHTS // tensor.row_length)
     off_grid = Event()
 

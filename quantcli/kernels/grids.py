@@ -33,8 +33,7 @@ class Grid(ABC):
     """The numbers a block of 32 can hold, each type's in its own way."""
 
     def may_hold(self, x: Floats) -> bool:
-        """False where a glance at blocks `(blocks, 32)` tells that not all of them have a scale, as it does for ordinary
-        weights: those need not wait until a kernel is compiled."""
+        """False where a glance at blocks `(blocks, 32)` tells that not all of them have a scale."""
         return True
 
     @abstractmethod
@@ -85,6 +84,9 @@ _NONE, _BRAIN, _HALF = 0, 1, 2
 
 _ROUNDINGS: Final = MappingProxyType({"BF16": _BRAIN, "F16": _HALF})
 
+_LARGEST: Final = 0x7F7FFFFF
+"""The bits of the largest float32."""
+
 _TELLABLE: Final = (1 << 22, 1 << 6, 1 << 9)
 """For each way of rounding, the first level that may be taken for its neighbour: half of the numbers that the type has from
 one power of two to the next. A weight and the smallest weight are off by half a step each at most; below, their quotient is
@@ -103,9 +105,7 @@ def _reach(x: Any, rounding: Any, step: Any) -> Any:
     """The end of what is rounded to a magnitude `x`, above for a step of 1, below for -1; the end itself may not be."""
     if rounding == _BRAIN:
         return (x + bfloat_to_float(np.uint16(float_to_bfloat(x) + step))) / np.float32(2)
-    if rounding == _HALF:
-        return (x + half_to_float(np.uint16(float_to_half(x) + step))) / np.float32(2)
-    return x
+    return (x + half_to_float(np.uint16(float_to_half(x) + step))) / np.float32(2)
 
 
 @kernel
@@ -114,59 +114,84 @@ def _search(x: Any, low: Any, high: Any, rounding: Any, found: Any) -> None:
     from `low` to `high`, NaN if there is none: rounded as `rounding` says where none is right without.
 
     The smallest weight is some multiple: the first, the second ... are tried, as long as the largest stays in range. That
-    tells each weight's multiple, and these within which bounds the scale is.
+    tells each weight's multiple, and these within which bounds the scale is. Loops are such that they become vectors: no
+    way out, and floats compared by their bits.
     """
-    levels = np.empty(_BLOCK, np.float32)
+    magnitude, levels, ends = np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.float32), np.empty((2, _BLOCK), np.float32)
+    bits = magnitude.view(np.int32)
     for block in range(len(x)):
         values = x[block]
-        largest, smallest = np.float32(0), np.float32(np.inf)
-        for value in values:
-            largest = max(largest, abs(value)) if abs(value) < np.inf else np.float32(np.nan)
-            if not largest >= 0:
-                break
-            if value != 0:
-                smallest = min(smallest, abs(value))
-        found[block] = np.float32(0) if largest == 0 else np.float32(np.nan)
+        for i in range(_BLOCK):
+            magnitude[i] = abs(values[i])
+        top: Any = 0
+        bottom: Any = _LARGEST
+        for i in range(_BLOCK):
+            top = max(top, bits[i])
+            bottom = min(bottom, bits[i] if bits[i] > 0 else np.int32(_LARGEST))
+        found[block] = np.float32(0) if top == 0 else np.float32(np.nan)
+        if top == 0 or top > _LARGEST:
+            continue
+        ends.view(np.int32)[0, 0], ends.view(np.int32)[1, 0] = top, bottom
+        largest, smallest = ends[0, 0], ends[1, 0]
         for way in range(0, rounding + 1, max(1, rounding)):
             most = np.float32(min(max(high, -low), _TELLABLE[way] - 1))
             multiple = np.float32(1)
             while found[block] != found[block] and largest * multiple <= smallest * (most + np.float32(0.5)):
-                found[block] = _scale(values, smallest / multiple, low, high, most, way, levels)
+                scale = _scale(magnitude, smallest / multiple, way, levels, ends)
+                if scale > 0:
+                    found[block] = scale * _sign(values, levels, low, high, most)
                 multiple += np.float32(1)
 
 
 @inline
-def _scale(values: Any, about: Any, low: Any, high: Any, most: Any, way: Any, levels: Any) -> Any:
+def _scale(magnitude: Any, about: Any, way: Any, levels: Any, ends: Any) -> Any:
     """The scale of a block where it is `about` so much: the half-precision number nearest to the middle of those that make
-    all weights right, NaN if there is none."""
-    least, bound = np.float32(0), np.float32(np.inf)
+    all weights right, NaN if there is none. `levels` are then how many times each weight has it."""
+    turns = np.float32(1) / about
+    least = bound = half_to_float(float_to_half(about))
+    for i in range(_BLOCK):
+        levels[i] = np.rint(magnitude[i] * turns)
     if way == _NONE:
-        least = bound = half_to_float(float_to_half(about))
         if least != about:
             return np.float32(np.nan)
-    turns = np.float32(1) / about
-    top, bottom = np.float32(0), np.float32(0)
-    for i in range(_BLOCK):
-        magnitude = abs(values[i])
-        level = np.rint(magnitude * turns)
-        if level > 0 and way != _NONE:
-            least = max(least, _reach(magnitude, way, -1) / level)
-            bound = min(bound, _reach(magnitude, way, 1) / level)
-            if least > bound:
-                return np.float32(np.nan)
-        levels[i] = level if values[i] > 0 else -level
-        top, bottom = max(top, levels[i]), min(bottom, levels[i])
-    sign = np.float32(1) if top <= high and bottom >= low else np.float32(-1)
-    if max(top, -bottom) > most or (sign < 0 and (-bottom > high or -top < low)):
-        return np.float32(np.nan)
+    else:
+        for i in range(_BLOCK):
+            times = levels[i] if levels[i] > 0 else np.float32(1)
+            below, above = _reach(magnitude[i], way, -1) / times, _reach(magnitude[i], way, 1) / times
+            ends[0, i] = below if magnitude[i] > 0 else np.float32(0)
+            ends[1, i] = above if magnitude[i] > 0 else np.float32(np.inf)
+        bits = ends.view(np.int32)
+        low, high = bits[0, 0], bits[1, 0]
+        for i in range(_BLOCK):
+            low, high = max(low, bits[0, i]), min(high, bits[1, i])
+        bits[0, 0], bits[1, 0] = low, high
+        least, bound = ends[0, 0], ends[1, 0]
+        if least > bound:
+            return np.float32(np.nan)
     # At one of the bounds a scale is right or not, as a tie is rounded; between them it is.
     for candidate in ((least + bound) / np.float32(2), least, bound):
         scale = half_to_float(float_to_half(candidate))
-        right = np.float32(0) < scale < np.inf
+        wrong = 0 if np.float32(0) < scale < np.inf else 1
         for i in range(_BLOCK):
-            right = right and _round(abs(levels[i]) * scale, way) == abs(values[i])
-        if right:
-            return sign * scale
+            wrong += _round(levels[i] * scale, way) != magnitude[i]
+        if wrong == 0:
+            return scale
+    return np.float32(np.nan)
+
+
+@inline
+def _sign(values: Any, levels: Any, low: Any, high: Any, most: Any) -> Any:
+    """The sign of a scale under which all levels of weights are from `low` to `high`, NaN if they are under none."""
+    top: Any = 0
+    bottom: Any = 0
+    for i in range(_BLOCK):
+        level = np.int32(levels[i]) if values[i] > 0 else -np.int32(levels[i])
+        top, bottom = max(top, level), min(bottom, level)
+    if max(top, -bottom) <= most:
+        if top <= high and bottom >= low:
+            return np.float32(1)
+        if -bottom <= high and -top >= low:
+            return np.float32(-1)
     return np.float32(np.nan)
 
 
@@ -232,11 +257,16 @@ GRIDS: Final[Mapping[BlockType, Grid]] = MappingProxyType(
 """The types whose grids are recognised."""
 
 
+def may_lie_on_grid(x: Floats, kind: BlockType) -> bool:
+    """False where a glance tells that not all blocks of float32 rows `(rows, n)` lie on the grid of `kind`, one of `GRIDS`,
+    as it does for ordinary weights: those need not wait until a kernel is compiled."""
+    return GRIDS[kind].may_hold(x.reshape(-1, _BLOCK))
+
+
 def lies_on_grid(x: Floats, kind: BlockType, source: BlockType) -> bool:
     """Whether all blocks of float32 rows `(rows, n)`, numbers of the type `source`, lie on the grid of `kind`, one of
     `GRIDS`, or are what such a grid is when rounded to `source`."""
-    grid, blocks = GRIDS[kind], x.reshape(-1, _BLOCK)
-    return grid.may_hold(blocks) and not np.isnan(grid.scales(blocks, source)).any()
+    return not np.isnan(GRIDS[kind].scales(x.reshape(-1, _BLOCK), source)).any()
 
 
 def repack(x: Floats, kind: BlockType, source: BlockType, inexact: NDArray[np.bool_], out: NDArray[np.uint8]) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from quantcli.kernels.blocks.microscale import LEVELS
-from quantcli.kernels.grids import GRIDS, lies_on_grid, repack
+from quantcli.kernels.grids import GRIDS, lies_on_grid, may_lie_on_grid, repack
 from quantcli.kernels.rows import dequantize, quantize, quantize_exactly
 from quantcli.kernels.types import TYPES, BlockType
 
@@ -96,6 +96,7 @@ def test_ordinary_weights_do_not_lie_on_a_grid(name: str) -> None:
     x = np.random.default_rng(0).standard_normal((500, 32)).astype(np.float32)
     rounded = (x.view(np.uint32) & 0xFFFF0000).view(np.float32)
     assert not any(lies_on_grid(block[None], TYPES[name], F32) for block in rounded)
+    assert name == "MXFP4" or not may_lie_on_grid(rounded, TYPES[name])
 
 
 # --- grids that the checkpoint's type has rounded -------------------------------------------------------------------------
@@ -127,6 +128,7 @@ def trained(name: str, scales: str, most: int = 63) -> np.ndarray:
 @pytest.mark.parametrize("name", RANGES)
 def test_a_rounded_grid_gives_the_source_back(name: str, source: BlockType) -> None:
     kind, x = TYPES[name], to_type(trained(name, "F16"), source)
+    assert may_lie_on_grid(x, kind)
     assert lies_on_grid(x, kind, source)
     assert not lies_on_grid(x, kind, F32)
     ordinary = quantize(x, kind)

@@ -62,16 +62,20 @@ def write_model(place: Path, tensors: dict[str, np.ndarray], quantization: dict[
     (place / "config.json").write_text(json.dumps(config))
     made = {name.rpartition(".")[0] for name in tensors}
     shapes = OTHER | {f"{name}.weight": shape for name, shape in LINEAR.items() if name not in made}
-    tensors = {name: normal(*shape) for name, shape in shapes.items() if name not in tensors} | tensors
+    write_tensors(place, {name: normal(*shape) for name, shape in shapes.items() if name not in tensors} | tensors)
+    return place
+
+
+def write_tensors(place: Path, tensors: dict[str, np.ndarray]) -> None:
+    """Write the model.safetensors of a directory."""
     header, data = {}, b""
-    names = {"float32": "F32", "float16": "F16", "uint16": "BF16", "int32": "I32", "int64": "I64"}
+    names = {"uint8": "F8_E4M3", "float32": "F32", "float16": "F16", "uint16": "BF16", "int32": "I32", "int64": "I64"}
     for name, values in tensors.items():
         span = [len(data), len(data) + values.nbytes]
         header[name] = {"dtype": names[values.dtype.name], "shape": list(values.shape), "data_offsets": span}
         data += values.tobytes()
     text = json.dumps(header).encode()
     (place / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data)
-    return place
 
 
 def gptq_model(place: Path) -> tuple[Path, dict[str, np.ndarray]]:

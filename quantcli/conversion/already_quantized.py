@@ -1,7 +1,7 @@
 """What a plan cannot tell from names and shapes: which weights were quantized before, and which lie on a type's grid.
 
 Weights on a grid that the planned type holds are packed without loss: dequantized, and rounded to BF16 or F16 where the
-checkpoint has them in that, they are the checkpoint's bytes. That is found out for a tensor as a whole: where one block
+checkpoint has them in that, they are the checkpoint's numbers. That is found out for a tensor as a whole: where one block
 does not lie on the grid, all are quantized as ever. It costs one row of a tensor whose weights do not lie on it; only where
 some rows do is all of the tensor read.
 """

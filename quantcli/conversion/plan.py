@@ -73,7 +73,7 @@ class PlannedTensor:
     """How the checkpoint has the tensor, if it is quantized in a way that GGUF does not have: `GPTQ 4-bit`."""
     exact: bool = False
     """Whether the weights lie on the grid of `type` already: what is written, rounded to `source_type`, is the checkpoint's
-    bytes."""
+    numbers."""
 
     @property
     def info(self) -> TensorInfo:

@@ -63,11 +63,12 @@ _SMALLEST_TENSOR: Final = 8 + 4 + 4 + 8  # no name, no dimension
 _NUMBERS: Final = MappingProxyType({kind: struct.Struct(form) for kind, form in NUMBER_FORMATS.items()})
 
 _MIXED: Final = "the parts may be of different models, or one was not copied whole: get all of them again"
+_PREVIEW: Final = "with --dry-run it shows its tensors, and what would become of them"
 _CONVERT: Final = "`quantize convert` makes a GGUF file from it"
 _FOREIGN: Final = (
     (b"PK\x03\x04", 0, "a zip archive, perhaps a PyTorch checkpoint", _CONVERT),
     (b"\x80\x02", 0, "a pickle, perhaps a PyTorch checkpoint", _CONVERT),
-    (b"{", 8, "a safetensors file", _CONVERT),
+    (b"{", 8, "a safetensors file", f"{_CONVERT}; {_PREVIEW}"),
     (b"version https://git-lfs", 0, "a Git LFS pointer instead of the file", "fetch the file with `git lfs pull`"),
     (b"<", 0, "a web page", "download the file itself, not the page about it"),
     (b"lmgg", 0, "a file of the time before GGUF (ggml)", "convert the original model again"),
@@ -217,7 +218,7 @@ def _join(parts: Sequence[GGUFFile]) -> GGUFFile:
 
 def _open_file(path: str | PathLike[str]) -> GGUFFile:
     if Path(path).is_dir():
-        raise FormatError(path, "expected a GGUF file, found a directory", hint=f"{_CONVERT} if it is a checkpoint")
+        raise FormatError(path, "expected a GGUF file, found a directory", hint=f"{_CONVERT} if it is a checkpoint; {_PREVIEW}")
     file = InputFile(path)
     try:
         return _read(file)

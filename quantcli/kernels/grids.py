@@ -6,7 +6,8 @@ the extreme weight and misses such a grid where the block lacks the extreme leve
 every weight back exactly, if there is one.
 
 A checkpoint in BF16 or F16 may hold such multiples rounded, since scale times level has more digits than its type. Then
-without loss means: what a block gives back, rounded to the checkpoint's type, is the checkpoint's weight, bit for bit.
+without loss means: what a block gives back, rounded to the checkpoint's type, is the checkpoint's weight, bit for bit. Only
+the sign of a zero is lost: training leaves zeros of both, a block has one.
 """
 
 from __future__ import annotations

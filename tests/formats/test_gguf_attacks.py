@@ -152,8 +152,9 @@ def test_what_people_take_for_gguf_is_named_with_a_way_on(tmp_path: Path, conten
 def test_a_missing_file_and_a_directory(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match=re.escape(str(tmp_path / "none.gguf"))):
         open_gguf(tmp_path / "none.gguf")
-    with pytest.raises(FormatError, match="expected a GGUF file, found a directory"):
+    with pytest.raises(FormatError, match="expected a GGUF file, found a directory") as caught:
         open_gguf(tmp_path)
+    assert "with --dry-run it shows its tensors" in (caught.value.hint or "")
 
 
 def test_a_part_of_a_split_model_is_refused_unless_allowed(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def trained(name: str, scales: str, most: int = 63) -> np.ndarray:
     scale = to_type((extreme / low).astype(np.float32), TYPES[scales])
     scale[np.abs(scale) < 2.0**-20] = 2.0**-20
     levels = np.clip(np.rint(x / scale), low, high)
-    levels[:, -2] = 0
+    levels[:, -2:] = 0.0, -0.0
     return (levels * scale).astype(np.float32)
 
 

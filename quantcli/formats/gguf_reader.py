@@ -218,7 +218,8 @@ def _join(parts: Sequence[GGUFFile]) -> GGUFFile:
 
 def _open_file(path: str | PathLike[str]) -> GGUFFile:
     if Path(path).is_dir():
-        raise FormatError(path, "expected a GGUF file, found a directory", hint=f"{_CONVERT} if it is a checkpoint; {_PREVIEW}")
+        hint = f"{_CONVERT} if it is a checkpoint; {_PREVIEW}"
+        raise FormatError(path, "expected a GGUF file, found a directory", hint=hint)
     file = InputFile(path)
     try:
         return _read(file)

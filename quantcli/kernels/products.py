@@ -169,10 +169,11 @@ def _row_of_large(dot: PackedDot, block_type: BlockType) -> Callable[..., Any]:
     codes_of, zero = coded(dot)
     span, group, block, block_bytes = span_of(block_type), dot.group, block_type.block_length, block_type.block_bytes
     width = 2 * PART if _WIDE and span >= 2 * PART else PART
-    lanes, step, span_parts, spans, groups = width // QUAD, width // PART, span // PART, block // span, block // group
+    lanes, step, spans, groups = width // QUAD, width // PART, block // span, block // group
     scales_of, minimums_of, has_minimums = dot.scales, dot.minimums or dot.scales, dot.minimums is not None
-    products, part_groups, unit_groups = _products(zero, lanes), PART // group, width // group
+    products, unit_groups, units = _products(zero, lanes), width // group, block // width
     spread = shuffle(*(group for group in range(unit_groups) for _ in range(lanes // unit_groups)))
+    spread_spans = shuffle(*(group // (groups // spans) for group in range(groups)))
 
     @inline
     def two_parts(weights: Any, offset: Any, part: Any) -> Any:
@@ -184,21 +185,23 @@ def _row_of_large(dot: PackedDot, block_type: BlockType) -> Callable[..., Any]:
     def one(weights: Any, offset: Any, activations: Any, n: Any) -> Any:
         quants, x_scales, starts, sums = activations
         scratch = local(_MAX_GROUPS, np.float32)
-        total, taken = splat(_ZERO, lanes), splat(_ZERO, groups)
+        a = b = splat(_ZERO, lanes)
+        taken = splat(_ZERO, groups)
         for i in range(n // block):
             for line in range(0, block_bytes, _LINE):
                 prefetch(weights, offset + _AHEAD + line)
-            store(scratch, 0, scales_of(weights, offset))
-            for s in range(spans):
-                inner = splat(_ZERO, lanes)
-                for part in range(s * span_parts, (s + 1) * span_parts, step):
-                    few = load(scratch, part * part_groups, unit_groups)
-                    dots = products(unit(weights, offset, part), quants, starts, i * block + part * PART)
-                    inner = fma(dots, spread(few, few), inner)
-                total = fma(inner, splat(lane(load(x_scales, i * spans + s, 1), 0), lanes), total)
+            few = load(x_scales, i * spans, spans)
+            store(scratch, 0, scales_of(weights, offset) * spread_spans(few, few))
+            for u in range(0, units, 2):
+                few = load(scratch, u * unit_groups, unit_groups)
+                dots = products(unit(weights, offset, u * step), quants, starts, i * block + u * width)
+                a = fma(dots, spread(few, few), a)
+                few = load(scratch, (u + 1) * unit_groups, unit_groups)
+                dots = products(unit(weights, offset, (u + 1) * step), quants, starts, i * block + (u + 1) * width)
+                b = fma(dots, spread(few, few), b)
             if has_minimums:
                 taken = fma(minimums_of(weights, offset), load(sums, i * groups, groups), taken)
             offset += block_bytes
-        return sum_lanes(total) - sum_lanes(taken)
+        return sum_lanes(a + b) - sum_lanes(taken)
 
     return one

@@ -101,34 +101,36 @@ PLAIN: Final = _allocate_plain()
 @dataclass(frozen=True, slots=True)
 class Rounding:
     """How a packed type wants activations: `span` of them with one scale, `group` in one sum; `unit` in what sums of
-    products start from, which makes up for a type's `zero`; `sums` whether the type has minimums to multiply by them."""
+    products start from, which makes up for a type's `zero`; `sums` whether the type has minimums to multiply by them, and
+    `whole` whether as integers."""
 
     span: int
     group: int
     unit: int
     zero: int
     sums: bool
+    whole: bool = False
 
 
 def rounded(rounding: Rounding) -> Activations:
     """Codes int8 (columns, n), a scale for each span, -zero * the sum of the codes in each unit as int32, and the sum of
-    each group times the scale; arrays that the type does not use are empty."""
+    each group times the scale, or by itself as int16; arrays that the type does not use are empty."""
     span, group, unit, zero = rounding.span, rounding.group, rounding.unit, rounding.zero
     has_sums, has_starts, in_quads = rounding.sums, zero != 0, unit == QUAD
-    minus_zero = np.int32(-zero)
+    minus_zero, whole, sum_dtype = np.int32(-zero), rounding.whole, np.int16 if rounding.whole else np.float32
 
     @inline
     def allocate(columns: Any, n: Any) -> Any:
         quants = np.empty((columns, n), np.int8)
         scales = np.empty(columns * (n // span), np.float32)
         starts = np.empty(columns * (n // unit) if has_starts else 0, np.int32)
-        sums = np.empty(columns * (n // group) if has_sums else 0, np.float32)
+        sums = np.empty(columns * (n // group) if has_sums else 0, sum_dtype)
         return quants, scales, starts, sums
 
     @inline
     def addresses(arrays: Any) -> Any:
         quants, scales, starts, sums = arrays
-        return address(quants, np.int8), address(scales, np.float32), address(starts, np.int32), address(sums, np.float32)
+        return address(quants, np.int8), address(scales, np.float32), address(starts, np.int32), address(sums, sum_dtype)
 
     @inline
     def round_span(x: Any, source: Any, at: Any, activations: Any) -> None:
@@ -150,7 +152,7 @@ def rounded(rounding: Rounding) -> Activations:
                 if has_sums or (has_starts and not in_quads):
                     total += sum_lanes(codes)
             if has_sums:
-                store(sums, (at + first) // group, splat(np.float32(total) * scale, 1))
+                store(sums, (at + first) // group, splat(np.int16(total) if whole else np.float32(total) * scale, 1))
             if has_starts and not in_quads:
                 store(starts, (at + first) // group, splat(np.int32(total * minus_zero), 1))
         if has_starts and in_quads:

@@ -12,11 +12,13 @@ from typing import Any, Final
 import numpy as np
 
 from quantcli.kernels.columns import PART, PLAIN, QUAD, Activations, Rounding, rounded
-from quantcli.kernels.dots import PackedDot, PlainDot
+from quantcli.kernels.dots import Levels, PackedDot, PlainDot
 from quantcli.kernels.jit import inline
 from quantcli.kernels.simd import (
     LANES,
     convert,
+    dot_bytes,
+    dot_pairs,
     dot_quads,
     fma,
     lane,
@@ -114,6 +116,9 @@ def coded(dot: PackedDot) -> tuple[Callable[..., Any], int]:
 def packed_product(dot: PackedDot, block_type: BlockType) -> RowProduct:
     """Codes times codes."""
     _, zero = coded(dot)
+    if dot.whole is not None:
+        rounding = Rounding(span_of(block_type), dot.group, QUAD, 0, sums=True, whole=True)
+        return RowProduct(rounded(rounding), _row_of_levels(dot, dot.whole, block_type))
     rounding = Rounding(span_of(block_type), dot.group, QUAD, zero, dot.minimums is not None)
     one = _row_of_small(dot, block_type) if block_type.block_length == PART else _row_of_large(dot, block_type)
     return RowProduct(rounded(rounding), one)
@@ -169,17 +174,11 @@ def _row_of_large(dot: PackedDot, block_type: BlockType) -> Callable[..., Any]:
     codes_of, zero = coded(dot)
     span, group, block, block_bytes = span_of(block_type), dot.group, block_type.block_length, block_type.block_bytes
     width = 2 * PART if _WIDE and span >= 2 * PART else PART
-    lanes, step, spans, groups = width // QUAD, width // PART, block // span, block // group
+    lanes, spans, groups = width // QUAD, block // span, block // group
     scales_of, minimums_of, has_minimums = dot.scales, dot.minimums or dot.scales, dot.minimums is not None
-    products, unit_groups, units = _products(zero, lanes), width // group, block // width
+    products, unit, unit_groups, units = _products(zero, lanes), _units(codes_of, width), width // group, block // width
     spread = shuffle(*(group for group in range(unit_groups) for _ in range(lanes // unit_groups)))
     spread_spans = shuffle(*(group // (groups // spans) for group in range(groups)))
-
-    @inline
-    def two_parts(weights: Any, offset: Any, part: Any) -> Any:
-        return _join_parts(codes_of(weights, offset, part), codes_of(weights, offset, part + 1))
-
-    unit = codes_of if width == PART else two_parts
 
     @inline
     def one(weights: Any, offset: Any, activations: Any, n: Any) -> Any:
@@ -194,10 +193,10 @@ def _row_of_large(dot: PackedDot, block_type: BlockType) -> Callable[..., Any]:
             store(scratch, 0, scales_of(weights, offset) * spread_spans(few, few))
             for u in range(0, units, 2):
                 few = load(scratch, u * unit_groups, unit_groups)
-                dots = products(unit(weights, offset, u * step), quants, starts, i * block + u * width)
+                dots = products(unit(weights, offset, u), quants, starts, i * block + u * width)
                 a = fma(dots, spread(few, few), a)
                 few = load(scratch, (u + 1) * unit_groups, unit_groups)
-                dots = products(unit(weights, offset, (u + 1) * step), quants, starts, i * block + (u + 1) * width)
+                dots = products(unit(weights, offset, u + 1), quants, starts, i * block + (u + 1) * width)
                 b = fma(dots, spread(few, few), b)
             if has_minimums:
                 taken = fma(minimums_of(weights, offset), load(sums, i * groups, groups), taken)
@@ -205,3 +204,51 @@ def _row_of_large(dot: PackedDot, block_type: BlockType) -> Callable[..., Any]:
         return sum_lanes(a + b) - sum_lanes(taken)
 
     return one
+
+
+def _row_of_levels(dot: PackedDot, whole: Levels, block_type: BlockType) -> Callable[..., Any]:
+    """Blocks whose scales are integers: a block's products are summed as integers, and turned into floats once. What a
+    type counts its codes from is a minimum then: so many times the scale."""
+    group, block, block_bytes = dot.group, block_type.block_length, block_type.block_bytes
+    width = 2 * PART if _WIDE else PART
+    lanes, groups, units, unit_groups = width // QUAD, block // group, block // width, width // group
+    unit, levels_of, scale_of = _units(dot.codes, width), whole.levels, whole.scale
+    half, has_zero, zero = groups // 2, dot.zero != 0, np.float32(dot.zero)
+    lows_of, low_scale_of = whole.lows or levels_of, whole.low_scale or scale_of
+    spread = shuffle(*(pair * unit_groups // (2 * lanes) for pair in range(2 * lanes)))
+
+    @inline
+    def one(weights: Any, offset: Any, activations: Any, n: Any) -> Any:
+        quants, x_scales, _, sums = activations
+        scratch = local(_MAX_GROUPS, np.int16)
+        total, taken = splat(_ZERO, lanes), splat(_ZERO, half)
+        for i in range(n // block):
+            for line in range(0, block_bytes, _LINE):
+                prefetch(weights, offset + _AHEAD + line)
+            levels = levels_of(weights, offset)
+            store(scratch, 0, levels)
+            inner = splat(_NO_PRODUCT, lanes)
+            for u in range(units):
+                few = load(scratch, u * unit_groups, unit_groups)
+                pairs = dot_bytes(unit(weights, offset, u), load(quants, i * block + u * width, width))
+                inner = inner + dot_pairs(pairs, spread(few, few))
+            x_scale, scale = lane(load(x_scales, i, 1), 0), scale_of(weights, offset)
+            total = fma(convert(inner, np.float32), splat(scale * x_scale, lanes), total)
+            lows = levels if has_zero else lows_of(weights, offset)
+            low_scale = scale * zero if has_zero else low_scale_of(weights, offset)
+            low = convert(dot_pairs(lows, load(sums, i * groups, groups)), np.float32)
+            taken = fma(low, splat(low_scale * x_scale, half), taken)
+            offset += block_bytes
+        return sum_lanes(total) - sum_lanes(taken)
+
+    return one
+
+
+def _units(codes_of: Callable[..., Any], width: int) -> Callable[..., Any]:
+    """The inline function for codes of unit `u`, which is one part or two."""
+
+    @inline
+    def two_parts(weights: Any, offset: Any, u: Any) -> Any:
+        return _join_parts(codes_of(weights, offset, 2 * u), codes_of(weights, offset, 2 * u + 1))
+
+    return codes_of if width == PART else two_parts

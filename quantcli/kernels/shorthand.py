@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 F32 = np.float32
-I8, I32 = np.int8, np.int32
+I8, I16, I32 = np.int8, np.int16, np.int32
 U8, U16, U32, U64 = np.uint8, np.uint16, np.uint32, np.uint64
 
 Floats = NDArray[np.float32]

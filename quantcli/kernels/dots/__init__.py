@@ -23,6 +23,24 @@ class PlainDot:
 
 
 @dataclass(frozen=True, slots=True)
+class Levels:
+    """Scales and minimums that are integers times numbers of the block: `inline` functions likewise.
+
+    levels(weights, offset)     an int16 lane per group
+    scale(weights, offset)      what they are multiples of, float32
+    lows(weights, offset)       likewise of minimums; None where there are none
+    low_scale(weights, offset)
+
+    Sums of four products with codes, times a level, are summed up for a block within an int32.
+    """
+
+    levels: Callable[..., Any]
+    scale: Callable[..., Any]
+    lows: Callable[..., Any] | None = None
+    low_scale: Callable[..., Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class PackedDot:
     """How `matmul` reads a packed type: `inline` functions on the bytes of a matrix, given the byte `offset` of a block.
 
@@ -30,6 +48,7 @@ class PackedDot:
                                    at most 128, or where `signed`, of int8
     scales(weights, offset)        what the codes stand for, a float32 lane per `group` weights of the block
     minimums(weights, offset)      likewise; None where there are none
+    whole                          where they are known in integers and codes are unsigned: those (see `pieces.leveled`)
 
     weight = scales[g] * (code - zero) - minimums[g]. `group` is 16 or 32.
     """
@@ -40,6 +59,7 @@ class PackedDot:
     zero: int = 0
     minimums: Callable[..., Any] | None = None
     signed: bool = False
+    whole: Levels | None = None
 
 
 def dot(block_type: BlockType) -> PlainDot | PackedDot:

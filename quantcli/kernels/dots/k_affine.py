@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from quantcli.kernels.dots import PackedDot
-from quantcli.kernels.dots.pieces import bits_from, eight_floats, half_at, offsets, pair_of_words
+from quantcli.kernels.dots import Levels
+from quantcli.kernels.dots.pieces import bits_from, eight_levels, half_from, leveled, offsets, pair_of_words
 from quantcli.kernels.jit import inline
 from quantcli.kernels.shorthand import U8, U32
 from quantcli.kernels.simd import convert, load, load_scalar
@@ -29,15 +29,13 @@ def _codes_2(weights: Any, offset: Any, part: Any) -> Any:
 
 
 @inline
-def _scales_2(weights: Any, offset: Any) -> Any:
-    packed = load(weights, offset + _Q2_SCALES, 16)
-    return convert(packed & U8(15), np.float32) * half_at(weights, offset + _Q2_D)
+def _levels_2(weights: Any, offset: Any) -> Any:
+    return convert(load(weights, offset + _Q2_SCALES, 16) & U8(15), np.int16)
 
 
 @inline
-def _minimums_2(weights: Any, offset: Any) -> Any:
-    packed = load(weights, offset + _Q2_SCALES, 16)
-    return convert(packed >> U8(4), np.float32) * half_at(weights, offset + _Q2_MIN)
+def _lows_2(weights: Any, offset: Any) -> Any:
+    return convert(load(weights, offset + _Q2_SCALES, 16) >> U8(4), np.int16)
 
 
 @inline
@@ -56,30 +54,33 @@ def _sixes(whole: Any, split: Any, place: Any) -> Any:
     """Eight integers of six bits: four in the bytes of `whole`, four from its high bits and half the bytes of `split`."""
     first = whole & U32(0x3F3F3F3F)
     second = ((split >> U32(place)) & U32(0x0F0F0F0F)) | ((whole >> U32(2)) & U32(0x30303030))
-    return eight_floats(pair_of_words(first, second))
+    return eight_levels(pair_of_words(first, second))
 
 
 # Twelve bytes hold 8 scales and 8 minimums of six bits: of the first four whole bytes with the high bits of the others.
 
 
 @inline
-def _scales_45(weights: Any, offset: Any) -> Any:
+def _levels_45(weights: Any, offset: Any) -> Any:
     whole = load_scalar(weights, offset + _Q4_SCALES, np.uint32)
     split = load_scalar(weights, offset + _Q4_SCALES + 8, np.uint32)
-    return _sixes(whole, split, 0) * half_at(weights, offset + _Q4_D)
+    return _sixes(whole, split, 0)
 
 
 @inline
-def _minimums_45(weights: Any, offset: Any) -> Any:
+def _lows_45(weights: Any, offset: Any) -> Any:
     whole = load_scalar(weights, offset + _Q4_SCALES + 4, np.uint32)
     split = load_scalar(weights, offset + _Q4_SCALES + 8, np.uint32)
-    return _sixes(whole, split, 4) * half_at(weights, offset + _Q4_MIN)
+    return _sixes(whole, split, 4)
 
+
+_WHOLE_2: Final = Levels(_levels_2, half_from(_Q2_D), _lows_2, half_from(_Q2_MIN))
+_WHOLE_45: Final = Levels(_levels_45, half_from(_Q4_D), _lows_45, half_from(_Q4_MIN))
 
 DOTS: Final = MappingProxyType(
     {
-        "Q2_K": PackedDot(_codes_2, _scales_2, group=16, minimums=_minimums_2),
-        "Q4_K": PackedDot(_codes_4, _scales_45, group=32, minimums=_minimums_45),
-        "Q5_K": PackedDot(_codes_5, _scales_45, group=32, minimums=_minimums_45),
+        "Q2_K": leveled(_codes_2, _WHOLE_2, group=16),
+        "Q4_K": leveled(_codes_4, _WHOLE_45, group=32),
+        "Q5_K": leveled(_codes_5, _WHOLE_45, group=32),
     }
 )

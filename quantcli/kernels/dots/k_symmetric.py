@@ -11,10 +11,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from quantcli.kernels.dots import PackedDot
-from quantcli.kernels.dots.pieces import bits_from, eight_floats, half_at, offsets, pair_of_words
+from quantcli.kernels.dots import Levels
+from quantcli.kernels.dots.pieces import bits_from, eight_levels, half_from, leveled, offsets, pair_of_words
 from quantcli.kernels.jit import inline
-from quantcli.kernels.shorthand import F32, U8, U32, U64
+from quantcli.kernels.shorthand import I16, U8, U32, U64
 from quantcli.kernels.simd import convert, load, load_scalar, reinterpret, shuffle
 
 _PART: Final = 32
@@ -31,15 +31,14 @@ def _codes_3(weights: Any, offset: Any, part: Any) -> Any:
 
 
 @inline
-def _scales_3(weights: Any, offset: Any) -> Any:
+def _levels_3(weights: Any, offset: Any) -> Any:
     # 16 scales of six bits: the low four in 8 bytes (8 to 15 in their upper halves), the high two in 4 bytes.
-    d = half_at(weights, offset + _Q3_D)
     low = load_scalar(weights, offset + _Q3_SCALES, np.uint64)
     high = load_scalar(weights, offset + _Q3_SCALES + 8, np.uint32)
     two, four = U32(0x03030303), U64(0x0F0F0F0F0F0F0F0F)
     first = (low & four) | pair_of_words(high & two, (high >> U32(2)) & two) << U64(4)
     second = ((low >> U64(4)) & four) | pair_of_words((high >> U32(4)) & two, (high >> U32(6)) & two) << U64(4)
-    return (_join_eights(eight_floats(first), eight_floats(second)) - F32(32)) * d
+    return _join_eights(eight_levels(first), eight_levels(second)) - I16(32)
 
 
 @inline
@@ -51,14 +50,13 @@ def _codes_6(weights: Any, offset: Any, part: Any) -> Any:
 
 
 @inline
-def _scales_6(weights: Any, offset: Any) -> Any:
-    d = half_at(weights, offset + _Q6_D)
-    return convert(reinterpret(load(weights, offset + _Q6_SCALES, 16), np.int8), np.float32) * d
+def _levels_6(weights: Any, offset: Any) -> Any:
+    return convert(reinterpret(load(weights, offset + _Q6_SCALES, 16), np.int8), np.int16)
 
 
 DOTS: Final = MappingProxyType(
     {
-        "Q3_K": PackedDot(_codes_3, _scales_3, group=16, zero=4),
-        "Q6_K": PackedDot(_codes_6, _scales_6, group=16, zero=32),
+        "Q3_K": leveled(_codes_3, Levels(_levels_3, half_from(_Q3_D)), group=16, zero=4),
+        "Q6_K": leveled(_codes_6, Levels(_levels_6, half_from(_Q6_D)), group=16, zero=32),
     }
 )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from quantcli.kernels.dots import Levels, PackedDot
 from quantcli.kernels.half import half_to_float
 from quantcli.kernels.jit import inline
 from quantcli.kernels.simd import convert, load, load_scalar, reinterpret, shuffle, splat
@@ -50,12 +52,36 @@ def byte_lanes(a: Any, b: Any, c: Any, d: Any) -> Any:
 
 
 @inline
-def eight_floats(word: Any) -> Any:
-    """The eight bytes of a uint64, the lowest first, as float32 lanes."""
-    return convert(reinterpret(splat(np.uint64(word), 1), np.uint8), np.float32)
+def eight_levels(word: Any) -> Any:
+    """The eight bytes of a uint64, the lowest first, as int16 lanes."""
+    return convert(reinterpret(splat(np.uint64(word), 1), np.uint8), np.int16)
 
 
 @inline
 def pair_of_words(low: Any, high: Any) -> Any:
     """Two uint32 as one uint64."""
     return np.uint64(low) | np.uint64(high) << np.uint64(32)
+
+
+def leveled(codes: Callable[..., Any], whole: Levels, group: int, zero: int = 0) -> PackedDot:
+    """The dot of a type whose scales are integers times the block's."""
+
+    def floats(levels: Any, scale: Any) -> Callable[..., Any]:
+        @inline
+        def scales(weights: Any, offset: Any) -> Any:
+            return convert(levels(weights, offset), np.float32) * scale(weights, offset)
+
+        return scales
+
+    minimums = floats(whole.lows, whole.low_scale) if whole.lows is not None else None
+    return PackedDot(codes, floats(whole.levels, whole.scale), group, zero, minimums, whole=whole)
+
+
+def half_from(place: int) -> Callable[..., Any]:
+    """The reader of a block's half at its byte `place`, float32."""
+
+    @inline
+    def read(weights: Any, offset: Any) -> Any:
+        return half_at(weights, offset + place)
+
+    return read

@@ -16,7 +16,7 @@ fast-math flags, no contraction (except in `fma`, which is one rounding by defin
     sum_lanes  max_lanes  min_lanes         down to a scalar; integer, or float pairwise
     mask_bits  bits_mask  first_lane        a mask as an integer, and back; where it is first true
     transpose_tile                          a square of elements, rows to columns
-    dot_pairs / dot_quads                   integer multiply-add, the machine's instruction where there is one
+    dot_bytes / dot_pairs / dot_quads       integer multiply-add, the machine's instruction where there is one
     grid_operations                         the outer products that matrix products are made of
 
 Integers passed as lane counts must be literals or module constants: they choose the type.
@@ -40,6 +40,7 @@ from quantcli.kernels.simd.across import (
 )
 from quantcli.kernels.simd.grid import GridOperations, grid_operations
 from quantcli.kernels.simd.integer_dot import (
+    dot_bytes,
     dot_pairs,
     dot_quads,
 )
@@ -87,6 +88,7 @@ __all__ = [
     "bits_mask",
     "byte_table",
     "convert",
+    "dot_bytes",
     "dot_pairs",
     "dot_quads",
     "first_lane",

@@ -53,6 +53,23 @@ def dot_pairs(typing: Any, a: Any, b: Any) -> Any:
     return result(a, a), code
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def dot_bytes(typing: Any, a: Any, b: Any) -> Any:
+    """uint8 and int8 vectors to int16: lane i is a[2i] * b[2i] + a[2i+1] * b[2i+1], which must fit: true for a <= 128 and
+    b >= -127."""
+    lanes = a.lanes // 2
+    result = Vector(types.int16, lanes)
+    instructions = {32: ("avx2", "avx2.pmadd.ub.sw"), 64: ("avx512bw", "avx512.pmaddubs.w.512")}
+    feature, name = instructions.get(a.lanes, ("", ""))
+
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        if feature in machine_features():
+            return call(builder, f"llvm.x86.{name}", llvm_type(result), list(args))
+        return _generic_dot(builder, args[0], args[1], 2, ir.IntType(16), "zext")
+
+    return result(a, b), code
+
+
 def _unsigned_quads(builder: Any, total: Any, x: Any, y: Any) -> Any:
     """total + groups of four of x (uint8) * y (int8)."""
     features, quads, bits = machine_features(), total.type, 8 * x.type.count

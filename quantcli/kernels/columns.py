@@ -102,7 +102,7 @@ PLAIN: Final = _allocate_plain()
 class Rounding:
     """How a packed type wants activations: `span` of them with one scale, `group` in one sum; `unit` in what sums of
     products start from, which makes up for a type's `zero`; `sums` whether the type has minimums to multiply by them, and
-    `whole` whether as integers."""
+    `whole` whether as integers; `apart` how many parts of a span are between two that come to lie together."""
 
     span: int
     group: int
@@ -110,6 +110,7 @@ class Rounding:
     zero: int
     sums: bool
     whole: bool = False
+    apart: int = 1
 
 
 def rounded(rounding: Rounding) -> Activations:
@@ -117,6 +118,7 @@ def rounded(rounding: Rounding) -> Activations:
     each group times the scale, or by itself as int16; arrays that the type does not use are empty."""
     span, group, unit, zero = rounding.span, rounding.group, rounding.unit, rounding.zero
     has_sums, has_starts, in_quads = rounding.sums, zero != 0, unit == QUAD
+    apart = rounding.apart
     minus_zero, whole, sum_dtype = np.int32(-zero), rounding.whole, np.int16 if rounding.whole else np.float32
 
     @inline
@@ -131,6 +133,14 @@ def rounded(rounding: Rounding) -> Activations:
     def addresses(arrays: Any) -> Any:
         quants, scales, starts, sums = arrays
         return address(quants, np.int8), address(scales, np.float32), address(starts, np.int32), address(sums, sum_dtype)
+
+    @inline
+    def place_in_span(i: Any) -> Any:
+        if apart == 1:
+            return i
+        part = i // PART
+        pair = part // (2 * apart) * apart + part % apart
+        return (2 * pair + part // apart % 2) * PART + i % PART
 
     @inline
     def round_span(x: Any, source: Any, at: Any, activations: Any) -> None:
@@ -148,7 +158,7 @@ def rounded(rounding: Rounding) -> Activations:
             total = _NOTHING
             for i in range(first, first + group, 16):
                 codes = convert(rint(load(x, source + i, 16) * inverse), np.int32)
-                store(quants, at + i, convert(codes, np.int8))
+                store(quants, at + place_in_span(i), convert(codes, np.int8))
                 if has_sums or (has_starts and not in_quads):
                     total += sum_lanes(codes)
             if has_sums:

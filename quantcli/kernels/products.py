@@ -117,7 +117,7 @@ def packed_product(dot: PackedDot, block_type: BlockType) -> RowProduct:
     """Codes times codes."""
     _, zero = coded(dot)
     if dot.whole is not None:
-        rounding = Rounding(span_of(block_type), dot.group, QUAD, 0, sums=True, whole=True)
+        rounding = Rounding(span_of(block_type), dot.group, QUAD, 0, sums=True, whole=True, apart=_apart(dot))
         return RowProduct(rounded(rounding), _row_of_levels(dot, dot.whole, block_type))
     rounding = Rounding(span_of(block_type), dot.group, QUAD, zero, dot.minimums is not None)
     one = _row_of_small(dot, block_type) if block_type.block_length == PART else _row_of_large(dot, block_type)
@@ -176,7 +176,7 @@ def _row_of_large(dot: PackedDot, block_type: BlockType) -> Callable[..., Any]:
     width = 2 * PART if _WIDE and span >= 2 * PART else PART
     lanes, spans, groups = width // QUAD, block // span, block // group
     scales_of, minimums_of, has_minimums = dot.scales, dot.minimums or dot.scales, dot.minimums is not None
-    products, unit, unit_groups, units = _products(zero, lanes), _units(codes_of, width), width // group, block // width
+    products, unit, unit_groups, units = _products(zero, lanes), _units(codes_of, width, 1), width // group, block // width
     spread = shuffle(*(group for group in range(unit_groups) for _ in range(lanes // unit_groups)))
     spread_spans = shuffle(*(group // (groups // spans) for group in range(groups)))
 
@@ -211,11 +211,12 @@ def _row_of_levels(dot: PackedDot, whole: Levels, block_type: BlockType) -> Call
     type counts its codes from is a minimum then: so many times the scale."""
     group, block, block_bytes = dot.group, block_type.block_length, block_type.block_bytes
     width = 2 * PART if _WIDE else PART
-    lanes, groups, units, unit_groups = width // QUAD, block // group, block // width, width // group
-    unit, levels_of, scale_of = _units(dot.codes, width), whole.levels, whole.scale
+    lanes, groups, units, apart = width // QUAD, block // group, block // width, _apart(dot)
+    unit, levels_of, scale_of = _units(dot.codes, width, apart), whole.levels, whole.scale
     half, has_zero, zero = groups // 2, dot.zero != 0, np.float32(dot.zero)
     lows_of, low_scale_of = whole.lows or levels_of, whole.low_scale or scale_of
-    spread = shuffle(*(pair * unit_groups // (2 * lanes) for pair in range(2 * lanes)))
+    part_groups, unit_parts = PART // group, width // PART
+    spread = shuffle(*(pair * unit_parts * part_groups // (2 * lanes) for pair in range(2 * lanes)))
 
     @inline
     def one(weights: Any, offset: Any, activations: Any, n: Any) -> Any:
@@ -229,9 +230,11 @@ def _row_of_levels(dot: PackedDot, whole: Levels, block_type: BlockType) -> Call
             store(scratch, 0, levels)
             inner = splat(_NO_PRODUCT, lanes)
             for u in range(units):
-                few = load(scratch, u * unit_groups, unit_groups)
+                part = _first_part(u, unit_parts, apart)
+                first = load(scratch, part * part_groups, part_groups)
+                second = load(scratch, (part + apart) * part_groups, part_groups) if unit_parts == 2 else first
                 pairs = dot_bytes(unit(weights, offset, u), load(quants, i * block + u * width, width))
-                inner = inner + dot_pairs(pairs, spread(few, few))
+                inner = inner + dot_pairs(pairs, spread(first, second))
             x_scale, scale = lane(load(x_scales, i, 1), 0), scale_of(weights, offset)
             total = fma(convert(inner, np.float32), splat(scale * x_scale, lanes), total)
             lows = levels if has_zero else lows_of(weights, offset)
@@ -244,11 +247,23 @@ def _row_of_levels(dot: PackedDot, whole: Levels, block_type: BlockType) -> Call
     return one
 
 
-def _units(codes_of: Callable[..., Any], width: int) -> Callable[..., Any]:
+def _apart(dot: PackedDot) -> int:
+    """How many parts are between two that are multiplied together."""
+    return dot.apart if _WIDE else 1
+
+
+@inline
+def _first_part(u: Any, parts: Any, apart: Any) -> Any:
+    """The first part of unit `u`, which is one, or one and another `apart` from it."""
+    return u if parts == 1 else u // apart * 2 * apart + u % apart
+
+
+def _units(codes_of: Callable[..., Any], width: int, apart: int) -> Callable[..., Any]:
     """The inline function for codes of unit `u`, which is one part or two."""
 
     @inline
     def two_parts(weights: Any, offset: Any, u: Any) -> Any:
-        return _join_parts(codes_of(weights, offset, 2 * u), codes_of(weights, offset, 2 * u + 1))
+        part = _first_part(u, 2, apart)
+        return _join_parts(codes_of(weights, offset, part), codes_of(weights, offset, part + apart))
 
     return codes_of if width == PART else two_parts

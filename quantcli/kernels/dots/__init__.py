@@ -48,6 +48,7 @@ class PackedDot:
                                    at most 128, or where `signed`, of int8
     scales(weights, offset)        what the codes stand for, a float32 lane per `group` weights of the block
     minimums(weights, offset)      likewise; None where there are none
+    apart                          part p and part p + `apart` are read together in the least time: a power of two
     whole                          where they are known in integers and codes are unsigned: those (see `pieces.leveled`)
 
     weight = scales[g] * (code - zero) - minimums[g]. `group` is 16 or 32.
@@ -60,6 +61,7 @@ class PackedDot:
     minimums: Callable[..., Any] | None = None
     signed: bool = False
     whole: Levels | None = None
+    apart: int = 1
 
 
 def dot(block_type: BlockType) -> PlainDot | PackedDot:

@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from quantcli.kernels.dots import Levels
-from quantcli.kernels.dots.pieces import bits_from, eight_levels, half_from, leveled, offsets, pair_of_words
+from quantcli.kernels.dots.pieces import bits_from, bits_to, eight_levels, half_from, leveled, offsets, pair_of_words
 from quantcli.kernels.jit import inline
 from quantcli.kernels.shorthand import U8, U32
 from quantcli.kernels.simd import convert, load, load_scalar
@@ -46,7 +46,7 @@ def _codes_4(weights: Any, offset: Any, part: Any) -> Any:
 @inline
 def _codes_5(weights: Any, offset: Any, part: Any) -> Any:
     low = bits_from(load(weights, offset + _Q5_LEVELS + part // 2 * _PART, _PART), part % 2 * 4, U8(15))
-    return low | (bits_from(load(weights, offset + _Q5_HIGH, _PART), part, U8(1)) << U8(4))
+    return low | bits_to(load(weights, offset + _Q5_HIGH, _PART), part, 4, U8(16))
 
 
 @inline
@@ -79,8 +79,8 @@ _WHOLE_45: Final = Levels(_levels_45, half_from(_Q4_D), _lows_45, half_from(_Q4_
 
 DOTS: Final = MappingProxyType(
     {
-        "Q2_K": leveled(_codes_2, _WHOLE_2, group=16),
-        "Q4_K": leveled(_codes_4, _WHOLE_45, group=32),
-        "Q5_K": leveled(_codes_5, _WHOLE_45, group=32),
+        "Q2_K": leveled(_codes_2, _WHOLE_2, group=16, apart=4),
+        "Q4_K": leveled(_codes_4, _WHOLE_45, group=32, apart=2),
+        "Q5_K": leveled(_codes_5, _WHOLE_45, group=32, apart=2),
     }
 )

@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from quantcli.kernels.dots import Levels
-from quantcli.kernels.dots.pieces import bits_from, eight_levels, half_from, leveled, offsets, pair_of_words
+from quantcli.kernels.dots.pieces import bits_from, bits_to, eight_levels, half_from, leveled, offsets, pair_of_words
 from quantcli.kernels.jit import inline
 from quantcli.kernels.shorthand import I16, U8, U32, U64
 from quantcli.kernels.simd import convert, load, load_scalar, reinterpret, shuffle
@@ -27,7 +27,7 @@ _join_eights = shuffle(*range(16))
 def _codes_3(weights: Any, offset: Any, part: Any) -> Any:
     low = load(weights, offset + _Q3_LOW + part // 4 * _PART, _PART)
     high = load(weights, offset + _Q3_HIGH, _PART)
-    return bits_from(low, part % 4 * 2, U8(3)) | (bits_from(high, part, U8(1)) << U8(2))
+    return bits_from(low, part % 4 * 2, U8(3)) | bits_to(high, part, 2, U8(4))
 
 
 @inline
@@ -46,7 +46,7 @@ def _codes_6(weights: Any, offset: Any, part: Any) -> Any:
     half, quarter = part // 4, part % 4
     low = load(weights, offset + _Q6_LOW + half * 64 + quarter % 2 * _PART, _PART)
     high = load(weights, offset + _Q6_HIGH + half * _PART, _PART)
-    return bits_from(low, quarter // 2 * 4, U8(15)) | (bits_from(high, quarter * 2, U8(3)) << U8(4))
+    return bits_from(low, quarter // 2 * 4, U8(15)) | bits_to(high, quarter * 2, 4, U8(48))
 
 
 @inline
@@ -56,7 +56,7 @@ def _levels_6(weights: Any, offset: Any) -> Any:
 
 DOTS: Final = MappingProxyType(
     {
-        "Q3_K": leveled(_codes_3, Levels(_levels_3, half_from(_Q3_D)), group=16, zero=4),
-        "Q6_K": leveled(_codes_6, Levels(_levels_6, half_from(_Q6_D)), group=16, zero=32),
+        "Q3_K": leveled(_codes_3, Levels(_levels_3, half_from(_Q3_D)), group=16, zero=4, apart=4),
+        "Q6_K": leveled(_codes_6, Levels(_levels_6, half_from(_Q6_D)), group=16, zero=32, apart=4),
     }
 )

@@ -13,6 +13,7 @@ import numpy as np
 
 from quantcli.kernels.columns import PART, PLAIN, QUAD, Activations, Rounding, rounded
 from quantcli.kernels.dots import Levels, PackedDot, PlainDot
+from quantcli.kernels.half import half_to_float
 from quantcli.kernels.jit import inline
 from quantcli.kernels.simd import (
     LANES,
@@ -23,6 +24,7 @@ from quantcli.kernels.simd import (
     fma,
     lane,
     load,
+    load_scalar,
     local,
     machine_features,
     prefetch,
@@ -43,6 +45,9 @@ _AHEAD: Final = 4096
 fetches ahead by itself ends at a page. From a mapped file half as fast again as without; 1024 and 8192 were slower, and so
 was asking for them in the second cache only."""
 
+_RUN: Final = 8
+"""Small blocks whose scales are read together."""
+
 _ZERO = np.float32(0)
 _NO_PRODUCT = np.int32(0)
 _UNSIGNED_ONLY: Final = "avx512vnni" in machine_features()
@@ -51,6 +56,7 @@ _WIDE: Final = {"avx512f", "avx512vnni"} <= machine_features()
 """Whether the machine multiplies 64 codes at once."""
 
 _join_parts = shuffle(*range(2 * PART))
+_join_words = shuffle(0, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,36 +143,87 @@ def _products(zero: int, lanes: int) -> Callable[..., Any]:
 
 
 def _row_of_small(dot: PackedDot, block_type: BlockType) -> Callable[..., Any]:
-    """Blocks of one part with one scale."""
-    (codes_of, zero), lanes = coded(dot), PART // QUAD
-    products, scales_of, minimums_of = _products(zero, lanes), dot.scales, dot.minimums or dot.scales
-    has_minimums, block_bytes = dot.minimums is not None, block_type.block_bytes
+    """Blocks of one part with one scale: `_RUN` of them at once, whose scales are a vector, then what is left of a row."""
+    (codes_of, zero), width = coded(dot), 2 * PART if _WIDE else PART
+    lanes, part_lanes, unit_blocks, units = width // QUAD, PART // QUAD, width // PART, _RUN * PART // width
+    products, part_products = _products(zero, lanes), _products(zero, part_lanes)
+    scales_of, minimums_of, has_minimums = dot.scales, dot.minimums or dot.scales, dot.minimums is not None
+    block_bytes, run_bytes = block_type.block_bytes, _RUN * block_type.block_bytes
+    scales_of_run = _of_run(dot.scales, dot.scale_half, block_bytes)
+    minimums_of_run = _of_run(minimums_of, None, block_bytes)
+    spread = shuffle(*(block for block in range(unit_blocks) for _ in range(part_lanes)))
 
     @inline
-    def add_block(weights: Any, offset: Any, activations: Any, i: Any, total: Any) -> Any:
-        quants, x_scales, starts, _ = activations
-        scale = lane(scales_of(weights, offset), 0) * lane(load(x_scales, i, 1), 0)
-        return fma(products(codes_of(weights, offset, 0), quants, starts, i * PART), splat(scale, lanes), total)
+    def two_blocks(weights: Any, offset: Any, u: Any) -> Any:
+        offset += 2 * u * block_bytes
+        return _join_parts(codes_of(weights, offset, 0), codes_of(weights, offset + block_bytes, 0))
+
+    @inline
+    def one_block(weights: Any, offset: Any, u: Any) -> Any:
+        return codes_of(weights, offset + u * block_bytes, 0)
+
+    unit = one_block if width == PART else two_blocks
+
+    @inline
+    def add_unit(weights: Any, offset: Any, activations: Any, i: Any, u: Any, scales: Any, total: Any) -> Any:
+        few = load(scales, u * unit_blocks, unit_blocks)
+        dots = products(unit(weights, offset, u), activations[0], activations[2], i * PART + u * width)
+        return fma(dots, spread(few, few), total)
 
     @inline
     def one(weights: Any, offset: Any, activations: Any, n: Any) -> Any:
-        blocks, sums, taken = n // PART, activations[3], _ZERO
+        quants, x_scales, starts, sums = activations
+        blocks, scales = n // PART, local(_RUN, np.float32)
         a = b = splat(_ZERO, lanes)
-        for i in range(0, blocks - 1, 2):
-            prefetch(weights, offset + _AHEAD)
-            a = add_block(weights, offset, activations, i, a)
-            b = add_block(weights, offset + block_bytes, activations, i + 1, b)
+        rest, taken, rest_taken = splat(_ZERO, part_lanes), splat(_ZERO, _RUN), splat(_ZERO, 1)
+        for i in range(0, blocks - _RUN + 1, _RUN):
+            for line in range(0, run_bytes, _LINE):
+                prefetch(weights, offset + _AHEAD + line)
+            store(scales, 0, scales_of_run(weights, offset) * load(x_scales, i, _RUN))
+            for u in range(0, units, 2):
+                a = add_unit(weights, offset, activations, i, u, scales, a)
+                b = add_unit(weights, offset, activations, i, u + 1, scales, b)
             if has_minimums:
-                taken += lane(minimums_of(weights, offset), 0) * lane(load(sums, i, 1), 0)
-                taken += lane(minimums_of(weights, offset + block_bytes), 0) * lane(load(sums, i + 1, 1), 0)
-            offset += 2 * block_bytes
-        if blocks % 2:
-            a = add_block(weights, offset, activations, blocks - 1, a)
+                taken = fma(minimums_of_run(weights, offset), load(sums, i, _RUN), taken)
+            offset += run_bytes
+        for i in range(blocks - blocks % _RUN, blocks):
+            scale = lane(scales_of(weights, offset) * load(x_scales, i, 1), 0)
+            dots = part_products(codes_of(weights, offset, 0), quants, starts, i * PART)
+            rest = fma(dots, splat(scale, part_lanes), rest)
             if has_minimums:
-                taken += lane(minimums_of(weights, offset), 0) * lane(load(sums, blocks - 1, 1), 0)
-        return sum_lanes(a + b) - taken
+                rest_taken = fma(minimums_of(weights, offset), load(sums, i, 1), rest_taken)
+            offset += block_bytes
+        return sum_lanes(a + b) + sum_lanes(rest) - (sum_lanes(taken) + sum_lanes(rest_taken))
 
     return one
+
+
+def _of_run(numbers_of: Callable[..., Any], half: int | None, block_bytes: int) -> Callable[..., Any]:
+    """The inline function for a number of each of `_RUN` blocks: halves, where they are at byte `half`, are widened
+    together."""
+
+    @inline
+    def four_halves(weights: Any, offset: Any) -> Any:
+        # In a word of the processor's other half: vectors are put together where codes are unpacked, too.
+        word = np.uint64(0)
+        for block in range(4):
+            bits = np.uint64(load_scalar(weights, offset + block * block_bytes + half, np.uint16))
+            word |= bits << np.uint64(16 * block)
+        return splat(word, 1)
+
+    @inline
+    def halves(weights: Any, offset: Any) -> Any:
+        words = _join_words(four_halves(weights, offset), four_halves(weights, offset + 4 * block_bytes))
+        return half_to_float(reinterpret(words, np.uint16))
+
+    @inline
+    def numbers(weights: Any, offset: Any) -> Any:
+        room = local(_RUN, np.float32)
+        for block in range(_RUN):
+            store(room, block, numbers_of(weights, offset + block * block_bytes))
+        return load(room, 0, _RUN)
+
+    return numbers if half is None else halves
 
 
 def _row_of_large(dot: PackedDot, block_type: BlockType) -> Callable[..., Any]:

@@ -48,6 +48,7 @@ class PackedDot:
                                    at most 128, or where `signed`, of int8
     scales(weights, offset)        what the codes stand for, a float32 lane per `group` weights of the block
     minimums(weights, offset)      likewise; None where there are none
+    scale_half                     where a block has one scale, which is a half as it is stored: its byte
     apart                          part p and part p + `apart` are read together in the least time: a power of two
     whole                          where they are known in integers and codes are unsigned: those (see `pieces.leveled`)
 
@@ -62,6 +63,7 @@ class PackedDot:
     signed: bool = False
     whole: Levels | None = None
     apart: int = 1
+    scale_half: int | None = None
 
 
 def dot(block_type: BlockType) -> PlainDot | PackedDot:

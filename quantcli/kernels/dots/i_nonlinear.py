@@ -50,7 +50,7 @@ def _scales_xs(weights: Any, offset: Any) -> Any:
 
 DOTS: Final = MappingProxyType(
     {
-        "IQ4_NL": PackedDot(_codes_nl, _scales_nl, group=32, signed=True),
+        "IQ4_NL": PackedDot(_codes_nl, _scales_nl, group=32, signed=True, scale_half=_NL_D),
         "IQ4_XS": PackedDot(_codes_xs, _scales_xs, group=32, signed=True),
     }
 )

@@ -92,13 +92,19 @@ def _minimum(name: str) -> Callable[..., Any]:
     return minimum
 
 
+def _small(name: str, codes: Callable[..., Any], **how: Any) -> PackedDot:
+    """The dot of a type whose blocks are one part."""
+    (place,) = offsets(name, "d")
+    return PackedDot(codes, _scales(name), group=_PART, scale_half=place, **how)
+
+
 DOTS: Final = MappingProxyType(
     {
-        "Q4_0": PackedDot(_low_bits("Q4_0"), _scales("Q4_0"), group=_PART, zero=8),
-        "Q4_1": PackedDot(_low_bits("Q4_1"), _scales("Q4_1"), group=_PART, minimums=_minimum("Q4_1")),
-        "Q5_0": PackedDot(_five_bits("Q5_0"), _scales("Q5_0"), group=_PART, zero=16),
-        "Q5_1": PackedDot(_five_bits("Q5_1"), _scales("Q5_1"), group=_PART, minimums=_minimum("Q5_1")),
-        "Q8_0": PackedDot(_codes_8, _scales("Q8_0"), group=_PART, signed=True),
+        "Q4_0": _small("Q4_0", _low_bits("Q4_0"), zero=8),
+        "Q4_1": _small("Q4_1", _low_bits("Q4_1"), minimums=_minimum("Q4_1")),
+        "Q5_0": _small("Q5_0", _five_bits("Q5_0"), zero=16),
+        "Q5_1": _small("Q5_1", _five_bits("Q5_1"), minimums=_minimum("Q5_1")),
+        "Q8_0": _small("Q8_0", _codes_8, signed=True),
         "Q1_0": PackedDot(_codes_1, _scales("Q1_0"), group=_PART, zero=1),
         "Q2_0": PackedDot(_codes_2, _scales("Q2_0"), group=_PART, zero=1),
     }

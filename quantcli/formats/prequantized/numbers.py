@@ -28,7 +28,8 @@ def small_floats(exponent_bits: int, mantissa_bits: int, bias: int) -> Floats:
     exponent = codes >> mantissa_bits & ((1 << exponent_bits) - 1)
     fraction = (codes & ((1 << mantissa_bits) - 1)) / (1 << mantissa_bits)
     magnitude = np.ldexp(fraction + (exponent > 0), np.maximum(exponent, 1) - bias)
-    return np.where(codes >> (exponent_bits + mantissa_bits), -magnitude, magnitude).astype(np.float32)
+    values: Floats = np.where(codes >> (exponent_bits + mantissa_bits), -magnitude, magnitude).astype(np.float32)
+    return values
 
 
 def _with(table: Floats, values: Mapping[int, float]) -> Floats:

@@ -12,6 +12,7 @@ import math
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -148,9 +149,7 @@ class Expression:
     _body: ast.expr = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        body = _parsed(self.source, "an expression")
-        _check(body, self.source)
-        object.__setattr__(self, "_body", body)
+        object.__setattr__(self, "_body", _body_of(self.source))
 
     def evaluate(self, scope: Scope, origin: str = "config.json") -> Any:
         """The value, with names taken from `scope`, which is of `origin`.
@@ -184,6 +183,14 @@ class Call:
     def evaluate(self, scope: Scope) -> tuple[Any, ...]:
         """The values of the arguments."""
         return tuple(argument.evaluate(scope) for argument in self.arguments)
+
+
+@cache
+def _body_of(source: str) -> ast.expr:
+    """An expression's tree, which is not to be changed: files have most of their expressions in common."""
+    body = _parsed(source, "an expression")
+    _check(body, source)
+    return body
 
 
 def _parsed(source: str, what: str) -> ast.expr:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -15,12 +15,12 @@ from quantcli.architectures.graph import Graph
 from quantcli.architectures.low_rank import map_adapter
 from quantcli.architectures.mapping import map_tensors
 from quantcli.architectures.schema import (
-    PACKAGE_DIRECTORY,
     Declaration,
     MetadataRow,
     VocabularyRules,
     read_declaration,
 )
+from quantcli.architectures.tables import headings
 from quantcli.formats.adapter import LowRank
 from quantcli.formats.errors import ModelError, UnsupportedError, clipped, shown
 from quantcli.formats.gguf_spec import Field, Metadata, string
@@ -143,9 +143,21 @@ class Architecture:
 
 @cache
 def architectures() -> tuple[Architecture, ...]:
-    """Every architecture of the package, by name."""
-    declarations = (read_declaration(path) for path in sorted(PACKAGE_DIRECTORY.glob("*.toml")))
-    return tuple(Architecture(declaration) for declaration in declarations if declaration is not None)
+    """Every architecture of the package, in the order of the files."""
+    return tuple(_package_architecture(heading.path) for heading in headings())
+
+
+@cache
+def _package_architecture(path: Path) -> Architecture:
+    return _architecture(path)
+
+
+def _architecture(path: Path) -> Architecture:
+    """What a file describes that names a `gguf` architecture. Raises FormatError, UnsupportedError if it does not."""
+    declaration = read_declaration(path)
+    if declaration is None:
+        raise UnsupportedError(f"{path}: names no `gguf` architecture")
+    return Architecture(declaration)
 
 
 def graph_of(gguf: str) -> Graph:
@@ -154,13 +166,14 @@ def graph_of(gguf: str) -> Graph:
     Raises:
         UnsupportedError: if no architecture of the package has this value, or it has no forward pass.
     """
-    for architecture in architectures():
-        if architecture.gguf == gguf:
-            if architecture.graph is None:
-                raise UnsupportedError(f"architecture {gguf!r} cannot be run: nothing describes its graph")
-            return architecture.graph
-    known = sorted({architecture.gguf for architecture in architectures()})
-    raise UnsupportedError(f"GGUF architecture {gguf!r} is not supported, only {', '.join(known)}")
+    path = next((heading.path for heading in headings() if heading.gguf == gguf), None)
+    if path is None:
+        known = sorted({heading.gguf for heading in headings()})
+        raise UnsupportedError(f"GGUF architecture {gguf!r} is not supported, only {', '.join(known)}")
+    graph = _package_architecture(path).graph
+    if graph is None:
+        raise UnsupportedError(f"architecture {gguf!r} cannot be run: nothing describes its graph")
+    return graph
 
 
 def find_architecture(config: Mapping[str, Any], extra_file: Path | None = None) -> Architecture:
@@ -176,20 +189,18 @@ def find_architecture(config: Mapping[str, Any], extra_file: Path | None = None)
         FormatError: if `extra_file` cannot be read.
     """
     if extra_file is not None:
-        declaration = read_declaration(Path(extra_file))
-        if declaration is None:
-            raise UnsupportedError(f"{extra_file}: names no `gguf` architecture")
-        return Architecture(declaration)
+        return _architecture(Path(extra_file))
     text = config.get("text_config")
     wanted = _class_names(text if isinstance(text, Mapping) else {}) or _class_names(config)
-    named = [architecture for architecture in architectures() if _is_named(architecture, wanted, config)]
+    named = _named(wanted, config)
     for architecture in named:
         if architecture.declaration.when.evaluate(config):
             return architecture
     if named:
         what = f"needs {' or '.join(architecture.declaration.when.source for architecture in named)} in config.json"
     else:
-        nearest = get_close_matches(wanted[0] if wanted else "", sorted(set(_supported_classes())), 3)
+        classes = sorted({name for heading in headings() for name in heading.classes})
+        nearest = get_close_matches(wanted[0] if wanted else "", classes, 3)
         what = "is not supported" + (f"; the nearest that are: {', '.join(nearest)}" if nearest else "")
     raise UnsupportedError(
         f"model class {_found(wanted, config)} {what}",
@@ -197,11 +208,15 @@ def find_architecture(config: Mapping[str, Any], extra_file: Path | None = None)
     )
 
 
-def _is_named(architecture: Architecture, wanted: Sequence[str], config: Mapping[str, Any]) -> bool:
-    """Whether a configuration says that it is of this architecture, in one of its variants."""
-    declaration = architecture.declaration
+def _named(wanted: Sequence[str], config: Mapping[str, Any]) -> list[Architecture]:
+    """The architectures that a configuration says it is of, in one of their variants."""
     if wanted:
-        return wanted[0] in declaration.classes
+        return [_package_architecture(heading.path) for heading in headings() if wanted[0] in heading.classes]
+    return [architecture for architecture in architectures() if _is_told_by(architecture.declaration, config)]
+
+
+def _is_told_by(declaration: Declaration, config: Mapping[str, Any]) -> bool:
+    """Whether a configuration that names no class is of this architecture."""
     return str(config.get("model_type")) in declaration.defaults or bool(declaration.classless.evaluate(config))
 
 
@@ -213,11 +228,6 @@ def _class_names(config: Mapping[str, Any]) -> list[str]:
 def _found(wanted: list[str], config: Mapping[str, Any]) -> str:
     kind = shown(config.get("model_type"))
     return clipped(wanted[0]) if wanted else f"(config.json names none; its model_type is {kind})"
-
-
-def _supported_classes() -> Iterator[str]:
-    for architecture in architectures():
-        yield from architecture.classes
 
 
 def _field(row: MetadataRow, value: Any) -> Field | None:

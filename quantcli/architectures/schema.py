@@ -1,4 +1,4 @@
-"""The shape of an architecture file, and how it is read: TOML, with `extends`, into frozen rows.
+"""The shape of an architecture file: its tables as frozen rows.
 
 Everything is checked here, when a file is read, so that a mistake in a data file is reported with the file's name and never
 surfaces as a strange conversion.
@@ -7,11 +7,8 @@ surfaces as a strange conversion.
 from __future__ import annotations
 
 import string as string_module
-import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
-from functools import cache
 from inspect import signature
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
@@ -20,12 +17,10 @@ from quantcli.architectures.config import OrNull
 from quantcli.architectures.expressions import Call, Expression
 from quantcli.architectures.fields import FIELD_TYPES
 from quantcli.architectures.graph import Graph
+from quantcli.architectures.tables import merged_tables
 from quantcli.architectures.transforms import GATHERS, GENERATORS, TRANSFORMS
 from quantcli.formats.errors import FormatError
 from quantcli.formats.gguf_spec import MAX_NAME_LENGTH
-
-PACKAGE_DIRECTORY: Final = Path(__file__).parent
-"""Where the architecture files of the package lie."""
 
 _FILE_KEYS: Final = {
     "gguf",
@@ -247,7 +242,7 @@ def read_declaration(path: Path) -> Declaration | None:
     Raises:
         FormatError: if a file is missing, is not TOML, or says something an architecture file cannot say.
     """
-    merged = _merged_tables(path, ())
+    merged = merged_tables(path)
     if "gguf" not in merged:
         return None
     if unknown := sorted(merged.keys() - _FILE_KEYS):
@@ -257,55 +252,6 @@ def read_declaration(path: Path) -> Declaration | None:
     except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         what = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
         raise FormatError(path, f"not a valid architecture file: {what}") from error
-
-
-def _tables(path: Path) -> dict[str, Any]:
-    return tomllib.loads(path.read_text(encoding="utf-8"))
-
-
-@cache
-def _package_tables(path: Path) -> Mapping[str, Any]:
-    """Those of a file of the package, which many extend."""
-    return _tables(path)
-
-
-def _merged_tables(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
-    try:
-        tables = dict(_package_tables(path)) if path.parent == PACKAGE_DIRECTORY else _tables(path)
-    except FileNotFoundError as error:
-        raise FormatError(path, "no such architecture file") from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise FormatError(path, f"not a readable TOML file: {error}") from error
-    parent = tables.pop("extends", None)
-    if parent is None:
-        return tables
-    parent_path = PACKAGE_DIRECTORY / f"{parent}.toml"
-    if not isinstance(parent, str) or parent_path.parent != PACKAGE_DIRECTORY or not parent_path.exists():
-        names = sorted(path.stem for path in PACKAGE_DIRECTORY.glob("*.toml"))
-        nearest = get_close_matches(str(parent), names, 3) or names[:3]
-        hint = f"Perhaps {' or '.join(nearest)}?"
-        raise FormatError(path, f"extends {parent!r}, which is no architecture file of the package", hint=hint)
-    if parent_path in above:
-        raise FormatError(path, f"extends {parent!r}, which extends it in turn")
-    inherited = _merged_tables(parent_path, (*above, path))
-    for own in ("classes", "when", "classless", "defaults"):  # what tells a configuration of this architecture
-        inherited.pop(own, None)
-    return _merge(inherited, tables)
-
-
-def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """The tables of `above` laid over those of `below`, in the order of `below` and with what is new at the end.
-
-    A table that `above` has set to false is gone.
-    """
-    merged = dict(below)
-    for key, value in above.items():
-        inherited = merged.get(key)
-        if isinstance(inherited, dict) and value is False:
-            del merged[key]
-        else:
-            merged[key] = _merge(inherited, value) if isinstance(inherited, dict) and isinstance(value, dict) else value
-    return merged
 
 
 def _declaration(path: Path, tables: dict[str, Any]) -> Declaration:

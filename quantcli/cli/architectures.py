@@ -14,9 +14,9 @@ def command(as_json: bool) -> None:
 
     Another one can be described in a file of your own: `quantize MODEL --type T --arch-file FILE`.
     """
-    from quantcli.architectures.loader import architectures
+    from quantcli.architectures.tables import headings
 
-    known = sorted(architectures(), key=lambda architecture: architecture.name)
+    known = sorted(headings(), key=lambda heading: heading.name)
     if as_json:
         facts = ("name", "gguf", "title", "classes")
         print_json([{fact: getattr(entry, fact) for fact in facts} for entry in known])

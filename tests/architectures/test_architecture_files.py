@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from quantcli.architectures import loader
 from quantcli.architectures.loader import architectures, find_architecture, graph_of
-from quantcli.architectures.schema import PACKAGE_DIRECTORY, read_declaration
+from quantcli.architectures.schema import read_declaration
+from quantcli.architectures.tables import PACKAGE_DIRECTORY, headings
 from quantcli.formats.errors import FormatError, ModelError, UnsupportedError
 from quantcli.formats.gguf_spec import f32, string, u32
 
@@ -49,6 +51,27 @@ def test_every_class_means_one_architecture():
 def test_every_model_type_means_one_architecture():
     types = [(kind, a.declaration.when) for a in architectures() for kind in a.declaration.defaults]
     assert len(types) == len(set(types))
+
+
+def test_what_stands_in_front_of_the_tables_is_what_a_file_is_known_by():
+    declared = filter(None, (read_declaration(path) for path in PACKAGE_DIRECTORY.glob("*.toml")))
+    facts = {(file.name, file.gguf, file.title, file.classes) for file in declared}
+    assert {(heading.name, heading.gguf, heading.title, heading.classes) for heading in headings()} == facts
+    assert len(facts) > 50
+
+
+def test_only_the_file_that_is_needed_is_read(monkeypatch: pytest.MonkeyPatch):
+    read: list[str] = []
+
+    def watched(path: Path):
+        read.append(path.stem)
+        return read_declaration(path)
+
+    monkeypatch.setattr(loader, "read_declaration", watched)
+    loader._package_architecture.cache_clear()
+    graph_of("qwen2")
+    find_architecture({"architectures": ["OrionForCausalLM"]})
+    assert read == ["qwen2", "orion"]
 
 
 def test_the_graph_of_a_file_is_found_by_its_architecture():
@@ -197,7 +220,7 @@ def test_a_missing_file(tmp_path):
 
 
 def test_files_that_extend_each_other(tmp_path, monkeypatch):
-    monkeypatch.setattr("quantcli.architectures.schema.PACKAGE_DIRECTORY", tmp_path)
+    monkeypatch.setattr("quantcli.architectures.tables.PACKAGE_DIRECTORY", tmp_path)
     (tmp_path / "a.toml").write_text('extends = "b"\ngguf = "a"\n')
     (tmp_path / "b.toml").write_text('extends = "a"\n')
     with pytest.raises(FormatError, match="extends 'a', which extends it in turn"):

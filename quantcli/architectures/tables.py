@@ -1,0 +1,132 @@
+"""How architecture files are read before anything in them is understood: TOML, with `extends`.
+
+There are many of them, and a command needs one: what they are known by stands in front of their first table, so that
+the rest is read of that one only.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+from quantcli.formats.errors import FormatError
+
+PACKAGE_DIRECTORY: Final = Path(__file__).parent
+"""Where the architecture files of the package lie."""
+
+_FIRST_TABLE: Final = re.compile(r"^\[", re.MULTILINE)
+"""Where the first table of a file begins. No list in front of it has a line that begins so."""
+
+Tables = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Heading:
+    """What an architecture file is known by."""
+
+    path: Path
+    gguf: str
+    title: str
+    classes: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The name of the file."""
+        return self.path.stem
+
+
+@cache
+def headings() -> tuple[Heading, ...]:
+    """The heading of every architecture of the package, in the order of the files, with nothing else read.
+
+    Raises:
+        FormatError: if a file is not TOML or extends what is not there.
+    """
+    found = []
+    for path in sorted(PACKAGE_DIRECTORY.glob("*.toml")):
+        own = _merged(path, (), _heading_tables)
+        if "gguf" in own:
+            found.append(Heading(path, own["gguf"], own.get("title", path.stem), tuple(own.get("classes", ()))))
+    return tuple(found)
+
+
+def merged_tables(path: Path) -> Tables:
+    """What an architecture file says, laid over what the files of the package that it extends say. What is nested is shared
+    with other calls: not to be changed.
+
+    Raises:
+        FormatError: if a file is missing, is not TOML, or extends one that is not there or itself.
+    """
+    return _merged(path, (), _tables)
+
+
+def _merged(path: Path, above: tuple[Path, ...], read: Callable[[Path], Tables]) -> Tables:
+    tables = dict(read(path))
+    parent = tables.pop("extends", None)
+    if parent is None:
+        return tables
+    parent_path = PACKAGE_DIRECTORY / f"{parent}.toml"
+    if not isinstance(parent, str) or parent_path.parent != PACKAGE_DIRECTORY or not parent_path.exists():
+        names = sorted(path.stem for path in PACKAGE_DIRECTORY.glob("*.toml"))
+        nearest = get_close_matches(str(parent), names, 3) or names[:3]
+        hint = f"Perhaps {' or '.join(nearest)}?"
+        raise FormatError(path, f"extends {parent!r}, which is no architecture file of the package", hint=hint)
+    if parent_path in above:
+        raise FormatError(path, f"extends {parent!r}, which extends it in turn")
+    inherited = _merged(parent_path, (*above, path), read)
+    for own in ("classes", "when", "classless", "defaults"):  # what tells a configuration of this architecture
+        inherited.pop(own, None)
+    return _merge(inherited, tables)
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> Tables:
+    """The tables of `above` laid over those of `below`, in the order of `below` and with what is new at the end.
+
+    A table that `above` has set to false is gone.
+    """
+    merged = dict(below)
+    for key, value in above.items():
+        inherited = merged.get(key)
+        if isinstance(inherited, dict) and value is False:
+            del merged[key]
+        else:
+            merged[key] = _merge(inherited, value) if isinstance(inherited, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _tables(path: Path) -> Tables:
+    """A file as it stands. Those of the package are read once: many extend the same."""
+    return _package_tables(path) if path.parent == PACKAGE_DIRECTORY else _parsed(path, _text(path))
+
+
+@cache
+def _package_tables(path: Path) -> Tables:
+    return _parsed(path, _text(path))
+
+
+@cache
+def _heading_tables(path: Path) -> Tables:
+    """A file as far as its first table."""
+    return _parsed(path, _FIRST_TABLE.split(_text(path), maxsplit=1)[0])
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise FormatError(path, "no such architecture file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise FormatError(path, f"not a readable TOML file: {error}") from error
+
+
+def _parsed(path: Path, text: str) -> Tables:
+    try:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise FormatError(path, f"not a readable TOML file: {error}") from error

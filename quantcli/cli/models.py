@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from quantcli.cli.compiling import announce_compiling
 from quantcli.cli.output import binary_size
 from quantcli.formats.errors import UsageError
 
@@ -36,22 +37,20 @@ _SHOWN_ESCAPED: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), *rang
 def open_model(file: Path, threads: int | None, weights: str | None = None, cache_type: str = "f16") -> LoadedModel:
     """Load a model to run on `threads` threads, its plain numbers as the type `weights`.
 
-    Says so where its kernels, or those of its cache, have to be compiled first.
+    Says so where kernels have to be compiled for it, now or later.
 
     Raises:
         UsageError: for a type that weights or caches cannot have.
     """
     from quantcli.kernels.jit import use_threads
-    from quantcli.runner.cache import check_cache_type, is_cache_compiled
+    from quantcli.runner.cache import check_cache_type
     from quantcli.runner.load import load_model
     from quantcli.runner.pack import packing_type
 
     check_cache_type(cache_type)
     use_threads(threads)
-    loaded = load_model(file, None if weights is None else packing_type(weights))
-    if not (loaded.model.is_compiled and is_cache_compiled(cache_type)):
-        click.echo("compiling kernels for this machine (once) ...", err=True)
-    return loaded
+    announce_compiling()
+    return load_model(file, None if weights is None else packing_type(weights))
 
 
 def warn_beyond_training(loaded: LoadedModel, context: int) -> None:

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from quantcli.formats.errors import GenerationError, UsageError
 from quantcli.kernels.attention import attention_kernels
 from quantcli.kernels.cached import STORAGES, Storage
-from quantcli.kernels.jit import is_compiled
 from quantcli.runner.hyperparameters import Hyperparameters, LayerSizes
 
 BATCH: Final = 512
@@ -39,11 +38,6 @@ class View:
     ahead: int
     slopes: Floats
     sinks: Floats
-
-
-def is_cache_compiled(cache_type: str) -> bool:
-    """Whether the kernels of a cache type are ready: else the first pass compiles them."""
-    return is_compiled(attention_kernels(cache_type).attend)
 
 
 class LayerCache:

@@ -6,24 +6,20 @@ its norms; a pass keeps a few rows of numbers per token.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import fields, is_dataclass
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.formats.errors import GenerationError, ModelError, UnsupportedError
 from quantcli.formats.gguf_reader import GGUFFile
-from quantcli.kernels.jit import is_compiled
-from quantcli.kernels.matmul import Multiply
 from quantcli.kernels.rows import dequantize
 from quantcli.kernels.types import BlockType
 from quantcli.runner.cache import BATCH, Cache
 from quantcli.runner.hyperparameters import read_hyperparameters
 from quantcli.runner.layers import read_layer
 from quantcli.runner.step import read_positions
-from quantcli.runner.weights import Floats, Matrix, Norms, Stack, Weights
+from quantcli.runner.weights import Floats, Matrix, Norms, Weights
 
 
 class Model:
@@ -75,11 +71,6 @@ class Model:
         if len(segments) % width:
             raise ModelError(f"{weights.file.path}: {name} has {len(segments)} numbers, expected a multiple of {width}")
         return segments[:width]
-
-    @property
-    def is_compiled(self) -> bool:
-        """Whether the kernels that multiply by this model's matrices are ready: else the first pass compiles them."""
-        return all(is_compiled(multiply) for multiply in set(_multipliers([self.output, *self.layers])))
 
     def forward(self, tokens: Sequence[int], cache: Cache, *, every: bool = False) -> Floats:
         """Put tokens after those in `cache` and return logits, float32 `(1, vocabulary)`: those after the last token.
@@ -162,15 +153,3 @@ class Model:
             np.tanh(np.divide(logits, cap, out=logits), out=logits)
             logits *= cap
         return logits
-
-
-def _multipliers(part: Any) -> Iterator[Multiply]:
-    """The kernels of all matrices in a part of a model."""
-    if isinstance(part, Matrix | Stack):
-        yield part.multiply
-    elif isinstance(part, list | tuple):
-        for item in part:
-            yield from _multipliers(item)
-    elif is_dataclass(part):
-        for entry in fields(part):
-            yield from _multipliers(getattr(part, entry.name))

@@ -238,9 +238,11 @@ class GGUFWriter:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
-        # After the rename there is nothing to remove; a directory that vanished took the file with it.
+        # After the rename there is nothing to remove; a directory that vanished took the file with it. A read-only file
+        # system would refuse even to remove what is not there.
         with suppress(FileNotFoundError, NotADirectoryError):
-            self._temporary.unlink()
+            if self._temporary.exists():
+                self._temporary.unlink()
 
     def _check_target(self) -> None:
         if not self._target.exists():

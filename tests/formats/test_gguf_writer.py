@@ -158,6 +158,19 @@ def test_a_disk_that_fills_up_while_writing(tmp_path: Path, monkeypatch: pytest.
     assert not list(tmp_path.iterdir())
 
 
+def test_a_read_only_place_is_named_by_the_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), "a file nobody asked for")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", refuse)
+        patched.setattr(os, "unlink", refuse)  # which such a file system does for a file that is not there
+        patched.setattr(Path, "unlink", refuse)
+        with pytest.raises(OutputError) as caught:
+            write_all(tmp_path / "out.gguf")
+    assert str(caught.value) == f"{tmp_path / 'out.gguf'}: the file system is read-only"
+
+
 @pytest.mark.parametrize("missing", ["posix_fallocate", "fstatvfs"])
 def test_a_system_that_cannot_reserve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
     monkeypatch.delattr(os, missing, raising=False)

@@ -212,9 +212,10 @@ def _answer(ready: _Ready, ids: list[int], as_json: bool) -> None:
             return
         stream(generation)
     except KeyboardInterrupt:
-        if not as_json:
-            # The answer so far is the user's; all that is missing is the end of its line.
-            click.echo()
+        if as_json:
+            raise
+        # The answer so far is the user's; all that is missing is the end of its line.
+        click.echo()
         sys.exit(INTERRUPTED)
     warn_of_full_context(generation)
     show_statistics(ready.loaded, ready.session.cache, ready.load_seconds, [generation])

@@ -141,7 +141,7 @@ class Cache:
             self.layers = [LayerCache(layer, context, cache_type) for layer in sizes.layer]
         except (MemoryError, ValueError) as error:
             what = f"there is no memory for a context of {context} tokens"
-            raise GenerationError(what, hint="--ctx with fewer makes it smaller") from error
+            raise GenerationError(what, hint="fewer (--ctx) take less") from error
         self.states = [[np.zeros(shape, np.float32) for shape in layer.states] for layer in sizes.layer]
 
     def require(self, count: int) -> None:

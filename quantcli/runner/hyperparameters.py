@@ -8,7 +8,7 @@ from typing import Final
 
 from quantcli.architectures.graph import Graph
 from quantcli.architectures.loader import graph_of
-from quantcli.formats.errors import ModelError, UnsupportedError
+from quantcli.formats.errors import ModelError, UnsupportedError, shown
 from quantcli.formats.gguf_reader import GGUFFile
 from quantcli.runner.metadata import MOST, REQUIRED, MetadataReader
 
@@ -151,6 +151,7 @@ def read_hyperparameters(file: GGUFFile) -> tuple[Hyperparameters, Graph]:
         ModelError: for a key that is missing, not of its kind, or contradicts another.
         UnsupportedError: for an architecture that cannot be run; what it takes is named.
     """
+    _check_is_model(file)
     name = file.architecture
     if name is None:
         raise ModelError(f"{file.path}: no general.architecture, so nothing says how to run it")
@@ -192,6 +193,15 @@ def read_hyperparameters(file: GGUFFile) -> tuple[Hyperparameters, Graph]:
         state_space=space,
         experts=_experts(read, graph),
     ), graph
+
+
+def _check_is_model(file: GGUFFile) -> None:
+    """Other files bear a model's architecture too: adapters, what turns pictures into tokens, vocabularies alone."""
+    kind = file.get("general.type", "model")
+    if kind != "model":
+        raise ModelError(f"{file.path}: cannot be run by itself: general.type is {shown(kind)}, expected 'model'")
+    if not file.tensors:
+        raise ModelError(f"{file.path}: cannot be run: it has no tensors, as a file of a vocabulary alone")
 
 
 def _causal(read: MetadataReader, graph: Graph) -> bool:

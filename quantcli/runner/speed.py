@@ -22,6 +22,11 @@ class Task:
     depth: int = 0
 
     @property
+    def context(self) -> int:
+        """All its tokens."""
+        return self.depth + self.prompt + self.generated
+
+    @property
     def name(self) -> str:
         """As llama-bench has it: `pp512`, `tg128`, `tg128 @ d1024`."""
         parts = [f"{what}{count}" for what, count in (("pp", self.prompt), ("tg", self.generated)) if count]
@@ -47,14 +52,23 @@ class Speed:
 
 
 def measure(model: Model, tasks: Sequence[Task], repeats: int, cache_type: str = "f16") -> Iterator[Speed]:
-    """Do each task `repeats` times, after once to warm up."""
+    """Do each task `repeats` times, after once to warm up.
+
+    Raises:
+        GenerationError: for a task with more tokens than there is memory for, before the first is done.
+    """
+    Cache(model.sizes, max(task.context for task in tasks), cache_type)
+    return _measured(model, tasks, repeats, cache_type)
+
+
+def _measured(model: Model, tasks: Sequence[Task], repeats: int, cache_type: str) -> Iterator[Speed]:
     # The tokens make no difference to the work; the same ones each time, so that nothing else does.
     tokens = np.random.default_rng(0)
     for task in tasks:
         past, prompt, generated = (
             tokens.integers(model.vocabulary, size=count).tolist() for count in (task.depth, task.prompt, task.generated)
         )
-        cache = Cache(model.sizes, sum(map(len, (past, prompt, generated))), cache_type)
+        cache = Cache(model.sizes, task.context, cache_type)
         _time(model, cache, past, prompt, generated[:1])
         seconds = [_time(model, cache, past, prompt, generated) for _ in range(repeats)]
         yield Speed(task, [(task.prompt + task.generated) / taken for taken in seconds])

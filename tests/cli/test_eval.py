@@ -119,6 +119,13 @@ def test_speeds_are_a_markdown_table_and_one_document(files, tmp_path, capsys):
     assert first["stddev"] == pytest.approx(abs(first["samples"][0] - first["samples"][1]) / 2**0.5)
 
 
+def test_more_than_there_is_memory_for_is_refused_before_anything_is_shown(files, capsys):
+    for asked in (["-p", 10**14], ["-p", 0, "-n", 4, "-d", 10**14]):
+        status, out, err = run_command(capsys, "bench", files / "F32.gguf", *asked)
+        assert (status, out) == (1, "")
+        assert err.startswith("error: there is no memory for a context of 1000000000")
+
+
 def test_nothing_to_measure_is_said(files, capsys):
     status, out, err = run_command(capsys, "bench", files / "F32.gguf", "-p", 0, "-n", 0)
     assert (status, out) == (2, "")

@@ -14,6 +14,9 @@ from changed_file import write_changed, write_chat
 from command_line import run_command
 
 from quantcli.conversion.convert import convert
+from quantcli.formats.gguf_reader import open_gguf
+from quantcli.formats.gguf_spec import string
+from quantcli.formats.gguf_writer import GGUFWriter
 
 STORY = ", there was a little girl named Lily. She lo"  # 13 tokens of llama.cpp's
 
@@ -147,7 +150,20 @@ def test_files_that_are_no_models(tmp_path, golden, capsys):
     assert run(capsys, tmp_path / "text.gguf", "--prompt", "a")[0] == 1
     status, _, err = run(capsys, golden / "imatrix.gguf", "--prompt", "a")
     assert status == 1
-    assert "no general.architecture" in err
+    assert "cannot be run by itself: general.type is 'imatrix', expected 'model'" in err
+
+
+def test_files_that_are_parts_of_models(stories, tmp_path, capsys):
+    adapter = write_changed(stories, tmp_path / "adapter.gguf", {"general.type": string("adapter")})
+    with open_gguf(stories) as file, GGUFWriter(tmp_path / "vocabulary.gguf", file.metadata, []):
+        pass
+    for path, message in (
+        (adapter, "cannot be run by itself: general.type is 'adapter'"),
+        (tmp_path / "vocabulary.gguf", "cannot be run: it has no tensors"),
+    ):
+        status, out, err = run(capsys, path, "--prompt", "a")
+        assert (status, out) == (1, "")
+        assert err.startswith(f"error: {path}: {message}")
 
 
 def test_models_without_what_the_request_needs(stories, tmp_path, capsys):
@@ -204,3 +220,12 @@ def test_an_interrupt_keeps_the_answer_so_far_and_ends_quietly(stories):
     assert first + out
     assert out.endswith(b"\n")
     assert b"Traceback" not in err
+
+
+def test_an_interrupted_document_is_an_error_and_nothing_else(stories, monkeypatch, capsys):
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("quantcli.runner.generate.Generation.__iter__", interrupted)
+    status, out, err = run(capsys, stories, "--prompt", "Once", "--json")
+    assert (status, out, err.strip()) == (130, "", "error: interrupted")

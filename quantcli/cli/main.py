@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -93,6 +94,7 @@ def main(arguments: list[str] | None = None) -> None:
     debug = "--debug" in arguments
     if debug:
         arguments = [word for word in arguments if word != "--debug"]
+    _open_missing_streams()
     # A kill must clean up like Ctrl-C does: half-written files go.
     signal.signal(signal.SIGTERM, _raise_interrupt)
     try:
@@ -144,6 +146,14 @@ def _explained(error: BaseException) -> tuple[str, str | None, int]:
         case _:
             said = f"unexpected {type(error).__name__}: {error}", "this is a bug; --debug shows where it happened", 1
     return said
+
+
+def _open_missing_streams() -> None:
+    """Where a standard stream was closed, as by `>&-`, there is nothing to read, and nobody reads what is written. Python
+    has None for it, and the first file that is opened would get its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 -- open until the end
 
 
 def _raise_interrupt(number: int, frame: Any) -> None:

@@ -10,8 +10,11 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+
+from quantcli.__main__ import main
 
 ROOT = Path(__file__).parents[2]
 STORYTELLER = ROOT / "examples" / "storyteller"
@@ -74,6 +77,32 @@ def test_debug_shows_where_it_happened() -> None:
     done = run("no-such-model", "--type", "Q4_K_M", "--debug")
     assert done.returncode == 1
     assert "Traceback" in done.stderr
+
+
+def test_an_interruption_of_the_imports_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Slow(ModuleType):
+        def __getattr__(self, name: str) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "quantcli.cli.main", Slow("quantcli.cli.main"))
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 130
+    assert capsys.readouterr().err == "error: interrupted\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="streams are closed as on Unix")
+def test_streams_that_a_shell_closed_are_no_bug(tmp_path: Path) -> None:
+    def close() -> None:
+        os.close(0)
+        os.close(1)
+
+    command = [sys.executable, "-m", "quantcli", STORYTELLER, "--type", "F16", "-o", tmp_path / "out.gguf"]
+    for words in (command, [*command[:3], "inspect", tmp_path / "out.gguf"]):
+        done = subprocess.run(words, stderr=subprocess.PIPE, text=True, check=False, preexec_fn=close, cwd=ROOT)
+        assert (done.returncode, said(done)) == (0, [])
 
 
 def test_convert_is_the_default_command(tmp_path: Path) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -474,3 +476,22 @@ def test_command(hub: Hub, tmp_path: Path) -> None:
         "hint: Unset it to download the model.",
     ]
     assert not hub.asked
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are sent as on Unix")
+def test_an_interrupted_command(hub: Hub, tmp_path: Path) -> None:
+    hub.stalls["model.safetensors"] = [1000] * 99
+    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")}
+    target = tmp_path / "target"
+    target.mkdir()
+    words = [sys.executable, "-m", "quantcli", "org/storyteller", "--type", "F16"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(words, cwd=target, env=environment, text=True, **pipes)
+    while not any(method == "GET" and name == "model.safetensors" for method, name, _ in hub.asked):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert (process.returncode, output, errors.splitlines()[-1]) == (130, "", "error: interrupted")
+    assert "Traceback" not in errors
+    assert not list(target.iterdir())

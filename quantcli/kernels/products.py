@@ -46,7 +46,9 @@ fetches ahead by itself ends at a page. From a mapped file half as fast again as
 was asking for them in the second cache only."""
 
 _RUN: Final = 8
-"""Small blocks whose scales are read together."""
+_RUN_PAIRS: Final = _RUN // 2
+_RUN_QUADS: Final = _RUN // 4
+"""Small blocks whose scales are read together; pairs of them, and fours."""
 
 _ZERO = np.float32(0)
 _NO_PRODUCT = np.int32(0)
@@ -56,7 +58,6 @@ _WIDE: Final = {"avx512f", "avx512vnni"} <= machine_features()
 """Whether the machine multiplies 64 codes at once."""
 
 _join_parts = shuffle(*range(2 * PART))
-_join_words = shuffle(0, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,28 +201,28 @@ def _row_of_small(dot: PackedDot, block_type: BlockType) -> Callable[..., Any]:
 
 def _of_run(numbers_of: Callable[..., Any], half: int | None, block_bytes: int) -> Callable[..., Any]:
     """The inline function for a number of each of `_RUN` blocks: halves, where they are at byte `half`, are widened
-    together."""
-
-    @inline
-    def four_halves(weights: Any, offset: Any) -> Any:
-        # In a word of the processor's other half: vectors are put together where codes are unpacked, too.
-        word = np.uint64(0)
-        for block in range(4):
-            bits = np.uint64(load_scalar(weights, offset + block * block_bytes + half, np.uint16))
-            word |= bits << np.uint64(16 * block)
-        return splat(word, 1)
+    at once. All are put together in words, by the part of the processor that has no vectors to unpack meanwhile."""
 
     @inline
     def halves(weights: Any, offset: Any) -> Any:
-        words = _join_words(four_halves(weights, offset), four_halves(weights, offset + 4 * block_bytes))
-        return half_to_float(reinterpret(words, np.uint16))
+        room = local(_RUN_QUADS, np.uint64)
+        for word in range(_RUN_QUADS):
+            bits = np.uint64(0)
+            for block in range(4):
+                place = offset + (4 * word + block) * block_bytes + half
+                bits |= np.uint64(load_scalar(weights, place, np.uint16)) << np.uint64(16 * block)
+            store(room, word, splat(bits, 1))
+        return half_to_float(reinterpret(load(room, 0, _RUN_QUADS), np.uint16))
 
     @inline
     def numbers(weights: Any, offset: Any) -> Any:
-        room = local(_RUN, np.float32)
-        for block in range(_RUN):
-            store(room, block, numbers_of(weights, offset + block * block_bytes))
-        return load(room, 0, _RUN)
+        room = local(_RUN_PAIRS, np.uint64)
+        for word in range(_RUN_PAIRS):
+            place = offset + 2 * word * block_bytes
+            low = lane(reinterpret(numbers_of(weights, place), np.uint32), 0)
+            high = lane(reinterpret(numbers_of(weights, place + block_bytes), np.uint32), 0)
+            store(room, word, splat(np.uint64(low) | np.uint64(high) << np.uint64(32), 1))
+        return reinterpret(load(room, 0, _RUN_PAIRS), np.float32)
 
     return numbers if half is None else halves
 

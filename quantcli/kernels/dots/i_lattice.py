@@ -206,6 +206,8 @@ _EIGHTHS: Final = _points("IQ1_S", _ZERO_1, 8)
 _QS_1S, _QH_1S = offsets("IQ1_S", "qs", "qh")
 _QS_1M, _QH_1M, _SCALES_1M = offsets("IQ1_M", "qs", "qh", "scales")
 _PLACES_1M: Final = np.resize(np.arange(0, 12, 3, dtype=np.uint16), 16)
+_SHIFTS_1M: Final = np.where(np.arange(16)[:, None] >> np.arange(32) // 8 & 1, 255, 1).astype(np.uint8).reshape(-1)
+"""For four bits, eight bytes each: -1 where the bit is set, else 1."""
 
 
 @inline
@@ -225,21 +227,16 @@ def _scales_1s(weights: Any, offset: Any) -> Any:
 
 
 @inline
-def _shift_1m(bits: Any) -> Any:
-    """Eight bytes of -1 where bit 3 is set, else of 1."""
-    ones = np.uint64(0x0101010101010101)
-    return ones * np.uint64(255) if bits & 8 else ones
-
-
-@inline
 def _codes_1m(weights: Any, offset: Any, part: Any) -> Any:
     at, high = offset + _QS_1M + 4 * part, _word(weights, offset + _QH_1M + 2 * part)
     a = _eight(_EIGHTHS, _byte(weights, at) | (high << 8) & 0x700)
     b = _eight(_EIGHTHS, _byte(weights, at + 1) | (high << 4) & 0x700)
     c = _eight(_EIGHTHS, _byte(weights, at + 2) | high & 0x700)
     d = _eight(_EIGHTHS, _byte(weights, at + 3) | (high >> 4) & 0x700)
-    shifts = byte_lanes(_shift_1m(high), _shift_1m(high >> 4), _shift_1m(high >> 8), _shift_1m(high >> 12))
-    return byte_lanes(a, b, c, d) + shifts
+    # The multiplication brings every fourth bit beside the one before. Making the eight bytes of each bit by itself took half
+    # as long again for a whole row.
+    fours = (high >> 3 & 0x1111) * 0x249 >> 9 & 15
+    return byte_lanes(a, b, c, d) + load(_SHIFTS_1M, 32 * fours, 32)
 
 
 @inline

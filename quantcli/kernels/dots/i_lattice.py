@@ -233,8 +233,8 @@ def _codes_1m(weights: Any, offset: Any, part: Any) -> Any:
     b = _eight(_EIGHTHS, _byte(weights, at + 1) | (high << 4) & 0x700)
     c = _eight(_EIGHTHS, _byte(weights, at + 2) | high & 0x700)
     d = _eight(_EIGHTHS, _byte(weights, at + 3) | (high >> 4) & 0x700)
-    # The multiplication brings every fourth bit beside the one before. Making the eight bytes of each bit by itself took half
-    # as long again for a whole row.
+    # The multiplication brings every fourth bit beside the one before. Making each bit's eight bytes by itself took half as
+    # long again for a whole model.
     fours = (high >> 3 & 0x1111) * 0x249 >> 9 & 15
     return byte_lanes(a, b, c, d) + load(_SHIFTS_1M, 32 * fours, 32)
 

@@ -65,7 +65,7 @@ def test_rows_are_pooled_and_normalized_as_asked(stories):
     expected = {"mean": rows.rows.mean(0), "cls": rows.rows[0], "last": rows.rows[-1]}
     for pooling, row in expected.items():
         (plain,) = embed(loaded, ["Once upon a time"], pooling=pooling, normalize=False)
-        np.testing.assert_allclose(plain.rows, row[None], rtol=1e-6, atol=1e-6)  # sums of float32 of about 1
+        np.testing.assert_allclose(plain.rows, row[None], rtol=1e-6, atol=1e-6)  # sums in float32, in another order
         (unit,) = embed(loaded, ["Once upon a time"], pooling=pooling)
         np.testing.assert_allclose(unit.rows, row[None] / np.linalg.norm(row), rtol=1e-5)
     (each,) = embed(loaded, ["Once upon a time"], pooling="none")

@@ -6,6 +6,9 @@ import errno
 import os
 import signal
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +16,8 @@ from typing import Any, Final
 import click
 
 from quantcli import __version__
-from quantcli.formats.errors import QuantcliError
+from quantcli.cli.output import printable
+from quantcli.formats.errors import QuantcliError, QuantcliWarning
 
 COMMANDS: Final = {
     "convert": "Turn a checkpoint into a quantized GGUF file (the default command).",
@@ -98,8 +102,9 @@ def main(arguments: list[str] | None = None) -> None:
     # A kill must clean up like Ctrl-C does: half-written files go.
     signal.signal(signal.SIGTERM, _raise_interrupt)
     try:
-        # Without its standalone mode click returns the status of `ctx.exit`, and what a command returns: nothing.
-        status = cli.main(args=arguments, prog_name="quantize", standalone_mode=False)
+        with _shown_warnings():
+            # Without its standalone mode click returns the status of `ctx.exit`, and what a command returns: nothing.
+            status = cli.main(args=arguments, prog_name="quantize", standalone_mode=False)
     except BaseException as error:
         if debug:
             raise
@@ -119,10 +124,34 @@ def report(error: BaseException) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     message, hint, status = _explained(error)
-    click.echo(f"error: {message}", err=True)
+    _say("error", message)
     if hint:
-        click.echo(f"hint: {hint}", err=True)
+        _say("hint", hint)
     return status
+
+
+def _say(what: str, text: str) -> None:
+    """One line on stderr. Texts may come from files: what a terminal would obey is escaped."""
+    click.echo(f"{what}: {printable(text)}", err=True)
+
+
+@contextmanager
+def _shown_warnings() -> Iterator[None]:
+    """Show each `QuantcliWarning` once, as a line; other libraries' warnings go where Python sends them."""
+    said: set[str] = set()
+    with warnings.catch_warnings():
+        others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+            if not issubclass(category, QuantcliWarning):
+                others(message, category, *place, **more)
+            elif str(message) not in said:
+                said.add(str(message))
+                _say("warning", str(message))
+
+        warnings.simplefilter("always", QuantcliWarning)
+        warnings.showwarning = show
+        yield
 
 
 def _explained(error: BaseException) -> tuple[str, str | None, int]:

@@ -12,10 +12,14 @@
     `-- GenerationError        a model that was read cannot answer: prompt longer than the context, broken template
 
 Kernels stand below this floor and raise `ValueError` for a caller's mistake.
+
+`warn` is for what the user should know although the work goes on. It is Python's own `warnings`: a program filters
+`QuantcliWarning` as it likes, and the command line shows each as a line.
 """
 
 from __future__ import annotations
 
+import warnings
 from os import PathLike, fspath
 from typing import ClassVar
 
@@ -28,6 +32,15 @@ def clipped(text: str, most: int = 200) -> str:
 def shown(value: object) -> str:
     """A value as an error's line shows it."""
     return clipped(repr(value), 60)
+
+
+class QuantcliWarning(UserWarning):
+    """Something in a model or a request that may not be what the user wants."""
+
+
+def warn(message: str) -> None:
+    """Issue a `QuantcliWarning`. `message` is one line that names the file or tensor it is about."""
+    warnings.warn(message, QuantcliWarning, stacklevel=3)
 
 
 class QuantcliError(Exception):

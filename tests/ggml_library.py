@@ -18,16 +18,32 @@ from quantcli.kernels.types import BlockType, block_type
 Quantizer = Callable[..., NDArray[np.uint8]]
 
 
-def find_quantizer() -> Quantizer | None:
-    """A function (rows float32 (rows, n), type, importance (n,) or None, out) -> uint8 (rows, bytes_per_row) that calls
-    `ggml_quantize_chunk` on one thread, into `out` where given; None where llama-cpp-python is not installed."""
+def _find_library() -> ctypes.CDLL | None:
     package = find_spec("llama_cpp")
     if package is None or package.origin is None:
         return None
     found = sorted((Path(package.origin).parent / "lib").glob("*ggml-base.*"))
-    if not found:
+    return ctypes.CDLL(str(found[0])) if found else None
+
+
+def find_validator() -> Callable[[NDArray[np.uint8], BlockType], bool] | None:
+    """A function (blocks uint8, type) -> bool that calls `ggml_validate_row_data`; None as `find_quantizer`."""
+    library = _find_library()
+    if library is None:
         return None
-    chunk = ctypes.CDLL(str(found[0])).ggml_quantize_chunk
+    validate = library.ggml_validate_row_data
+    validate.restype = ctypes.c_bool
+    validate.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t]
+    return lambda data, kind: bool(validate(kind.id, data.ctypes.data, data.size))
+
+
+def find_quantizer() -> Quantizer | None:
+    """A function (rows float32 (rows, n), type, importance (n,) or None, out) -> uint8 (rows, bytes_per_row) that calls
+    `ggml_quantize_chunk` on one thread, into `out` where given; None where llama-cpp-python is not installed."""
+    library = _find_library()
+    if library is None:
+        return None
+    chunk = library.ggml_quantize_chunk
     chunk.restype = ctypes.c_size_t
     chunk.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * 3, ctypes.c_void_p]
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.conversion.plan import PlannedTensor
-from quantcli.formats.errors import ValueRangeError
+from quantcli.conversion.value_range import check_converted, check_copied, check_source
 from quantcli.formats.gguf_writer import TensorWriter
 from quantcli.formats.imatrix import Imatrix
 from quantcli.formats.tensor import Tensor
@@ -69,7 +69,7 @@ def run_pipeline(
     and is raised here; so does Ctrl-C. `interrupt` is called then, to end the reads that wait for something.
 
     Raises:
-        ValueRangeError: if a weight that would be quantized is NaN or infinite.
+        ValueRangeError: if a weight is NaN or infinite, or too large for its type.
         FormatError: if the source cannot be read any more.
         OutputError: if the disk is full.
     """
@@ -146,33 +146,32 @@ class _Worker:
         raw = self._buffer("raw", (count, tensor.row_bytes), np.uint8)
         tensor.read(chunk.start, chunk.stop, raw)
         values: NDArray[np.float32] | None = None
+        large = False
         for output in self._outputs:
             planned = output.plan[chunk.index]
-            data = raw
-            if planned.type is not tensor.type:
+            if planned.type is tensor.type:
+                data = raw
+                check_copied(tensor, chunk.start, data)
+            else:
                 if values is None:
-                    values = self._decoded(tensor, chunk, raw)
+                    values = self._buffer("values", (count, tensor.row_length), np.float32)
+                    rows.dequantize(raw, tensor.type, values)
+                    large = check_source(tensor, chunk.start, values)
                 data = self._buffer("blocks", (count, planned.type.row_bytes(tensor.row_length)), np.uint8)
-                importance = self._importance_of(planned, chunk)
-                if planned.exact:
-                    rows.quantize_exactly(values, planned.type, tensor.type, importance, data)
-                else:
-                    rows.quantize(values, planned.type, importance, data)
+                self._encode(planned, chunk, values, data)
+                weighted = planned.importance
+                check_converted(tensor, chunk.start, values, data, planned.type, large=large, weighted=weighted)
             output.writer.write(chunk.index, chunk.start * data.shape[1], data.reshape(-1))
         return raw.size
 
-    def _decoded(self, tensor: Tensor, chunk: _Chunk, raw: NDArray[np.uint8]) -> NDArray[np.float32]:
-        values = self._buffer("values", (raw.shape[0], tensor.row_length), np.float32)
-        rows.dequantize(raw, tensor.type, values)
-        bad = rows.first_non_finite(values)
-        if bad >= 0:
-            row, column = divmod(bad, tensor.row_length)
-            place = [*map(int, np.unravel_index(chunk.start + row, tensor.shape[:-1])), column]
-            raise ValueRangeError(
-                f"tensor {tensor.name!r}: weight {place} is {values[row, column]}",
-                hint="the checkpoint is damaged, or was saved after its training diverged",
-            )
-        return values
+    def _encode(
+        self, planned: PlannedTensor, chunk: _Chunk, values: NDArray[np.float32], data: NDArray[np.uint8]
+    ) -> None:
+        importance = self._importance_of(planned, chunk)
+        if planned.exact:
+            rows.quantize_exactly(values, planned.type, planned.source_type, importance, data)
+        else:
+            rows.quantize(values, planned.type, importance, data)
 
     def _importance_of(self, planned: PlannedTensor, chunk: _Chunk) -> NDArray[np.float32] | None:
         if self._imatrix is None or not planned.importance:

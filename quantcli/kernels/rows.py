@@ -94,14 +94,14 @@ def quantize_exactly(
         repack(x, kind, source, inexact, out)
 
 
-def first_non_finite(x: NDArray[np.float32]) -> int:
-    """The index, in C order, of the first NaN or infinity in a contiguous float32 array; -1 where there is none."""
-    return int(_first_non_finite(x.reshape(-1)))
+def first_beyond(x: NDArray[np.float32], limit: float) -> int:
+    """The index, in C order, of the first number in a contiguous float32 array that is NaN or larger than `limit` in
+    magnitude; -1 where there is none."""
+    return int(_first_beyond(x.reshape(-1), np.float32(limit)))
 
 
 @kernel
-def _first_non_finite(x: NDArray[np.float32]) -> int:
-    largest = np.float32(3.4028235e38)
+def _first_beyond(x: NDArray[np.float32], largest: np.float32) -> int:
     whole = x.size // LANES * LANES
     for start in range(0, whole, LANES):
         if not all_lanes(absolute(load(x, start, LANES)) <= splat(largest, LANES)):
@@ -121,7 +121,7 @@ def compile_kernels(decode: set[BlockType], encode: set[tuple[BlockType, bool]])
     for target, weighted in encode:
         row = np.zeros((1, target.block_length), np.float32)
         quantize(row, target, np.ones(target.block_length, np.float32) if weighted else None)
-    first_non_finite(np.zeros(1, np.float32))
+    first_beyond(np.zeros(1, np.float32), 1)
 
 
 def uncompiled(decode: set[BlockType], encode: set[tuple[BlockType, bool]]) -> set[BlockType]:

@@ -12,11 +12,11 @@ ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import numpy as np
 from quantcli.cli.compiling import announce_compiling
-from quantcli.kernels.rows import first_non_finite
+from quantcli.kernels.rows import first_beyond
 
 announce_compiling()
 announce_compiling()
-first_non_finite(np.zeros(1, np.float32))
+first_beyond(np.zeros(1, np.float32), 1)
 """
 
 

@@ -1,0 +1,82 @@
+"""Which blocks hold a number that is not finite: a weight, a scale or a minimum that is NaN or infinite.
+
+llama.cpp calls a tensor with such a block invalid, and so does the runner. Every stored floating-point number is checked by
+its exponent, whose bits are all ones for NaN and infinity, and for those alone. Source: `ggml_validate_row_data` in
+`ggml-quants.c`. NVFP4's scales have no such code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcli.kernels.types import TYPES, BlockType
+
+
+class _Bits(NamedTuple):
+    """Some bits of a block: those of `mask` in the word of NumPy code `code` that begins at byte `offset`. From the value
+    `limit` on the number is not finite."""
+
+    offset: int
+    code: str
+    mask: int
+    limit: int
+
+
+_EXPONENT: Final[Mapping[str, tuple[int, int]]] = {
+    "<f2": (0x7C00, 0x7C00),
+    "<f4": (0x7F800000, 0x7F800000),
+    # Doubles are computed with as float32, which holds numbers below 2^128.
+    "<f8": (0x7FF0000000000000, (1023 + 128) << 52),
+}
+"""The mask of the exponent in each floating-point format, and its least value that is no number's."""
+
+
+def _exponents(kind: BlockType) -> tuple[tuple[_Bits, ...], ...]:
+    """The exponents in a block of this type, as its layout shows them."""
+    packing = (("", kind.packing),) if isinstance(kind.packing, str) else kind.packing
+    return tuple(
+        (_Bits(max(0, kind.offset(name)), code.replace("f", "u"), *_EXPONENT[code]),)
+        for name, code, *_ in packing
+        if code in _EXPONENT
+    )
+
+
+_IQ1_M_SCALES: Final = TYPES["IQ1_M"].offset("scales")
+
+_EXPONENTS: Final[Mapping[str, tuple[tuple[_Bits, ...], ...]]] = {
+    **{name: _exponents(kind) for name, kind in TYPES.items()},
+    "BF16": ((_Bits(0, "<u2", 0x7F80, 0x7F80),),),
+    "MXFP4": ((_Bits(TYPES["MXFP4"].offset("e"), "u1", 0xFF, 0xFF),),),
+    # The scale, a half, lies in the highest four bits of each of four words.
+    "IQ1_M": ((_Bits(_IQ1_M_SCALES + 4, "<u2", 0xC000, 0xC000), _Bits(_IQ1_M_SCALES + 6, "<u2", 0x7000, 0x7000)),),
+}
+"""The exponents in a block of each type, each as the bits it is spread over."""
+
+
+def first_not_finite(data: NDArray[np.uint8], kind: BlockType) -> int:
+    """The index of the first block of `data` that holds NaN or infinity; -1 where none does.
+
+    `data` is a C-contiguous uint8 array of whole blocks of type `kind`; blocks are counted in C order.
+    """
+    if not data.size:
+        return -1
+    found = (_first_at_limit(data, kind, exponent) for exponent in _EXPONENTS[kind.name])
+    return min((block for block in found if block >= 0), default=-1)
+
+
+def _first_at_limit(data: NDArray[np.uint8], kind: BlockType, exponent: tuple[_Bits, ...]) -> int:
+    """The first block in which all bits of an exponent reach their limits, or -1."""
+    count = data.size // kind.block_bytes
+    words: list[NDArray[np.unsignedinteger]] = [
+        np.ndarray((count,), code, data, offset, (kind.block_bytes,)) & np.dtype(code).type(mask)
+        for offset, code, mask, _ in exponent
+    ]
+    # A maximum answers nearly every call, at half the time of a comparison's array.
+    if any(int(word.max()) < bits.limit for word, bits in zip(words, exponent, strict=True)):
+        return -1
+    reached = np.logical_and.reduce([word >= bits.limit for word, bits in zip(words, exponent, strict=True)])
+    return int(reached.argmax()) if reached.any() else -1

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
-from quantcli.formats.gguf_spec import Field, ValueType, array, boolean, f32, string, u32
+from quantcli.formats.gguf_spec import Field, ValueType, array, boolean, f32, i32, string, u32
+
+LARGEST_FLOAT: Final = 3.4028234663852886e38
+"""What 32 bits of floating point hold."""
 
 
 def _whole(value: Any, low: int, high: int) -> int:
@@ -21,7 +23,7 @@ def _unsigned(value: Any) -> Field:
 
 
 def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST_FLOAT:
         raise ValueError(value)
     return float(value)
 
@@ -58,6 +60,7 @@ def _count_or_counts(value: Any) -> Field:
 FIELD_TYPES: Final[Mapping[str, Callable[[Any], Field]]] = MappingProxyType(
     {
         "u32": _unsigned,
+        "i32": lambda value: i32(_signed(value)),
         "f32": lambda value: f32(_number(value)),
         "bool": lambda value: boolean(_truth(value)),
         "string": lambda value: string(_text(value)),

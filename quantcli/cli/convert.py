@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 @click.option("--prune-layers", metavar="L[,L...]", help="Leave these layers out, counted from 0.")
 @click.option("--arch-file", type=click.Path(path_type=Path), metavar="TOML", help="An architecture of your own.")
 @click.option("--pre-tokenizer", metavar="NAME", help="How a text is split before tokenizing, where it is not recognised.")
+@click.option("--as-reference", is_flag=True, help="Metadata as llama.cpp's converter writes it, also where it is wrong.")
 def command(
     model: str,
     types: str | None,
@@ -63,6 +64,7 @@ def command(
     prune_layers: str | None,
     arch_file: Path | None,
     pre_tokenizer: str | None,
+    as_reference: bool,
     **plan: Any,
 ) -> None:
     """Turn a checkpoint into a quantized GGUF file.
@@ -89,6 +91,7 @@ def command(
             adapters=[parse_adapter(text) for text in adapters],
             architecture_file=arch_file,
             pre_tokenizer=pre_tokenizer,
+            as_reference=as_reference,
             max_part_bytes=None if split_max_size is None else parse_size(split_max_size),
             threads=threads,
             remote=remote,

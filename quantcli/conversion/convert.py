@@ -121,6 +121,7 @@ def convert(
     adapters: Sequence[AdapterRequest] = (),
     architecture_file: Path | None = None,
     pre_tokenizer: str | None = None,
+    as_reference: bool = False,
     max_part_bytes: int | None = None,
     threads: int | None = None,
     remote: bool = False,
@@ -136,9 +137,11 @@ def convert(
     `types` are names such as `Q4_K_M`. `output` is a file, or an existing directory; by default the file is
     `MODEL-TYPE.gguf` in the current directory. For several types, `output` is a directory or has `{type}` in its name.
     `options` and `imatrix` guide the plan; `adapters` are merged into a checkpoint, and `changes` made to the model, first.
-    `architecture_file` and `pre_tokenizer` say what cannot be recognised in a checkpoint. With `max_part_bytes`, an output
-    is split into parts of so many bytes of tensors at most, named after the file: `NAME-00001-of-00003.gguf`. `threads` is
-    the number of processors by default.
+    `architecture_file` and `pre_tokenizer` say what cannot be recognised in a checkpoint. With `as_reference` the metadata
+    are those that llama.cpp's converter writes, also where transformers reads a checkpoint otherwise. With
+    `max_part_bytes`, an output is split into parts of so many bytes of tensors at most, named after the file:
+    `NAME-00001-of-00003.gguf`.
+    `threads` is the number of processors by default.
     With `dry_run` nothing is written and the results say what would be.
 
     Raises:
@@ -161,6 +164,7 @@ def convert(
         architecture_file=architecture_file,
         pre_tokenizer=pre_tokenizer,
         adapters=adapters,
+        as_reference=as_reference,
     ) as source:
         changed = change(source, changes, imatrix)
         if changed.imatrix:

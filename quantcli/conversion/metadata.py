@@ -7,42 +7,41 @@ precedence, keys, types and order of `gguf-py/gguf/metadata.py` of llama.cpp.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
+from quantcli.architectures.fields import FIELD_TYPES
 from quantcli.conversion.model_id import ModelId, count_parameters, parse_model_id, title
 from quantcli.formats.checkpoint import Checkpoint
 from quantcli.formats.errors import FormatError
-from quantcli.formats.gguf_spec import Field, Metadata, ValueType, array, f32, i32, string, u32
+from quantcli.formats.gguf_spec import Metadata, ValueType, array, string, u32
 from quantcli.formats.tensor import TensorInfo
 
 MAX_CARD: Final = 1 << 20
 """Bytes of a model card that are looked at; front matter is at its start."""
 
-_SAMPLING: Final[Mapping[str, tuple[tuple[str, ...], Callable[[Any], Field]]]] = MappingProxyType(
+_SAMPLING: Final[Mapping[str, tuple[tuple[str, ...], str]]] = MappingProxyType(
     {
-        "sequence": (("sequence",), string),
-        "top_k": (("top_k",), i32),
-        "top_p": (("top_p",), f32),
-        "min_p": (("min_p",), f32),
-        "xtc_probability": (("xtc_probability",), f32),
-        "xtc_threshold": (("xtc_threshold",), f32),
-        "temp": (("temperature",), f32),
-        "penalty_last_n": (("penalty_last_n",), i32),
-        "penalty_repeat": (("penalty_repeat", "repetition_penalty"), f32),
-        "mirostat": (("mirostat",), i32),
-        "mirostat_tau": (("mirostat_tau",), f32),
-        "mirostat_eta": (("mirostat_eta",), f32),
+        "sequence": (("sequence",), "string"),
+        "top_k": (("top_k",), "i32"),
+        "top_p": (("top_p",), "f32"),
+        "min_p": (("min_p",), "f32"),
+        "xtc_probability": (("xtc_probability",), "f32"),
+        "xtc_threshold": (("xtc_threshold",), "f32"),
+        "temp": (("temperature",), "f32"),
+        "penalty_last_n": (("penalty_last_n",), "i32"),
+        "penalty_repeat": (("penalty_repeat", "repetition_penalty"), "f32"),
+        "mirostat": (("mirostat",), "i32"),
+        "mirostat_tau": (("mirostat_tau",), "f32"),
+        "mirostat_eta": (("mirostat_eta",), "f32"),
     }
 )
 """`general.sampling.KEY`: the keys of generation_config.json it is taken from, and its type."""
-
-_ACCEPTED: Final[Mapping[Callable[[Any], Field], Any]] = MappingProxyType({string: str, i32: int, f32: int | float})
-"""What a recommendation must be to be passed on."""
 
 _CARD: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
@@ -93,6 +92,7 @@ def general_metadata(
     *,
     model_id: str | None = None,
     adapter: str | None = None,
+    as_reference: bool = False,
 ) -> Metadata:
     """Everything under `general.` but the file type and the quantization version, in the order of the reference converter.
 
@@ -102,11 +102,12 @@ def general_metadata(
         tensors: the tensors of the GGUF file, for the size label.
         model_id: what the model is called, where the directory's name does not say it (`ORG/NAME` of the hub).
         adapter: the kind of adapter that is described, with `tensors` of the size of what it is added to; None for a model.
+        as_reference: whether a model card is read as the reference reads it, which takes words such as `on` for booleans.
     """
     parameters, size_label = count_parameters(tensors)
     if adapter:
         parameters = -parameters
-    card = read_model_card(checkpoint.file("README.md"))
+    card = read_model_card(checkpoint.file("README.md"), as_reference=as_reference)
     texts = _described(checkpoint, card, model_id, parameters)
     texts["name"] = texts["name"] or checkpoint.directory.name
     texts["size_label"] = texts["size_label"] or (size_label if parameters > 0 else None)
@@ -127,25 +128,42 @@ def general_metadata(
     return metadata
 
 
-def read_model_card(path: Path | None) -> dict[str, Any]:
-    """The YAML front matter of a model card; empty where there is none that can be read, since nothing depends on it."""
+def read_model_card(path: Path | None, *, as_reference: bool = False) -> dict[str, Any]:
+    """The YAML front matter of a model card; empty where there is none that can be read, since nothing depends on it.
+
+    Booleans are those of YAML 1.2, `true` and `false`: `no` and `on` are strings. With `as_reference` they are those of
+    YAML 1.1, except for an entry `no` of a list.
+    """
     if path is None:
         return {}
     with path.open("rb") as file:
-        lines = file.read(MAX_CARD).decode("utf-8", errors="replace").splitlines()
+        text = file.read(MAX_CARD).decode("utf-8-sig", errors="replace")
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     if not lines or lines[0] != "---":
         return {}
     end = lines.index("---", 1) if "---" in lines[1:] else len(lines)
     text = "\n".join(lines[1:end]) + "\n"
-    # Norwegian is not a truth value, and YAML is not written with tabs; model cards know neither.
-    text = text.replace("- no\n", '- "no"\n').replace("\t", "  ")
+    text = text.replace("- no\n", '- "no"\n').replace("\t", "  ")  # as the reference does; tabs are no YAML
     import yaml  # type: ignore[import-untyped]
 
+    loader = yaml.SafeLoader if as_reference else _loader_of_yaml_1_2(yaml)
     try:
-        card = yaml.safe_load(text)
+        card = yaml.load(text, loader)
     except (yaml.YAMLError, ValueError, RecursionError):
         return {}
     return card if isinstance(card, dict) else {}
+
+
+def _loader_of_yaml_1_2(yaml: Any) -> Any:
+    """A safe loader that takes `true` and `false` alone for booleans."""
+    boolean = "tag:yaml.org,2002:bool"
+    loader: Any = type("CoreLoader", (yaml.SafeLoader,), {})
+    loader.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != boolean]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    loader.add_implicit_resolver(boolean, re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF"))
+    return loader
 
 
 def _first(table: Mapping[str, Any], keys: Sequence[str]) -> Any:
@@ -202,10 +220,12 @@ def _sampling(checkpoint: Checkpoint) -> Metadata:
     except FormatError:  # it only recommends, and there are broken ones about
         return {}
     found: Metadata = {}
-    for key, (names, make) in _SAMPLING.items():
+    for key, (names, kind) in _SAMPLING.items():
         value = _first(generation, names)
-        if isinstance(value, _ACCEPTED[make]) and value != "":
-            found[f"general.sampling.{key}"] = make(value)
+        # It only recommends: what is no value of its type is passed over.
+        with suppress(TypeError, ValueError, OverflowError):
+            if value != "":
+                found[f"general.sampling.{key}"] = FIELD_TYPES[kind](value)
     return found
 
 

@@ -46,12 +46,14 @@ def open_source(
     architecture_file: Path | None = None,
     pre_tokenizer: str | None = None,
     adapters: Sequence[AdapterRequest] = (),
+    as_reference: bool = False,
 ) -> Iterator[Source]:
     """Open a checkpoint or a GGUF file for conversion; its files are closed on leaving. A model of the hub is read there.
 
     `model_id` is what a checkpoint is called where its directory does not say it, `ORG/NAME` of the hub;
     `architecture_file` and `pre_tokenizer` say of a checkpoint what cannot be recognised; a GGUF file says it itself.
-    `adapters` are merged into a checkpoint.
+    `adapters` are merged into a checkpoint. With `as_reference` its metadata are those that llama.cpp's converter writes,
+    also where transformers reads the checkpoint otherwise.
 
     Raises:
         FormatError, UnsupportedError, ModelError: as the readers and the architecture's mapping do.
@@ -73,7 +75,19 @@ def open_source(
             decoded = decoded_checkpoint(checkpoint)
             architecture = find_architecture(decoded.config, architecture_file)
             with merged(decoded, architecture, adapters) as view:
-                yield _from_checkpoint(checkpoint, view, architecture, model_id, pre_tokenizer)
+                stored = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
+                files = {tensor.file: None for tensor in checkpoint.tensors.values() if isinstance(tensor, FileTensor)}
+                paths = tuple(file.path for file in files if isinstance(file, InputFile))
+                tensors = {tensor.name: tensor for tensor in architecture.tensors(view.tensors, view.config)}
+                metadata = checkpoint_metadata(
+                    view,
+                    architecture,
+                    list(tensors.values()),
+                    model_id=model_id,
+                    pre_tokenizer=pre_tokenizer,
+                    as_reference=as_reference,
+                )
+                yield Source(view.path, paths, architecture.gguf, tensors, metadata, stored, view.interrupt)
 
 
 def _is_gguf(path: Path) -> bool:
@@ -81,26 +95,27 @@ def _is_gguf(path: Path) -> bool:
         return file.size >= len(MAGIC) and file.read(0, len(MAGIC)) == MAGIC
 
 
-def _from_checkpoint(
-    opened: Checkpoint, checkpoint: Checkpoint, architecture: Architecture, model_id: str | None, pre_tokenizer: str | None
-) -> Source:
-    """The source that `checkpoint` is, a view of the one that was opened."""
-    stored = sum(tensor.nbytes for tensor in opened.tensors.values())
-    files = {tensor.file: None for tensor in opened.tensors.values() if isinstance(tensor, FileTensor)}
-    paths = tuple(file.path for file in files if isinstance(file, InputFile))
-    tensors = {tensor.name: tensor for tensor in architecture.tensors(checkpoint.tensors, checkpoint.config)}
-    embedding = tensors.get("token_embd.weight")
-    vocabulary_size = None if embedding is None else embedding.shape[0]
-    metadata = (
+def checkpoint_metadata(
+    checkpoint: Checkpoint,
+    architecture: Architecture,
+    tensors: Sequence[Tensor],
+    *,
+    model_id: str | None,
+    pre_tokenizer: str | None,
+    as_reference: bool,
+) -> Metadata:
+    """The metadata of a checkpoint whose GGUF tensors are `tensors`; the other arguments are those of `open_source`."""
+    rows = next((tensor.shape[0] for tensor in tensors if tensor.name == "token_embd.weight"), None)
+    return (
         architecture.early_metadata(checkpoint.config)
-        | general_metadata(checkpoint, architecture.gguf, list(tensors.values()), model_id=model_id)
+        | general_metadata(checkpoint, architecture.gguf, tensors, model_id=model_id, as_reference=as_reference)
         | architecture.metadata(checkpoint.config)
         | vocabulary_metadata(
             checkpoint,
-            vocabulary_size,
+            rows,
             rules=architecture.vocabulary,
             pre_tokenizer=pre_tokenizer,
             configuration=architecture.hyperparameters(checkpoint.config),
+            as_reference=as_reference,
         )
     )
-    return Source(checkpoint.path, paths, architecture.gguf, tensors, metadata, stored, checkpoint.interrupt)

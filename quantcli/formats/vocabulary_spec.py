@@ -76,3 +76,38 @@ ADD_SPECIAL_TOKENS: Final = {
     "sep": "tokenizer.ggml.add_sep_token",
 }
 """Role of a special token -> key of the flag that says whether encoding a text adds it."""
+
+END_OF_TURN_TEXTS: Final = (
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<end_of_turn>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<EOT>",
+    "_<EOT>",
+    "[EOT]",
+    "<｜end▁of▁sentence｜>",
+    "<end_of_utterance>",
+)
+"""Texts of the token that ends a turn, where the file does not name one."""
+
+END_OF_MESSAGE_TEXTS: Final = ("<|eom_id|>",)
+
+END_OF_GENERATION_TEXTS: Final = frozenset(
+    {
+        *END_OF_TURN_TEXTS,
+        *END_OF_MESSAGE_TEXTS,
+        "<|return|>",
+        "<|call|>",
+        "<|flush|>",
+        "<|calls|>",
+        "</s>",
+        "[EOS]",
+        "<eos>",
+        "<turn|>",
+        "<|tool_response>",
+        "[e~[",
+    }
+)
+"""Texts of tokens after which a model has nothing more to say."""

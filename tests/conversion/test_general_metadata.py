@@ -145,3 +145,23 @@ def test_cards_say_what_the_gguf_package_reads_from_them(tmp_path, text, name):
     assert [(key, field.type, field.value) for key, field in ours.items()] == [
         (key, int(value.type), value.value) for key, value in writer.kv_data[0].items()
     ]
+
+
+@pytest.mark.parametrize("word", ["no", "No", "NO", "on", "off", "y", "n", "yes"])
+@pytest.mark.parametrize("text", ["language: {}", "language: [en, {}]", "language:\n- en\n- {}"])
+def test_words_that_yaml_1_1_takes_for_booleans_are_words(word, text, tmp_path):
+    metadata = plain(found(tmp_path, card(text.format(word) + f"\nlicense: {word}\ntags: [{word}]")))
+    assert metadata["languages"] == (["en"] if "en" in text else []) + [word]
+    assert (metadata["license"], metadata["tags"]) == (word, [word])
+
+
+def test_the_reference_takes_them_for_booleans(tmp_path):
+    (tmp_path / "README.md").write_text("---\nlanguage: on\ntags: [no]\n---\n")
+    assert read_model_card(tmp_path / "README.md", as_reference=True) == {"language": True, "tags": [False]}
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "1e300", "1" + "0" * 400, "true", '"0.5"', "[1]"])
+def test_a_recommendation_that_is_no_number_of_its_type_is_passed_over(value, tmp_path):
+    generation = f'{{"temperature": {value}, "top_k": {value}, "top_p": 0.5}}'
+    sampling = {key for key in plain(found(tmp_path, {"generation_config.json": generation})) if "sampling" in key}
+    assert sampling == {"sampling.top_p"}

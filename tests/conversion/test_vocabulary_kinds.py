@@ -161,7 +161,7 @@ def test_token_types_come_from_the_completed_configuration(tmp_path):
     ("generation", "found"),
     [
         ({"bos_token_id": 5, "eos_token_id": 6, "pad_token_id": 7}, {"bos": 5, "eos": 6, "padding": 7}),
-        ({"eos_token_id": [6, 7, 8, 9]}, {"eos": 6, "eot": 7, "eom": 8}),
+        ({"eos_token_id": [6, 7, 8]}, {"eos": 6, "eot": 7, "eom": 8}),
         ({"eos_token_id": [6]}, {"eos": 6}),
         ({"eos_token_id": [], "pad_token_id": -1, "bos_token_id": "5"}, {}),
         ({"eos_token_id": True}, {}),
@@ -175,7 +175,7 @@ def test_ids_that_only_the_generation_configuration_names(tmp_path, generation, 
 def test_the_generation_configuration_comes_last(tmp_path):
     files = {"config.json": config(2048, eos_token_id=2), "tokenizer.model": "PIECES"}
     files["generation_config.json"] = {"eos_token_id": [3, 4], "bos_token_id": 1}
-    assert ids(convert(write_case(tmp_path, files))) == {"eos": 2, "bos": 1}
+    assert ids(convert(write_case(tmp_path, files))) == {"eos": 2, "bos": 1, "eot": 3, "eom": 4}
     (tmp_path / "generation_config.json").write_text("{")
     assert ids(convert(tmp_path)) == {"eos": 2}
 

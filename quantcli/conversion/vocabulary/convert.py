@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from quantcli.architectures.fields import FIELD_TYPES
+from quantcli.architectures.fields import FIELD_TYPES, LARGEST_FLOAT
 from quantcli.architectures.schema import VocabularyRules
 from quantcli.conversion.vocabulary import hugging_face
+from quantcli.conversion.vocabulary.ends import missing_ends
 from quantcli.conversion.vocabulary.files import MERGES, SOUGHT, VOCABULARY, WORDS, Request, TokenizerFiles
 from quantcli.conversion.vocabulary.pre_tokenizer import check_pre_tokenizer, pre_tokenizer_name
 from quantcli.conversion.vocabulary.ranks import from_ranks
@@ -28,9 +29,6 @@ from quantcli.formats.sentencepiece_model import Algorithm
 if TYPE_CHECKING:
     from quantcli.formats.checkpoint import Checkpoint
 
-LARGEST_SCORE: Final = 3.4028234e38
-"""What 32 bits of floating point can hold."""
-
 NO_RULES: Final = VocabularyRules()
 """For architectures without any of their own."""
 
@@ -42,11 +40,13 @@ def vocabulary_metadata(
     rules: VocabularyRules = NO_RULES,
     pre_tokenizer: str | None = None,
     configuration: Mapping[str, Any] | None = None,
+    as_reference: bool = False,
 ) -> Metadata:
     """All metadata of the checkpoint's tokenizer, for a model with `vocabulary_size` embeddings (None: one per token).
 
     `rules` are the architecture's; `pre_tokenizer` names the pre-tokenizer of a byte-level BPE instead of recognising it;
-    `configuration` is config.json with what its class assumes, the file itself where None.
+    `configuration` is config.json with what its class assumes, the file itself where None. With `as_reference` the metadata
+    are those that llama.cpp's converter writes, also where transformers reads the checkpoint otherwise.
 
     Raises:
         ModelError: if there is no tokenizer, or it does not fit the model.
@@ -56,7 +56,7 @@ def vocabulary_metadata(
     """
     if pre_tokenizer is not None:
         check_pre_tokenizer(pre_tokenizer)
-    files = TokenizerFiles.read(checkpoint)
+    files = TokenizerFiles.read(checkpoint, as_reference=as_reference)
     configuration = checkpoint.config if configuration is None else configuration
     metadata: Metadata = {}
     space_prefix = files.configuration.get("add_prefix_space")
@@ -70,7 +70,7 @@ def vocabulary_metadata(
         if convert is None:
             raise _nothing_usable(request)
         metadata |= convert(request)
-        added = _added_tokens(files)
+        added = {token["content"]: id_ for id_, token in files.added_tokens()}
         for role, text in rules.special_texts.items():
             if text in added:
                 metadata.setdefault(spec.SPECIAL_TOKENS[role], u32(added[text]))
@@ -78,6 +78,8 @@ def vocabulary_metadata(
             if text in added:
                 metadata[spec.SPECIAL_TOKENS[role]] = u32(added[text])
         metadata |= _replaced(checkpoint, rules, configuration)
+        if not as_reference:
+            metadata |= missing_ends(files, metadata)
         _check_values(metadata)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, OverflowError) as error:
         what = "a tokenizer file is valid JSON, but not of the shape such files have"
@@ -113,21 +115,12 @@ def _check_values(metadata: Metadata) -> None:
             "".join(values).encode("utf-8")
         elif kind is ValueType.UINT32 and not all(0 <= value < 1 << 32 for value in values):
             raise ValueError(f"{key} would be {values[0]}")
-        elif kind is ValueType.FLOAT32 and not all(abs(value) <= LARGEST_SCORE for value in values):
+        elif kind is ValueType.FLOAT32 and not all(abs(value) <= LARGEST_FLOAT for value in values):
             raise ValueError(f"{key} would hold a number that is none or not finite")
 
 
 def _token_types(configuration: Mapping[str, Any]) -> int:
     return int(configuration.get("type_vocab_size") or 1)
-
-
-def _added_tokens(files: TokenizerFiles) -> dict[str, int]:
-    """The ids of the tokens added around a vocabulary, by their texts."""
-    configured = files.configuration.get("added_tokens_decoder", {})
-    listed = files.tokenizer.get("added_tokens") or []
-    return {token["content"]: int(id_) for id_, token in configured.items()} | {
-        token["content"]: token["id"] for token in listed
-    }
 
 
 def _nothing_usable(request: Request) -> ModelError | UnsupportedError:
@@ -166,9 +159,7 @@ def _from_byte_level(request: Request) -> Metadata:
     table = hugging_face.listed_tokens(files, tokenizer, request.vocabulary_size)
     metadata = {spec.MODEL: string("gpt2"), spec.PRE_TOKENIZER: string(name)} | table.metadata(scores=False)
     metadata[spec.MERGES] = array(ValueType.STRING, hugging_face.merges(files))
-    # Special tokens are looked for in tokenizer.json; where there is none, the reference leaves them out.
-    named = {} if files.tokenizer_path is not None else hugging_face.named_ids(files, tokenizer)
-    metadata |= special_metadata(files, None, late=named)
+    metadata |= special_metadata(files, None)
     if request.token_types is not None:
         metadata[spec.TOKEN_TYPE_COUNT] = u32(request.token_types)
     return metadata

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from quantcli.architectures.schema import VocabularyRules
+from quantcli.formats.errors import FormatError
 from quantcli.formats.sentencepiece_model import SentencePieceModel, read_sentencepiece_model
 
 if TYPE_CHECKING:
@@ -42,9 +43,11 @@ class TokenizerFiles:
     sentencepiece: Path | None
     ranks: Path | None
     """Tokens of bytes by rank, as `tiktoken` has them."""
+    as_reference: bool = False
+    """Whether only what llama.cpp's converter looks at counts, and not what else transformers reads: docs/departures.md."""
 
     @classmethod
-    def read(cls, checkpoint: Checkpoint) -> Self:
+    def read(cls, checkpoint: Checkpoint, *, as_reference: bool = False) -> Self:
         """Read the JSON files.
 
         Raises:
@@ -61,6 +64,7 @@ class TokenizerFiles:
             checkpoint.json(CONFIGURATION) or {},
             next((path for path in models if path not in ranks), None),
             next(iter(ranks), None),
+            as_reference,
         )
 
     @property
@@ -68,6 +72,22 @@ class TokenizerFiles:
         """The `model` of tokenizer.json: its algorithm, vocabulary and merges."""
         model: Mapping[str, Any] = self.tokenizer.get("model") or {}
         return model
+
+    def added_tokens(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        """The tokens added around the vocabulary, id and attributes: those of tokenizer.json, then those that stand only in
+        tokenizer_config.json, and those that stand only in added_tokens.json."""
+        known: set[str] = set()
+        for id_, token in self._listed_tokens():
+            if token["content"] not in known:
+                known.add(token["content"])
+                yield id_, token
+
+    def _listed_tokens(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        yield from ((token["id"], token) for token in self.tokenizer.get("added_tokens") or [])
+        if self.as_reference:
+            return
+        yield from ((int(key), token) for key, token in (self.configuration.get("added_tokens_decoder") or {}).items())
+        yield from ((id_, {"content": text}) for text, id_ in (self.checkpoint.json(ADDED_TOKENS) or {}).items())
 
     @cached_property
     def sentencepiece_model(self) -> SentencePieceModel:
@@ -87,6 +107,20 @@ class TokenizerFiles:
     def has(self, name: str) -> bool:
         """Whether the checkpoint has a file of this name."""
         return self.checkpoint.file(name) is not None
+
+    def text(self, name: str) -> str | None:
+        """The contents of a text file, None where there is none.
+
+        Raises:
+            FormatError: if it is not UTF-8.
+        """
+        path = self.checkpoint.file(name)
+        if path is None:
+            return None
+        try:
+            return path.read_text("utf-8")
+        except UnicodeDecodeError as error:
+            raise FormatError(path, f"not UTF-8 ({error.reason})", offset=error.start) from error
 
     def has_alone(self, *names: str) -> bool:
         """Whether the checkpoint has these files, and no tokenizer.json."""

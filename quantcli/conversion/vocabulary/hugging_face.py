@@ -14,7 +14,7 @@ from typing import Any, Final
 from tokenizers import AddedToken, Tokenizer
 
 from quantcli.conversion.vocabulary.files import MERGES, TOKENIZER, TokenizerFiles
-from quantcli.conversion.vocabulary.plain_files import build_tokenizer, merges_of_text, text_of
+from quantcli.conversion.vocabulary.plain_files import add_side_tokens, build_tokenizer, merges_of_text
 from quantcli.conversion.vocabulary.tokens import ADDED_TOKEN_SCORE, TokenTable, added_token, check_id, token_text
 from quantcli.formats.errors import FormatError, ModelError
 from quantcli.formats.vocabulary_spec import TokenType
@@ -62,8 +62,10 @@ def load(files: TokenizerFiles) -> Tokenizer:
             raise FormatError(files.tokenizer_path, f"not a tokenizer that can be read ({error})") from error
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    decoder = files.configuration.get("added_tokens_decoder", {})
+    decoder = files.configuration.get("added_tokens_decoder") or {}
     tokenizer.add_tokens([_added_token(decoder[key]) for key in sorted(decoder, key=int)])
+    if not decoder and not files.as_reference:
+        add_side_tokens(tokenizer, files)
     known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
     tokenizer.add_special_tokens([text for text in special_texts(files.configuration) if text not in known])
     return tokenizer
@@ -98,13 +100,6 @@ def encode(files: TokenizerFiles, tokenizer: Tokenizer, text: str, *, add_specia
     return ids
 
 
-def named_ids(files: TokenizerFiles, tokenizer: Tokenizer) -> dict[str, int]:
-    """The ids of the begin and end tokens that tokenizer_config.json names, by role."""
-    texts = {role: token_text(files.configuration.get(f"{role}_token")) for role in ("bos", "eos")}
-    ids = {role: tokenizer.token_to_id(text) for role, text in texts.items() if text is not None}
-    return {role: id_ for role, id_ in ids.items() if id_ is not None}
-
-
 def listed_tokens(files: TokenizerFiles, tokenizer: Tokenizer, vocabulary_size: int | None) -> TokenTable:
     """The tokens of a byte-level BPE or a WordPiece, unused ones where no text has an id.
 
@@ -122,7 +117,7 @@ def listed_tokens(files: TokenizerFiles, tokenizer: Tokenizer, vocabulary_size: 
         elif text in added:
             # Tokens that are spelled in the alphabet of bytes, but for no text, decode to the same. The reference writes
             # that, and llama.cpp aborts on such a vocabulary.
-            kept = text if counts[found[text]] > 1 else found[text]
+            kept = text if counts[found[text]] > 1 and not files.as_reference else found[text]
             placed, type_ = added_token(kept, {"special": added[text].special})
             table.append(placed, 0.0, type_)
         else:
@@ -201,7 +196,7 @@ def merges(files: TokenizerFiles) -> list[str]:
         return list(listed)
     if listed:
         return [" ".join(part.replace(" ", "Ġ") for part in pair) for pair in listed]
-    found = merges_of_text(text_of(files, MERGES)) if files.has(MERGES) else []
+    found = merges_of_text(files.text(MERGES) or "")
     if not found:
         raise ModelError(
             f"{files.checkpoint.directory}: a BPE tokenizer without merges; looked in {TOKENIZER} and {MERGES}"

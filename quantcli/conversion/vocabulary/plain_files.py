@@ -37,13 +37,22 @@ def build_tokenizer(files: TokenizerFiles) -> Tokenizer:
         words = files.checkpoint.file(WORDS)
         assert words is not None
         tokenizer = _made(words, lambda: _word_piece(files, words))
+    add_side_tokens(tokenizer, files)
+    return tokenizer
+
+
+def add_side_tokens(tokenizer: Tokenizer, files: TokenizerFiles) -> None:
+    """Add the tokens of added_tokens.json that the tokenizer does not have.
+
+    Raises:
+        FormatError: if the id of one is not the next.
+    """
     added: dict[str, Any] = files.checkpoint.json(ADDED_TOKENS) or {}
     for text, id_ in sorted(added.items(), key=lambda entry: int(entry[1])):
         tokenizer.add_tokens([text])
         if tokenizer.token_to_id(text) != id_:
             where = files.checkpoint.directory / ADDED_TOKENS
             raise FormatError(where, f"{text!r} has the id {id_}, expected {tokenizer.token_to_id(text)}, the next one")
-    return tokenizer
 
 
 def _made(path: Path, make: Callable[[], Tokenizer]) -> Tokenizer:
@@ -56,7 +65,7 @@ def _made(path: Path, make: Callable[[], Tokenizer]) -> Tokenizer:
 
 
 def _byte_level(files: TokenizerFiles) -> Tokenizer:
-    merges = merges_of_text(text_of(files, MERGES))
+    merges = merges_of_text(files.text(MERGES) or "")
     tokenizer = Tokenizer(BPE(files.checkpoint.json(VOCABULARY), [(left, right) for left, right in map(str.split, merges)]))
     tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
     tokenizer.decoder = ByteLevelDecoder()
@@ -73,7 +82,7 @@ def merges_of_text(text: str) -> list[str]:
 
 
 def _word_piece(files: TokenizerFiles, path: Path) -> Tokenizer:
-    lines = text_of(files, WORDS).split("\n")
+    lines = (files.text(WORDS) or "").split("\n")
     words = {word.rstrip("\r"): id_ for id_, word in enumerate(lines[:-1] if not lines[-1] else lines)}
     configuration = files.configuration
     names = bert_tokens(configuration)
@@ -98,17 +107,3 @@ def _word_piece(files: TokenizerFiles, path: Path) -> Tokenizer:
 def bert_tokens(configuration: Mapping[str, Any]) -> dict[str, str]:
     """The texts of the special tokens by role: as tokenizer_config.json says, or as they always are."""
     return {role: token_text(configuration.get(f"{role}_token")) or text for role, text in _BERT_TOKENS.items()}
-
-
-def text_of(files: TokenizerFiles, name: str) -> str:
-    """The contents of a text file that is there.
-
-    Raises:
-        FormatError: if it is not UTF-8.
-    """
-    path = files.checkpoint.file(name)
-    assert path is not None
-    try:
-        return path.read_text("utf-8")
-    except UnicodeDecodeError as error:
-        raise FormatError(path, f"not UTF-8 ({error.reason})", offset=error.start) from error

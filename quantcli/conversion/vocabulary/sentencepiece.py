@@ -56,4 +56,23 @@ def sentencepiece_tokens(files: TokenizerFiles, vocabulary_size: int | None, rul
         if not rules.literal_added:
             text, type_ = added_token(text, token)
         table.put(id_, text, ADDED_TOKEN_SCORE, type_)
+    if not rules.literal_added:
+        complete(table, files)
     return table
+
+
+def complete(table: TokenTable, files: TokenizerFiles) -> None:
+    """Put in the added tokens that are missing from a table of pieces, wherever the checkpoint has them.
+
+    The reference looks for them in fewer files, and leaves `[PAD...]` at their ids: transformers 5 writes them to
+    tokenizer.json alone.
+    """
+    if files.as_reference:
+        return
+    for id_, token in files.added_tokens():
+        if not 0 <= id_ < len(table):
+            continue
+        text, type_ = added_token(token["content"], token)
+        kept = token["content"], text
+        if table.texts[id_] not in kept or (table.types[id_] is TokenType.NORMAL and type_ is not TokenType.NORMAL):
+            table.put(id_, text, ADDED_TOKEN_SCORE, type_)

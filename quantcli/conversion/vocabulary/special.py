@@ -2,13 +2,14 @@
 
 A checkpoint says this in up to four places that overlap: the post-processor and the added tokens of `tokenizer.json`,
 `tokenizer_config.json`, template files beside it, and `config.json`. What wins over what follows `SpecialVocab` of
-llama.cpp's `gguf-py/gguf/vocab.py`, so that the same keys come out in the same order.
+llama.cpp's `gguf-py/gguf/vocab.py`, so that the same keys come out in the same order; where transformers reads more, it
+comes after that, unless it is asked for what the reference writes (`TokenizerFiles.as_reference`).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from quantcli.conversion.vocabulary.files import TokenizerFiles
 from quantcli.conversion.vocabulary.tokens import token_text
 from quantcli.formats import vocabulary_spec as spec
-from quantcli.formats.errors import FormatError, ModelError
+from quantcli.formats.errors import FormatError
 from quantcli.formats.gguf_spec import Metadata, ValueType, array, boolean, string, u32
 
 if TYPE_CHECKING:
@@ -37,29 +38,27 @@ def special_metadata(
 ) -> Metadata:
     """The metadata of special tokens, of the flags that add them, of chat templates and of normalization.
 
-    Ids at or above `vocabulary_size` are left out; with None every id is taken. `alone` are ids by role that count where
-    the checkpoint names none, `late` those for roles it does not name.
-
-    Raises:
-        ModelError: if an id is negative.
+    Ids at or above `vocabulary_size` are left out; with None every id is taken. A negative id stands for none. `alone` are
+    ids by role that count where the checkpoint names none, `late` those for roles it does not name.
     """
     found = _Findings(list(ROLES))
     tokenizer, configuration = files.tokenizer, dict(files.configuration)
     if tokenizer:
         _read_post_processor(tokenizer, configuration, found)
-    _read_roles(configuration, tokenizer.get("added_tokens") or [], found, vocabulary_size)
+    _read_roles(configuration, files, found, vocabulary_size)
     _read_ids(files.checkpoint.config, found, vocabulary_size)
     if not found.ids:
         found.set_ids(alone, vocabulary_size)
-    _read_generation(files.checkpoint, found, vocabulary_size)
+    if not files.as_reference:
+        _read_generation(files.checkpoint, found, vocabulary_size)
     found.set_ids(late, vocabulary_size)
-    found.set_ids({role: id_ for role, id_ in found.ends.items() if found.add.get(role)}, vocabulary_size)
+    if not files.as_reference:
+        found.set_ids({role: id_ for role, id_ in found.ends.items() if found.add.get(role)}, vocabulary_size)
 
     keys, flags = spec.SPECIAL_TOKENS, spec.ADD_SPECIAL_TOKENS
     metadata = {keys[role]: u32(id_) for role, id_ in found.ids.items() if role in keys}
     metadata |= {flags[role]: boolean(add) for role, add in found.add.items() if role in flags}
-    if configuration:
-        metadata |= template_metadata(configuration.get("chat_template", template_files(files.checkpoint)))
+    metadata |= template_metadata(chat_templates(files, configuration))
     return metadata | _normalizer_metadata(tokenizer.get("normalizer"))
 
 
@@ -75,10 +74,8 @@ class _Findings:
 
     def set_id(self, role: str, id_: object, vocabulary_size: int | None) -> None:
         """Note the id of a role unless it is known already or cannot be one."""
-        if not isinstance(id_, int) or isinstance(id_, bool) or role in self.ids:
+        if not isinstance(id_, int) or isinstance(id_, bool) or id_ < 0 or role in self.ids:
             return
-        if id_ < 0:
-            raise ModelError(f"the id of the special token {role!r} is {id_}, expected 0 or more")
         if vocabulary_size is None or id_ < vocabulary_size:
             self.ids[role] = id_
 
@@ -189,12 +186,10 @@ def _sequence(item: Mapping[str, Any]) -> str | None:
 
 
 def _read_roles(
-    configuration: Mapping[str, Any], added: Iterable[Mapping[str, Any]], found: _Findings, vocabulary_size: int | None
+    configuration: Mapping[str, Any], files: TokenizerFiles, found: _Findings, vocabulary_size: int | None
 ) -> None:
-    """Take flags and ids from `tokenizer_config.json`; a token counts where `tokenizer.json` lists its text as added."""
-    ids: dict[Any, Any] = {}
-    for token in added:
-        ids.setdefault(token.get("content"), token.get("id"))
+    """Take flags and ids from `tokenizer_config.json`; a token counts where its text is that of an added token."""
+    ids = {token["content"]: id_ for id_, token in files.added_tokens()}
     for role in found.roles:
         add = configuration.get(f"add_{role}_token")
         if isinstance(add, bool):
@@ -213,35 +208,65 @@ def _read_ids(config: Mapping[str, Any], found: _Findings, vocabulary_size: int 
         found.set_id(role, text_config.get(f"{role}_token_id") if id_ is None else id_, vocabulary_size)
 
 
-def _read_generation(checkpoint: Checkpoint, found: _Findings, vocabulary_size: int | None) -> None:
-    """Take ids that are still unknown from generation_config.json, which the reference does not ask.
-
-    Where it has a list of what ends a text, its first is `eos`, and the next two end something smaller: a turn, a message.
-    """
+def _generation(checkpoint: Checkpoint) -> Mapping[str, Any]:
     try:
-        generation = checkpoint.json("generation_config.json") or {}
+        return checkpoint.json("generation_config.json") or {}
     except FormatError:  # it only recommends, and there are broken ones about
-        return
-    ends = generation.get("eos_token_id")
-    ids = {role: generation.get(f"{role}_token_id") for role in ROLES}
-    if isinstance(ends, list) and "eos" not in found.ids:
-        ids |= dict(zip(("eos", "eot", "eom"), ends, strict=False))
-    found.set_ids({role: id_ for role, id_ in ids.items() if isinstance(id_, int) and id_ >= 0}, vocabulary_size)
+        return {}
 
 
-def template_files(checkpoint: Checkpoint) -> Any:
-    """The chat template that is a file of its own: a text, a list of named ones, or None."""
-    default = checkpoint.file("chat_template.jinja")
-    if default is None:
-        return (checkpoint.json("chat_template.json") or {}).get("chat_template")
-    text = default.read_text("utf-8")
-    folder = "additional_chat_templates"
-    names = sorted(path.name for path in (checkpoint.directory / folder).glob("*.jinja"))
-    more = [path for name in names if (path := checkpoint.file(f"{folder}/{name}")) is not None]
-    if not more:
+def ends_of_generation(checkpoint: Checkpoint) -> list[Any]:
+    """The ids that end a text, as transformers' `generate` takes them: from generation_config.json, else config.json."""
+    text_config = checkpoint.config.get("text_config") or {}
+    places = (_generation(checkpoint), checkpoint.config, text_config)
+    ends: Any = next((given for place in places if (given := place.get("eos_token_id")) is not None), [])
+    return ends if isinstance(ends, list) else [ends]
+
+
+def _read_generation(checkpoint: Checkpoint, found: _Findings, vocabulary_size: int | None) -> None:
+    """Take ids that are still unknown from generation_config.json; of a list of what ends a text, the first is `eos`."""
+    ids = {role: _generation(checkpoint).get(f"{role}_token_id") for role in ROLES}
+    found.set_ids(ids | {"eos": next(iter(ends_of_generation(checkpoint)), None)}, vocabulary_size)
+
+
+def chat_templates(files: TokenizerFiles, configuration: Mapping[str, Any]) -> Any:
+    """The checkpoint's chat template: a text, a list of named ones, or None.
+
+    For transformers template files win over what tokenizer_config.json has, chat_template.json stands in where there is
+    neither. For the reference tokenizer_config.json wins, and without it there is no template.
+
+    Raises:
+        FormatError: if a template file is not UTF-8.
+    """
+    if files.as_reference:
+        beside = _template_files(files)
+        stored = configuration.get("chat_template", _json_template(files) if beside is None else beside)
+        return stored if configuration else None
+    stored = configuration.get("chat_template")
+    if isinstance(stored, Mapping):
+        stored = [{"name": name, "template": text} for name, text in stored.items()]
+    beside = _template_files(files, stored if isinstance(stored, str) else None)
+    found = stored if beside is None else beside
+    return _json_template(files) if found is None else found
+
+
+def _json_template(files: TokenizerFiles) -> Any:
+    return (files.checkpoint.json("chat_template.json") or {}).get("chat_template")
+
+
+def _template_files(files: TokenizerFiles, default: str | None = None) -> Any:
+    """The templates that are files of their own; where these are named ones alone, `default` is the one without a name."""
+    folder, place = "additional_chat_templates", files.checkpoint.directory
+    text = files.text("chat_template.jinja")
+    if text is None and files.as_reference:
+        return None
+    names = sorted(path.name for path in (place / folder).glob("*.jinja"))
+    more = {name: files.text(f"{folder}/{name}") for name in names}
+    named = [{"name": name.removesuffix(".jinja"), "template": template} for name, template in more.items()]
+    if not named:
         return text
-    named = [{"name": path.stem, "template": path.read_text("utf-8")} for path in more]
-    return [{"name": "default", "template": text}, *named]
+    text = default if text is None else text
+    return named if text is None else [{"name": "default", "template": text}, *named]
 
 
 def template_metadata(template: Any) -> Metadata:

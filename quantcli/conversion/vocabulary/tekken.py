@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from quantcli.conversion.vocabulary.files import TEKKEN, Request
 from quantcli.conversion.vocabulary.ranks import spell
-from quantcli.conversion.vocabulary.special import template_files, template_metadata
+from quantcli.conversion.vocabulary.special import chat_templates, template_metadata
 from quantcli.conversion.vocabulary.tokens import TokenTable, check_id
 from quantcli.formats import vocabulary_spec as spec
 from quantcli.formats.errors import FormatError
@@ -67,7 +67,8 @@ def from_tekken(request: Request) -> Metadata:
     metadata |= {spec.SCORES: array(ValueType.INT32, [0] * len(table)), spec.TOKEN_TYPES: types}
     metadata[spec.ADD_SPECIAL_TOKENS["bos"]] = boolean(True)
     metadata[spec.ADD_SPECIAL_TOKENS["eos"]] = boolean(False)
-    return metadata | template_metadata(_TEMPLATES.get(config.get("version")) or template_files(checkpoint))
+    template = _TEMPLATES.get(config.get("version")) or chat_templates(request.files, request.files.configuration)
+    return metadata | template_metadata(template)
 
 
 BYTE_RANKS: Final = range(256)

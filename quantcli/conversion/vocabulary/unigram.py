@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from quantcli.conversion.vocabulary import hugging_face
 from quantcli.conversion.vocabulary.files import ADDED_TOKENS, Request
-from quantcli.conversion.vocabulary.sentencepiece import PADDING_SCORE, piece_table
+from quantcli.conversion.vocabulary.sentencepiece import PADDING_SCORE, complete, piece_table
 from quantcli.conversion.vocabulary.special import special_metadata
 from quantcli.conversion.vocabulary.tokens import ADDED_TOKEN_SCORE, TokenTable
 from quantcli.formats import vocabulary_spec as spec
@@ -56,6 +56,7 @@ def from_sentencepiece_unigram(request: Request) -> Metadata:
         for text, id_ in (files.checkpoint.json(ADDED_TOKENS) or {}).items():
             if 0 <= id_ < size:
                 table.put(id_, text, ADDED_TOKEN_SCORE, TokenType.USER_DEFINED)
+    complete(table, files)
     return _metadata(
         request,
         table,
@@ -86,6 +87,7 @@ def from_unigram(request: Request) -> Metadata:
         type_ = TokenType.UNKNOWN if id_ == unknown_id else TokenType.CONTROL if text in special else None
         table.append(text, score, type_ or (TokenType.USER_DEFINED if text in added else TokenType.NORMAL))
     table.pad(size, PADDING_SCORE)
+    complete(table, files)
     return _metadata(
         request,
         table,

@@ -39,7 +39,8 @@ def from_word_piece(request: Request) -> Metadata:
     known = filter(None, map(name_by_hash, test_ids(files, tokenizer)))
     name = request.pre_tokenizer or next(known, _ANY)
     metadata |= {spec.MODEL: string("bert"), spec.PRE_TOKENIZER: string(name)} | table.metadata(scores=False)
-    late = _unlike_assumed(tokenizer, files.configuration) if files.tokenizer_path is None else NO_IDS
+    untold = files.tokenizer_path is None and not files.as_reference
+    late = _unlike_assumed(tokenizer, files.configuration) if untold else NO_IDS
     return metadata | special_metadata(files, len(table), late=late)
 
 

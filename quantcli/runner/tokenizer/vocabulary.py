@@ -35,41 +35,6 @@ class Attribute(IntFlag):
 HIDDEN: Final = Attribute.CONTROL | Attribute.UNKNOWN
 """Tokens that a text does not show, and that text is not parsed as unless asked."""
 
-END_OF_TURN_TEXTS: Final = (
-    "<|eot_id|>",
-    "<|im_end|>",
-    "<|end|>",
-    "<end_of_turn>",
-    "<|endoftext|>",
-    "<|end_of_text|>",
-    "<EOT>",
-    "_<EOT>",
-    "[EOT]",
-    "<｜end▁of▁sentence｜>",
-    "<end_of_utterance>",
-)
-"""Texts of the token that ends a turn, where the file does not name one."""
-
-END_OF_MESSAGE_TEXTS: Final = ("<|eom_id|>",)
-
-END_OF_GENERATION_TEXTS: Final = frozenset(
-    {
-        *END_OF_TURN_TEXTS,
-        *END_OF_MESSAGE_TEXTS,
-        "<|return|>",
-        "<|call|>",
-        "<|flush|>",
-        "<|calls|>",
-        "</s>",
-        "[EOS]",
-        "<eos>",
-        "<turn|>",
-        "<|tool_response>",
-        "[e~[",
-    }
-)
-"""Texts of tokens after which a model has nothing more to say."""
-
 INFILL_TEXTS: Final = {
     "fim_pre": (
         "<|fim_prefix|>",
@@ -214,7 +179,7 @@ def _special_ids(
         id_ = value(metadata, key, INTEGERS)
         if id_ is not None and 0 <= id_ < count:
             special[role] = id_
-    texts = {"eot": END_OF_TURN_TEXTS, "eom": END_OF_MESSAGE_TEXTS, **INFILL_TEXTS}
+    texts = {"eot": spec.END_OF_TURN_TEXTS, "eom": spec.END_OF_MESSAGE_TEXTS, **INFILL_TEXTS}
     for role, candidates in texts.items():
         found = next((ids[text] for text in candidates if text in ids), None)
         if role not in special and found is not None:
@@ -238,7 +203,7 @@ def _end_of_generation(
     special: Mapping[str, int], ids: Mapping[str, int], texts: list[str], attributes: list[Attribute]
 ) -> frozenset[int]:
     ends = {special[role] for role in INFILL_ENDS if role in special}
-    for text in END_OF_GENERATION_TEXTS & ids.keys():
+    for text in spec.END_OF_GENERATION_TEXTS & ids.keys():
         ends.add(ids[text])
         attributes[ids[text]] |= Attribute.CONTROL
     for text in ALWAYS_SHOWN_TEXTS:

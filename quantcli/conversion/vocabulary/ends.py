@@ -1,0 +1,62 @@
+"""The tokens that begin and end a text which the reference's converter does not find: docs/departures.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from quantcli.conversion.vocabulary.files import TokenizerFiles
+from quantcli.conversion.vocabulary.special import ends_of_generation
+from quantcli.conversion.vocabulary.tokens import token_text
+from quantcli.formats import vocabulary_spec as spec
+from quantcli.formats.errors import warn
+from quantcli.formats.gguf_spec import Metadata, u32
+from quantcli.formats.vocabulary_spec import TokenType
+
+_MORE_ENDS: Final = ("eot", "eom")
+"""The roles that are left for what ends a text besides `eos`: the end of a turn, the end of a message."""
+
+
+def missing_ends(files: TokenizerFiles, found: Metadata) -> Metadata:
+    """The ids of begin and end tokens that `found`, the metadata of the vocabulary, does not have yet.
+
+    They are those that tokenizer_config.json names and that are tokens of the vocabulary itself, and all that end a text in
+    generation_config.json or config.json, as far as GGUF has places for them.
+    """
+    named = _named(files, found)
+    return named | _others(files, found | named)
+
+
+def _named(files: TokenizerFiles, found: Metadata) -> Metadata:
+    tokens = found[spec.TOKENS].value
+    texts = {role: token_text(files.configuration.get(f"{role}_token")) for role in ("bos", "eos")}
+    return {
+        spec.SPECIAL_TOKENS[role]: u32(tokens.index(text))
+        for role, text in texts.items()
+        if spec.SPECIAL_TOKENS[role] not in found and text in tokens
+    }
+
+
+def _others(files: TokenizerFiles, found: Metadata) -> Metadata:
+    tokens, free = found[spec.TOKENS].value, [role for role in _MORE_ENDS if spec.SPECIAL_TOKENS[role] not in found]
+    metadata: Metadata = {}
+    for id_ in _unknown_ends(files, found):
+        if free:
+            metadata[spec.SPECIAL_TOKENS[free.pop(0)]] = u32(id_)
+        else:
+            warn(f"{files.checkpoint.directory}: GGUF has no place for a further end token, {tokens[id_]!r} ({id_})")
+    return metadata
+
+
+def _unknown_ends(files: TokenizerFiles, found: Metadata) -> Iterator[int]:
+    """The ids that end a text, and that readers know neither by a key nor by their texts.
+
+    An ordinary token is none: config.json may be that of the model this one was made from, with another vocabulary.
+    """
+    tokens, types = found[spec.TOKENS].value, found[spec.TOKEN_TYPES].value
+    known = {found[key].value for role in ("eos", *_MORE_ENDS) if (key := spec.SPECIAL_TOKENS[role]) in found}
+    for id_ in dict.fromkeys(ends_of_generation(files.checkpoint)):
+        if type(id_) is not int or not 0 <= id_ < len(tokens) or id_ in known:
+            continue
+        if types[id_] != TokenType.NORMAL and tokens[id_] not in spec.END_OF_GENERATION_TEXTS:
+            yield id_

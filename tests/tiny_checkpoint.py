@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 LOGARITHMS = "F32 logarithms"
 """For a type: F32, and in each row the logarithms of the numbers from 1 on."""
 
+EXPONENTS = "U8 exponents"
+"""For a type: U8, any bits but 255, which as F8_E8M0 is no number."""
+
 
 def tensor_values(name: str, shape: list[int]) -> NDArray[np.float32]:
     """Numbers in [-0.5, 0.5) from a generator seeded with the name; raw PCG64 output is the same in every NumPy."""
@@ -36,8 +39,10 @@ def tensor_bytes(name: str, dtype: str, shape: list[int]) -> bytes:
     raw = _raw(name, shape)
     if dtype == "I32":
         return (raw >> np.uint64(32)).astype("<u4").tobytes()
-    if dtype in ("U8", "F8_E4M3"):
+    if dtype in ("U8", EXPONENTS, "F8_E4M3"):
         bits = (raw >> np.uint64(56)).astype(np.uint8)
+        if dtype == EXPONENTS:
+            return np.where(bits == 255, 127, bits).astype(np.uint8).tobytes()
         return (bits if dtype == "U8" else np.where(bits & 0x7F == 0x7F, 0, bits).astype(np.uint8)).tobytes()
     values = tensor_values(name, shape)
     if dtype == "BF16":

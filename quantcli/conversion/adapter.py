@@ -20,6 +20,7 @@ import numpy as np
 from quantcli.architectures.loader import find_architecture
 from quantcli.architectures.transforms import F16, F32, Computed, Renamed, as_float32, transpose
 from quantcli.conversion.convert import SILENT, Conversion, Progress, available_processors
+from quantcli.conversion.locate import locate_path
 from quantcli.conversion.metadata import general_metadata
 from quantcli.conversion.output_metadata import QUANTIZATION_VERSION
 from quantcli.conversion.pipeline import Output, kernels_needed, run_pipeline
@@ -30,6 +31,7 @@ from quantcli.formats.errors import FormatError, UnsupportedError, UsageError
 from quantcli.formats.gguf_spec import Metadata, ValueType, array, f32, u32
 from quantcli.formats.gguf_writer import GGUFWriter, refuse_overwriting
 from quantcli.formats.hub import fetch_file, find_hub_model
+from quantcli.formats.hub_cache import in_snapshot
 from quantcli.formats.tensor import FileTensor, Tensor, TensorInfo
 from quantcli.kernels.rows import compile_kernels
 from quantcli.kernels.types import TYPES, BlockType
@@ -133,7 +135,7 @@ def _base_config(adapter: Adapter, base: str | PathLike[str] | None) -> dict[str
     hub = find_hub_model(base)
     if hub is not None:
         return read_json(fetch_file(hub, "config.json"))
-    path = Path(base)
+    path = in_snapshot(Path(base))
     config = path / "config.json" if path.is_dir() else path
     if not config.exists():
         raise FormatError(config, "no such file; the architecture of the base model is read from it", hint=_GIVE_BASE)
@@ -201,7 +203,7 @@ def _planned(tensor: Tensor, wanted: BlockType) -> PlannedTensor:
 
 def _metadata(adapter: Adapter, architecture: str, tensors: Sequence[TensorInfo], alpha: float) -> Metadata:
     card = Checkpoint(adapter.path, adapter.path, {}, {})
-    metadata = general_metadata(card, architecture, tensors, adapter="lora")
+    metadata = general_metadata(card, architecture, tensors, adapter="lora", model_id=locate_path(adapter.path).model_id)
     metadata["adapter.lora.alpha"] = f32(alpha)
     tokens = adapter.config.get("alora_invocation_tokens")
     if tokens:
@@ -214,5 +216,5 @@ def _metadata(adapter: Adapter, architecture: str, tensors: Sequence[TensorInfo]
 
 def _output_path(adapter: Path, type: str, output: Path | None) -> Path:
     if output is None or output.is_dir():
-        return (output or Path()) / f"{adapter.resolve().name}-{type}.gguf"
+        return (output or Path()) / f"{locate_path(adapter).name}-{type}.gguf"
     return Path(str(output).replace("{type}", type))

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from quantcli.conversion.already_quantized import look_at_weights
 from quantcli.conversion.changes import NO_CHANGES, ChangedModel, Changes, change
+from quantcli.conversion.locate import locate
 from quantcli.conversion.lora import AdapterRequest
 from quantcli.conversion.pipeline import Output, kernels_needed, run_pipeline
 from quantcli.conversion.plan import DEFAULT_OPTIONS, PlannedTensor, PlanOptions, check_plan, make_plan
@@ -23,7 +24,7 @@ from quantcli.formats.gguf_parts import by_size, part_prefix
 from quantcli.formats.gguf_spec import Metadata
 from quantcli.formats.gguf_split import SplitWriter
 from quantcli.formats.gguf_writer import GGUFWriter, Part, TensorWriter, refuse_overwriting
-from quantcli.formats.hub import HubModel, fetch_model, find_hub_model, stored_model
+from quantcli.formats.hub import HubModel
 from quantcli.formats.imatrix import Imatrix
 from quantcli.kernels.rows import compile_kernels, uncompiled
 
@@ -132,7 +133,7 @@ def convert(
     """Turn a checkpoint (or a GGUF file) into a GGUF file for each of `types`, reading it once.
 
     `model` is a path or, where it is a text and no such path exists, may be a model of the Hugging Face hub, `ORG/NAME` or
-    `ORG/NAME@REVISION`, which is downloaded to the hub's cache (`formats.hub.find_hub_model` tells the two apart); with
+    `ORG/NAME@REVISION`, which is downloaded to the hub's cache (`conversion.locate` tells the two apart); with
     `remote` it is not, but read where it is, and so it is with `dry_run` if it is not in the cache.
     `types` are names such as `Q4_K_M`. `output` is a file, or an existing directory; by default the file is
     `MODEL-TYPE.gguf` in the current directory. For several types, `output` is a directory or has `{type}` in its name.
@@ -154,13 +155,11 @@ def convert(
     """
     started = time.perf_counter()
     recipes = [find_recipe(name) for name in ([types] if isinstance(types, str) else types)]
-    hub = find_hub_model(model)
-    name = hub.name if hub else model_name(Path(model))
-    paths = output_paths(name, recipes, None if output is None else Path(output))
-    place = _place(model, hub, remote=remote, dry_run=dry_run, progress=progress)
+    located = locate(model, remote=remote, dry_run=dry_run, started=progress.fetching)
+    paths = output_paths(located.name, recipes, None if output is None else Path(output))
     with open_source(
-        place,
-        model_id=hub.id if hub else None,
+        located.place,
+        model_id=located.model_id,
         architecture_file=architecture_file,
         pre_tokenizer=pre_tokenizer,
         adapters=adapters,
@@ -173,7 +172,7 @@ def convert(
         threads = threads or available_processors()
         planned = [make_plan(infos, changed.metadata, recipe, options) for recipe in recipes]
         # A dry run of a model of the hub is answered from its headers.
-        read = not (dry_run and isinstance(place, HubModel))
+        read = not (dry_run and isinstance(located.place, HubModel))
         plans = [look_at_weights(plan, changed.tensors, threads, read=read) for plan in planned]
         writers = [
             _writer(path, changed.output_metadata(recipe), plan, max_part_bytes, overwrite=overwrite)
@@ -197,21 +196,6 @@ def convert(
             )
             for recipe, writer, plan in zip(recipes, writers, plans, strict=True)
         ]
-
-
-def _place(
-    model: str | PathLike[str], hub: HubModel | None, *, remote: bool, dry_run: bool, progress: Progress
-) -> Path | HubModel:
-    """Where to read a model: a path on this machine, or the hub."""
-    if hub is None:
-        if remote:
-            raise UsageError(f"{model}: --remote is for a model of the hub", hint="the hub's models are named ORG/NAME")
-        return Path(model)
-    if remote:
-        return hub
-    if dry_run:
-        return stored_model(hub) or hub
-    return fetch_model(hub, started=progress.fetching)
 
 
 def _writer(
@@ -274,14 +258,6 @@ def output_paths(name: str, recipes: Sequence[Recipe], output: Path | None) -> l
             f"several files would be written to {paths[0]}", hint="give -o a directory, or put {type} into the name"
         )
     return paths
-
-
-def model_name(model: Path) -> str:
-    """What to call the output of a model: its directory's name, or its file's without the ending and the part's number."""
-    if model.is_dir():
-        return model.resolve().name
-    name = part_prefix(model).name if model.suffix == ".gguf" else model.stem
-    return name if name != "model" else model.resolve().parent.name
 
 
 def available_processors() -> int:

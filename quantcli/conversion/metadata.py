@@ -18,7 +18,6 @@ from typing import Any, Final
 from quantcli.architectures.fields import FIELD_TYPES
 from quantcli.conversion.model_id import ModelId, count_parameters, parse_model_id, title
 from quantcli.formats.checkpoint import Checkpoint
-from quantcli.formats.errors import FormatError
 from quantcli.formats.gguf_spec import Metadata, ValueType, array, string, u32
 from quantcli.formats.tensor import TensorInfo
 
@@ -215,11 +214,7 @@ def _texts(values: Sequence[Any]) -> list[str]:
 
 
 def _sampling(checkpoint: Checkpoint) -> Metadata:
-    try:
-        generation = checkpoint.json("generation_config.json") or {}
-    except FormatError:  # it only recommends, and there are broken ones about
-        return {}
-    found: Metadata = {}
+    generation, found = checkpoint.generation_config(), Metadata()
     for key, (names, kind) in _SAMPLING.items():
         value = _first(generation, names)
         # It only recommends: what is no value of its type is passed over.

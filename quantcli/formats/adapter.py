@@ -17,6 +17,7 @@ from typing import Any, Final, Self
 
 from quantcli.formats.errors import FormatError, ModelError, UnsupportedError
 from quantcli.formats.files import InputFile
+from quantcli.formats.hub_cache import in_snapshot
 from quantcli.formats.inside import resolve_inside
 from quantcli.formats.json_text import parse_object
 from quantcli.formats.tensor import FileTensor, Tensor, TensorInfo
@@ -142,7 +143,7 @@ def open_adapter(path: str | PathLike[str]) -> Adapter:
         UnsupportedError: if it is of another kind than LoRA, or LoRA with something that is not understood.
         ModelError: if its tensors do not go together; all that is wrong is in the message.
     """
-    directory = Path(path)
+    directory = in_snapshot(Path(path))
     config = _read_config(directory)
     _refuse_strange(directory, config)
     found = (resolve_inside(directory, name) for name in _WEIGHTS)

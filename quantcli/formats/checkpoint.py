@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from quantcli.formats.errors import FormatError
+from quantcli.formats.errors import FormatError, warn
 from quantcli.formats.files import InputFile
 from quantcli.formats.inside import Directory, Folder, resolve_inside
 from quantcli.formats.json_text import parse_object, parse_objects
@@ -53,6 +53,19 @@ class Checkpoint:
         """
         path = self.file(name)
         return None if path is None else read_json(path)
+
+    def generation_config(self) -> dict[str, Any]:
+        """The contents of generation_config.json, which only recommends. There are broken ones about: of these it warns.
+
+        Raises:
+            FormatError: as `file`.
+        """
+        path = self.file("generation_config.json")
+        try:
+            return {} if path is None else read_json(path)
+        except FormatError as error:
+            warn(f"{error.message}; it is passed over")
+            return {}
 
     def close(self) -> None:
         """Give back the open files. A tensor that is read later opens its file again."""

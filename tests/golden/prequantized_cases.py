@@ -7,6 +7,7 @@ from typing import Any
 
 from architecture_cases import Case, llama_case
 from architecture_cases_sparse import gpt_oss_case
+from tiny_checkpoint import EXPONENTS
 
 
 def quantized(case: Case, method: Case, more: dict[str, list[Any]]) -> Case:
@@ -86,7 +87,7 @@ def mxfp4() -> Case:
         if name.endswith(("gate_up_proj", "down_proj")):
             experts, inputs, outputs = shape
             tensors[f"{name}_blocks"] = ["U8", [experts, outputs, inputs // 32, 16]]
-            tensors[f"{name}_scales"] = ["U8", [experts, outputs, inputs // 32]]
+            tensors[f"{name}_scales"] = [EXPONENTS, [experts, outputs, inputs // 32]]
         else:
             tensors[name] = [dtype, shape]
     return {**case, "tensors": dict(sorted(tensors.items()))}

@@ -97,7 +97,7 @@ def _replaced(checkpoint: Checkpoint, rules: VocabularyRules, configuration: Map
     """The special tokens that are others than the checkpoint's tokenizer says."""
     ids = {role: configuration.get(id_) if isinstance(id_, str) else id_ for role, id_ in rules.replaced.items()}
     if rules.first_end:
-        ends = (checkpoint.json("generation_config.json") or {}).get("eos_token_id")
+        ends = checkpoint.generation_config().get("eos_token_id")
         ids[rules.first_end] = ends[0] if isinstance(ends, list) and len(ends) > 1 else None
     return {spec.SPECIAL_TOKENS[role]: FIELD_TYPES["u32"](id_) for role, id_ in ids.items() if id_ is not None}
 

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Final
 from quantcli.conversion.vocabulary.files import TokenizerFiles
 from quantcli.conversion.vocabulary.tokens import token_text
 from quantcli.formats import vocabulary_spec as spec
-from quantcli.formats.errors import FormatError
 from quantcli.formats.gguf_spec import Metadata, ValueType, array, boolean, string, u32
 
 if TYPE_CHECKING:
@@ -208,24 +207,18 @@ def _read_ids(config: Mapping[str, Any], found: _Findings, vocabulary_size: int 
         found.set_id(role, text_config.get(f"{role}_token_id") if id_ is None else id_, vocabulary_size)
 
 
-def _generation(checkpoint: Checkpoint) -> Mapping[str, Any]:
-    try:
-        return checkpoint.json("generation_config.json") or {}
-    except FormatError:  # it only recommends, and there are broken ones about
-        return {}
-
-
 def ends_of_generation(checkpoint: Checkpoint) -> list[Any]:
     """The ids that end a text, as transformers' `generate` takes them: from generation_config.json, else config.json."""
     text_config = checkpoint.config.get("text_config") or {}
-    places = (_generation(checkpoint), checkpoint.config, text_config)
+    places = (checkpoint.generation_config(), checkpoint.config, text_config)
     ends: Any = next((given for place in places if (given := place.get("eos_token_id")) is not None), [])
     return ends if isinstance(ends, list) else [ends]
 
 
 def _read_generation(checkpoint: Checkpoint, found: _Findings, vocabulary_size: int | None) -> None:
     """Take ids that are still unknown from generation_config.json; of a list of what ends a text, the first is `eos`."""
-    ids = {role: _generation(checkpoint).get(f"{role}_token_id") for role in ROLES}
+    generation = checkpoint.generation_config()
+    ids = {role: generation.get(f"{role}_token_id") for role in ROLES}
     found.set_ids(ids | {"eos": next(iter(ends_of_generation(checkpoint)), None)}, vocabulary_size)
 
 

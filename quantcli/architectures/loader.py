@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from quantcli.architectures.config import complete_config, hyperparameters
 from quantcli.architectures.fields import FIELD_TYPES
@@ -105,8 +105,9 @@ class Architecture:
     def _fields(self, rows: Sequence[MetadataRow], scope: Mapping[str, Any]) -> Metadata:
         found: Metadata = {}
         for row in rows:
-            if row.when.evaluate(scope) and (field := _field(row, row.value.evaluate(scope))) is not None:
-                found[row.key.format(arch=self.gguf)] = field
+            key = row.key.format(arch=self.gguf)
+            if row.when.evaluate(scope) and (field := _field(key, row, row.value.evaluate(scope))) is not None:
+                found[key] = field
         return found
 
     def tensors(self, checkpoint_tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> list[Tensor]:
@@ -230,17 +231,24 @@ def _found(wanted: list[str], config: Mapping[str, Any]) -> str:
     return clipped(wanted[0]) if wanted else f"(config.json names none; its model_type is {kind})"
 
 
-def _field(row: MetadataRow, value: Any) -> Field | None:
+_TYPE_WORDS: Final = {"u32": "a whole number below 2^32", "f32": "a number of 32 bits", "bool": "true or false"}
+"""What an error calls the types of values; others speak for themselves."""
+
+
+def _field(key: str, row: MetadataRow, value: Any) -> Field | None:
     """The typed value of a row, None where there is none to write."""
     if value is None:
         if row.required:
-            raise ModelError(f"config.json: nothing for {row.key!r} (looked for {row.value.source})")
+            raise ModelError(f"config.json: nothing for {key!r} (looked for {row.value.source})")
         return None
     if row.map is not None:
         if str(value) not in row.map:
-            raise UnsupportedError(f"config.json: {shown(value)} for {row.key!r} is none of {', '.join(row.map)}")
+            raise UnsupportedError(f"config.json: {shown(value)} for {key!r} is none of {', '.join(row.map)}")
         value = row.map[str(value)]
     try:
         return FIELD_TYPES[row.type](value)
     except (TypeError, ValueError, OverflowError) as error:
-        raise ModelError(f"config.json: {shown(value)} for {row.key!r} is not {row.type}") from error
+        source = row.value.source
+        name = source.rpartition(".")[2] if source.replace(".", "").isidentifier() else source
+        what = f"{name} is {shown(value)}, expected {_TYPE_WORDS.get(row.type, row.type)}"
+        raise ModelError(f"config.json: {what}, for {key!r}") from error

@@ -21,7 +21,7 @@ from quantcli.architectures.schema import (
     read_declaration,
 )
 from quantcli.architectures.tables import headings
-from quantcli.formats.adapter import LowRank
+from quantcli.formats.adapters import LowRank
 from quantcli.formats.errors import ModelError, UnsupportedError, clipped, shown
 from quantcli.formats.gguf_spec import Field, Metadata, string
 from quantcli.formats.tensor import Tensor

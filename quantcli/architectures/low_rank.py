@@ -16,7 +16,7 @@ from quantcli.architectures.mapping import Match, Scope, blaming, make_tensor, m
 from quantcli.architectures.schema import Declaration
 from quantcli.architectures.transforms import GATHERS, TRANSFORMS, as_float32, transpose
 from quantcli.architectures.transposed import Transposed
-from quantcli.formats.adapter import LowRank
+from quantcli.formats.adapters import LowRank
 from quantcli.formats.errors import UnsupportedError
 from quantcli.formats.tensor import Tensor
 

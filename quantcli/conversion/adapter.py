@@ -25,13 +25,14 @@ from quantcli.conversion.metadata import general_metadata
 from quantcli.conversion.output_metadata import QUANTIZATION_VERSION
 from quantcli.conversion.pipeline import Output, kernels_needed, run_pipeline
 from quantcli.conversion.plan import PlannedTensor
-from quantcli.formats.adapter import CONFIG, Adapter, LowRank, open_adapter
+from quantcli.formats.adapters import CONFIG, Adapter, LowRank, open_adapter
 from quantcli.formats.checkpoint import Checkpoint, read_json
 from quantcli.formats.errors import FormatError, UnsupportedError, UsageError
 from quantcli.formats.gguf_spec import Metadata, ValueType, array, f32, u32
 from quantcli.formats.gguf_writer import GGUFWriter, refuse_overwriting
 from quantcli.formats.hub import fetch_file, find_hub_model
 from quantcli.formats.hub_cache import in_snapshot
+from quantcli.formats.listing import listed
 from quantcli.formats.tensor import FileTensor, Tensor, TensorInfo
 from quantcli.kernels.rows import compile_kernels
 from quantcli.kernels.types import TYPES, BlockType
@@ -114,9 +115,7 @@ def _refuse_what_is_not_low_rank(adapter: Adapter) -> None:
     strange += [f"{pair.module}.lora_magnitude_vector" for pair in adapter.pairs.values() if pair.magnitude is not None]
     strange += [f"{pair.module}.lora_B.bias" for pair in adapter.pairs.values() if pair.bias is not None]
     if strange:
-        rest = f" and {len(strange) - 5} more" if len(strange) > 5 else ""
-        names = ", ".join(strange[:5])
-        raise UnsupportedError(f"{adapter.path}: a GGUF adapter cannot hold {names}{rest}", hint=_MERGE)
+        raise UnsupportedError(f"{adapter.path}: a GGUF adapter cannot hold {listed(strange, most=5)}", hint=_MERGE)
     if adapter.config.get("invocation_string") and not adapter.config.get("alora_invocation_tokens"):
         what = f"{adapter.path}: invocation_string without alora_invocation_tokens"
         raise UnsupportedError(what, hint=f"Put the tokens into {CONFIG}.")
@@ -147,11 +146,14 @@ def _base_config(adapter: Adapter, base: str | PathLike[str] | None) -> dict[str
 
 def _with_alpha(adapter: Adapter, pairs: Sequence[LowRank]) -> tuple[float, list[LowRank]]:
     """The one `alpha` of the file, from which readers compute `alpha / rank` for each pair, and the pairs, changed where
-    that is not their scaling."""
-    for alpha in (adapter.alpha, pairs[0].scaling * pairs[0].rank if pairs else adapter.alpha):
+    that is not their scaling. llama.cpp takes an alpha of 0 for a scaling of 1, so it is never written."""
+    wanted = [pair.scaling * pair.rank for pair in pairs]
+    candidates = [alpha for alpha in (adapter.alpha, *wanted[:1]) if alpha]
+    for alpha in candidates:
         if all(math.isclose(pair.scaling, alpha / pair.rank, rel_tol=1e-9) for pair in pairs):
             return alpha, list(pairs)
-    return adapter.alpha, [_scaled(pair, pair.scaling * pair.rank / adapter.alpha) for pair in pairs]
+    alpha = next(iter(candidates), 1.0)
+    return alpha, [_scaled(pair, given / alpha) for pair, given in zip(pairs, wanted, strict=True)]
 
 
 def _scaled(pair: LowRank, factor: float) -> LowRank:

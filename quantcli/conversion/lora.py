@@ -7,17 +7,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any
 
 from quantcli.architectures.loader import Architecture
-from quantcli.architectures.transforms import BF16, F16, F32
+from quantcli.architectures.transforms import BF16, F16, F32, Renamed
 from quantcli.conversion.merged import Matrices, Merged, Product, Vector
-from quantcli.formats.adapter import Adapter, LowRank, open_adapter
+from quantcli.formats.adapters import Adapter, LowRank, open_adapter
 from quantcli.formats.checkpoint import Checkpoint
 from quantcli.formats.errors import ModelError, UnsupportedError, UsageError
+from quantcli.formats.listing import listed
 from quantcli.formats.tensor import OPAQUE_TYPES, Tensor
-
-_LISTED: Final = 8
 
 
 @dataclass(frozen=True)
@@ -56,27 +55,34 @@ def merged(checkpoint: Checkpoint, architecture: Architecture, requests: Sequenc
     with ExitStack() as stack:
         for request in requests:
             adapter = stack.enter_context(open_adapter(request.path))
-            checkpoint = replace(checkpoint, tensors=merge_adapter(checkpoint, architecture, adapter, request.scale))
+            checkpoint = merge_adapter(checkpoint, architecture, adapter, request.scale)
         yield checkpoint
 
 
 def merge_adapter(
     checkpoint: Checkpoint, architecture: Architecture, adapter: Adapter, scale: float = 1.0
-) -> dict[str, Tensor]:
-    """The tensors of a checkpoint with an adapter merged into them.
+) -> Checkpoint:
+    """A checkpoint with an adapter merged into it.
 
     Weights that the adapter holds whole take the place of the checkpoint's. Where the output is tied to the embedding, what
-    is added to one is added to both, as peft does it; a whole output is one of its own.
+    is added to one is added to both, as peft does it. If one of the two was trained whole they are untied, and the other
+    stays as it was.
 
     Raises:
         ModelError: if tensors of the adapter match none of the checkpoint, or not in their shapes.
-        UnsupportedError: if a weight is in an encoding that cannot be computed with.
+        UnsupportedError: if a weight is in an encoding that cannot be computed with, or the embedding was trained apart
+            from an output that GGUF has no place for.
     """
-    tensors = dict(checkpoint.tensors)
-    names = _Names(tensors, _tied(checkpoint, architecture))
+    tensors, tied = dict(checkpoint.tensors), _tied(checkpoint, architecture)
+    if tied and _trains_embedding(adapter, tied):
+        tensors |= _untied(tensors, tied, checkpoint, architecture)
+        tied = None
+    names = _Names(tensors, tied)
     problems: list[str] = []
     _check_frozen(adapter, tensors, names, problems)
     for given, whole in adapter.whole.items():
+        if adapter.config.get("ensure_weight_tying") and names.untied(given):
+            continue  # a second copy of the embedding
         name = names.find(given) or names.untied(given)
         if name is None:
             problems.append(f"{given} is not in the model")
@@ -92,12 +98,12 @@ def merge_adapter(
         for name in targets:
             merger.merge(name, pair)
     if problems:
-        rest = f" and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
         raise ModelError(
-            f"{adapter.path}: the adapter does not fit {checkpoint.path}: {'; '.join(problems[:_LISTED])}{rest}",
+            f"{adapter.path}: the adapter does not fit {checkpoint.path}: {listed(problems, separator='; ')}",
             hint=_made_for(adapter),
         )
-    return tensors
+    config = _untied_config(checkpoint.config) if len(tensors) > len(checkpoint.tensors) else checkpoint.config
+    return replace(checkpoint, tensors=tensors, config=config)
 
 
 def _made_for(adapter: Adapter) -> str | None:
@@ -169,25 +175,61 @@ def _check_frozen(adapter: Adapter, tensors: Mapping[str, Tensor], names: _Names
 # --- names ----------------------------------------------------------------------------------------------------------------
 
 
-def _tied(checkpoint: Checkpoint, architecture: Architecture) -> tuple[str, str] | None:
-    """The names of an embedding and the output that is tied to it, None where the output has weights of its own."""
+def _tied(checkpoint: Checkpoint, architecture: Architecture) -> tuple[str, str | None] | None:
+    """The names of an embedding and the output that is tied to it, None where the output has weights of its own. The output
+    has no name where the architecture has none but the embedding."""
     sources = {row.name: row.sources[0] for row in architecture.declaration.tensors if len(row.sources) == 1}
     embedding, output = sources.get("token_embd.weight"), sources.get("output.weight")
-    if embedding is None or output is None:
-        return None
     said = architecture.hyperparameters(checkpoint.config).get("tie_word_embeddings")
-    is_there = any(_same(name, output) for name in checkpoint.tensors)
+    if embedding is None or (output is None and not said):
+        return None
+    is_there = output is not None and any(_same(name, output) for name in checkpoint.tensors)
     return None if is_there and not said else (embedding, output)
+
+
+def _trains_embedding(adapter: Adapter, tied: tuple[str, str | None]) -> bool:
+    """Whether peft unties the output by training a copy of the embedding (`modules_to_save`).
+
+    With `ensure_weight_tying` it saves both. An embedding that was saved because tokens were added is not in that list.
+    """
+    saved = adapter.config.get("modules_to_save") or []
+    module = tied[0].removesuffix(".weight")
+    return (
+        isinstance(saved, list)
+        and not adapter.config.get("ensure_weight_tying")
+        and any(isinstance(name, str) and _same(name, module) for name in saved)
+        and any(_same(name, tied[0]) for name in adapter.whole)
+    )
+
+
+def _untied(
+    tensors: Mapping[str, Tensor], tied: tuple[str, str | None], checkpoint: Checkpoint, architecture: Architecture
+) -> dict[str, Tensor]:
+    """The output as a tensor of its own: what the embedding was before."""
+    embedding, output = tied
+    if output is None:
+        what = f"the output of {architecture.title} is its embedding, and the adapter has trained the embedding alone"
+        raise UnsupportedError(f"{checkpoint.path}: {what}", hint="Train it with `ensure_weight_tying=True`.")
+    found = _Names(tensors, None).find(embedding)
+    if found is None or any(_same(name, output) for name in tensors):
+        return {}
+    return {output: Renamed(output, tensors[found].shape, tensors[found].type, tensors[found])}
+
+
+def _untied_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    text = config.get("text_config")
+    nested = {"text_config": {**text, "tie_word_embeddings": False}} if isinstance(text, Mapping) else {}
+    return {**config, **nested, "tie_word_embeddings": False}
 
 
 class _Names:
     """Finds what an adapter calls a tensor among the names a checkpoint has: with or without a prefix of the model's."""
 
-    def __init__(self, tensors: Iterable[str], tied: tuple[str, str] | None) -> None:
+    def __init__(self, tensors: Iterable[str], tied: tuple[str, str | None] | None) -> None:
         self._by_end: dict[str, list[str]] = {}
         for name in tensors:
             self._by_end.setdefault(_end(name), []).append(name)
-        self._pair = tied or ()
+        self._pair = () if tied is None or tied[1] is None else (tied[0], tied[1])
 
     def find(self, given: str) -> str | None:
         """The tensor of a name, or the only one that has it as its end or is the end of it."""

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.architectures.transforms import as_float32, transpose
-from quantcli.formats.adapter import LowRank
+from quantcli.formats.adapters import LowRank
 from quantcli.formats.tensor import Tensor
 from quantcli.kernels.types import BlockType
 

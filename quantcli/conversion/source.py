@@ -11,8 +11,9 @@ from quantcli.architectures.loader import Architecture, find_architecture
 from quantcli.conversion.lora import AdapterRequest, merged
 from quantcli.conversion.metadata import general_metadata
 from quantcli.conversion.vocabulary import vocabulary_metadata
+from quantcli.formats.adapters import CONFIG as ADAPTER_CONFIG
 from quantcli.formats.checkpoint import Checkpoint, open_checkpoint
-from quantcli.formats.errors import UsageError
+from quantcli.formats.errors import UsageError, warn
 from quantcli.formats.files import InputFile
 from quantcli.formats.gguf_reader import open_gguf
 from quantcli.formats.gguf_spec import MAGIC, Metadata
@@ -74,6 +75,7 @@ def open_source(
             # From here on views: each a checkpoint made of the one before.
             decoded = decoded_checkpoint(checkpoint)
             architecture = find_architecture(decoded.config, architecture_file)
+            _warn_of_adapter(checkpoint, adapters)
             with merged(decoded, architecture, adapters) as view:
                 stored = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
                 files = {tensor.file: None for tensor in checkpoint.tensors.values() if isinstance(tensor, FileTensor)}
@@ -93,6 +95,14 @@ def open_source(
 def _is_gguf(path: Path) -> bool:
     with InputFile(path) as file:
         return file.size >= len(MAGIC) and file.read(0, len(MAGIC)) == MAGIC
+
+
+def _warn_of_adapter(checkpoint: Checkpoint, adapters: Sequence[AdapterRequest]) -> None:
+    """Say that an adapter lies beside the model, with which transformers would load it."""
+    directory = checkpoint.directory
+    lies_there = checkpoint.file(ADAPTER_CONFIG) is not None
+    if lies_there and not any(request.path.resolve() == directory.resolve() for request in adapters):
+        warn(f"{directory}: an adapter lies in this directory and is not part of the output; --lora {directory} merges it")
 
 
 def checkpoint_metadata(

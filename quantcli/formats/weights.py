@@ -16,14 +16,12 @@ from quantcli.formats.errors import FormatError, ModelError, UnsafePickleError, 
 from quantcli.formats.files import DataFile, InputFile
 from quantcli.formats.inside import LFS_FAULT, LFS_HINT, LFS_POINTER, Folder
 from quantcli.formats.json_text import parse_object
+from quantcli.formats.listing import listed
 from quantcli.formats.pytorch import open_pytorch
 from quantcli.formats.safetensors import open_safetensors
 from quantcli.formats.tensor import Tensor
 
 Tensors = dict[str, Tensor]
-
-_LISTED: Final = 8
-"""Names an error spells out of each kind of fault; the rest are counted."""
 
 _MAX_INDEX: Final = 100_000_000
 
@@ -150,7 +148,7 @@ def open_folder(folder: Folder) -> Tensors:
         if others:
             return _open_unindexed(folder, sorted(others))
     raise ModelError(
-        f"{folder.path}: no model in this directory: found {_listed(names)}, expected *.safetensors or PyTorch files",
+        f"{folder.path}: no model in this directory: found {listed(names)}, expected *.safetensors or PyTorch files",
         hint="Give the directory that holds the model's tensors beside its config.json.",
     )
 
@@ -177,7 +175,7 @@ def _open_unindexed(folder: Folder, names: list[str]) -> Tensors:
     numbered = [_NUMBERED.fullmatch(name) for name in names]
     series = {(match["stem"], match["count"], match["suffix"]) for match in numbered if match}
     if None in numbered or len(series) != 1:
-        what = f"{folder.path}: which of these files is the model? {_listed(names)}"
+        what = f"{folder.path}: which of these files is the model? {listed(names)}"
         raise ModelError(what, hint="Give the path of the file itself.")
     ((stem, count, suffix),) = series
     expected = [f"{stem}-{number:05}-of-{count}{suffix}" for number in range(1, int(count) + 1)]
@@ -204,7 +202,7 @@ def _open_shards(folder: Folder, names: Iterable[str]) -> tuple[dict[str, Tensor
             raise
         except (FormatError, UnsupportedError) as error:
             problems.append(error.message)
-    return shards, ([f"missing shards: {_listed(missing)}"] if missing else []) + problems
+    return shards, ([f"missing shards: {listed(missing)}"] if missing else []) + problems
 
 
 def _disagreements(places: Mapping[str, str], shards: Mapping[str, Tensors]) -> list[str]:
@@ -212,8 +210,8 @@ def _disagreements(places: Mapping[str, str], shards: Mapping[str, Tensors]) -> 
     lost = [f"{name} ({shard})" for name, shard in places.items() if shard in shards and name not in shards[shard]]
     unlisted = [f"{name} ({shard})" for shard, tensors in shards.items() for name in tensors if name not in places]
     return (
-        ([f"tensors missing from their shard: {_listed(lost)}"] if lost else [])
-        + ([f"tensors the index does not name: {_listed(unlisted)}"] if unlisted else [])
+        ([f"tensors missing from their shard: {listed(lost)}"] if lost else [])
+        + ([f"tensors the index does not name: {listed(unlisted)}"] if unlisted else [])
         + _doubles(shards)
     )
 
@@ -224,15 +222,10 @@ def _doubles(shards: Mapping[str, Tensors]) -> list[str]:
         for name in tensors:
             holders.setdefault(name, []).append(shard)
     doubles = [f"{name} ({', '.join(where)})" for name, where in holders.items() if len(where) > 1]
-    return [f"tensors in several shards: {_listed(doubles)}"] if doubles else []
+    return [f"tensors in several shards: {listed(doubles)}"] if doubles else []
 
 
 def _contradiction(path: Path, problems: list[str]) -> ModelError:
     return ModelError(
         f"{path}: " + "; ".join(problems), hint="The download may be incomplete: download the model again."
     )
-
-
-def _listed(names: list[str]) -> str:
-    rest = len(names) - _LISTED
-    return ", ".join(names[:_LISTED]) + (f" and {rest} more" if rest > 0 else "")

@@ -13,7 +13,7 @@ import pytest
 
 from quantcli.conversion.adapter import convert_adapter
 from quantcli.conversion.convert import Conversion
-from quantcli.formats.adapter import open_adapter
+from quantcli.formats.adapters import open_adapter
 from quantcli.formats.errors import FormatError, ModelError, OutputError, QuantcliError, UnsupportedError, UsageError
 from quantcli.formats.gguf_reader import open_gguf
 
@@ -210,3 +210,14 @@ def test_closing_gives_descriptors_back(tmp_path: Path) -> None:
         opened.pairs[f"{Q}.weight"].a.load()
         assert all(file._descriptor is not None for file in files)
     assert all(file._descriptor is None for file in files)
+
+
+def test_an_alpha_of_zero_is_not_written_since_readers_take_it_for_a_scaling_of_one(tmp_path: Path) -> None:
+    model = write_checkpoint(tmp_path, base())
+    directory = write_adapter(tmp_path, adapter(pair(Q, 16, 16), lora_alpha=0))
+    output = convert_adapter(directory, "F32", tmp_path / "out.gguf", base=model).output
+    with open_gguf(output) as file:
+        assert file.get("adapter.lora.alpha") == 1.0
+        halves = [tensor.load() for tensor in file.tensors.values()]
+    assert halves[0].any()
+    assert not halves[1].any()

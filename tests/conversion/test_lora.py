@@ -16,7 +16,7 @@ import pytest
 from quantcli.architectures.loader import find_architecture
 from quantcli.conversion.convert import convert
 from quantcli.conversion.lora import AdapterRequest, merged, parse_adapter
-from quantcli.formats.adapter import open_adapter
+from quantcli.formats.adapters import open_adapter
 from quantcli.formats.checkpoint import open_checkpoint
 from quantcli.formats.errors import (
     FormatError,
@@ -49,7 +49,8 @@ def merge(model: Path, *adapters: Path | AdapterRequest) -> dict[str, np.ndarray
         open_checkpoint(model) as checkpoint,
         merged(checkpoint, find_architecture(checkpoint.config), requests) as changed,
     ):
-        assert changed.config == checkpoint.config
+        untied = {"tie_word_embeddings": False} if len(changed.tensors) > len(checkpoint.tensors) else {}
+        assert changed.config == checkpoint.config | untied
         return {
             name: in_pieces(tensor)
             for name, tensor in changed.tensors.items()
@@ -83,8 +84,10 @@ def test_the_merge_is_peft_s(name: str, tmp_path: Path) -> None:
     """Bit for bit, but where a sum of products in another order ends on the other side of a rounding."""
     case = MERGES[name]
     model, place = write_checkpoint(tmp_path, case["base"]), write_adapter(tmp_path, case["adapter"])
-    found = merge(model, place)
     expected = GOLDENS[name]
+    with open_checkpoint(model) as checkpoint:
+        before = {key: in_pieces(tensor).tobytes() for key, tensor in checkpoint.tensors.items()}
+    found = {key: bits for key, bits in merge(model, place).items() if bits.tobytes() != before.get(key)}
     assert found.keys() == expected.keys()
     apart = total = 0
     for key, (kind, shape, data) in expected.items():
@@ -283,7 +286,7 @@ def test_other_kinds_are_refused_by_name(tmp_path: Path, config: dict[str, Any],
     [
         ({"lora_alpha": None}, "lora_alpha is None, expected a number"),
         ({"lora_alpha": True}, "lora_alpha is True, expected a number"),
-        ({"lora_alpha": -1}, "lora_alpha is -1, expected a number"),
+        ({"lora_alpha": 1e300}, r"lora_alpha is 1e\+300, expected a number"),
     ],
 )
 def test_configurations_without_an_alpha(tmp_path: Path, config: dict[str, Any], message: str) -> None:

@@ -172,6 +172,41 @@ MERGES: dict[str, Case] = {
             target_modules=["v_proj"], modules_to_save=["lm_head"],
         ),
     },
+    "tied-embedding-trained": {
+        "base": base({"tie_word_embeddings": True}),
+        "adapter": adapter(
+            {
+                **pair(f"model.layers.0.{V}", 16, 8), **pair(f"model.layers.1.{V}", 16, 8),
+                "base_model.model.model.embed_tokens.weight": ["BF16", [40, 16]],
+            },
+            target_modules=["v_proj"], modules_to_save=["embed_tokens"],
+        ),
+    },
+    "tied-embedding-trained-head-adapted": {
+        "base": base({"tie_word_embeddings": True}),
+        "adapter": adapter(
+            {**pair("lm_head", 16, 40), "base_model.model.model.embed_tokens.weight": ["BF16", [40, 16]]},
+            target_modules=["lm_head"], modules_to_save=["model.embed_tokens"],
+        ),
+    },
+    "tied-both-trained": {
+        "base": base({"tie_word_embeddings": True}),
+        "adapter": adapter(
+            {
+                **pair(f"model.layers.0.{V}", 16, 8), **pair(f"model.layers.1.{V}", 16, 8),
+                "base_model.model.model.embed_tokens.weight": ["BF16", [40, 16]],
+                "base_model.model.lm_head.weight": ["BF16", [40, 16]],
+            },
+            target_modules=["v_proj"], modules_to_save=["embed_tokens", "lm_head"],
+        ),
+    },
+    "no-alpha": {
+        "base": base(),
+        "adapter": adapter(
+            {**pair(f"model.layers.0.{V}", 16, 8), **pair(f"model.layers.1.{V}", 16, 8)},
+            target_modules=["v_proj"], lora_alpha=0, alpha_pattern={"layers.1.self_attn.v_proj": -3},
+        ),
+    },
     "biases": {
         "base": base(QWEN),
         "adapter": adapter(

@@ -40,11 +40,13 @@ def merged(place: Path, case: dict[str, Any]) -> dict[str, Any]:
     dtype = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}[kind]
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    was_tied = model.config.tie_word_embeddings
     model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
     tied = model.lm_head.weight.data_ptr() == model.get_input_embeddings().weight.data_ptr()
     found = {}
     for name, tensor in model.state_dict().items():
-        if torch.equal(tensor, before[name]) or (tied and name == "lm_head.weight"):
+        is_new = was_tied and not tied and name == "lm_head.weight"
+        if (torch.equal(tensor, before[name]) and not is_new) or (tied and name == "lm_head.weight"):
             continue
         data = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
         kind = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}[tensor.dtype]

@@ -117,8 +117,12 @@ def test_an_unknown_method_is_refused_by_name(method: str) -> None:
         ("awq", {"bits": 3}),
         ("compressed-tensors", {"format": "marlin-24"}),
         ("compressed-tensors", {"format": "mixed-precision", "config_groups": {"a": {"format": ["dense"]}}}),
-        ("compressed-tensors", {"format": "mixed-precision", "config_groups": {"a": {"format": "mxfp6-pack-quantized"}}}),
+        ("compressed-tensors", {"format": "mixed-precision", "config_groups": {"a": {"format": "mxfp7-pack-quantized"}}}),
         ("compressed-tensors", {"format": "dense", "sparsity_config": {"format": "sparse-24-bitmask"}}),
+        ("compressed-tensors", {"transform_config": {"config_groups": {"R4": {"apply": [{"location": "input"}]}}}}),
+        ("compressed-tensors", {"transform_config": {"config_groups": {"R3": {"apply": [{"location": "k_cache"}]}}}}),
+        ("mlx", {"mode": "affine2"}),
+        ("mlx", {"mode": 4}),
     ],
 )
 def test_a_variant_that_is_not_read_is_refused(method: str, more: dict[str, Any]) -> None:
@@ -144,7 +148,9 @@ def test_a_configuration_that_makes_no_sense(method: str, key: str, value: Any) 
 
 
 UNUSED = ("input_scale", "input_scale_ub", "k_scale", "weight_format")
-COMPANIONS = [(name, key) for name in NAMES for key in opened(name)[0] if name != "fp8-plain" and not key.endswith(UNUSED)]
+COMPANIONS = [
+    (name, key) for name in NAMES if len(expected(name)) == 1 for key in opened(name)[0] if not key.endswith(UNUSED)
+]
 
 
 @pytest.mark.parametrize(("name", "key"), COMPANIONS)

@@ -24,11 +24,13 @@ from quantcli.formats.prequantized import (
     compressed_tensors,
     fp8,
     gptq,
+    mlx,
     modelopt,
     mxfp4,
     torchao,
 )
 from quantcli.formats.prequantized.companions import Companions, Method
+from quantcli.formats.prequantized.mlx_names import published
 from quantcli.formats.prequantized.settings import quantization_config
 from quantcli.formats.tensor import Tensor
 
@@ -41,8 +43,11 @@ METHODS: Final[Mapping[str, Method]] = MappingProxyType(
         "fbgemm_fp8": fp8.take_fbgemm,
         "fp8": fp8.take,
         "gptq": gptq.take,
+        "metal": mlx.take_metal,
+        "mlx": mlx.take,
         "modelopt": modelopt.take,
         "mxfp4": mxfp4.take,
+        "mxfp8": fp8.take,
         "torchao": torchao.take,
     }
 )
@@ -71,9 +76,9 @@ def decode(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None) -> d
 
 
 def decoded_checkpoint(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint with the tensors of `decode`; closing is for the one it was made of.
+    """The checkpoint with the tensors of `decode`, under names that architectures know. Close the one it was made of.
 
     Raises:
-        FormatError, ModelError, UnsupportedError: as `quantization_config` and `decode` do.
+        FormatError, ModelError, UnsupportedError: as `quantization_config`, `decode` and `published` do.
     """
-    return replace(checkpoint, tensors=decode(checkpoint.tensors, quantization_config(checkpoint)))
+    return replace(checkpoint, tensors=published(decode(checkpoint.tensors, quantization_config(checkpoint))))

@@ -7,7 +7,7 @@ them in `X.weight_scale_2`. Source: `dequant_model` and `_nvfp4_pack` of the ref
 from __future__ import annotations
 
 from quantcli.formats.prequantized.companions import Companions
-from quantcli.formats.prequantized.compressed_tensors import nvfp4
+from quantcli.formats.prequantized.fp4 import multiplied, nvfp4
 from quantcli.formats.prequantized.fp8 import UNUSED, WEIGHTS, put_scaled
 
 
@@ -18,7 +18,7 @@ def take(companions: Companions) -> None:
             codes = companions.take(stem, ("U8",), 2)
             scales = companions.take(f"{stem}_scale", ("F8_E4M3",), 2)
             whole = companions.take(f"{stem}_scale_2", ("F32",))
-            companions.put(stem, nvfp4(stem, codes, scales, whole, "modelopt", inverse=False))
+            companions.put(stem, nvfp4(stem, codes, scales, whole, "modelopt", multiplied))
     for name in [name for name, tensor in companions.tensors.items() if tensor.type.name in WEIGHTS]:
         if companions.is_left(name):
             with companions.module(name):

@@ -11,6 +11,16 @@ from quantcli.formats.errors import ModelError
 _KEYS: Final = ("quantization_config", "compression_config")
 
 
+def _mlx(config: Mapping[str, Any]) -> Any:
+    """What mlx-lm says of a model it quantized, under `quantization` and in later versions under `quantization_config` too:
+    no method, but group size and bits."""
+    for key in ("quantization", "quantization_config"):
+        settings = config.get(key)
+        if isinstance(settings, Mapping) and "quant_method" not in settings and {"group_size", "bits"} <= settings.keys():
+            return {"quant_method": "mlx", **settings}
+    return None
+
+
 def _modelopt(document: Mapping[str, Any]) -> Any:
     """The settings, with the name of the tool that wrote them for the method's."""
     producer, settings = document.get("producer"), document.get("quantization")
@@ -50,6 +60,8 @@ def quantization_config(checkpoint: Checkpoint) -> Mapping[str, Any] | None:
 def _candidates(checkpoint: Checkpoint) -> Iterator[Any]:
     language_model = checkpoint.config.get("text_config")
     for config in (checkpoint.config, language_model if isinstance(language_model, Mapping) else {}):
+        # What mlx-lm quantized may have been quantized before: its word is the last.
+        yield _mlx(config)
         yield from (config.get(key) for key in _KEYS)
     for name, settings in _FILES:
         document = checkpoint.json(name)

@@ -8,21 +8,18 @@ read. Source: `torchao.prototype.safetensors` and the classes named, `int4_row_q
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from dataclasses import replace
+from typing import Final
 
 import numpy as np
 
 from quantcli.formats.prequantized.companions import Companions
 from quantcli.formats.prequantized.fp8 import WEIGHTS, scaled_bytes
-from quantcli.formats.prequantized.numbers import FLOATS, INTEGERS, Numbers, Packed
-from quantcli.formats.prequantized.scaled import Decoded, Grid, scale_grid
+from quantcli.formats.prequantized.numbers import FLOATS, INTEGERS, Packed
+from quantcli.formats.prequantized.scaled import Grid, Shifted, scale_grid
 from quantcli.formats.prequantized.strips import turned_floats
 from quantcli.formats.tensor import Tensor
 from quantcli.kernels.types import TYPES
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 _BITS: Final = 4
 _SIGNED: Final = np.array([*range(8), *range(-8, 0)], np.float32)
@@ -65,23 +62,4 @@ def _four_bits(name: str, levels: Tensor, scales: Tensor, zeros: Tensor, compani
         )
     turned = (Grid(turned_floats(source, companions.cache), outputs, 1, inputs // groups) for source in (scales, zeros))
     codes = Packed(levels, _BITS, inputs, _SIGNED)
-    return _Shifted(name, (outputs, inputs), TYPES["F32"], "torchao int4", codes, *turned)
-
-
-@dataclass(frozen=True)
-class _Shifted(Decoded):
-    """`level * scale + zero point`."""
-
-    levels: Numbers
-    scales: Grid
-    zeros: Grid
-
-    def read(self, start: int, stop: int, out: NDArray[np.uint8]) -> None:
-        """See `Tensor.read`."""
-        if not out.size:
-            return
-        values = self.levels.rows(start, stop)
-        with np.errstate(all="ignore"):
-            values *= self.scales.over(start, stop, self.row_length)
-            values += self.zeros.over(start, stop, self.row_length)
-        out.view(np.float32)[...] = values
+    return Shifted(name, (outputs, inputs), TYPES["F32"], "torchao int4", codes, *turned)

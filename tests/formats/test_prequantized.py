@@ -103,7 +103,8 @@ def refusal(tensors: dict[str, Tensor], config: dict[str, Any] | None) -> str:
 
 @pytest.mark.parametrize("method", ["hqq", "quanto", "aqlm", "eetq", "vptq", "what"])
 def test_an_unknown_method_is_refused_by_name(method: str) -> None:
-    with pytest.raises(UnsupportedError, match=f"quantized with {method}, which is not supported, only awq, b") as caught:
+    message = f"quantized with {method}, which is not supported, only auto-round, awq, b"
+    with pytest.raises(UnsupportedError, match=message) as caught:
         decode({}, {"quant_method": method})
     assert all(known in caught.value.message for known in METHODS)
     assert "original checkpoint" in (caught.value.hint or "")
@@ -147,7 +148,7 @@ def test_a_configuration_that_makes_no_sense(method: str, key: str, value: Any) 
     assert f"{key} of the quantization_config is {value!r}, expected" in refusal({}, {"quant_method": method, key: value})
 
 
-UNUSED = ("input_scale", "input_scale_ub", "k_scale", "weight_format")
+UNUSED = ("input_scale", "input_scale_ub", "k_scale", "weight_format", "pre_quant_scale", "act_pre_scale")
 COMPANIONS = [
     (name, key) for name in NAMES if len(expected(name)) == 1 for key in opened(name)[0] if not key.endswith(UNUSED)
 ]
@@ -159,7 +160,9 @@ def test_without_a_companion_there_is_no_weight(name: str, key: str) -> None:
     del given[key]
     (weight,) = expected(name)
     # Order and zero points that only the tensors tell of.
-    if (key == "m.g_idx" and "act-order" not in name) or (key == "m._weight_zero_point" and name != "torchao-int4"):
+    if (key == "m.g_idx" and "act-order" not in name) or (
+        key == "m._weight_zero_point" and name not in ("torchao-int4", "torchao-int4-awq")
+    ):
         assert read(decode(given, config)[weight], 0, 4).any()
     elif key.endswith(("bias", "norm.weight", "head.weight")):
         assert weight in decode(given, config)

@@ -16,8 +16,9 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from quantcli.formats.checkpoint import Checkpoint
-from quantcli.formats.errors import UnsupportedError
+from quantcli.formats.errors import UnsupportedError, clipped
 from quantcli.formats.prequantized import (
+    auto_round,
     awq,
     bitnet,
     bitsandbytes,
@@ -27,6 +28,7 @@ from quantcli.formats.prequantized import (
     mlx,
     modelopt,
     mxfp4,
+    quark,
     torchao,
 )
 from quantcli.formats.prequantized.companions import Companions, Method
@@ -36,6 +38,7 @@ from quantcli.formats.tensor import Tensor
 
 METHODS: Final[Mapping[str, Method]] = MappingProxyType(
     {
+        "auto-round": auto_round.take,
         "awq": awq.take,
         "bitnet": bitnet.take,
         "bitsandbytes": bitsandbytes.take,
@@ -43,11 +46,13 @@ METHODS: Final[Mapping[str, Method]] = MappingProxyType(
         "fbgemm_fp8": fp8.take_fbgemm,
         "fp8": fp8.take,
         "gptq": gptq.take,
+        "intel/auto-round": auto_round.take,
         "metal": mlx.take_metal,
         "mlx": mlx.take,
         "modelopt": modelopt.take,
         "mxfp4": mxfp4.take,
         "mxfp8": fp8.take,
+        "quark": quark.take,
         "torchao": torchao.take,
     }
 )
@@ -67,8 +72,9 @@ def decode(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None) -> d
         return companions.result("an ordinary checkpoint")
     method = config["quant_method"].lower()
     if method not in METHODS:
+        named = clipped(repr(method)[1:-1], 40)
         raise UnsupportedError(
-            f"the checkpoint is quantized with {method}, which is not supported, only {', '.join(METHODS)}",
+            f"the checkpoint is quantized with {named}, which is not supported, only {', '.join(METHODS)}",
             hint="Use the original checkpoint, in bfloat16, float16 or float32.",
         )
     METHODS[method](companions)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from quantcli.formats.errors import ModelError
+from quantcli.formats.errors import ModelError, shown
 from quantcli.formats.files import DataFile
 from quantcli.formats.prequantized.strips import StripCache
 from quantcli.formats.tensor import StoredTensor, Tensor
@@ -106,7 +106,7 @@ class Companions:
 
     def misconfigured(self, key: str, value: Any, expected: str) -> ModelError:
         """The error to raise where a value of the configuration is no good."""
-        return ModelError(f"config.json: {key} of the quantization_config is {value!r}, expected {expected}")
+        return ModelError(f"config.json: {key} of the quantization_config is {shown(value)}, expected {expected}")
 
     def result(self, method: str) -> dict[str, Tensor]:
         """The checkpoint with weights in place of what they were made of.

@@ -23,7 +23,7 @@ multiplied: Final[Combine] = np.multiply
 divided: Final[Combine] = np.divide
 
 
-def nvfp4(name: str, codes: Tensor, scales: Tensor, whole: Tensor | None, title: str, combine: Combine) -> Tensor:
+def nvfp4(name: str, codes: Tensor, scales: Tensor, whole: Tensor | None, title: str, combine: Combine) -> Scaled:
     """A weight of FP4 codes `(..., outputs, inputs / 2)`, the first in the lower half of a byte, under `scales`
     `(..., outputs, inputs / 16)` in eight-bit floats, and those under `whole`, one for all or for each matrix, if given.
 

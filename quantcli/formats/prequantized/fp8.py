@@ -32,7 +32,8 @@ _SCALE_NAMES: Final = (("", "_scale_inv"), ("", "_scale"), ("weight", "qscale_we
 """How the name of a weight ends, and how that of its scales does instead."""
 
 
-_USUAL_BLOCK: Final = (128, 128)
+USUAL_BLOCK: Final = (128, 128)
+"""The rectangle that shares a scale where nothing is said of it."""
 
 _FOUR_BIT: Final = "I8"
 """What tensors of two four-bit floats a byte are called."""
@@ -110,7 +111,7 @@ def find_scales(companions: Companions, name: str) -> str | None:
 def block_size(companions: Companions) -> tuple[int, int] | None:
     """The rectangle that shares a scale: what the configuration names, or says nothing of. None where it says null."""
     if "weight_block_size" not in companions.config:
-        return _USUAL_BLOCK
+        return USUAL_BLOCK
     sizes = companions.setting("weight_block_size", list)
     if sizes is None:
         return None

@@ -68,9 +68,15 @@ _SAME_WIDTH: Final = {1: "I8", 2: "I16", 4: "I32", 8: "I64"}
 
 
 def as_bits(tensor: Tensor) -> Tensor:
-    """The tensor, or in place of an encoding that GGUF does not have the integers with the same bits."""
+    """The tensor, or in place of an encoding that GGUF does not have the integers with the same bits.
+
+    Raises:
+        UnsupportedError: if no integers have as many bits.
+    """
     if tensor.type.name not in OPAQUE_TYPES:
         return tensor
+    if tensor.type.block_length > 1 or tensor.type.block_bytes not in _SAME_WIDTH:
+        raise _no_numbers(tensor.type)
     kind: BlockType = TYPES[_SAME_WIDTH[tensor.type.block_bytes]]
     if isinstance(tensor, OpaqueTensor):
         return StoredTensor(tensor.name, tensor.shape, kind, tensor.file, tensor.offset)
@@ -109,7 +115,7 @@ def to_floats(raw: NDArray[Any], kind: BlockType) -> Floats:
     if kind.name == "BF16":
         return (raw.astype(np.uint32) << 16).view(np.float32)
     if kind.name not in _PLAIN:
-        raise UnsupportedError(f"numbers stored as {kind.name} are not supported, only {', '.join((*FLOATS, *INTEGERS))}")
+        raise _no_numbers(kind)
     return raw.view(_PLAIN[kind.name]).astype(np.float32)
 
 
@@ -128,6 +134,11 @@ SCALES: Final = (*FLOATS, "U8")
 def exponents(scales: Tensor) -> Tensor:
     """Scales as they are meant where bare bytes (U8) are exponents: those as F8_E8M0, others as they are."""
     return replace(scales, type=ELEMENT_TYPES["F8_E8M0"]) if scales.type.name == "U8" else scales
+
+
+def _no_numbers(kind: BlockType) -> UnsupportedError:
+    known = ", ".join((*FLOATS, *INTEGERS))
+    return UnsupportedError(f"numbers stored as {kind.name} are not supported, only {known}")
 
 
 def with_rows(tensor: Tensor, length: int) -> Tensor:
@@ -202,6 +213,9 @@ def integers(bits: int, zero: int = 0) -> Floats:
     return (np.arange(1 << bits) - zero).astype(np.float32)
 
 
+SIGNED_FOUR_BITS: Final = np.array([*range(8), *range(-8, 0)], np.float32)
+"""What codes of four bits stand for in two's complement."""
+
 # --- where rows of numbers come from --------------------------------------------------------------------------------------
 
 
@@ -251,8 +265,9 @@ class PackedRows(Numbers):
 
     def rows(self, start: int, stop: int) -> Floats:
         """See `Numbers.rows`."""
-        # Levels of any width begin at a word's first bit once in 32 rows.
-        above = start // 32 * 32
-        words = read_raw(self.source, above * self.bits // 32, min(self.source.rows, -(-stop * self.bits // 32)))
+        # Levels of any width begin at a word's first bit once in as many rows as it has bits.
+        word = 8 * self.source.type.block_bytes
+        above = start // word * word
+        words = read_raw(self.source, above * self.bits // word, min(self.source.rows, -(-stop * self.bits // word)))
         levels = unpack(words.T, self.bits, stop - above)[:, start - above :]
         return np.take(self.table, levels.T)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from quantcli.formats.errors import ModelError
-from quantcli.formats.prequantized.numbers import Floats, Numbers, Plain, read_raw, with_rows
+from quantcli.formats.prequantized.numbers import FLOATS, Floats, Numbers, Plain, read_floats, read_raw, with_rows
 from quantcli.formats.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -111,6 +111,36 @@ class Shifted(Decoded):
             values *= self.scales.over(start, stop, self.row_length)
             values += self.offsets.over(start, stop, self.row_length)
         out.view(np.float32)[...] = values
+
+
+@dataclass(frozen=True)
+class Smoothed(Decoded):
+    """A weight whose inputs are multiplied by a number each before it is applied: its columns times those numbers."""
+
+    weight: Decoded
+    factors: Tensor
+
+    def read(self, start: int, stop: int, out: NDArray[np.uint8]) -> None:
+        """See `Tensor.read`."""
+        if not out.size:
+            return
+        self.weight.read(start, stop, out)
+        values = out.view(np.float32)
+        with np.errstate(all="ignore"):
+            values *= read_floats(self.factors, 0, 1)
+
+
+def smoothed(weight: Decoded, factors: Tensor) -> Smoothed:
+    """The weight with `factors` in it, one for each of its inputs.
+
+    Raises:
+        ValueError: if they are not that.
+    """
+    length = weight.row_length
+    if factors.size != length or factors.type.name not in FLOATS or weight.type.is_quantized:
+        what = f"{factors.name} {factors.type.name} {list(factors.shape)}"
+        raise ValueError(f"{what} cannot be multiplied into a {weight.type.name} weight of {length} inputs")
+    return Smoothed(weight.name, weight.shape, weight.type, weight.origin, weight, with_rows(factors, length))
 
 
 def scale_grid(

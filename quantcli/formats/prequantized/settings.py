@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from quantcli.formats.checkpoint import Checkpoint
-from quantcli.formats.errors import ModelError
+from quantcli.formats.errors import ModelError, shown
 
 _KEYS: Final = ("quantization_config", "compression_config")
 
@@ -49,7 +49,7 @@ def quantization_config(checkpoint: Checkpoint) -> Mapping[str, Any] | None:
     if found is None:
         return None
     if not isinstance(found, Mapping):
-        raise ModelError(f"{checkpoint.path}: the quantization_config is {found!r}, expected an object")
+        raise ModelError(f"{checkpoint.path}: the quantization_config is {shown(found)}, expected an object")
     if "quant_method" not in found and (found.get("load_in_4bit") or found.get("load_in_8bit")):
         return {"quant_method": "bitsandbytes", **found}
     if not isinstance(found.get("quant_method"), str):

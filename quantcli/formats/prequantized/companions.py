@@ -117,7 +117,7 @@ class Companions:
         faults = self._faults + [
             f"{name}: {tensor.type.name} numbers, without scales or what else belongs to them"
             for name, tensor in self.tensors.items()
-            if name.endswith(".weight") and tensor.type.family is None and self.is_left(name)
+            if _must_be_a_weight(name, tensor) and tensor.type.family is None and self.is_left(name)
         ]
         if faults:
             rest = len(faults) - _LISTED
@@ -133,6 +133,11 @@ class Companions:
             elif name not in self._taken:
                 tensors[name] = tensor
         return tensors
+
+
+def _must_be_a_weight(name: str, tensor: Tensor) -> bool:
+    """Whether a tensor is none of the masks and positions that a checkpoint may hold beside its weights."""
+    return name.endswith(".weight") or (len(tensor.shape) > 2 and tensor.type.name in ("I8", "I16", "I32"))
 
 
 Method = Callable[[Companions], None]

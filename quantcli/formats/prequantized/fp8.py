@@ -9,12 +9,12 @@ a byte that is called I8. Source: `dequant_simple` of the reference converter, `
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 from quantcli.formats.prequantized.companions import Companions
 from quantcli.formats.prequantized.mxfp4 import MXFP4, repacked
-from quantcli.formats.prequantized.numbers import E2M1, FLOAT_TABLES, SCALES, Packed, Plain, exponents
+from quantcli.formats.prequantized.numbers import E2M1, FLOAT_TABLES, FLOATS, SCALES, Packed, Plain, exponents
 from quantcli.formats.prequantized.scaled import Grid, Scaled, column_grid, scale_grid
 from quantcli.formats.tensor import Tensor
 from quantcli.kernels.types import TYPES
@@ -45,7 +45,7 @@ def take(companions: Companions) -> None:
     for name, tensor in companions.tensors.items():
         if tensor.type.name in WEIGHTS:
             with companions.module(name):
-                put_scaled(companions, name, block, "FP8")
+                put_scaled(companions, name, block, "FP8", SCALES)
         elif tensor.type.name == _FOUR_BIT and find_scales(companions, name) is not None:
             with companions.module(name):
                 companions.put(name, _four_bit(companions, name))
@@ -69,7 +69,7 @@ def take_fbgemm(companions: Companions) -> None:
     for name, tensor in companions.tensors.items():
         if tensor.type.name in WEIGHTS:
             with companions.module(name):
-                put_scaled(companions, name, None, "FP8", column_grid if len(tensor.shape) > 2 else scale_grid)
+                put_scaled(companions, name, None, "FP8", FLOATS, column_grid if len(tensor.shape) > 2 else scale_grid)
     companions.drop(*UNUSED)
 
 
@@ -78,9 +78,11 @@ def put_scaled(
     name: str,
     block: tuple[int, int] | None,
     origin: str,
+    kinds: Collection[str],
     grid: Callable[[Tensor, tuple[int, ...], tuple[int, int] | None], Grid] = scale_grid,
 ) -> None:
-    """Have the weight called `name` decoded, in eight-bit floats or integers under scales, which `grid` lays out.
+    """Have the weight called `name` decoded, in eight-bit floats or integers under scales, which are of one of the types
+    `kinds` and which `grid` lays out.
 
     Raises:
         ValueError: if it has no scales or they do not fit.
@@ -91,7 +93,7 @@ def put_scaled(
     weight = companions.tensors[name]
     if len(weight.shape) < 2:
         raise ValueError(f"the shape {list(weight.shape)} is not that of a matrix")
-    scales = grid(exponents(companions.take(scales_name, SCALES)), weight.shape, block)
+    scales = grid(exponents(companions.take(scales_name, kinds)), weight.shape, block)
     companions.put(name, scaled_bytes(weight, scales, origin))
 
 

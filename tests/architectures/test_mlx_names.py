@@ -74,6 +74,35 @@ def test_names_of_mlx_lm(name: str, tmp_path: Path) -> None:
     assert found(directory) == {key: [shape, digest] for key, _, shape, digest in golden["f32"]["tensors"]}
 
 
+@pytest.mark.parametrize("name", ["deepseek3", "dots1", "gemma3", "granitemoe", "lfm2moe", "mixtral", "phi3", "qwen3moe"])
+def test_quantized_under_names_of_mlx_lm(name: str, tmp_path: Path) -> None:
+    """What MLX quantizes becomes what it dequantizes: stacks of experts and halves of DeepSeek's projections too."""
+    golden = json.loads((GOLDENS / "architectures" / f"{name}.json").read_text())
+    directory = write_checkpoint(tmp_path, golden["checkpoint"])
+    config = json.loads((directory / "config.json").read_text())
+    sanitized(directory, config)
+    mx = pytest.importorskip("mlx.core")
+    path = directory / "model.safetensors"
+    quantized, decoded = {}, {}
+    for key, weight in mx.load(str(path)).items():
+        stem = key.removesuffix(".weight")
+        if weight.ndim > 1 and weight.shape[-1] % 32 == 0 and stem != key and "conv" not in key:
+            parts = dict(zip(("weight", "scales", "biases"), mx.quantize(weight, 32, 6), strict=True))
+            quantized |= {f"{stem}.{part}": array for part, array in parts.items()}
+            words, *others = parts.values()
+            decoded[key] = mx.dequantize(words, *(x.astype(mx.float32) for x in others), 32, 6)
+        else:
+            quantized[key] = decoded[key] = weight
+    assert any(key.endswith(".scales") for key in quantized)
+    digests = []
+    for tensors, settings in ((decoded, {}), (quantized, {"quantization": {"group_size": 32, "bits": 6}})):
+        (directory / "config.json").write_text(json.dumps({**config, **settings}))
+        path.unlink()
+        mx.save_safetensors(str(path), tensors)
+        digests.append(found(directory))
+    assert digests[0] == digests[1]
+
+
 @pytest.mark.parametrize(
     ("name", "parent", "parts"),
     [

@@ -228,6 +228,22 @@ def test_companions_of_any_shape_and_type_end_in_an_error_or_in_numbers(name: st
     assert outcomes == {"numbers", "error"} or name == "fp8-plain"
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_companions_of_any_type_end_in_an_error_or_in_numbers(name: str) -> None:
+    given, config = opened(name)
+    for key, tensor in given.items():
+        for kind in ELEMENT_TYPES.values():
+            if tensor.row_length % kind.block_length == 0:
+                assert isinstance(tensor, StoredTensor)
+                changed = stored_tensor(key, tensor.shape, kind, tensor.file, 0)
+                try:
+                    for found in decode({**given, key: changed}, config).values():
+                        if isinstance(found, Decoded):
+                            read(found, 0, 1)
+                except QuantcliError as error:
+                    assert "\n" not in error.message
+
+
 def test_all_modules_that_do_not_fit_are_listed() -> None:
     given, config = opened("gptq-4")
     more = {

@@ -126,6 +126,25 @@ def test_any_value_in_the_state_of_bitsandbytes(key: str, tmp_path: Path) -> Non
             assert "\n" not in error.message
 
 
+def test_blocks_that_are_written_as_text() -> None:
+    """As compressed-tensors wrote them once: "16x32"."""
+    tensors, config = opened("ct-int4-block")
+    weights = config["config_groups"]["group_0"]["weights"] if config else {}
+    expected = decode(tensors, config)["m.weight"].load()
+    weights["block_structure"] = "16x32"
+    np.testing.assert_array_equal(decode(tensors, config)["m.weight"].load(), expected)
+    weights["block_structure"] = "16x"
+    assert "do not fit a weight of shape" in refusal("ct-int4-block", config or {})
+
+
+def test_groups_that_may_be_of_several_sizes() -> None:
+    """Two groups of 64 are as many as a row of 128 has of 96: then nothing tells which."""
+    _, config = opened("ct-int4-g64-asym")
+    groups = {str(size): {"weights": {"num_bits": 4, "symmetric": False, "group_size": size}} for size in (64, 96)}
+    message = refusal("ct-int4-g64-asym", {**(config or {}), "config_groups": groups})
+    assert "m: scales of shape [48, 2] may be for several sizes: [64, 96]" in message
+
+
 # --- MLX ------------------------------------------------------------------------------------------------------------------
 
 

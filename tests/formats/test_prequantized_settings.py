@@ -145,6 +145,22 @@ def test_groups_that_may_be_of_several_sizes() -> None:
     assert "m: scales of shape [48, 2] may be for several sizes: [64, 96]" in message
 
 
+@pytest.mark.parametrize(
+    ("name", "layout"),
+    [
+        ("auto-round-gptq", "auto_round:auto_gptq:exllamav2"),
+        ("auto-round-gptq", "auto_gptq"),
+        ("auto-round-own", "auto_round:exllamav2"),
+        ("auto-round-own", "auto_round:gptqmodel"),
+    ],
+)
+def test_layouts_of_auto_round(name: str, layout: str) -> None:
+    tensors, config = opened(name)
+    expected = decode(tensors, config)["m.weight"].load()
+    found = decode(tensors, {**(config or {}), "packing_format": layout})["m.weight"].load()
+    np.testing.assert_array_equal(found, expected)
+
+
 # --- MLX ------------------------------------------------------------------------------------------------------------------
 
 

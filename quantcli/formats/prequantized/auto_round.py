@@ -14,7 +14,7 @@ from quantcli.formats.errors import UnsupportedError, shown
 from quantcli.formats.prequantized import awq, gptq
 from quantcli.formats.prequantized.companions import Companions, Method
 
-_PREFIX: Final = "auto_round:"
+_OWN: Final = "auto_round"
 _QUANTIZED_INPUTS: Final = 8
 
 
@@ -28,18 +28,20 @@ _LAYOUTS: Final = MappingProxyType[str, Method](
         "auto_awq": awq.take,
         "auto_gptq": partial(_take_gptq, zero_offset=1),
         "auto_round": partial(_take_gptq, zero_offset=0),
-        "exllamav2": partial(_take_gptq, zero_offset=0),
         "gptqmodel": partial(_take_gptq, zero_offset=0),
-        "tritonv2": partial(_take_gptq, zero_offset=0),
     }
 )
+
+_KERNELS: Final = ("exllamav2", "tritonv2")
+"""What may be named behind a layout, and is for those who run the model."""
 
 
 def take(companions: Companions) -> None:
     """Every module that has a `qweight`."""
     layout = companions.setting("packing_format", str, companions.setting("backend", str, "auto_round:auto_gptq"))
-    name = layout.removeprefix(_PREFIX)
-    if name not in _LAYOUTS:
+    parts = [part for part in layout.split(":") if part not in _KERNELS]
+    name = parts[-1] if parts else ""
+    if name not in _LAYOUTS or parts[:-1] not in ([], [_OWN]):
         raise UnsupportedError(
             f"config.json: auto-round in the layout {shown(layout)} is not supported, only {', '.join(_LAYOUTS)}",
             hint="Use the original checkpoint, or one that was exported in another format.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +196,15 @@ def test_a_module_that_mlx_names_must_be_as_it_says() -> None:
     decode(tensors, {**config, "vision.head": False, "vision.body": {"bits": 5, "group_size": 128}})
 
 
+def test_a_module_that_mlx_names_within_its_part_of_the_model() -> None:
+    """As mlx-vlm has it in `text_config`: names without the `language_model` before them."""
+    tensors, config = opened("mlx-3-bit-one-group-float32")
+    inner = {key.replace("m.", "language_model.m."): value for key, value in tensors.items()}
+    settings = {"group_size": 64, "bits": 4, "m": {"group_size": 128, "bits": 3}}
+    found = decode({key: replace(t, name=key) for key, t in inner.items()}, {"quant_method": "mlx", **settings})
+    np.testing.assert_array_equal(found["language_model.m.weight"].load(), decode(tensors, config)["m.weight"].load())
+
+
 def test_a_module_that_mlx_does_not_name_is_told_by_its_tensors() -> None:
     tensors, config = opened("mlx-6-bit")
     assert config is not None
@@ -209,6 +219,7 @@ def test_a_module_that_mlx_does_not_name_is_told_by_its_tensors() -> None:
         ("gptq-4", {"rotation": "hadamard"}, "GPTQ with rotation 'hadamard' is not supported"),
         ("gptq-4", {"adapter": {"name": "lora"}}, "GPTQ with adapter {'name': 'lora'} is not supported"),
         ("gptq-4", {"checkpoint_format": "gptq_p"}, "GPTQ in the layout 'gptq_p' is not supported"),
+        ("awq-gemm", {"checkpoint_format": "gemv_fast"}, "AWQ in the layout 'gemv_fast' is not supported"),
         ("gptq-4", {"format": "marlin"}, "GPTQ in the layout 'marlin' is not supported"),
         ("bitnet", {"quantization_mode": "online"}, "BitNet with quantization_mode online is not supported"),
         ("bitnet", {"use_rms_norm": True}, "BitNet with use_rms_norm True is not supported"),

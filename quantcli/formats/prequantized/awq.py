@@ -28,16 +28,18 @@ _PLACES: Final = (0, 4, 1, 5, 2, 6, 3, 7)
 
 def take(companions: Companions) -> None:
     """Every module that has a `qweight`. Without zero points, where the configuration says so, the middle level is zero."""
-    version = companions.setting("version", str, companions.setting("format", str, "gemm")).lower()
-    if version not in _VERSIONS:
+    named = [companions.setting(key, str) for key in ("version", "format", "checkpoint_format")]
+    versions = [name.lower() for name in named if name is not None] or ["gemm"]
+    foreign = next((version for version in versions if version not in _VERSIONS), None)
+    if foreign is not None:
         raise UnsupportedError(
-            f"config.json: AWQ in the layout {shown(version)} is not supported, only {' and '.join(_VERSIONS)}",
+            f"config.json: AWQ in the layout {shown(foreign)} is not supported, only {' and '.join(_VERSIONS)}",
             hint="Use the original checkpoint, or one that was saved for other kernels.",
         )
     bits = companions.setting("bits", int, companions.setting("w_bit", int, _BITS))
     if bits != _BITS:
         raise UnsupportedError(f"config.json: AWQ with {bits} bits is not supported, only {_BITS}")
-    _VERSIONS[version](companions)
+    _VERSIONS[versions[0]](companions)
 
 
 def _take_gemm(companions: Companions) -> None:

@@ -67,22 +67,24 @@ def take_metal(companions: Companions) -> None:
 
 def _take(companions: Companions, offsets: str) -> None:
     common = replace(_settings(companions, companions.config, ""), bits=None)
-    own = {
-        key: _settings(companions, value, f"{key}.")
-        for key, value in companions.config.items()
-        if isinstance(value, Mapping) and f"{key}.scales" in companions.tensors
-    }
     for stem in companions.stems(".scales"):
         if f"{stem}.weight" in companions.tensors:
+            settings = _own_settings(companions, stem)
             with companions.module(stem):
                 biases = companions.find(f"{stem}{offsets}")
-                settings = own.get(stem, common)
                 # What the configuration says of all modules need not be so for those that had their own way before.
-                if stem not in own and biases is None:
+                if settings is None and biases is None:
                     settings = _told_by_scales(companions, stem)
-                elif stem not in own:
-                    settings = replace(settings, mode="affine")
+                settings = settings or replace(common, mode="affine")
                 companions.put(f"{stem}.weight", _weight(companions, stem, settings, biases))
+
+
+def _own_settings(companions: Companions, stem: str) -> _Settings | None:
+    """What the configuration says of a module, by its name or by that within the part of the model it is in."""
+    parts = stem.split(".")
+    names = (".".join(parts[i:]) for i in range(len(parts)))
+    found = next((name for name in names if isinstance(companions.config.get(name), Mapping)), None)
+    return None if found is None else _settings(companions, companions.config[found], f"{found}.")
 
 
 def _settings(companions: Companions, values: Mapping[str, Any], place: str) -> _Settings:

@@ -52,7 +52,8 @@ def _read_header(file: DataFile) -> tuple[dict[str, Any], int]:
             hint="Download the file again.",
         )
     header = parse_object(file.path, file.read(_LENGTH_BYTES, length), "the header", offset=_LENGTH_BYTES)
-    metadata = header.pop("__metadata__", {})
+    metadata = header.pop("__metadata__", None)
+    metadata = {} if metadata is None else metadata  # MLX writes null where there are none
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise FormatError(file.path, "__metadata__ is not an object of strings", offset=_LENGTH_BYTES)
     return header, _LENGTH_BYTES + length

@@ -103,7 +103,8 @@ def refusal(tensors: dict[str, Tensor], config: dict[str, Any] | None) -> str:
 
 @pytest.mark.parametrize("method", ["hqq", "quanto", "aqlm", "eetq", "vptq", "what"])
 def test_an_unknown_method_is_refused_by_name(method: str) -> None:
-    with pytest.raises(UnsupportedError, match=f"quantized with {method}, which is not supported, only awq, b") as caught:
+    message = f"quantized with {method}, which is not supported, only auto-round, awq, b"
+    with pytest.raises(UnsupportedError, match=message) as caught:
         decode({}, {"quant_method": method})
     assert all(known in caught.value.message for known in METHODS)
     assert "original checkpoint" in (caught.value.hint or "")
@@ -117,8 +118,12 @@ def test_an_unknown_method_is_refused_by_name(method: str) -> None:
         ("awq", {"bits": 3}),
         ("compressed-tensors", {"format": "marlin-24"}),
         ("compressed-tensors", {"format": "mixed-precision", "config_groups": {"a": {"format": ["dense"]}}}),
-        ("compressed-tensors", {"format": "mixed-precision", "config_groups": {"a": {"format": "mxfp6-pack-quantized"}}}),
+        ("compressed-tensors", {"format": "mixed-precision", "config_groups": {"a": {"format": "mxfp7-pack-quantized"}}}),
         ("compressed-tensors", {"format": "dense", "sparsity_config": {"format": "sparse-24-bitmask"}}),
+        ("compressed-tensors", {"transform_config": {"config_groups": {"R4": {"apply": [{"location": "input"}]}}}}),
+        ("compressed-tensors", {"transform_config": {"config_groups": {"R3": {"apply": [{"location": "k_cache"}]}}}}),
+        ("mlx", {"mode": "affine2"}),
+        ("mlx", {"mode": 4}),
     ],
 )
 def test_a_variant_that_is_not_read_is_refused(method: str, more: dict[str, Any]) -> None:
@@ -143,8 +148,10 @@ def test_a_configuration_that_makes_no_sense(method: str, key: str, value: Any) 
     assert f"{key} of the quantization_config is {value!r}, expected" in refusal({}, {"quant_method": method, key: value})
 
 
-UNUSED = ("input_scale", "input_scale_ub", "k_scale", "weight_format")
-COMPANIONS = [(name, key) for name in NAMES for key in opened(name)[0] if name != "fp8-plain" and not key.endswith(UNUSED)]
+UNUSED = ("input_scale", "input_scale_ub", "k_scale", "weight_format", "pre_quant_scale", "act_pre_scale")
+COMPANIONS = [
+    (name, key) for name in NAMES if len(expected(name)) == 1 for key in opened(name)[0] if not key.endswith(UNUSED)
+]
 
 
 @pytest.mark.parametrize(("name", "key"), COMPANIONS)
@@ -153,7 +160,9 @@ def test_without_a_companion_there_is_no_weight(name: str, key: str) -> None:
     del given[key]
     (weight,) = expected(name)
     # Order and zero points that only the tensors tell of.
-    if (key == "m.g_idx" and "act-order" not in name) or (key == "m._weight_zero_point" and name != "torchao-int4"):
+    if (key == "m.g_idx" and "act-order" not in name) or (
+        key == "m._weight_zero_point" and name not in ("torchao-int4", "torchao-int4-awq")
+    ):
         assert read(decode(given, config)[weight], 0, 4).any()
     elif key.endswith(("bias", "norm.weight", "head.weight")):
         assert weight in decode(given, config)
@@ -217,6 +226,22 @@ def test_companions_of_any_shape_and_type_end_in_an_error_or_in_numbers(name: st
                 except QuantcliError:
                     outcomes.add("error")
     assert outcomes == {"numbers", "error"} or name == "fp8-plain"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_companions_of_any_type_end_in_an_error_or_in_numbers(name: str) -> None:
+    given, config = opened(name)
+    for key, tensor in given.items():
+        for kind in ELEMENT_TYPES.values():
+            if tensor.row_length % kind.block_length == 0:
+                assert isinstance(tensor, StoredTensor)
+                changed = stored_tensor(key, tensor.shape, kind, tensor.file, 0)
+                try:
+                    for found in decode({**given, key: changed}, config).values():
+                        if isinstance(found, Decoded):
+                            read(found, 0, 1)
+                except QuantcliError as error:
+                    assert "\n" not in error.message
 
 
 def test_all_modules_that_do_not_fit_are_listed() -> None:

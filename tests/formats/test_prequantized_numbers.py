@@ -10,10 +10,11 @@ from threading import Barrier
 import numpy as np
 import pytest
 
+from quantcli.formats.errors import UnsupportedError
 from quantcli.formats.files import InputFile
 from quantcli.formats.prequantized import decode, strips
 from quantcli.formats.prequantized.numbers import FLOAT_TABLES, PackedRows, integers, read_floats, unpack, with_rows
-from quantcli.formats.prequantized.scaled import column_grid, scale_grid
+from quantcli.formats.prequantized.scaled import column_grid, group_width, scale_grid
 from quantcli.formats.prequantized.strips import StripCache, packed_across, packed_down, turned_floats
 from quantcli.formats.pytorch import open_pytorch
 from quantcli.formats.strided import StridedTensor
@@ -195,8 +196,53 @@ def test_views_are_decoded_like_what_lies_in_one_piece(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_floats(view, 0, 12), expected)
     np.testing.assert_array_equal(read_floats(view, 3, 5), expected[3:5])
     np.testing.assert_array_equal(decode({"x": view}, None)["x"].load(), expected)
-    rows = with_rows(view, 3).load().view(np.uint8)
-    np.testing.assert_array_equal(FLOAT_TABLES["F8_E4M3"][rows], expected.reshape(-1, 3))
+    np.testing.assert_array_equal(read_floats(with_rows(view, 3), 0, 32), expected.reshape(-1, 3))
+
+
+@pytest.mark.parametrize("kind", FLOAT_TABLES)
+@pytest.mark.parametrize("strided", [False, True])
+def test_scales_keep_their_type_in_rows_of_another_length(kind: str, strided: bool, tmp_path: Path) -> None:
+    """The bytes of small floats must never be taken for integers, however they are laid out anew."""
+    codes = np.arange(96, 120, dtype=np.uint8)
+    source = stored(tmp_path, codes, kind, (4, 6))
+    if strided:
+        source = StridedTensor("x", (4, 6), ELEMENT_TYPES[kind], source.file, 0, (6, 1))
+    rows = with_rows(source, 3)
+    assert rows.type.name == kind
+    expected = FLOAT_TABLES[kind][codes]
+    np.testing.assert_array_equal(read_floats(rows, 0, 8), expected.reshape(8, 3))
+    grid = scale_grid(source, (4, 12))
+    np.testing.assert_array_equal(grid.over(0, 4, 12), expected.reshape(4, 6).repeat(2, 1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape"), [("BOOL", (4, 6)), ("C64", (4, 6)), ("F4", (4, 6)), ("F6_E2M3", (4, 8)), ("C128", (2, 4))]
+)
+def test_what_is_no_number_is_refused(kind: str, shape: tuple[int, int], tmp_path: Path) -> None:
+    source = stored(tmp_path, np.zeros(256, np.uint8), kind, shape)
+    with pytest.raises(UnsupportedError, match=f"numbers stored as {kind} are not supported, only F64, F32"):
+        read_floats(source, 0, 1)
+
+
+def test_powers_of_two_as_torch_saves_them(tmp_path: Path) -> None:
+    """An FP8 checkpoint in a PyTorch file, whose scales are `torch.float8_e8m0fnu`, once through a transpose."""
+    torch = pytest.importorskip("torch", reason="the file is written by torch")
+    codes = torch.arange(96, dtype=torch.uint8).repeat(64, 1).view(torch.float8_e4m3fn)
+    bits = torch.arange(100, 112, dtype=torch.uint8)
+    for scale in (bits.reshape(4, 3).view(torch.float8_e8m0fnu), bits.reshape(3, 4).view(torch.float8_e8m0fnu).T):
+        torch.save({"m.weight": codes, "m.weight_scale_inv": scale}, tmp_path / "pytorch_model.bin")
+        config = {"quant_method": "fp8", "weight_block_size": [16, 32], "scale_fmt": "ue8m0"}
+        found = decode(open_pytorch(tmp_path / "pytorch_model.bin"), config)["m.weight"].load()
+        wide = scale.float().repeat_interleave(16, 0).repeat_interleave(32, 1)
+        np.testing.assert_array_equal(found, (codes.float() * wide).numpy())
+
+
+@pytest.mark.parametrize(("width", "groups", "given", "expected"), [
+    (200, 2, 128, 128), (200, 2, None, 100), (201, 2, None, None), (192, 3, 128, 64), (64, 1, 128, 128), (0, 0, None, None),
+    (128, 4, 0, 32), (128, 4, -1, 32),
+])  # fmt: skip
+def test_how_wide_groups_are(width: int, groups: int, given: int | None, expected: int | None) -> None:
+    assert group_width(width, groups, given) == expected
 
 
 def test_small_floats_of_a_pytorch_file() -> None:

@@ -90,3 +90,11 @@ def test_tensors_come_in_the_order_of_their_data(tmp_path: Path) -> None:
 def test_a_file_without_tensors_is_sound(tmp_path: Path) -> None:
     oracle.save_file({}, tmp_path / "x.safetensors")
     assert open_safetensors(tmp_path / "x.safetensors") == {}
+
+
+def test_metadata_may_be_null(tmp_path: Path) -> None:
+    """As MLX writes it where there are none, and as the library reads it."""
+    path = tmp_path / "x.safetensors"
+    header = b'{"__metadata__":null,"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
+    path.write_bytes(len(header).to_bytes(8, "little") + header + np.float32([1, 2]).tobytes())
+    np.testing.assert_array_equal(open_safetensors(path)["x"].load(), oracle.load_file(path)["x"])

@@ -16,24 +16,29 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from quantcli.formats.checkpoint import Checkpoint
-from quantcli.formats.errors import UnsupportedError
+from quantcli.formats.errors import UnsupportedError, clipped
 from quantcli.formats.prequantized import (
+    auto_round,
     awq,
     bitnet,
     bitsandbytes,
     compressed_tensors,
     fp8,
     gptq,
+    mlx,
     modelopt,
     mxfp4,
+    quark,
     torchao,
 )
 from quantcli.formats.prequantized.companions import Companions, Method
+from quantcli.formats.prequantized.mlx_names import published
 from quantcli.formats.prequantized.settings import quantization_config
 from quantcli.formats.tensor import Tensor
 
 METHODS: Final[Mapping[str, Method]] = MappingProxyType(
     {
+        "auto-round": auto_round.take,
         "awq": awq.take,
         "bitnet": bitnet.take,
         "bitsandbytes": bitsandbytes.take,
@@ -41,8 +46,13 @@ METHODS: Final[Mapping[str, Method]] = MappingProxyType(
         "fbgemm_fp8": fp8.take_fbgemm,
         "fp8": fp8.take,
         "gptq": gptq.take,
+        "intel/auto-round": auto_round.take,
+        "metal": mlx.take_metal,
+        "mlx": mlx.take,
         "modelopt": modelopt.take,
         "mxfp4": mxfp4.take,
+        "mxfp8": fp8.take,
+        "quark": quark.take,
         "torchao": torchao.take,
     }
 )
@@ -62,8 +72,9 @@ def decode(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None) -> d
         return companions.result("an ordinary checkpoint")
     method = config["quant_method"].lower()
     if method not in METHODS:
+        named = clipped(repr(method)[1:-1], 40)
         raise UnsupportedError(
-            f"the checkpoint is quantized with {method}, which is not supported, only {', '.join(METHODS)}",
+            f"the checkpoint is quantized with {named}, which is not supported, only {', '.join(METHODS)}",
             hint="Use the original checkpoint, in bfloat16, float16 or float32.",
         )
     METHODS[method](companions)
@@ -71,9 +82,9 @@ def decode(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None) -> d
 
 
 def decoded_checkpoint(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint with the tensors of `decode`; closing is for the one it was made of.
+    """The checkpoint with the tensors of `decode`, under names that architectures know. Close the one it was made of.
 
     Raises:
-        FormatError, ModelError, UnsupportedError: as `quantization_config` and `decode` do.
+        FormatError, ModelError, UnsupportedError: as `quantization_config`, `decode` and `published` do.
     """
-    return replace(checkpoint, tensors=decode(checkpoint.tensors, quantization_config(checkpoint)))
+    return replace(checkpoint, tensors=published(decode(checkpoint.tensors, quantization_config(checkpoint))))

@@ -9,15 +9,16 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
-from quantcli.formats.errors import UnsupportedError
+from quantcli.formats.errors import UnsupportedError, shown
 from quantcli.formats.prequantized.companions import Companions, Method
-from quantcli.formats.prequantized.gptq import SCALES, WORDS
+from quantcli.formats.prequantized.gptq import SCALES
 from quantcli.formats.prequantized.numbers import Floats, Numbers, Packed, Plain, integers
 from quantcli.formats.prequantized.scaled import Grid, Scaled
 from quantcli.formats.prequantized.strips import packed_across, turned_floats
 from quantcli.formats.tensor import Tensor
 from quantcli.kernels.types import TYPES
 
+_WORDS: Final = ("I32",)
 _BITS: Final = 4
 _HELD: Final = 32 // _BITS
 
@@ -27,16 +28,18 @@ _PLACES: Final = (0, 4, 1, 5, 2, 6, 3, 7)
 
 def take(companions: Companions) -> None:
     """Every module that has a `qweight`. Without zero points, where the configuration says so, the middle level is zero."""
-    version = companions.setting("version", str, "gemm").lower()
-    if version not in _VERSIONS:
+    named = [companions.setting(key, str) for key in ("version", "format", "checkpoint_format")]
+    versions = [name.lower() for name in named if name is not None] or ["gemm"]
+    foreign = next((version for version in versions if version not in _VERSIONS), None)
+    if foreign is not None:
         raise UnsupportedError(
-            f"config.json: AWQ in the layout {version!r} is not supported, only {' and '.join(_VERSIONS)}",
+            f"config.json: AWQ in the layout {shown(foreign)} is not supported, only {' and '.join(_VERSIONS)}",
             hint="Use the original checkpoint, or one that was saved for other kernels.",
         )
     bits = companions.setting("bits", int, companions.setting("w_bit", int, _BITS))
     if bits != _BITS:
         raise UnsupportedError(f"config.json: AWQ with {bits} bits is not supported, only {_BITS}")
-    _VERSIONS[version](companions)
+    _VERSIONS[versions[0]](companions)
 
 
 def _take_gemm(companions: Companions) -> None:
@@ -78,8 +81,8 @@ def _parts(companions: Companions, stem: str) -> tuple[Tensor, Tensor | None, Te
     """The levels, zero points and scales of a module."""
     without_zeros = companions.setting("zero_point", bool, True) is False and f"{stem}.qzeros" not in companions.tensors
     return (
-        companions.take(f"{stem}.qweight", WORDS, 2),
-        None if without_zeros else companions.take(f"{stem}.qzeros", WORDS, 2),
+        companions.take(f"{stem}.qweight", _WORDS, 2),
+        None if without_zeros else companions.take(f"{stem}.qzeros", _WORDS, 2),
         companions.take(f"{stem}.scales", SCALES, 2),
     )
 

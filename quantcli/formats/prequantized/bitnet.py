@@ -1,8 +1,9 @@
 """BitNet: -1, 0 and 1, four to a byte, over one scale.
 
 `X.weight` (outputs / 4, inputs): bits 0 and 1 of its bytes hold the first quarter of the rows, bits 2 and 3 the second, and
-so on, as the level plus one; `X.weight_scale` is what the levels are divided by. Source: `dequant_bitnet` of the reference
-converter, `unpack_weights` of transformers.
+so on, as the level plus one; `X.weight_scale` is what the levels are divided by, or multiplied where the configuration has
+`autobitlinear` for its `linear_class`. Source: `dequant_bitnet` of the reference converter, `unpack_weights`, `BitLinear`
+and `AutoBitLinear` of transformers.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from quantcli.formats.errors import UnsupportedError
 from quantcli.formats.prequantized.companions import Companions
 from quantcli.formats.prequantized.numbers import FLOATS, integers, read_floats, read_raw, with_rows
 from quantcli.formats.prequantized.scaled import Decoded
@@ -23,10 +25,23 @@ if TYPE_CHECKING:
 
 _QUARTERS: Final = 4
 _LEVELS: Final = integers(2, 1)
+_INVERSE: Final = {"bitlinear": True, "autobitlinear": False}
+"""By `linear_class`, whether levels are divided by their scale."""
+
+_WHILE_RUNNING: Final = {"quantization_mode": "online", "use_rms_norm": True}
 
 
 def take(companions: Companions) -> None:
     """Every weight with a scale."""
+    kind = companions.setting("linear_class", str, "bitlinear")
+    if kind not in _INVERSE:
+        raise companions.misconfigured("linear_class", kind, " or ".join(_INVERSE))
+    for option, value in _WHILE_RUNNING.items():
+        if companions.config.get(option) == value:
+            raise UnsupportedError(
+                f"config.json: BitNet with {option} {value} is not supported: the model computes more than its weights say",
+                hint="Use the original checkpoint.",
+            )
     for stem in companions.stems("_scale"):
         with companions.module(stem):
             codes = companions.take(stem, ("U8",), 2)
@@ -34,7 +49,7 @@ def take(companions: Companions) -> None:
             if scale.size != 1:
                 raise ValueError(f"{scale.size} scales, expected 1")
             shape = (codes.shape[0] * _QUARTERS, codes.shape[1])
-            companions.put(stem, _Ternary(stem, shape, TYPES["F32"], "BitNet", codes, with_rows(scale, 1)))
+            companions.put(stem, _Ternary(stem, shape, TYPES["F32"], "BitNet", codes, with_rows(scale, 1), _INVERSE[kind]))
 
 
 @dataclass(frozen=True)
@@ -43,6 +58,7 @@ class _Ternary(Decoded):
 
     codes: Tensor
     scale: Tensor
+    inverse: bool
 
     def read(self, start: int, stop: int, out: NDArray[np.uint8]) -> None:
         """See `Tensor.read`."""
@@ -53,5 +69,6 @@ class _Ternary(Decoded):
             count = min(stop - start, height - row)
             codes = read_raw(self.codes, row, row + count).view(np.uint8) >> (2 * quarter) & 3
             with np.errstate(all="ignore"):
-                values[:count] = np.take(_LEVELS, codes) / scale
+                levels = np.take(_LEVELS, codes)
+                values[:count] = levels / scale if self.inverse else levels * scale
             start, values = start + count, values[count:]

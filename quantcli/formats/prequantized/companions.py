@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from quantcli.formats.errors import ModelError
+from quantcli.formats.errors import ModelError, shown
 from quantcli.formats.files import DataFile
 from quantcli.formats.prequantized.strips import StripCache
 from quantcli.formats.tensor import StoredTensor, Tensor
@@ -106,7 +106,7 @@ class Companions:
 
     def misconfigured(self, key: str, value: Any, expected: str) -> ModelError:
         """The error to raise where a value of the configuration is no good."""
-        return ModelError(f"config.json: {key} of the quantization_config is {value!r}, expected {expected}")
+        return ModelError(f"config.json: {key} of the quantization_config is {shown(value)}, expected {expected}")
 
     def result(self, method: str) -> dict[str, Tensor]:
         """The checkpoint with weights in place of what they were made of.
@@ -117,7 +117,7 @@ class Companions:
         faults = self._faults + [
             f"{name}: {tensor.type.name} numbers, without scales or what else belongs to them"
             for name, tensor in self.tensors.items()
-            if name.endswith(".weight") and tensor.type.family is None and self.is_left(name)
+            if _must_be_a_weight(name, tensor) and tensor.type.family is None and self.is_left(name)
         ]
         if faults:
             rest = len(faults) - _LISTED
@@ -133,6 +133,11 @@ class Companions:
             elif name not in self._taken:
                 tensors[name] = tensor
         return tensors
+
+
+def _must_be_a_weight(name: str, tensor: Tensor) -> bool:
+    """Whether a tensor is none of the masks and positions that a checkpoint may hold beside its weights."""
+    return name.endswith(".weight") or (len(tensor.shape) > 2 and tensor.type.name in ("I8", "I16", "I32"))
 
 
 Method = Callable[[Companions], None]

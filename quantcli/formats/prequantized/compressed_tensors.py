@@ -1,31 +1,32 @@
-"""compressed-tensors, what LLM Compressor writes: integers of 1 to 8 bits packed into words, or a number a byte, or FP4.
+"""compressed-tensors, what LLM Compressor writes: integers of 1 to 8 bits packed into words, a number a byte, FP4 or FP6.
 
-`X.weight_packed` with `X.weight_shape` (pack-quantized), or `X.weight` in int8 or float8, or two FP4 codes a byte (NVFP4,
-MXFP4) in `X.weight_packed`; scales in `X.weight_scale`, for a row, groups of columns, rectangles or all; zero points in
-`X.weight_zero_point`; with act-order the group of each column in `X.weight_g_idx`. What a module has tells its format.
-Source: the compressors of compressed-tensors, `dequant_packed` of the reference converter.
+`X.weight_packed` with `X.weight_shape` (pack-quantized), or `X.weight` in int8 or float8, or codes of four or six bits in a
+stream of bytes (NVFP4, MXFP4, MXFP6) in `X.weight_packed`; scales in `X.weight_scale`, for a row, groups of columns,
+rectangles or all; zero points in `X.weight_zero_point`; with act-order the group of each column in `X.weight_g_idx`. What a
+module has tells its format. Source: the compressors of compressed-tensors, `dequant_packed` of the reference converter.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from quantcli.formats.errors import UnsupportedError
+from quantcli.formats.errors import UnsupportedError, shown
 from quantcli.formats.prequantized.companions import Companions
+from quantcli.formats.prequantized.fp4 import divided, nvfp4
 from quantcli.formats.prequantized.fp8 import UNUSED, WEIGHTS, scaled_bytes
-from quantcli.formats.prequantized.mxfp4 import BYTES, repacked
+from quantcli.formats.prequantized.mxfp4 import MXFP4, repacked
 from quantcli.formats.prequantized.numbers import (
-    E2M1,
+    E2M3,
+    FLOAT_TABLES,
     FLOATS,
-    Floats,
+    INTEGERS,
+    SCALES,
     Packed,
     PackedRows,
-    Plain,
+    exponents,
     integers,
-    read_floats,
     read_small,
     with_rows,
 )
@@ -34,76 +35,137 @@ from quantcli.formats.tensor import MAX_COUNT, Tensor
 from quantcli.kernels.types import TYPES
 
 _FORMATS: Final = (
-    "dense", "float-quantized", "int-quantized", "mixed-precision", "mxfp4-pack-quantized", "naive-quantized",
-    "nvfp4-pack-quantized", "pack-quantized",
+    "dense", "float-quantized", "int-quantized", "mixed-precision", "mxfp4-pack-quantized", "mxfp6-pack-quantized",
+    "mxfp8-quantized", "naive-quantized", "nvfp4-pack-quantized", "pack-quantized",
 )  # fmt: skip
 _BITS: Final = range(1, 9)
 _TITLE: Final = "compressed-tensors"
-_NV_GROUP: Final = 16
+_OFFLINE: Final = ("weight_input", "weight_output")
+"""Where a rotation is part of the weights as they are stored; elsewhere it is computed while the model runs."""
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """What the configuration says of the weights of its groups of modules. Which group a module is of, its tensors tell."""
+
+    bits: tuple[int, ...]
+    blocks: tuple[tuple[int, int], ...]
+    groups: tuple[int, ...]
+    all_have_zeros: bool
+
+    def grid(self, scales: Tensor, shape: tuple[int, ...]) -> Grid:
+        """The grid of scales over a weight of `shape`.
+
+        Raises:
+            ValueError: if they do not fit it.
+        """
+        fits = [b for b in self.blocks if scales.shape[-2:] == (-(-shape[-2] // b[0]), -(-shape[-1] // b[1]))]
+        width = scales.shape[-1] if scales.shape else 0
+        groups = {min(group, shape[-1]): None for group in self.groups if -(-shape[-1] // group) == width}
+        if len(fits) > 1 or (len(groups) > 1 and not fits):
+            raise ValueError(f"scales of shape {list(scales.shape)} may be for several sizes: {fits or list(groups)}")
+        return scale_grid(scales, shape, next(iter(fits), None), next(iter(groups), None))
 
 
 def take(companions: Companions) -> None:
     """Every module with packed weights, and every tensor of bytes with scales."""
     _refuse_other_formats(companions)
+    _refuse_rotations(companions)
     companions.expect(".weight_shape")
-    groups = list(_weight_settings(companions))
-    bits = [bits for bits in _BITS if any(group.get("num_bits") == bits for group in groups)]
-    block = next((_block(group) for group in groups if _block(group)), None)
+    weights = _described(companions)
     for stem in companions.stems(".weight_packed"):
         with companions.module(stem):
             kind = companions.tensors[f"{stem}.weight_packed"].type.name
-            companions.put(
-                f"{stem}.weight_packed", _packed(companions, stem, bits) if kind == "I32" else _fp4(companions, stem)
-            )
+            made = _packed(companions, stem, weights) if kind == "I32" else _small_floats(companions, stem)
+            companions.put(f"{stem}.weight_packed", made)
     for name, tensor in companions.tensors.items():
         if f"{name}_scale" in companions.tensors and tensor.type.name in ("I8", *WEIGHTS):
             with companions.module(name):
-                companions.put(name, _bytes(companions, name, block))
+                companions.put(name, _bytes(companions, name, weights))
     if companions.config.get("format") == "dense":
         companions.drop(".weight_scale", ".weight_zero_point")
     companions.drop(*UNUSED, ".input_global_scale", ".input_zero_point", ".output_zero_point")
 
 
+def _groups(companions: Companions, section: str = "config_groups") -> list[Mapping[str, Any]]:
+    """The groups of modules that the configuration describes."""
+    groups = companions.setting(section, dict, {})
+    wrong = next((name for name, group in groups.items() if not isinstance(group, Mapping)), None)
+    if wrong is not None:
+        raise companions.misconfigured(f"{section}.{wrong}", groups[wrong], "an object")
+    return list(groups.values())
+
+
+def _formats(companions: Companions) -> list[Any]:
+    """Every format that the configuration names."""
+    named = [companions.setting("format", str), *(group.get("format") for group in _groups(companions))]
+    return [name for name in named if name is not None]
+
+
 def _refuse_other_formats(companions: Companions) -> None:
     sparsity = companions.setting("sparsity_config", dict, {}).get("format") or "dense"
-    groups = companions.setting("config_groups", dict, {}).values()
-    formats = [companions.setting("format", str), *(group.get("format") for group in groups if isinstance(group, Mapping))]
-    foreign = [name for name in formats if name is not None and name not in _FORMATS]
+    foreign = [name for name in _formats(companions) if name not in _FORMATS]
     foreign += [] if sparsity == "dense" else [sparsity]
     if foreign:
         raise UnsupportedError(
-            f"config.json: {_TITLE} in the format {foreign[0]!r} is not supported, only {', '.join(_FORMATS)}",
+            f"config.json: {_TITLE} in the format {shown(foreign[0])} is not supported, only {', '.join(_FORMATS)}",
             hint="Use the original checkpoint.",
         )
 
 
-def _weight_settings(companions: Companions) -> Iterator[Mapping[str, Any]]:
-    """What the configuration says of the weights of each group of modules."""
-    for group in companions.setting("config_groups", dict, {}).values():
-        if isinstance(group, Mapping) and isinstance(group.get("weights"), Mapping):
-            yield group["weights"]
+def _refuse_rotations(companions: Companions) -> None:
+    """Raise UnsupportedError where the model rotates activations while it runs: its weights alone are another model."""
+    schemes = companions.setting("transform_config", dict, {}).get("config_groups")
+    schemes = {} if schemes is None else schemes
+    if not isinstance(schemes, Mapping):
+        raise companions.misconfigured("transform_config.config_groups", schemes, "an object")
+    for name, scheme in schemes.items():
+        places = scheme.get("apply") if isinstance(scheme, Mapping) else None
+        places = places if isinstance(places, list) else [places]
+        found = [place.get("location") if isinstance(place, Mapping) else None for place in places]
+        foreign = [location for location in found if location not in _OFFLINE]
+        if foreign:
+            raise UnsupportedError(
+                f"config.json: {_TITLE} with the transform {shown(name)} of {shown(foreign[0])} is not supported, only "
+                f"transforms of {' and '.join(_OFFLINE)}, which are in the weights",
+                hint="Use the original checkpoint.",
+            )
+
+
+def _described(companions: Companions) -> _Weights:
+    """What the configuration says of weights, as far as it makes sense."""
+    found = [group["weights"] for group in _groups(companions) if isinstance(group.get("weights"), Mapping)]
+    blocks = dict.fromkeys(block for settings in found if (block := _block(settings)))
+    groups = dict.fromkeys(
+        size for settings in found if type(size := settings.get("group_size")) is int and 0 < size <= MAX_COUNT
+    )
+    bits = tuple(bits for bits in _BITS if any(settings.get("num_bits") == bits for settings in found))
+    all_have_zeros = bool(found) and all(settings.get("symmetric") is False for settings in found)
+    return _Weights(bits, tuple(blocks), tuple(groups), all_have_zeros)
 
 
 def _block(settings: Mapping[str, Any]) -> tuple[int, int] | None:
     sizes = settings.get("block_structure")
+    if isinstance(sizes, str):  # "128x128", as it was written once
+        sizes = [int(size) if size.isdecimal() and len(size) < 19 else 0 for size in sizes.split("x")]
     fits = isinstance(sizes, list) and len(sizes) == 2 and all(type(size) is int and size > 0 for size in sizes)
     return (sizes[0], sizes[1]) if isinstance(sizes, list) and fits else None
 
 
-def _packed(companions: Companions, stem: str, possible_bits: list[int]) -> Tensor:
+def _packed(companions: Companions, stem: str, weights: _Weights) -> Tensor:
     words = companions.take(f"{stem}.weight_packed", ("I32",))
     shape = _shape(companions.take(f"{stem}.weight_shape", ("I32", "I64"), 1))
     scales = companions.take(f"{stem}.weight_scale", FLOATS)
     order = companions.find(f"{stem}.weight_g_idx")
     length = shape[-1]
-    fitting = [bits for bits in possible_bits or _BITS if -(-length * bits // 32) == words.row_length]
-    if words.shape[:-1] != shape[:-1] or not fitting:
-        wanted = f" at {' or '.join(map(str, possible_bits))} bits" if possible_bits else ""
+    fitting = [bits for bits in weights.bits or _BITS if -(-length * bits // 32) == words.row_length]
+    if words.shape[:-1] != shape[:-1] or len(fitting) != 1:
+        wanted = f" at {' or '.join(map(str, weights.bits))} bits" if weights.bits else ""
         raise ValueError(f"weight_packed {list(words.shape)} does not fit a weight of shape {list(shape)}{wanted}")
     bits = fitting[0]
     half = 1 << (bits - 1)
-    grid = scale_grid(scales, shape)
-    zeros = _zeros(companions, stem, bits, grid, shape)
+    grid = weights.grid(scales, shape)
+    zeros = _zeros(companions, stem, bits, grid, shape, weights)
     if order is not None:
         if order.type.name not in ("I32", "I64") or order.shape != (length,):
             raise ValueError(f"weight_g_idx is {order.type.name} {list(order.shape)}, expected I32 [{length}]")
@@ -114,14 +176,16 @@ def _packed(companions: Companions, stem: str, possible_bits: list[int]) -> Tens
     return Scaled(f"{stem}.weight", shape, TYPES["F32"], f"{_TITLE} int{bits}", levels, grid, zeros)
 
 
-def _zeros(companions: Companions, stem: str, bits: int, grid: Grid, shape: tuple[int, ...]) -> Grid | None:
+def _zeros(
+    companions: Companions, stem: str, bits: int, grid: Grid, shape: tuple[int, ...], weights: _Weights
+) -> Grid | None:
     """The zero points of a packed weight: packed too where rows or groups have some, int8 where one is for all."""
     zeros = companions.find(f"{stem}.weight_zero_point")
     if zeros is None:
-        _refuse_to_do_without_zeros(companions, stem)
+        _refuse_to_do_without_zeros(stem, weights)
         return None
     if zeros.type.name == "I8":
-        return scale_grid(zeros, shape)
+        return weights.grid(zeros, shape)
     groups = -(-shape[-1] // grid.width)
     expected = (-(-shape[-2] * bits // 32), groups)
     if len(shape) != 2 or zeros.type.name != "I32" or zeros.shape != expected or grid.height != 1:
@@ -129,10 +193,9 @@ def _zeros(companions: Companions, stem: str, bits: int, grid: Grid, shape: tupl
     return replace(grid, numbers=PackedRows(zeros, bits, integers(bits, 1 << (bits - 1))))
 
 
-def _refuse_to_do_without_zeros(companions: Companions, stem: str) -> None:
+def _refuse_to_do_without_zeros(stem: str, weights: _Weights) -> None:
     """Raise ValueError where all groups of modules have zero points."""
-    groups = list(_weight_settings(companions))
-    if groups and all(group.get("symmetric") is False for group in groups):
+    if weights.all_have_zeros:
         raise ValueError(f"the zero points of {stem} are missing, where the quantization_config says symmetric: false")
 
 
@@ -150,46 +213,39 @@ def _shape(tensor: Tensor) -> tuple[int, ...]:
     return shape
 
 
-def _bytes(companions: Companions, name: str, block: tuple[int, int] | None) -> Tensor:
+def _bytes(companions: Companions, name: str, weights: _Weights) -> Tensor:
     weight = companions.take(name, ("I8", *WEIGHTS))
     if len(weight.shape) < 2:
         raise ValueError(f"the shape {list(weight.shape)} is not that of a matrix")
-    scales = scale_grid(companions.take(f"{name}_scale", FLOATS), weight.shape, block)
-    zeros = companions.find(f"{name}_zero_point")
-    kind, zero_grid = "int8" if weight.type.name == "I8" else "FP8", None
+    # Bare bytes are powers of two in the formats that have those; in others they are not expected.
+    bytes_are_exponents = any(str(kind).startswith("mxfp") for kind in _formats(companions))
+    scales = exponents(companions.take(f"{name}_scale", SCALES if bytes_are_exponents else FLOATS))
+    zeros, zero_grid = companions.find(f"{name}_zero_point"), None
     if zeros is None:
-        _refuse_to_do_without_zeros(companions, name)
+        _refuse_to_do_without_zeros(name, weights)
     else:
-        zero_grid = scale_grid(zeros, weight.shape, block)
-    return scaled_bytes(weight, scales, f"{_TITLE} {kind}", zero_grid)
+        zeros = companions.take(f"{name}_zero_point", (*FLOATS, *INTEGERS))
+        zero_grid = weights.grid(zeros, weight.shape)
+    kind = "int8" if weight.type.name == "I8" else "FP8"
+    return scaled_bytes(weight, weights.grid(scales, weight.shape), f"{_TITLE} {kind}", zero_grid)
 
 
-def _fp4(companions: Companions, stem: str) -> Tensor:
-    codes = companions.take(f"{stem}.weight_packed", ("U8",), 2)
+def _small_floats(companions: Companions, stem: str) -> Tensor:
+    """Floats of four or six bits, in a stream of bytes."""
+    codes = companions.take(f"{stem}.weight_packed", ("U8",))
     whole = companions.find(f"{stem}.weight_global_scale")
-    shape = (codes.shape[0], codes.shape[1] * 2)
-    if whole is None:
-        return repacked(f"{stem}.weight", shape, codes, companions.take(f"{stem}.weight_scale", BYTES, 2))
-    scales = companions.take(f"{stem}.weight_scale", ("F8_E4M3",), 2)
-    return nvfp4(f"{stem}.weight", codes, scales, whole, _TITLE, inverse=True)
-
-
-def nvfp4(name: str, codes: Tensor, scales: Tensor, whole: Tensor, title: str, *, inverse: bool) -> Tensor:
-    """A weight of FP4 codes, two a byte, under an E4M3 float for each 16 of a row and one float32 for all of them, by which
-    those are multiplied, or with `inverse` divided.
-
-    Raises:
-        ValueError: if the scales do not fit.
-    """
-    shape = (codes.shape[0], codes.shape[1] * 2)
-    if scales.shape != (shape[0], shape[1] // _NV_GROUP) or shape[1] % _NV_GROUP or whole.size != 1 or not codes.size:
-        raise ValueError(f"scales of shape {list(scales.shape)} do not fit a weight of shape {list(shape)}")
-    one = with_rows(whole, 1)
-
-    def under_all(values: Floats) -> Floats:
-        factor = read_floats(one, 0, 1)
-        return values / factor if inverse else values * factor
-
-    levels = Packed(codes, 4, shape[1], E2M1)
-    grid = Grid(Plain(scales, under_all), math.prod(shape[:-1]), 1, _NV_GROUP)
-    return Scaled(name, shape, TYPES["F32"], f"{title} NVFP4", levels, grid)
+    if f"{stem}.weight_zero_point" in companions.tensors:
+        raise ValueError("its floats have zero points, which is not supported")
+    if len(codes.shape) < 2:
+        raise ValueError(f"the shape {list(codes.shape)} is not that of a matrix")
+    if whole is not None:
+        scales = companions.take(f"{stem}.weight_scale", tuple(FLOAT_TABLES))
+        return nvfp4(f"{stem}.weight", codes, scales, whole, _TITLE, divided)
+    scales = exponents(companions.take(f"{stem}.weight_scale", ("U8", "F8_E8M0")))
+    shape = (*codes.shape[:-1], scales.row_length * MXFP4.block_length)
+    if scales.shape[:-1] != codes.shape[:-1] or not codes.size or not scales.size:
+        raise ValueError(f"scales of shape {list(scales.shape)} do not fit codes of shape {list(codes.shape)}")
+    if codes.row_length * 8 != shape[-1] * 6:
+        return repacked(f"{stem}.weight", shape, codes, scales)
+    levels = Packed(codes, 6, shape[-1], E2M3)
+    return Scaled(f"{stem}.weight", shape, TYPES["F32"], f"{_TITLE} MXFP6", levels, scale_grid(scales, shape))

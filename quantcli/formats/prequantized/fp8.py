@@ -1,17 +1,20 @@
-"""Eight-bit floats, each under a scale for all of its tensor, its row, or its rectangle of 128 x 128.
+"""Eight-bit floats, each under a scale for all of its tensor, its row, a group of columns, or a rectangle of 128 x 128.
 
-Methods `fp8` (DeepSeek's `weight_scale_inv`, by which to multiply all the same; vLLM's and transformers' `weight_scale`;
-Mistral's `qscale_weight`), `fbgemm_fp8`, and the plain tensors of any checkpoint. Source: `dequant_simple` of the reference
-converter, `quantizer_finegrained_fp8`, `quantizer_fbgemm_fp8` and `FbgemmFp8Llama4TextExperts` of transformers.
+Methods `fp8` and `mxfp8` (DeepSeek's `weight_scale_inv`, by which to multiply all the same, and since V4 `scale`; vLLM's
+and transformers' `weight_scale`; Mistral's `qscale_weight`), `fbgemm_fp8`, and the plain tensors of any checkpoint. Scales
+are floats, powers of two as F8_E8M0 among them, or those as bare bytes. Experts may be four-bit floats instead, two in
+a byte that is called I8. Source: `dequant_simple` of the reference converter, `finegrained_fp8`,
+`quantizer_finegrained_fp8`, `quantizer_fbgemm_fp8` and `FbgemmFp8Llama4TextExperts` of transformers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 from quantcli.formats.prequantized.companions import Companions
-from quantcli.formats.prequantized.numbers import FLOAT_TABLES, FLOATS, Packed, Plain
+from quantcli.formats.prequantized.mxfp4 import MXFP4, repacked
+from quantcli.formats.prequantized.numbers import E2M1, FLOAT_TABLES, FLOATS, SCALES, Packed, Plain, exponents
 from quantcli.formats.prequantized.scaled import Grid, Scaled, column_grid, scale_grid
 from quantcli.formats.tensor import Tensor
 from quantcli.kernels.types import TYPES
@@ -25,18 +28,40 @@ UNUSED: Final = (
 )  # fmt: skip
 """Scales of what goes through a layer; weights do not depend on them."""
 
-_SCALE_NAMES: Final = (("", "_scale_inv"), ("", "_scale"), ("weight", "qscale_weight"))
+_SCALE_NAMES: Final = (("", "_scale_inv"), ("", "_scale"), ("weight", "qscale_weight"), (".weight", ".scale"))
 """How the name of a weight ends, and how that of its scales does instead."""
 
 
+USUAL_BLOCK: Final = (128, 128)
+"""The rectangle that shares a scale where nothing is said of it."""
+
+_FOUR_BIT: Final = "I8"
+"""What tensors of two four-bit floats a byte are called."""
+
+
 def take(companions: Companions) -> None:
-    """Every weight in eight-bit floats, with its scales."""
+    """Every weight in eight-bit floats or, where it has scales, in four-bit ones."""
     block = block_size(companions)
     for name, tensor in companions.tensors.items():
         if tensor.type.name in WEIGHTS:
             with companions.module(name):
-                put_scaled(companions, name, block, "FP8")
+                put_scaled(companions, name, block, "FP8", SCALES)
+        elif tensor.type.name == _FOUR_BIT and find_scales(companions, name) is not None:
+            with companions.module(name):
+                companions.put(name, _four_bit(companions, name))
     companions.drop(*UNUSED)
+
+
+def _four_bit(companions: Companions, name: str) -> Tensor:
+    codes = companions.take(name, (_FOUR_BIT,))
+    if len(codes.shape) < 2:
+        raise ValueError(f"the shape {list(codes.shape)} is not that of a matrix")
+    shape = (*codes.shape[:-1], codes.shape[-1] * 2)
+    scales = exponents(companions.take(find_scales(companions, name) or "", SCALES))
+    if scales.type.name == "F8_E8M0" and scales.shape == (*shape[:-1], shape[-1] / MXFP4.block_length):
+        return repacked(name, shape, codes, scales)
+    levels = Packed(codes, 4, shape[-1], E2M1)
+    return Scaled(name, shape, TYPES["F32"], "FP4", levels, scale_grid(scales, shape))
 
 
 def take_fbgemm(companions: Companions) -> None:
@@ -44,7 +69,7 @@ def take_fbgemm(companions: Companions) -> None:
     for name, tensor in companions.tensors.items():
         if tensor.type.name in WEIGHTS:
             with companions.module(name):
-                put_scaled(companions, name, None, "FP8", column_grid if len(tensor.shape) > 2 else scale_grid)
+                put_scaled(companions, name, None, "FP8", FLOATS, column_grid if len(tensor.shape) > 2 else scale_grid)
     companions.drop(*UNUSED)
 
 
@@ -53,9 +78,11 @@ def put_scaled(
     name: str,
     block: tuple[int, int] | None,
     origin: str,
+    kinds: Collection[str],
     grid: Callable[[Tensor, tuple[int, ...], tuple[int, int] | None], Grid] = scale_grid,
 ) -> None:
-    """Have the weight called `name` decoded, in eight-bit floats or integers under scales, which `grid` lays out.
+    """Have the weight called `name` decoded, in eight-bit floats or integers under scales, which are of one of the types
+    `kinds` and which `grid` lays out.
 
     Raises:
         ValueError: if it has no scales or they do not fit.
@@ -66,7 +93,7 @@ def put_scaled(
     weight = companions.tensors[name]
     if len(weight.shape) < 2:
         raise ValueError(f"the shape {list(weight.shape)} is not that of a matrix")
-    scales = grid(companions.take(scales_name, FLOATS), weight.shape, block)
+    scales = grid(exponents(companions.take(scales_name, kinds)), weight.shape, block)
     companions.put(name, scaled_bytes(weight, scales, origin))
 
 
@@ -84,7 +111,9 @@ def find_scales(companions: Companions, name: str) -> str | None:
 
 
 def block_size(companions: Companions) -> tuple[int, int] | None:
-    """The rectangle that shares a scale, where the configuration names one."""
+    """The rectangle that shares a scale: what the configuration names, or says nothing of. None where it says null."""
+    if "weight_block_size" not in companions.config:
+        return USUAL_BLOCK
     sizes = companions.setting("weight_block_size", list)
     if sizes is None:
         return None

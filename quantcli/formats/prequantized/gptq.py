@@ -1,68 +1,94 @@
 """GPTQ: `qweight`, `qzeros`, `scales` and `g_idx` of each linear layer, 2, 3, 4 or 8 bits.
 
-Levels are packed downwards into int32, so that a column of `qweight` (words of inputs, outputs) is a row of the weight, and
-zero points along the outputs. Version 1 of the format stores zero points less one. With act-order, `g_idx` says
-which group an input belongs to; without, groups are neighbours. Source: `dequant_gptq` of the reference converter,
-`pack` of AutoGPTQ's `qlinear_cuda_old`, and `convert_gptq_v1_to_v2_format` of GPTQModel.
+Levels are packed downwards into integers, so that a column of `qweight` (words of inputs, outputs) is a row of the weight,
+and zero points along the outputs. Version 1 of the format stores zero points less one. With act-order, `g_idx` says which
+group an input belongs to; without, groups are neighbours. Words are of 32 bits, or of 8, 16 or 64 as `pack_dtype` says.
+Source: `dequant_gptq` of the reference converter, `pack` of AutoGPTQ's `qlinear_cuda_old`, `PackableQuantLinear`,
+`convert_gptq_v1_to_v2_format` and `QuantizeConfig` of GPTQModel.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from quantcli.formats.errors import UnsupportedError
+from quantcli.formats.errors import UnsupportedError, shown
 from quantcli.formats.prequantized.companions import Companions
 from quantcli.formats.prequantized.numbers import integers, with_rows
-from quantcli.formats.prequantized.scaled import ColumnGroups, Grid, Scaled
+from quantcli.formats.prequantized.scaled import ColumnGroups, Grid, Scaled, group_width
 from quantcli.formats.prequantized.strips import packed_across, packed_down, turned_floats
 from quantcli.formats.tensor import Tensor
 from quantcli.kernels.types import TYPES
 
-WORDS: Final = ("I32",)
+_WORDS: Final = ("I32", "I64", "I16", "I8")
 SCALES: Final = ("F16", "BF16", "F32")
 _BITS: Final = (2, 3, 4, 8)
 _ZERO_OFFSETS: Final = {"gptq": 1, "gptq_v2": 0}
 """By `checkpoint_format`, what is to be added to a stored zero point."""
 
 
+_ELSEWHERE: Final = {
+    "rotation": "activations are rotated while the model runs",
+    "adapter": "an adapter is part of the model",
+    "is_marlin_format": "its words are in the order of one kind of GPU",
+}
+"""Options of which the tensors say nothing, and what they mean."""
+
+
 def take(companions: Companions) -> None:
     """Every module that has a `qweight`."""
-    layout = companions.setting("checkpoint_format", str, "gptq")
-    if layout not in _ZERO_OFFSETS:
+    layouts = [companions.setting(key, str) for key in ("checkpoint_format", "format")]
+    layout = next((layout for layout in layouts if layout is not None), "gptq")
+    foreign = next((layout for layout in layouts if layout not in (None, *_ZERO_OFFSETS)), None)
+    if foreign is not None:
         raise UnsupportedError(
-            f"config.json: GPTQ in the layout {layout!r} is not supported, only {' and '.join(_ZERO_OFFSETS)}",
+            f"config.json: GPTQ in the layout {shown(foreign)} is not supported, only {' and '.join(_ZERO_OFFSETS)}",
             hint="Use the original checkpoint, or one that was saved for other kernels.",
         )
+    for option, what in _ELSEWHERE.items():
+        if companions.config.get(option):
+            value = shown(companions.config[option])
+            raise UnsupportedError(
+                f"config.json: GPTQ with {option} {value} is not supported: {what}", hint="Use the original checkpoint."
+            )
     # GPTQModel names modules with settings of their own in `dynamic`; the tensors say theirs.
     bits = None if companions.config.get("dynamic") else companions.setting("bits", int)
+    take_modules(companions, bits, _ZERO_OFFSETS[layout])
+
+
+def take_modules(companions: Companions, bits: int | None, zero_offset: int) -> None:
+    """The same with so many `bits`, or as many as the tensors tell, and with `zero_offset` added to stored zero points."""
+    group = companions.setting("group_size", int)
     for stem in companions.stems(".qweight"):
         with companions.module(stem):
-            companions.put(f"{stem}.qweight", _weight(companions, stem, bits, _ZERO_OFFSETS[layout]))
+            companions.put(f"{stem}.qweight", _weight(companions, stem, bits, zero_offset, group))
 
 
-def _weight(companions: Companions, stem: str, expected_bits: int | None, zero_offset: int) -> Tensor:
-    levels = companions.take(f"{stem}.qweight", WORDS, 2)
-    zeros = companions.take(f"{stem}.qzeros", WORDS, 2)
+def _weight(
+    companions: Companions, stem: str, expected_bits: int | None, zero_offset: int, given_group: int | None
+) -> Tensor:
+    levels = companions.take(f"{stem}.qweight", _WORDS, 2)
+    zeros = companions.take(f"{stem}.qzeros", (levels.type.name,), 2)
     scales = companions.take(f"{stem}.scales", SCALES, 2)
     order = companions.find(f"{stem}.g_idx")
     if order is None and companions.setting("desc_act", bool, False):
         raise ValueError(f"{stem}.g_idx is missing, where the quantization_config says desc_act")
-    outputs, groups = levels.shape[1], scales.shape[0]
-    bits = zeros.shape[1] * 32 // max(1, outputs)
-    if bits not in _BITS or zeros.shape != (groups, outputs * bits // 32) or scales.shape[1] != outputs:
+    outputs, groups, word = levels.shape[1], scales.shape[0], 8 * levels.type.block_bytes
+    bits = zeros.shape[1] * word // max(1, outputs)
+    fits = zeros.shape == (groups, outputs * bits // word) and scales.shape[1] == outputs
+    if bits not in _BITS or not fits or (word % bits and word != 32):
         raise ValueError(
             f"qweight {list(levels.shape)}, qzeros {list(zeros.shape)} and scales {list(scales.shape)} do not fit together"
         )
     if expected_bits not in (None, bits):
         raise ValueError(f"{bits} bits, where the quantization_config says {expected_bits}")
-    inputs = levels.shape[0] * 32 // bits
-    width = -(-inputs // max(1, groups))
-    if levels.shape[0] * 32 % bits or not inputs or (-(-inputs // max(1, width)) != groups and order is None):
+    inputs = levels.shape[0] * word // bits
+    width = group_width(inputs, groups, given_group)
+    if levels.shape[0] * word % bits or not inputs or not groups or (width is None and order is None):
         raise ValueError(f"{groups} groups do not fit {inputs} inputs")
     if order is not None and (order.type.name not in ("I32", "I64") or order.shape != (inputs,)):
         raise ValueError(f"g_idx is {order.type.name} {list(order.shape)}, expected I32 [{inputs}]")
     columns = None if order is None else ColumnGroups(with_rows(order, inputs))
-    cache = companions.cache
+    cache, width = companions.cache, width or 1  # by columns, the width is of no account
     return Scaled(
         f"{stem}.weight",
         (outputs, inputs),

@@ -1,26 +1,95 @@
-"""TensorRT Model Optimizer (`modelopt`): FP8 under a scale for all of a tensor or for each row, and NVFP4.
+"""TensorRT Model Optimizer (`modelopt`): floats of eight and four bits, and integers of eight and four.
 
-NVFP4 keeps two codes a byte in `X.weight`, an E4M3 float for each 16 weights in `X.weight_scale` and a float32 for all of
-them in `X.weight_scale_2`. Source: `dequant_model` and `_nvfp4_pack` of the reference converter, modelopt's `NVFP4QTensor`.
+`X.weight` with `X.weight_scale`: FP8 and int8 under a scale for all of a tensor, each row, or rectangles of 128 x 128;
+MXFP8 and MXFP4 under powers of two as bytes, for each 32 weights; NVFP4 under an E4M3 float for each 16, and a float32 for
+all of them, `X.weight_scale_2`; int4 under a scale for each group, two rows in a byte. With AWQ and SmoothQuant the inputs
+of a layer are multiplied by `X.pre_quant_scale`, which its columns can be as well. Source: `to_quantized_weight`,
+`pack_int4_in_uint8` and `convert_hf_quant_config_format` of modelopt, `dequant_model` and `_nvfp4_pack` of the reference
+converter.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Final
+
+from quantcli.formats.errors import UnsupportedError, shown
 from quantcli.formats.prequantized.companions import Companions
-from quantcli.formats.prequantized.compressed_tensors import nvfp4
-from quantcli.formats.prequantized.fp8 import UNUSED, WEIGHTS, put_scaled
+from quantcli.formats.prequantized.fp4 import multiplied, nvfp4
+from quantcli.formats.prequantized.fp8 import UNUSED, USUAL_BLOCK, WEIGHTS, find_scales, scaled_bytes
+from quantcli.formats.prequantized.mxfp4 import MXFP4, repacked
+from quantcli.formats.prequantized.numbers import SCALES, SIGNED_FOUR_BITS, PackedRows, exponents
+from quantcli.formats.prequantized.scaled import Decoded, Scaled, scale_grid, smoothed
+from quantcli.formats.tensor import StoredTensor, Tensor
+from quantcli.kernels.types import TYPES
+
+_TITLE: Final = "modelopt"
+_BYTES: Final = ("I8", "U8")
+_FOREIGN: Final = {
+    "NVFP4_SVD": "a part of its weights is kept in low rank",
+    "W4A8_AWQ": "its int4 weights are under a second scale",
+}
+"""Algorithms that are not read, and why."""
 
 
 def take(companions: Companions) -> None:
-    """Every weight in FP4 or FP8."""
-    for stem in companions.stems("_scale_2"):
-        with companions.module(stem):
-            codes = companions.take(stem, ("U8",), 2)
-            scales = companions.take(f"{stem}_scale", ("F8_E4M3",), 2)
-            whole = companions.take(f"{stem}_scale_2", ("F32",))
-            companions.put(stem, nvfp4(stem, codes, scales, whole, "modelopt", inverse=False))
-    for name in [name for name, tensor in companions.tensors.items() if tensor.type.name in WEIGHTS]:
-        if companions.is_left(name):
+    """Every weight that has a `weight_scale`."""
+    algorithm = companions.setting("quant_algo", str)
+    if algorithm in _FOREIGN:
+        raise UnsupportedError(
+            f"config.json: {_TITLE} with quant_algo {shown(algorithm)} is not supported: {_FOREIGN[algorithm]}",
+            hint="Use the original checkpoint.",
+        )
+    group = companions.setting("group_size", int)
+    for name, tensor in companions.tensors.items():
+        is_scale = name.removesuffix("_scale") in companions.tensors and name.endswith("_scale")
+        is_weight = tensor.type.name in WEIGHTS or (tensor.type.name in _BYTES and find_scales(companions, name))
+        if is_weight and not is_scale:
             with companions.module(name):
-                put_scaled(companions, name, None, "modelopt FP8")
-    companions.drop(*UNUSED)
+                weight = _weight(companions, name, group)
+                stem = name.removesuffix(".weight")
+                factors = companions.find(f"{stem}.pre_quant_scale")
+                if f"{stem}.svdquant_lora_a" in companions.tensors:
+                    raise ValueError("a part of it is kept in low rank (svdquant_lora_a), which is not supported")
+                companions.put(name, weight if factors is None else smoothed(weight, factors))
+    companions.drop(*UNUSED, ".k_proj.k_bias", ".v_proj.v_bias")
+
+
+def _weight(companions: Companions, name: str, group: int | None) -> Decoded:
+    weight = companions.take(name, (*_BYTES, *WEIGHTS))
+    if len(weight.shape) < 2 or not weight.size:
+        raise ValueError(f"the shape {list(weight.shape)} is not that of a matrix")
+    whole = companions.find(f"{name}_scale_2")
+    if weight.type.name == "U8":
+        return _packed(companions, name, weight, whole, group)
+    if whole is not None:
+        raise ValueError(f"{name}_scale_2 is there, which {weight.type.name} weights do not have")
+    scales = companions.take(find_scales(companions, name) or f"{name}_scale", SCALES)
+    grid = scale_grid(_of_blocks(exponents(scales)), weight.shape, USUAL_BLOCK, group)
+    return scaled_bytes(weight, grid, f"{_TITLE} {'int8' if weight.type.name == 'I8' else 'FP8'}")
+
+
+def _of_blocks(scales: Tensor) -> Tensor:
+    """Scales of rectangles, which have axes of length 1 for the rows and columns of each, without those."""
+    if len(scales.shape) == 4 and scales.shape[1] == scales.shape[3] == 1 and isinstance(scales, StoredTensor):
+        return replace(scales, shape=(scales.shape[0], scales.shape[2]))
+    return scales
+
+
+def _packed(companions: Companions, name: str, codes: Tensor, whole: Tensor | None, group: int | None) -> Decoded:
+    """A weight of four bits: what of is told by its scales."""
+    scales = companions.take(find_scales(companions, name) or f"{name}_scale", SCALES)
+    if whole is not None:
+        if whole.type.name != "F32" or scales.type.name != "F8_E4M3":
+            raise ValueError(f"{scales.type.name} scales under {whole.type.name}, expected F8_E4M3 under F32")
+        return nvfp4(name, codes, scales, whole, _TITLE, multiplied)
+    if scales.type.name in ("U8", "F8_E8M0"):
+        shape = (*codes.shape[:-1], codes.shape[-1] * 2)
+        if scales.shape != (*shape[:-1], shape[-1] // MXFP4.block_length):
+            raise ValueError(f"scales of shape {list(scales.shape)} do not fit a weight of shape {list(shape)}")
+        return repacked(name, shape, codes, scales)
+    shape = (codes.shape[0] * 2, codes.shape[1])
+    if len(codes.shape) != 2 or scales.shape[:1] != shape[:1]:
+        raise ValueError(f"scales of shape {list(scales.shape)} do not fit int4 weights of shape {list(shape)}")
+    levels = PackedRows(codes, 4, SIGNED_FOUR_BITS)
+    return Scaled(name, shape, TYPES["F32"], f"{_TITLE} int4", levels, scale_grid(scales, shape, None, group))

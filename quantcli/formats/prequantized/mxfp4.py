@@ -38,7 +38,7 @@ def take(companions: Companions) -> None:
             companions.put(f"{stem}_blocks", repacked(f"{stem}.weight", shape, codes, scales))
 
 
-def repacked(name: str, shape: tuple[int, ...], codes: Tensor, scales: Tensor) -> Tensor:
+def repacked(name: str, shape: tuple[int, ...], codes: Tensor, scales: Tensor) -> Decoded:
     """A weight of `shape` as GGUF's MXFP4: `codes` has two in each byte, the first in its lower half, and `scales` an
     exponent for each 32, row by row.
 

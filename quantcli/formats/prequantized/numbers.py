@@ -14,7 +14,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.formats.tensor import OPAQUE_TYPES, OpaqueTensor, StoredTensor, Tensor
+from quantcli.formats.errors import UnsupportedError
+from quantcli.formats.tensor import ELEMENT_TYPES, OPAQUE_TYPES, OpaqueTensor, StoredTensor, Tensor
 from quantcli.kernels.types import TYPES, BlockType
 
 Floats = NDArray[np.float32]
@@ -58,15 +59,24 @@ variants as in ml_dtypes, and for E8M0 "OCP Microscaling Formats (MX) Specificat
 E2M1: Final = small_floats(2, 1, 1)
 """The four-bit float of MXFP4 and NVFP4."""
 
+E2M3: Final = small_floats(2, 3, 1)
+"""The six-bit float of MXFP6 as compressed-tensors has it."""
+
 # --- bytes to numbers -----------------------------------------------------------------------------------------------------
 
 _SAME_WIDTH: Final = {1: "I8", 2: "I16", 4: "I32", 8: "I64"}
 
 
 def as_bits(tensor: Tensor) -> Tensor:
-    """The tensor, or in place of an encoding that GGUF does not have the integers with the same bits."""
+    """The tensor, or in place of an encoding that GGUF does not have the integers with the same bits.
+
+    Raises:
+        UnsupportedError: if no integers have as many bits.
+    """
     if tensor.type.name not in OPAQUE_TYPES:
         return tensor
+    if tensor.type.block_length > 1 or tensor.type.block_bytes not in _SAME_WIDTH:
+        raise _no_numbers(tensor.type)
     kind: BlockType = TYPES[_SAME_WIDTH[tensor.type.block_bytes]]
     if isinstance(tensor, OpaqueTensor):
         return StoredTensor(tensor.name, tensor.shape, kind, tensor.file, tensor.offset)
@@ -95,25 +105,45 @@ def read_floats(tensor: Tensor, start: int, stop: int) -> Floats:
 
 
 def to_floats(raw: NDArray[Any], kind: BlockType) -> Floats:
-    """What the bits `raw` of a type stand for."""
+    """What the bits `raw` of a type stand for.
+
+    Raises:
+        UnsupportedError: for a type that is none of numbers: truth values, complex numbers, floats narrower than a byte.
+    """
     if kind.name in FLOAT_TABLES:
         return np.take(FLOAT_TABLES[kind.name], raw.view(np.uint8))
     if kind.name == "BF16":
         return (raw.astype(np.uint32) << 16).view(np.float32)
-    if kind.name in _UNSIGNED:
-        raw = raw.view(_UNSIGNED[kind.name])
-    return raw.astype(np.float32)
+    if kind.name not in _PLAIN:
+        raise _no_numbers(kind)
+    return raw.view(_PLAIN[kind.name]).astype(np.float32)
 
 
-_UNSIGNED: Final = {"U8": np.uint8, "U16": np.uint16, "U32": np.uint32, "U64": np.uint64}
-INTEGERS: Final = ("I8", "I16", "I32", "I64", *_UNSIGNED)
+_PLAIN: Final = {
+    "F64": "<f8", "F32": "<f4", "F16": "<f2", "I8": "i1", "I16": "<i2", "I32": "<i4", "I64": "<i8",
+    "U8": "u1", "U16": "<u2", "U32": "<u4", "U64": "<u8",
+}  # fmt: skip
+"""The layouts that NumPy has itself."""
+
+INTEGERS: Final = tuple(name for name in _PLAIN if name[0] in "IU")
 FLOATS: Final = ("F64", "F32", "F16", "BF16", *FLOAT_TABLES)
+SCALES: Final = (*FLOATS, "U8")
+"""What scales are stored in by methods that keep powers of two as bare bytes: see `exponents`."""
+
+
+def exponents(scales: Tensor) -> Tensor:
+    """Scales as they are meant where bare bytes (U8) are exponents: those as F8_E8M0, others as they are."""
+    return replace(scales, type=ELEMENT_TYPES["F8_E8M0"]) if scales.type.name == "U8" else scales
+
+
+def _no_numbers(kind: BlockType) -> UnsupportedError:
+    known = ", ".join((*FLOATS, *INTEGERS))
+    return UnsupportedError(f"numbers stored as {kind.name} are not supported, only {known}")
 
 
 def with_rows(tensor: Tensor, length: int) -> Tensor:
     """The same elements in the same order, in rows of `length`, which divides their number."""
     shape = (tensor.size // length, length)
-    tensor = as_bits(tensor)
     if isinstance(tensor, StoredTensor):
         return replace(tensor, shape=shape)
     return _WithRows(tensor.name, shape, tensor.type, tensor)
@@ -132,6 +162,18 @@ class _WithRows(Tensor):
         covering = read_raw(self.source, top, bottom).reshape(-1)
         skipped = first - top * self.source.row_length
         out.view(self.type.layout).reshape(-1)[...] = covering[skipped : skipped + last - first]
+
+
+def words_as_bytes(words: Tensor) -> Tensor:
+    """The bytes of a tensor of words, in their order in the file, as U8 `(..., bytes of a row)`.
+
+    Raises:
+        ValueError: if the words do not lie one after another in a file.
+    """
+    if not isinstance(words, StoredTensor):
+        raise ValueError(f"{words.name} does not lie in one piece")
+    shape = (*words.shape[:-1], words.row_bytes)
+    return OpaqueTensor(words.name, shape, ELEMENT_TYPES["U8"], words.file, words.offset)
 
 
 # --- packed levels --------------------------------------------------------------------------------------------------------
@@ -170,6 +212,9 @@ def integers(bits: int, zero: int = 0) -> Floats:
     """The table of levels that stand for themselves less `zero`."""
     return (np.arange(1 << bits) - zero).astype(np.float32)
 
+
+SIGNED_FOUR_BITS: Final = np.array([*range(8), *range(-8, 0)], np.float32)
+"""What codes of four bits stand for in two's complement."""
 
 # --- where rows of numbers come from --------------------------------------------------------------------------------------
 
@@ -220,8 +265,9 @@ class PackedRows(Numbers):
 
     def rows(self, start: int, stop: int) -> Floats:
         """See `Numbers.rows`."""
-        # Levels of any width begin at a word's first bit once in 32 rows.
-        above = start // 32 * 32
-        words = read_raw(self.source, above * self.bits // 32, min(self.source.rows, -(-stop * self.bits // 32)))
+        # Levels of any width begin at a word's first bit once in as many rows as it has bits.
+        word = 8 * self.source.type.block_bytes
+        above = start // word * word
+        words = read_raw(self.source, above * self.bits // word, min(self.source.rows, -(-stop * self.bits // word)))
         levels = unpack(words.T, self.bits, stop - above)[:, start - above :]
         return np.take(self.table, levels.T)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from quantcli.formats.errors import ModelError
-from quantcli.formats.prequantized.numbers import Floats, Numbers, Plain, read_raw, with_rows
+from quantcli.formats.prequantized.numbers import FLOATS, Floats, Numbers, Plain, read_floats, read_raw, with_rows
 from quantcli.formats.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -94,9 +94,62 @@ class Scaled(Decoded):
         out.view(np.float32)[...] = values
 
 
-def scale_grid(source: Tensor, shape: tuple[int, ...], block: tuple[int, int] | None = None) -> Grid:
+@dataclass(frozen=True)
+class Shifted(Decoded):
+    """`level * scale + offset`."""
+
+    levels: Numbers
+    scales: Grid
+    offsets: Grid
+
+    def read(self, start: int, stop: int, out: NDArray[np.uint8]) -> None:
+        """See `Tensor.read`."""
+        if not out.size:
+            return
+        values = self.levels.rows(start, stop)
+        with np.errstate(all="ignore"):
+            values *= self.scales.over(start, stop, self.row_length)
+            values += self.offsets.over(start, stop, self.row_length)
+        out.view(np.float32)[...] = values
+
+
+@dataclass(frozen=True)
+class Smoothed(Decoded):
+    """A weight whose inputs are multiplied by a number each before it is applied: its columns times those numbers."""
+
+    weight: Decoded
+    factors: Tensor
+
+    def read(self, start: int, stop: int, out: NDArray[np.uint8]) -> None:
+        """See `Tensor.read`."""
+        if not out.size:
+            return
+        self.weight.read(start, stop, out)
+        values = out.view(np.float32)
+        with np.errstate(all="ignore"):
+            values *= read_floats(self.factors, 0, 1)
+
+
+def smoothed(weight: Decoded, factors: Tensor) -> Smoothed:
+    """The weight with `factors` in it, one for each of its inputs.
+
+    Raises:
+        ValueError: if they are not that.
+    """
+    length = weight.row_length
+    if factors.size != length or factors.type.name not in FLOATS or weight.type.is_quantized:
+        what = f"{factors.name} {factors.type.name} {list(factors.shape)}"
+        raise ValueError(f"{what} cannot be multiplied into a {weight.type.name} weight of {length} inputs")
+    return Smoothed(weight.name, weight.shape, weight.type, weight.origin, weight, with_rows(factors, length))
+
+
+def scale_grid(
+    source: Tensor, shape: tuple[int, ...], block: tuple[int, int] | None = None, group: int | None = None
+) -> Grid:
     """The grid that scales (or zero points) kept in a tensor of their own form over a weight of `shape`, as their shape
     tells it: one for all, for each matrix, for each row, for groups of columns, or for rectangles of `block`.
+
+    Groups are of `group` columns where there are as many as that makes, of which the last may be shorter; else all alike.
 
     Raises:
         ValueError: if they do not fit the weight.
@@ -121,10 +174,18 @@ def scale_grid(source: Tensor, shape: tuple[int, ...], block: tuple[int, int] | 
         return Grid(Plain(with_rows(source, 1)), height, 1, width)
     groups = lengths[-1]
     if len(lengths) >= 2 and math.prod(lengths) == matrices * height * groups and lengths[-2] == height and groups <= width:
-        size = -(-width // groups)
-        if -(-width // size) == groups:
+        size = group_width(width, groups, group)
+        if size is not None:
             return Grid(Plain(with_rows(source, groups)), height, 1, size)
     raise misfit
+
+
+def group_width(width: int, groups: int, given: int | None) -> int | None:
+    """How many of `width` columns are a group: as many as are `given`, if that makes so many groups, or else an equal part
+    of them. None if neither is so."""
+    if given is not None and given > 0 and -(-width // given) == groups:
+        return given
+    return width // groups if groups > 0 and width % groups == 0 else None
 
 
 def column_grid(source: Tensor, shape: tuple[int, ...], _block: tuple[int, int] | None = None) -> Grid:

@@ -6,9 +6,19 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from quantcli.formats.checkpoint import Checkpoint
-from quantcli.formats.errors import ModelError
+from quantcli.formats.errors import ModelError, shown
 
 _KEYS: Final = ("quantization_config", "compression_config")
+
+
+def _mlx(config: Mapping[str, Any]) -> Any:
+    """What mlx-lm says of a model it quantized, under `quantization` and in later versions under `quantization_config` too:
+    no method, but group size and bits."""
+    for key in ("quantization", "quantization_config"):
+        settings = config.get(key)
+        if isinstance(settings, Mapping) and "quant_method" not in settings and {"group_size", "bits"} <= settings.keys():
+            return {"quant_method": "mlx", **settings}
+    return None
 
 
 def _modelopt(document: Mapping[str, Any]) -> Any:
@@ -39,7 +49,7 @@ def quantization_config(checkpoint: Checkpoint) -> Mapping[str, Any] | None:
     if found is None:
         return None
     if not isinstance(found, Mapping):
-        raise ModelError(f"{checkpoint.path}: the quantization_config is {found!r}, expected an object")
+        raise ModelError(f"{checkpoint.path}: the quantization_config is {shown(found)}, expected an object")
     if "quant_method" not in found and (found.get("load_in_4bit") or found.get("load_in_8bit")):
         return {"quant_method": "bitsandbytes", **found}
     if not isinstance(found.get("quant_method"), str):
@@ -50,6 +60,8 @@ def quantization_config(checkpoint: Checkpoint) -> Mapping[str, Any] | None:
 def _candidates(checkpoint: Checkpoint) -> Iterator[Any]:
     language_model = checkpoint.config.get("text_config")
     for config in (checkpoint.config, language_model if isinstance(language_model, Mapping) else {}):
+        # What mlx-lm quantized may have been quantized before: its word is the last.
+        yield _mlx(config)
         yield from (config.get(key) for key in _KEYS)
     for name, settings in _FILES:
         document = checkpoint.json(name)

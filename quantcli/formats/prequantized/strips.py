@@ -125,11 +125,12 @@ def packed_across(
     """Levels packed along the rows of `source`, of which each level belongs to a row of the result. `order` names, of the
     levels of a word, the place of the first, the second ... where they are not in their order."""
     # A level may straddle two words: where the pattern begins again is where strips may begin.
-    columns_held = bits if 32 % bits else 1
-    rows_held = columns_held * 32 // bits
+    word = 8 * source.type.block_bytes
+    columns_held = bits if word % bits else 1
+    rows_held = columns_held * word // bits
 
     def unpack_columns(columns: NDArray[Any]) -> NDArray[Any]:
-        levels = unpack(columns, bits, columns.shape[1] * 32 // bits)
+        levels = unpack(columns, bits, columns.shape[1] * word // bits)
         if order is not None:
             levels = levels.reshape(len(levels), -1, len(order))[:, :, list(order)].reshape(levels.shape)
         return np.ascontiguousarray(levels.T)

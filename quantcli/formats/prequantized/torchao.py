@@ -2,31 +2,29 @@
 
 `X._weight_qdata` with `X._weight_scale` and often `X._weight_zero_point`: a number a byte (Float8Tensor, Int8Tensor,
 IntxUnpackedToInt8Tensor), or two codes of four bits a byte, the first in the lower half, with scales and zero points turned
-(groups, outputs), where the zero point is a float that is added last (Int4Tensor). Layouts for one kind of machine are not
-read. Source: `torchao.prototype.safetensors` and the classes named, `int4_row_quantize_zp` and `pack_int4` of FBGEMM.
+(groups, outputs), where the zero point is a float that is added last (Int4Tensor). Inputs may be multiplied by
+`X._weight_act_pre_scale`, which columns can be as well. Layouts for one kind of machine are not read. Source:
+`torchao.prototype.safetensors` and the classes named, `int4_row_quantize_zp` and `pack_int4` of FBGEMM.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
-
-import numpy as np
+from dataclasses import replace
+from typing import Final
 
 from quantcli.formats.prequantized.companions import Companions
 from quantcli.formats.prequantized.fp8 import WEIGHTS, scaled_bytes
-from quantcli.formats.prequantized.numbers import FLOATS, INTEGERS, Numbers, Packed
-from quantcli.formats.prequantized.scaled import Decoded, Grid, scale_grid
+from quantcli.formats.prequantized.numbers import FLOATS, INTEGERS, SIGNED_FOUR_BITS, Packed
+from quantcli.formats.prequantized.scaled import Decoded, Grid, Shifted, scale_grid, smoothed
 from quantcli.formats.prequantized.strips import turned_floats
 from quantcli.formats.tensor import Tensor
 from quantcli.kernels.types import TYPES
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
 _BITS: Final = 4
-_SIGNED: Final = np.array([*range(8), *range(-8, 0)], np.float32)
-"""What codes of four bits stand for: two's complement."""
+_PLAIN: Final = ("F32", "BF16", "F16", "F64")
+"""What scales are stored in. Small floats are MXTensor's and NVFP4Tensor's, in an order that the tensors do not tell."""
+
+_OF_ACTIVATIONS: Final = ("._weight_act_quant_scale", "._weight_act_quant_zero_point", "._weight_act_per_tensor_scale")
 
 
 def take(companions: Companions) -> None:
@@ -35,14 +33,15 @@ def take(companions: Companions) -> None:
         with companions.module(stem):
             place = f"{stem}._weight_qdata"
             levels = companions.take(place, ("I8", "U8", *WEIGHTS))
-            scales = companions.take(f"{stem}._weight_scale", FLOATS)
+            scales = companions.take(f"{stem}._weight_scale", _PLAIN)
             zeros = companions.find(f"{stem}._weight_zero_point")
-            if f"{stem}._weight_act_pre_scale" in companions.tensors:
-                raise ValueError("its inputs have scales of their own, which a GGUF file has no place for")
-            companions.put(place, _weight(f"{stem}.weight", levels, scales, zeros, companions))
+            weight = _weight(f"{stem}.weight", levels, scales, zeros, companions)
+            factors = companions.find(f"{stem}._weight_act_pre_scale")
+            companions.put(place, weight if factors is None else smoothed(weight, factors))
+    companions.drop(*_OF_ACTIVATIONS)
 
 
-def _weight(name: str, levels: Tensor, scales: Tensor, zeros: Tensor | None, companions: Companions) -> Tensor:
+def _weight(name: str, levels: Tensor, scales: Tensor, zeros: Tensor | None, companions: Companions) -> Decoded:
     if len(levels.shape) < 2:
         raise ValueError(f"the shape {list(levels.shape)} is not that of a matrix")
     if zeros is not None and zeros.type.name in FLOATS:
@@ -55,7 +54,7 @@ def _weight(name: str, levels: Tensor, scales: Tensor, zeros: Tensor | None, com
     return replace(weight, name=name)
 
 
-def _four_bits(name: str, levels: Tensor, scales: Tensor, zeros: Tensor, companions: Companions) -> Tensor:
+def _four_bits(name: str, levels: Tensor, scales: Tensor, zeros: Tensor, companions: Companions) -> Decoded:
     outputs, inputs = levels.shape[-2], levels.shape[-1] * 2
     groups = scales.shape[0] if scales.shape else 0
     shapes = scales.shape, zeros.shape, len(levels.shape)
@@ -64,24 +63,5 @@ def _four_bits(name: str, levels: Tensor, scales: Tensor, zeros: Tensor, compani
             f"qdata {list(levels.shape)}, scale {list(scales.shape)} and zero_point {list(zeros.shape)} do not fit together"
         )
     turned = (Grid(turned_floats(source, companions.cache), outputs, 1, inputs // groups) for source in (scales, zeros))
-    codes = Packed(levels, _BITS, inputs, _SIGNED)
-    return _Shifted(name, (outputs, inputs), TYPES["F32"], "torchao int4", codes, *turned)
-
-
-@dataclass(frozen=True)
-class _Shifted(Decoded):
-    """`level * scale + zero point`."""
-
-    levels: Numbers
-    scales: Grid
-    zeros: Grid
-
-    def read(self, start: int, stop: int, out: NDArray[np.uint8]) -> None:
-        """See `Tensor.read`."""
-        if not out.size:
-            return
-        values = self.levels.rows(start, stop)
-        with np.errstate(all="ignore"):
-            values *= self.scales.over(start, stop, self.row_length)
-            values += self.zeros.over(start, stop, self.row_length)
-        out.view(np.float32)[...] = values
+    codes = Packed(levels, _BITS, inputs, SIGNED_FOUR_BITS)
+    return Shifted(name, (outputs, inputs), TYPES["F32"], "torchao int4", codes, *turned)

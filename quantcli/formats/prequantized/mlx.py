@@ -1,0 +1,194 @@
+"""MLX, as `mlx_lm.convert -q` writes it: levels or small floats packed into 32-bit words, the lowest bits first.
+
+`X.weight` (..., outputs, words) in U32 with `X.scales` (..., outputs, groups) and, in mode `affine`, `X.biases`, where a
+weight is `level * scale + bias`. In the modes `mxfp4`, `mxfp8` and `nvfp4` scales are eight-bit floats stored as bytes, and
+`nvfp4` may have one more scale for a whole matrix, `X.global_scale`. config.json has group size, bits and mode under
+`quantization`, and under the names of modules what is different for those. Linear layers, embeddings and stacks of experts
+are stored alike. transformers' method `metal` is `affine` under other names. Source: `mlx.core.quantize`,
+`quantize_model` and `load_model` of mlx-lm, `fp_quantize.metal` of MLX, `MetalQuantize` of transformers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+
+from quantcli.formats.errors import UnsupportedError, shown
+from quantcli.formats.prequantized.companions import Companions
+from quantcli.formats.prequantized.fp4 import nvfp4
+from quantcli.formats.prequantized.mxfp4 import repacked
+from quantcli.formats.prequantized.numbers import (
+    FLOAT_TABLES,
+    Floats,
+    Packed,
+    Plain,
+    exponents,
+    integers,
+    with_rows,
+    words_as_bytes,
+)
+from quantcli.formats.prequantized.scaled import Grid, Scaled, Shifted
+from quantcli.formats.tensor import ELEMENT_TYPES, MAX_COUNT, Tensor
+from quantcli.kernels.types import TYPES
+
+_BITS: Final = range(1, 9)
+_PLAIN: Final = ("F16", "BF16", "F32")
+_TITLE: Final = "MLX"
+_DEFAULTS: Final[Mapping[str, tuple[int, int]]] = MappingProxyType(
+    {"affine": (64, 4), "mxfp4": (32, 4), "mxfp8": (32, 8), "nvfp4": (16, 4)}
+)
+"""The modes, each with the group size and the bits it has where nothing else is said."""
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """How a module is quantized. None: as its tensors tell."""
+
+    mode: str
+    group_size: int
+    bits: int | None
+    under_one_scale: bool = False
+
+
+def take(companions: Companions) -> None:
+    """Every module whose weight has `scales`."""
+    _take(companions, ".biases")
+
+
+def take_metal(companions: Companions) -> None:
+    """Every module as in `take`, with the names of transformers' method `metal`."""
+    _take(companions, ".qbiases")
+
+
+def _take(companions: Companions, offsets: str) -> None:
+    common = replace(_settings(companions, companions.config, ""), bits=None)
+    for stem in companions.stems(".scales"):
+        if f"{stem}.weight" in companions.tensors:
+            settings = _own_settings(companions, stem)
+            with companions.module(stem):
+                biases = companions.find(f"{stem}{offsets}")
+                # What the configuration says of all modules need not be so for those that had their own way before.
+                if settings is None and biases is None:
+                    settings = _told_by_scales(companions, stem)
+                settings = settings or replace(common, mode="affine")
+                companions.put(f"{stem}.weight", _weight(companions, stem, settings, biases))
+
+
+def _own_settings(companions: Companions, stem: str) -> _Settings | None:
+    """What the configuration says of a module, by its name or by that within the part of the model it is in."""
+    parts = stem.split(".")
+    names = (".".join(parts[i:]) for i in range(len(parts)))
+    found = next((name for name in names if isinstance(companions.config.get(name), Mapping)), None)
+    return None if found is None else _settings(companions, companions.config[found], f"{found}.")
+
+
+def _settings(companions: Companions, values: Mapping[str, Any], place: str) -> _Settings:
+    """What the configuration says at `place`: of a module, or of all.
+
+    Raises:
+        ModelError: for what is no setting.
+        UnsupportedError: for a mode that is not read.
+    """
+    mode = "affine" if values.get("mode") is None else values["mode"]
+    if not isinstance(mode, str) or mode not in _DEFAULTS:
+        raise UnsupportedError(
+            f"config.json: {_TITLE}'s mode {shown(mode)} is not supported, only {', '.join(_DEFAULTS)}",
+            hint="Use the original checkpoint.",
+        )
+    sizes = []
+    for key, default, most in zip(("group_size", "bits"), _DEFAULTS[mode], (MAX_COUNT, _BITS[-1]), strict=True):
+        size = default if values.get(key) is None else values[key]
+        if type(size) is not int or not 0 < size <= most:
+            raise companions.misconfigured(f"{place}{key}", size, f"a number from 1 to {most}")
+        sizes.append(size)
+    return _Settings(mode, sizes[0], sizes[1], values.get("global_scale") is True)
+
+
+def _told_by_scales(companions: Companions, stem: str) -> _Settings:
+    """The settings of a module without offsets: each mode has its own number of bits under a scale."""
+    words, scales = companions.tensors[f"{stem}.weight"], companions.tensors[f"{stem}.scales"]
+    under_scale = words.row_length * 32 // max(1, scales.row_length)
+    for mode, (size, bits) in _DEFAULTS.items():
+        if mode != "affine" and size * bits == under_scale and scales.type.name == "U8":
+            return _Settings(mode, size, bits)
+    raise ValueError(f"its biases are missing, and {under_scale} bits under a scale are of no mode without biases")
+
+
+def _weight(companions: Companions, stem: str, settings: _Settings, biases: Tensor | None) -> Tensor:
+    words = companions.take(f"{stem}.weight", ("U32",))
+    kinds = _PLAIN if settings.mode == "affine" else ("U8",)
+    scales = companions.take(f"{stem}.scales", kinds, len(words.shape))
+    size = settings.group_size
+    bits, rest = divmod(words.row_length * 32, max(1, scales.row_length) * size)
+    alike = len(words.shape) > 1 and words.size and scales.size and words.shape[:-1] == scales.shape[:-1]
+    fits = alike and not rest and bits in _BITS
+    if not fits or settings.bits not in (None, bits):
+        wanted = f"{settings.bits} bits in " if settings.bits else ""
+        raise ValueError(
+            f"weight {list(words.shape)} and scales {list(scales.shape)} do not fit together with {wanted}groups of {size}"
+        )
+    if (biases is None) == (settings.mode == "affine"):
+        raise ValueError(f"its biases are {'missing' if biases is None else 'there'}, in mode {settings.mode}")
+    module = _Module(f"{stem}.weight", (*words.shape[:-1], scales.row_length * size), words, scales, bits, size)
+    if biases is not None:
+        return _affine(module, biases)
+    if settings.mode == "nvfp4":
+        return _nvfp4(module, companions.find(f"{stem}.global_scale"), settings.under_one_scale)
+    return _SMALL_FLOATS[settings.mode](module)
+
+
+@dataclass(frozen=True)
+class _Module:
+    """The tensors of a module that fit together, and the name and shape of its weight."""
+
+    name: str
+    shape: tuple[int, ...]
+    words: Tensor
+    scales: Tensor
+    bits: int
+    group_size: int
+
+    def grid(self, source: Tensor) -> Grid:
+        """Numbers that are each for a group of columns, in the shape of the scales."""
+        return Grid(Plain(with_rows(source, source.row_length)), math.prod(self.shape[:-1]), 1, self.group_size)
+
+
+def _affine(module: _Module, biases: Tensor) -> Tensor:
+    if biases.type.name not in _PLAIN or biases.shape != module.scales.shape:
+        wanted = f"{' or '.join(_PLAIN)} {list(module.scales.shape)}"
+        raise ValueError(f"biases are {biases.type.name} {list(biases.shape)}, expected {wanted}")
+    levels = Packed(module.words, module.bits, module.shape[-1], integers(module.bits))
+    origin = f"{_TITLE} {module.bits}-bit"
+    return Shifted(module.name, module.shape, TYPES["F32"], origin, levels, module.grid(module.scales), module.grid(biases))
+
+
+def _mxfp4(module: _Module) -> Tensor:
+    return repacked(module.name, module.shape, words_as_bytes(module.words), module.scales)
+
+
+def _mxfp8(module: _Module) -> Tensor:
+    levels = Packed(words_as_bytes(module.words), 8, module.shape[-1], FLOAT_TABLES["F8_E4M3"])
+    scales = module.grid(exponents(module.scales))
+    return Scaled(module.name, module.shape, TYPES["F32"], f"{_TITLE} MXFP8", levels, scales)
+
+
+def _nvfp4(module: _Module, whole: Tensor | None, needs_whole: bool) -> Tensor:
+    if whole is None and needs_whole:
+        raise ValueError("its global_scale is missing, where config.json says that there is one")
+    if whole is not None and whole.type.name != "F32":
+        raise ValueError(f"global_scale is {whole.type.name}, expected F32")
+    scales = replace(module.scales, type=ELEMENT_TYPES["F8_E4M3"])
+    return nvfp4(module.name, words_as_bytes(module.words), scales, whole, _TITLE, _under_largest)
+
+
+def _under_largest(scales: Floats, largest: Floats) -> Floats:
+    """Scales under the largest number there may be, which is that of E2M1 times that of E4M3."""
+    return scales * (largest / np.float32(6 * 448))
+
+
+_SMALL_FLOATS: Final[Mapping[str, Callable[[_Module], Tensor]]] = MappingProxyType({"mxfp4": _mxfp4, "mxfp8": _mxfp8})

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 @click.option("--prune-layers", metavar="L[,L...]", help="Leave these layers out, counted from 0.")
 @click.option("--arch-file", type=click.Path(path_type=Path), metavar="TOML", help="An architecture of your own.")
 @click.option("--pre-tokenizer", metavar="NAME", help="How a text is split before tokenizing, where it is not recognised.")
-@click.option("--as-reference", is_flag=True, help="Metadata as llama.cpp's converter writes it, also where it is wrong.")
+@click.option("--as-reference", is_flag=True, help="Write what llama.cpp's tools write, also where it is wrong.")
 def command(
     model: str,
     types: str | None,

@@ -138,11 +138,10 @@ def convert(
     `types` are names such as `Q4_K_M`. `output` is a file, or an existing directory; by default the file is
     `MODEL-TYPE.gguf` in the current directory. For several types, `output` is a directory or has `{type}` in its name.
     `options` and `imatrix` guide the plan; `adapters` are merged into a checkpoint, and `changes` made to the model, first.
-    `architecture_file` and `pre_tokenizer` say what cannot be recognised in a checkpoint. With `as_reference` the metadata
-    are those that llama.cpp's converter writes, also where transformers reads a checkpoint otherwise. With
-    `max_part_bytes`, an output is split into parts of so many bytes of tensors at most, named after the file:
-    `NAME-00001-of-00003.gguf`.
-    `threads` is the number of processors by default.
+    `architecture_file` and `pre_tokenizer` say what cannot be recognised in a checkpoint. With `as_reference` the file is
+    what llama.cpp's tools write, also where that is wrong: docs/departures.md. With `max_part_bytes`, an output is split
+    into parts of so many bytes of tensors at most, named after the file: `NAME-00001-of-00003.gguf`. `threads` is the number
+    of processors by default.
     With `dry_run` nothing is written and the results say what would be.
 
     Raises:
@@ -171,8 +170,8 @@ def convert(
         infos = list(changed.tensors.values())
         threads = threads or available_processors()
         planned = [make_plan(infos, changed.metadata, recipe, options) for recipe in recipes]
-        # A dry run of a model of the hub is answered from its headers.
-        read = not (dry_run and isinstance(located.place, HubModel))
+        # A dry run of a model of the hub is answered from its headers; the reference does not look for grids.
+        read = not (dry_run and isinstance(located.place, HubModel)) and not as_reference
         plans = [look_at_weights(plan, changed.tensors, threads, read=read) for plan in planned]
         writers = [
             _writer(path, changed.output_metadata(recipe), plan, max_part_bytes, overwrite=overwrite)

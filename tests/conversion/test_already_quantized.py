@@ -81,6 +81,9 @@ def test_weights_on_the_grid_are_kept_and_others_quantized_as_ever(
     assert exact == {f"blk.0.{part}.weight" for part in ("attn_q", "attn_k", *UNTURNED)} - {"blk.0.ffn_up.weight"}
     dry = convert(model, recipe, tmp_path / "out.gguf", dry_run=True)[0]
     assert {tensor.name: tensor.reason for tensor in dry.plan} == reasons
+    weights, _ = converted(model, recipe, tmp_path / "reference.gguf", as_reference=True)
+    source = grid[f"{LAYER}.{NAMES['ffn_gate']}.weight"]
+    np.testing.assert_array_equal(weights["ffn_gate"], dequantize(quantize(source, recipe), recipe))
 
 
 def test_importance_changes_nothing_where_nothing_is_lost(tmp_path: Path) -> None:

@@ -140,8 +140,8 @@ def convert(
     `options` and `imatrix` guide the plan; `adapters` are merged into a checkpoint, and `changes` made to the model, first.
     `architecture_file` and `pre_tokenizer` say what cannot be recognised in a checkpoint. With `as_reference` the file is
     what llama.cpp's tools write, also where that is wrong: docs/departures.md. With `max_part_bytes`, an output is split
-    into parts of so many bytes of tensors at most, named after the file: `NAME-00001-of-00003.gguf`. `threads` is the number
-    of processors by default.
+    into parts of so many bytes of tensors at most, named after the file: `NAME-00001-of-00003.gguf`. `threads` is the
+    number of processors by default.
     With `dry_run` nothing is written and the results say what would be.
 
     Raises:

@@ -82,7 +82,7 @@ def resolve_inside(directory: Path, name: str) -> Path | None:
         return None
     try:
         target = path.resolve(strict=True)
-        found = target.stat()
+        mode = target.stat().st_mode
     except FileNotFoundError:
         hint = "The download may be incomplete: download the model again."
         raise FormatError(path, "a link to a file that does not exist", hint=hint) from None
@@ -92,17 +92,20 @@ def resolve_inside(directory: Path, name: str) -> Path | None:
     if not target.is_relative_to(home) and not _is_blob(target, home):
         hint = "Replace the link by the file, or give the directory the file is in."
         raise FormatError(path, f"a link that leads out of the model's directory, to {target}", hint=hint)
-    if not stat.S_ISREG(found.st_mode):  # opening a pipe would wait for ever
-        kind = "a directory" if stat.S_ISDIR(found.st_mode) else "a device, pipe or socket"
+    if not stat.S_ISREG(mode):  # opening a pipe would wait for ever
+        kind = "a directory" if stat.S_ISDIR(mode) else "a device, pipe or socket"
         raise FormatError(path, f"expected a file, found {kind}")
-    if found.st_size <= _MAX_POINTER and _is_pointer(target):
-        raise FormatError(path, LFS_FAULT, hint=LFS_HINT)
+    refuse_lfs_pointer(path)
     return path
 
 
-def _is_pointer(path: Path) -> bool:
+def refuse_lfs_pointer(path: Path) -> None:
+    """Raise FormatError where a file is a pointer of Git LFS."""
+    if path.stat().st_size > _MAX_POINTER:
+        return
     with path.open("rb") as file:
-        return file.read(len(LFS_POINTER)) == LFS_POINTER
+        if file.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise FormatError(path, LFS_FAULT, hint=LFS_HINT)
 
 
 def _is_blob(target: Path, directory: Path) -> bool:

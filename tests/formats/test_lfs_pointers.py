@@ -35,6 +35,13 @@ def test_a_pointer_is_called_that(name: str, tmp_path: Path) -> None:
     assert "git lfs pull" in (caught.value.hint or "")
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "model.gguf", "pytorch_model.bin"])
+def test_a_single_file_that_is_a_pointer_is_called_that(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(POINTER)
+    with pytest.raises(QuantcliError, match="a Git LFS pointer, not the file itself"):
+        convert(tmp_path / name, "Q8_0", tmp_path / "out.gguf")
+
+
 def test_a_pointer_among_shards_is_called_that(tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(STORIES, model)

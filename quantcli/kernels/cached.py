@@ -16,7 +16,7 @@ import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
-from quantcli.kernels.dots.pieces import half_at, offsets
+from quantcli.kernels.blocks.packed_fields import half_at, offsets
 from quantcli.kernels.half import float_to_half, half_to_float
 from quantcli.kernels.jit import inline, parallel_kernel
 from quantcli.kernels.rows import dequantize, quantize

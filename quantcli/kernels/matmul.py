@@ -15,8 +15,9 @@ import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
+from quantcli.kernels.blocks import codec
+from quantcli.kernels.blocks.reader import PackedReader
 from quantcli.kernels.columns import STRETCH, Activations, place_of
-from quantcli.kernels.dots import PackedDot, dot
 from quantcli.kernels.jit import parallel_kernel
 from quantcli.kernels.products import RowProduct, packed_product, plain_product
 from quantcli.kernels.simd import address
@@ -39,8 +40,10 @@ def multiplier(block_type: BlockType) -> Multiply:
     Raises:
         ValueError: for a type that nothing multiplies by.
     """
-    reader = dot(block_type)
-    if isinstance(reader, PackedDot):
+    if block_type.activation is None:
+        raise ValueError(f"no matrix product with {block_type.name} weights")
+    reader = codec(block_type).reader
+    if isinstance(reader, PackedReader):
         one, many = _one_column(packed_product(reader, block_type)), _columns(packed_tiles(reader, block_type))
     else:
         one, many = _one_column(plain_product(reader, block_type)), _columns(plain_tiles(reader, block_type))

@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from quantcli.kernels.blocks.reader import IntegerScales, PackedReader, PlainReader
 from quantcli.kernels.columns import PART, PLAIN, QUAD, Activations, Rounding, rounded
-from quantcli.kernels.dots import Levels, PackedDot, PlainDot
 from quantcli.kernels.half import half_to_float
 from quantcli.kernels.jit import inline
 from quantcli.kernels.simd import (
@@ -72,9 +72,9 @@ class RowProduct:
     one: Callable[..., Any]
 
 
-def plain_product(dot: PlainDot, block_type: BlockType) -> RowProduct:
+def plain_product(reader: PlainReader, block_type: BlockType) -> RowProduct:
     """Floats times floats."""
-    widen, widen_one, size = dot.widen, dot.widen_one, block_type.block_bytes
+    widen, widen_one, size = reader.widen, reader.widen_one, block_type.block_bytes
 
     @inline
     def one(weights: Any, offset: Any, activations: Any, n: Any) -> Any:
@@ -109,25 +109,25 @@ def span_of(block_type: BlockType) -> int:
 _TO_UNSIGNED = np.uint8(128)
 
 
-def coded(dot: PackedDot) -> tuple[Callable[..., Any], int]:
+def coded(reader: PackedReader) -> tuple[Callable[..., Any], int]:
     """How to read codes in the way that the machine multiplies them best, and the code that stands for zero then."""
-    codes_of = dot.codes
+    codes_of = reader.codes
 
     @inline
     def unsigned(weights: Any, offset: Any, part: Any) -> Any:
         return reinterpret(codes_of(weights, offset, part), np.uint8) ^ _TO_UNSIGNED
 
-    return (unsigned, 128) if dot.signed and _UNSIGNED_ONLY else (codes_of, dot.zero)
+    return (unsigned, 128) if reader.signed and _UNSIGNED_ONLY else (codes_of, reader.zero)
 
 
-def packed_product(dot: PackedDot, block_type: BlockType) -> RowProduct:
+def packed_product(reader: PackedReader, block_type: BlockType) -> RowProduct:
     """Codes times codes."""
-    _, zero = coded(dot)
-    if dot.whole is not None:
-        rounding = Rounding(span_of(block_type), dot.group, QUAD, 0, sums=True, whole=True, apart=_apart(dot))
-        return RowProduct(rounded(rounding), _row_of_levels(dot, dot.whole, block_type))
-    rounding = Rounding(span_of(block_type), dot.group, QUAD, zero, dot.minimums is not None)
-    one = _row_of_small(dot, block_type) if block_type.block_length == PART else _row_of_large(dot, block_type)
+    _, zero = coded(reader)
+    if reader.integers is not None:
+        rounding = Rounding(span_of(block_type), reader.group, QUAD, 0, sums=True, whole=True, apart=_apart(reader))
+        return RowProduct(rounded(rounding), _row_of_integer_scales(reader, reader.integers, block_type))
+    rounding = Rounding(span_of(block_type), reader.group, QUAD, zero, reader.minimums is not None)
+    one = _row_of_small(reader, block_type) if block_type.block_length == PART else _row_of_large(reader, block_type)
     return RowProduct(rounded(rounding), one)
 
 
@@ -143,14 +143,14 @@ def _products(zero: int, lanes: int) -> Callable[..., Any]:
     return products
 
 
-def _row_of_small(dot: PackedDot, block_type: BlockType) -> Callable[..., Any]:
+def _row_of_small(reader: PackedReader, block_type: BlockType) -> Callable[..., Any]:
     """Blocks of one part with one scale: `_RUN` of them at once, whose scales are a vector, then what is left of a row."""
-    (codes_of, zero), width = coded(dot), 2 * PART if _WIDE else PART
+    (codes_of, zero), width = coded(reader), 2 * PART if _WIDE else PART
     lanes, part_lanes, unit_blocks, units = width // QUAD, PART // QUAD, width // PART, _RUN * PART // width
     products, part_products = _products(zero, lanes), _products(zero, part_lanes)
-    scales_of, minimums_of, has_minimums = dot.scales, dot.minimums or dot.scales, dot.minimums is not None
+    scales_of, minimums_of, has_minimums = reader.scales, reader.minimums or reader.scales, reader.minimums is not None
     block_bytes, run_bytes = block_type.block_bytes, _RUN * block_type.block_bytes
-    scales_of_run = _of_run(dot.scales, dot.scale_half, block_bytes)
+    scales_of_run = _of_run(reader.scales, reader.scale_half, block_bytes)
     minimums_of_run = _of_run(minimums_of, None, block_bytes)
     spread = shuffle(*(block for block in range(unit_blocks) for _ in range(part_lanes)))
 
@@ -227,13 +227,13 @@ def _of_run(numbers_of: Callable[..., Any], half: int | None, block_bytes: int) 
     return numbers if half is None else halves
 
 
-def _row_of_large(dot: PackedDot, block_type: BlockType) -> Callable[..., Any]:
+def _row_of_large(reader: PackedReader, block_type: BlockType) -> Callable[..., Any]:
     """Blocks of several parts."""
-    codes_of, zero = coded(dot)
-    span, group, block, block_bytes = span_of(block_type), dot.group, block_type.block_length, block_type.block_bytes
+    codes_of, zero = coded(reader)
+    span, group, block, block_bytes = span_of(block_type), reader.group, block_type.block_length, block_type.block_bytes
     width = 2 * PART if _WIDE and span >= 2 * PART else PART
     lanes, spans, groups = width // QUAD, block // span, block // group
-    scales_of, minimums_of, has_minimums = dot.scales, dot.minimums or dot.scales, dot.minimums is not None
+    scales_of, minimums_of, has_minimums = reader.scales, reader.minimums or reader.scales, reader.minimums is not None
     products, unit, unit_groups, units = _products(zero, lanes), _units(codes_of, width, 1), width // group, block // width
     spread = shuffle(*(group for group in range(unit_groups) for _ in range(lanes // unit_groups)))
     spread_spans = shuffle(*(group // (groups // spans) for group in range(groups)))
@@ -264,15 +264,15 @@ def _row_of_large(dot: PackedDot, block_type: BlockType) -> Callable[..., Any]:
     return one
 
 
-def _row_of_levels(dot: PackedDot, whole: Levels, block_type: BlockType) -> Callable[..., Any]:
+def _row_of_integer_scales(reader: PackedReader, integers: IntegerScales, block_type: BlockType) -> Callable[..., Any]:
     """Blocks whose scales are integers: a block's products are summed as integers, and turned into floats once. What a
     type counts its codes from is a minimum then: so many times the scale."""
-    group, block, block_bytes = dot.group, block_type.block_length, block_type.block_bytes
+    group, block, block_bytes = reader.group, block_type.block_length, block_type.block_bytes
     width = 2 * PART if _WIDE else PART
-    lanes, groups, units, apart = width // QUAD, block // group, block // width, _apart(dot)
-    unit, levels_of, scale_of = _units(dot.codes, width, apart), whole.levels, whole.scale
-    half, has_zero, zero = groups // 2, dot.zero != 0, np.float32(dot.zero)
-    lows_of, low_scale_of = whole.lows or levels_of, whole.low_scale or scale_of
+    lanes, groups, units, apart = width // QUAD, block // group, block // width, _apart(reader)
+    unit, levels_of, scale_of = _units(reader.codes, width, apart), integers.levels, integers.scale
+    half, has_zero, zero = groups // 2, reader.zero != 0, np.float32(reader.zero)
+    lows_of, low_scale_of = integers.lows or levels_of, integers.low_scale or scale_of
     part_groups, unit_parts = PART // group, width // PART
     spread = shuffle(*(pair * unit_parts * part_groups // (2 * lanes) for pair in range(2 * lanes)))
 
@@ -305,9 +305,9 @@ def _row_of_levels(dot: PackedDot, whole: Levels, block_type: BlockType) -> Call
     return one
 
 
-def _apart(dot: PackedDot) -> int:
+def _apart(reader: PackedReader) -> int:
     """How many parts are between two that are multiplied together."""
-    return dot.apart if _WIDE else 1
+    return reader.apart if _WIDE else 1
 
 
 @inline

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.kernels.blocks import codec
+from quantcli.kernels.blocks.dequantize import dequantizer
 from quantcli.kernels.grids import repack
 from quantcli.kernels.jit import is_compiled, kernel
 from quantcli.kernels.simd import LANES, absolute, all_lanes, load, splat
@@ -70,7 +71,7 @@ def dequantize(
         out = np.empty(shape, np.float32)
     elif out.shape != shape or out.dtype != np.float32 or not out.flags.c_contiguous:
         raise ValueError(f"expected contiguous float32 output {shape}, got {out.dtype} {out.shape}")
-    codec(source).dequantize(np.ascontiguousarray(data), out)
+    dequantizer(source)(np.ascontiguousarray(data), out)
     return out
 
 
@@ -126,7 +127,7 @@ def compile_kernels(decode: set[BlockType], encode: set[tuple[BlockType, bool]])
 
 def uncompiled(decode: set[BlockType], encode: set[tuple[BlockType, bool]]) -> set[BlockType]:
     """The types among them whose kernels this machine has not compiled yet."""
-    missing = {source for source in decode if not is_compiled(codec(source).dequantize)}
+    missing = {source for source in decode if not is_compiled(dequantizer(source))}
     for target, weighted in encode:
         functions = codec(target)
         function = functions.quantize_weighted if weighted and functions.quantize_weighted else functions.quantize

@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from quantcli.kernels.blocks.reader import PackedReader, PlainReader
 from quantcli.kernels.columns import PART, PLAIN, QUAD, STRETCH, Activations, Rounding, rounded
-from quantcli.kernels.dots import PackedDot, PlainDot
 from quantcli.kernels.jit import inline
 from quantcli.kernels.products import coded, span_of
 from quantcli.kernels.simd import (
@@ -81,15 +81,15 @@ def _turn(source: Any, starts: Any, count: Any, target: Any) -> None:
             transpose_tile(source, starts, row, place, target, place * ROWS + row, ROWS, LANES)
 
 
-def packed_tiles(dot: PackedDot, block_type: BlockType) -> TileProduct:
+def packed_tiles(reader: PackedReader, block_type: BlockType) -> TileProduct:
     """Codes times codes, summed as integers for a group, then times the scales of its rows."""
-    codes_of, zero = coded(dot)
-    span, group = span_of(block_type), dot.group
+    codes_of, zero = coded(reader)
+    span, group = span_of(block_type), reader.group
     block, block_bytes, parts = block_type.block_length, block_type.block_bytes, block_type.block_length // PART
     block_words, part_words = block // QUAD, PART // QUAD
     block_groups, span_groups, steps = block // group, span // group, group // QUAD
-    has_starts, has_minimums, signed = zero != 0, dot.minimums is not None, dot.signed and zero == 0
-    scales_of, minimums_of = dot.scales, dot.minimums or dot.scales
+    has_starts, has_minimums, signed = zero != 0, reader.minimums is not None, reader.signed and zero == 0
+    scales_of, minimums_of = reader.scales, reader.minimums or reader.scales
     code_dtype = np.int8 if signed else np.uint8
 
     @inline
@@ -139,9 +139,9 @@ def packed_tiles(dot: PackedDot, block_type: BlockType) -> TileProduct:
     return TileProduct(rounded(Rounding(span, group, group, zero, has_minimums)), room, unpack, multiply)
 
 
-def plain_tiles(dot: PlainDot, block_type: BlockType) -> TileProduct:
+def plain_tiles(reader: PlainReader, block_type: BlockType) -> TileProduct:
     """Floats times floats."""
-    widen, widen_one, size = dot.widen, dot.widen_one, block_type.block_bytes
+    widen, widen_one, size = reader.widen, reader.widen_one, block_type.block_bytes
 
     @inline
     def room() -> Any:

@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from quantcli.kernels.blocks.codebooks import LATTICES, neighbours
+from quantcli.kernels.blocks.i_lattice import EVEN_SIGNS
 from quantcli.kernels.blocks.lattice_search import lookup_tables, nearest
-from quantcli.kernels.blocks.lattice_unpack import even_signs
 from quantcli.kernels.simd import LANES, load, lookup, store
 
 compiled = numba.njit(error_model="numpy")  # not `kernel`, whose cache would not notice an edited test
@@ -21,12 +21,6 @@ compiled = numba.njit(error_model="numpy")  # not `kernel`, whose cache would no
 @compiled
 def found(x: Any, weight: Any, lane: int, bits: int, scale: Any, tables: Any, code: int) -> Any:
     return nearest(x, weight, lane, bits, scale * load(tables.levels, 0, LANES), tables, code)
-
-
-@compiled
-def all_even_signs(out: Any) -> None:
-    for bits in range(128):
-        out[bits] = even_signs(bits)
 
 
 @compiled
@@ -82,7 +76,5 @@ def test_lookup_disregards_the_higher_bits_of_an_index() -> None:
 
 
 def test_even_signs() -> None:
-    signs = np.empty(128, np.int64)
-    all_even_signs(signs)
-    np.testing.assert_array_equal(signs & 127, np.arange(128))
-    assert {int(value).bit_count() % 2 for value in signs} == {0}
+    np.testing.assert_array_equal(EVEN_SIGNS & 127, np.arange(128))
+    assert {int(value).bit_count() % 2 for value in EVEN_SIGNS} == {0}

@@ -1,4 +1,7 @@
-"""One file per family of block types. Each holds what its types compute, and lists it in `CODECS`."""
+"""One file per family of block types. Each holds what its types compute, and lists it in `CODECS`.
+
+A type has one reader of its packed bytes, from which dequantizing and matrix products are derived, and one quantizer.
+"""
 
 from __future__ import annotations
 
@@ -6,24 +9,26 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 
+from quantcli.kernels.blocks.reader import PackedReader, PlainReader
 from quantcli.kernels.types import BlockType
 
 
 @dataclass(frozen=True, slots=True)
 class Codec:
-    """What a block type computes. All are serial kernels that release the GIL and keep no state.
+    """What a block type computes.
 
     quantize(x, out)                        x float32 (rows, n), out uint8 (rows, bytes_per_row)
     quantize_weighted(x, importance, out)   importance float32 (n,); None where importance changes nothing
-    dequantize(data, out)                   data uint8 (rows, bytes_per_row), out float32 (rows, n)
+    reader                                  how the weights of a block are read
 
-    `quantize` is None for the types the reference refuses to make without an importance matrix. All arrays are
-    C-contiguous and n is a multiple of the block length; callers check, kernels do not.
+    The first two are serial kernels that release the GIL and keep no state. `quantize` is None for the types the reference
+    refuses to make without an importance matrix. All arrays are C-contiguous and n is a multiple of the block length;
+    callers check, kernels do not.
     """
 
     quantize: Callable[..., None] | None
     quantize_weighted: Callable[..., None] | None
-    dequantize: Callable[..., None]
+    reader: PlainReader | PackedReader
 
 
 def codec(block_type: BlockType) -> Codec:

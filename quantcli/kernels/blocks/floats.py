@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.kernels.blocks import Codec
+from quantcli.kernels.blocks.reader import PlainReader
 from quantcli.kernels.half import bfloat_to_float, float_to_bfloat, float_to_half, half_to_float
 from quantcli.kernels.jit import inline, kernel
-from quantcli.kernels.simd import LANES, load, store
+from quantcli.kernels.simd import LANES, convert, load, load_scalar, reinterpret, store
 
 
 @inline
@@ -34,26 +35,24 @@ def _encoder(encode: Any, stored: Any) -> Any:
     return quantize
 
 
-def _decoder(decode: Any, stored: Any) -> Any:
-    """A kernel that reads rows of dtype `stored` as float32."""
+def _reader(decode: Any, decode_one: Any, stored: Any) -> PlainReader:
+    """The reader of numbers that are stored as elements of dtype `stored`, by functions of a vector and of one number."""
+    vector_bytes = LANES * np.dtype(stored).itemsize
 
-    @kernel
-    def dequantize(data: NDArray[np.uint8], out: NDArray[np.float32]) -> None:
-        source, target = data.reshape(-1).view(stored), out.reshape(-1)
-        whole = source.size // LANES * LANES
-        for start in range(0, whole, LANES):
-            store(target, start, decode(load(source, start, LANES)))
-        for place in range(whole, source.size):
-            target[place] = decode(source[place])
+    @inline
+    def widen(weights: Any, offset: Any) -> Any:
+        return decode(reinterpret(load(weights, offset, vector_bytes), stored))
 
-    return dequantize
+    @inline
+    def widen_one(weights: Any, offset: Any) -> Any:
+        return decode_one(load_scalar(weights, offset, stored))
+
+    return PlainReader(widen, widen_one)
 
 
-@kernel
-def _narrow(data: NDArray[np.uint8], out: NDArray[np.float32]) -> None:
-    source, target = data.reshape(-1).view(np.float64), out.reshape(-1)
-    for place in range(source.size):
-        target[place] = np.float32(source[place])
+@inline
+def _narrow(value: Any) -> Any:
+    return convert(value, np.float32)
 
 
 @kernel
@@ -64,7 +63,7 @@ def _widen(x: NDArray[np.float32], out: NDArray[np.uint8]) -> None:
 
 
 def _codec(encode: Any, decode: Any, stored: Any) -> Codec:
-    return Codec(_encoder(encode, stored), None, _decoder(decode, stored))
+    return Codec(_encoder(encode, stored), None, _reader(decode, decode, stored))
 
 
 CODECS: Final = MappingProxyType(
@@ -72,6 +71,6 @@ CODECS: Final = MappingProxyType(
         "F32": _codec(_same, _same, np.float32),
         "F16": _codec(float_to_half, half_to_float, np.uint16),
         "BF16": _codec(float_to_bfloat, bfloat_to_float, np.uint16),
-        "F64": Codec(_widen, None, _narrow),
+        "F64": Codec(_widen, None, _reader(_narrow, np.float32, np.float64)),
     }
 )

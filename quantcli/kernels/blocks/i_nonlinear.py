@@ -16,11 +16,13 @@ from typing import Any, Final
 import numpy as np
 
 from quantcli.kernels.blocks import Codec
-from quantcli.kernels.half import float_to_half, half_to_float
+from quantcli.kernels.blocks.packed_fields import half_at, nibbles, offsets
+from quantcli.kernels.blocks.reader import PART, PackedReader
+from quantcli.kernels.half import float_to_half
 from quantcli.kernels.jit import inline, kernel
 from quantcli.kernels.lanes import transpose, transpose_back
 from quantcli.kernels.search import TINY, nearest_int
-from quantcli.kernels.shorthand import F32, I32, U8, U32, Bytes, Floats, Vec
+from quantcli.kernels.shorthand import F32, I32, U32, Bytes, Floats, Vec
 from quantcli.kernels.simd import (
     LANES,
     absolute,
@@ -51,6 +53,11 @@ _nearest_code = staircase(_MIDPOINTS, range(16))
 _level_of = byte_table(*LEVELS)
 
 _BLOCK: Final = 32
+_NL_BYTES: Final = TYPES["IQ4_NL"].block_bytes
+_NL_D, _NL_CODES = offsets("IQ4_NL", "d", "qs")
+_XS_BYTES: Final = TYPES["IQ4_XS"].block_bytes
+_XS_D, _XS_HIGH, _XS_LOW, _XS_CODES = offsets("IQ4_XS", "d", "scales_h", "scales_l", "qs")
+_XS_BLOCKS: Final = SUPER_BLOCK // _BLOCK
 _PAIRS: Final = 16
 _TRIALS: Final = 7
 """Trial inverse scales on each side of the one that puts the largest value on the first level."""
@@ -212,47 +219,39 @@ def _quantizers(length: int, write: Callable[..., None]) -> tuple[Callable[..., 
     return quantize, quantize_weighted
 
 
+# --- reading -------------------------------------------------------------------------------------------------------------
+
+_LOW_PLACES: Final = np.arange(0, 32, 4, dtype=np.uint32)
+_HIGH_PLACES: Final = np.arange(0, 16, 2, dtype=np.uint32)
+
+
 @inline
-def _decode(packed: Bytes, at: int, scale: Any, values: Floats, base: int) -> None:
-    """Write 32 values from 16 bytes of codes."""
-    pairs = load(packed, at, _PAIRS)
-    store(values, base, convert(_level_of(pairs & U8(15)), np.float32) * scale)
-    store(values, base + _PAIRS, convert(_level_of(pairs >> U8(4)), np.float32) * scale)
+def _codes_nl(weights: Any, offset: Any, part: Any) -> Any:
+    return _level_of(nibbles(weights, offset + _NL_CODES))
 
 
-_NL_BYTES: Final = TYPES["IQ4_NL"].block_bytes
-_NL_CODES: Final = TYPES["IQ4_NL"].offset("qs")
-_XS_BYTES: Final = TYPES["IQ4_XS"].block_bytes
-_XS_BLOCKS: Final = SUPER_BLOCK // _BLOCK
-_XS_HIGH: Final = TYPES["IQ4_XS"].offset("scales_h")
-_XS_LOW: Final = TYPES["IQ4_XS"].offset("scales_l")
-_XS_CODES: Final = TYPES["IQ4_XS"].offset("qs")
+@inline
+def _scales_nl(weights: Any, offset: Any) -> Any:
+    return splat(half_at(weights, offset + _NL_D), 1)
 
 
-@kernel
-def _dequantize_nl(data: Bytes, out: Floats) -> None:
-    packed, values = data.reshape(-1), out.reshape(-1)
-    for block in range(values.size // _BLOCK):
-        at = block * _NL_BYTES
-        scale = half_to_float(load_scalar(packed, at, np.uint16))
-        _decode(packed, at + _NL_CODES, scale, values, block * _BLOCK)
+@inline
+def _codes_xs(weights: Any, offset: Any, part: Any) -> Any:
+    return _level_of(nibbles(weights, offset + _XS_CODES + 16 * part))
 
 
-@kernel
-def _dequantize_xs(data: Bytes, out: Floats) -> None:
-    packed, values = data.reshape(-1), out.reshape(-1)
-    for block in range(values.size // SUPER_BLOCK):
-        at = block * _XS_BYTES
-        scale = half_to_float(load_scalar(packed, at, np.uint16))
-        high = load_scalar(packed, at + _XS_HIGH, np.uint16)
-        low = load_scalar(packed, at + _XS_LOW, np.uint32)
-        for part in range(_XS_BLOCKS):
-            level = ((low >> U32(4 * part)) & U32(15)) | (((high >> U32(2 * part)) & U32(3)) << U32(4))
-            part_scale = scale * F32(I32(level) - I32(32))
-            _decode(packed, at + _XS_CODES + part * _PAIRS, part_scale, values, block * SUPER_BLOCK + part * _BLOCK)
+@inline
+def _scales_xs(weights: Any, offset: Any) -> Any:
+    # Eight scales of six bits: the low four of each in a word, the high two in a half of one.
+    low = splat(load_scalar(weights, offset + _XS_LOW, np.uint32), 8) >> load(_LOW_PLACES, 0, 8)
+    high = splat(U32(load_scalar(weights, offset + _XS_HIGH, np.uint16)), 8) >> load(_HIGH_PLACES, 0, 8)
+    levels = (low & U32(15)) | ((high & U32(3)) << U32(4))
+    return (convert(levels, np.float32) - F32(32)) * half_at(weights, offset + _XS_D)
 
 
 CODECS: Final[Mapping[str, Codec]] = {
-    "IQ4_NL": Codec(*_quantizers(_BLOCK, _write_plain), _dequantize_nl),
-    "IQ4_XS": Codec(*_quantizers(SUPER_BLOCK, _write_super), _dequantize_xs),
+    "IQ4_NL": Codec(
+        *_quantizers(_BLOCK, _write_plain), PackedReader(_codes_nl, _scales_nl, group=PART, signed=True, scale_half=_NL_D)
+    ),
+    "IQ4_XS": Codec(*_quantizers(SUPER_BLOCK, _write_super), PackedReader(_codes_xs, _scales_xs, group=PART, signed=True)),
 }

@@ -16,27 +16,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.kernels.blocks import Codec
+from quantcli.kernels.blocks.packed_fields import bits_from, bits_to, eight_levels, half_from, offsets, pair_of_words
+from quantcli.kernels.blocks.reader import PART, IntegerScales, with_integer_scales
 from quantcli.kernels.blocks.super_blocks import (
     batch_spread,
     gather_batch,
     group_count,
     importance_weights,
     kernel_of,
-    load_half,
     spread_out,
     store_half,
     transpose_group,
     untranspose_group,
 )
 from quantcli.kernels.half import float_to_half, half_to_float
-from quantcli.kernels.jit import inline, kernel
+from quantcli.kernels.jit import inline
 from quantcli.kernels.search import affine_level, affine_search, nearest_int, positive_search
-from quantcli.kernels.shorthand import F32, I32, Scratch, Vec
+from quantcli.kernels.shorthand import F32, I32, U8, U32, Scratch, Vec
 from quantcli.kernels.simd import (
     LANES,
     absolute,
     convert,
     load,
+    load_scalar,
     maximum,
     minimum,
     select,
@@ -272,48 +274,74 @@ def _quantizer(bits: int, weighted: bool) -> Any:
     return kernel_of(run, weighted)
 
 
-def _dequantizer(bits: int) -> Any:
-    """x = d * scale * l - dmin * min for every weight of a type."""
-    block_bytes = TYPES[f"Q{bits}_K"].block_bytes
-    at_d, at_dmin, at_scales, at_levels = _places(bits)
-    length = 16 if bits == 2 else 32
+# --- reading -------------------------------------------------------------------------------------------------------------
 
-    @kernel
-    def dequantize(data: NDArray[np.uint8], out: NDArray[np.float32]) -> None:
-        packed, flat = data.reshape(-1), out.reshape(-1)
-        for block in range(flat.size // K):
-            at = block * block_bytes
-            d, dmin = load_half(packed, at + at_d), load_half(packed, at + at_dmin)
-            for sub in range(K // length):
-                scale, low = sub_block_scales(packed, at + at_scales, sub, bits)
-                unit, floor = d * F32(scale), dmin * F32(low)
-                for element in range(length):
-                    if bits == 2:
-                        byte = packed[at + at_levels + sub // 8 * 32 + sub % 2 * 16 + element]
-                        level = (byte >> (sub % 8 // 2 * 2)) & 3
-                    else:
-                        level = (packed[at + at_levels + sub // 2 * 32 + element] >> (sub % 2 * 4)) & 15
-                        if bits == 5:
-                            level |= ((packed[at + at_levels - 32 + element] >> sub) & 1) << 4
-                    flat[block * K + sub * length + element] = unit * F32(level) - floor
-
-    return dequantize
+_Q2_SCALES, _Q2_LEVELS, _Q2_D, _Q2_MIN = offsets("Q2_K", "scales", "qs", "d", "dmin")
+_Q4_D, _Q4_MIN, _Q4_SCALES, _Q4_LEVELS = offsets("Q4_K", "d", "dmin", "scales", "qs")
+_Q5_HIGH, _Q5_LEVELS = offsets("Q5_K", "qh", "qs")
 
 
 @inline
-def sub_block_scales(packed: NDArray[np.uint8], at: int, sub: int, bits: int) -> tuple[int, int]:
-    """The stored scale and minimum, integers, of sub-block `sub` of the super-block whose scales begin at byte `at`."""
-    if bits == 2:
-        byte = packed[at + sub]
-        return byte & 15, byte >> 4
-    if sub < 4:
-        return packed[at + sub] & 63, packed[at + sub + 4] & 63
-    return (
-        (packed[at + sub + 4] & 15) | ((packed[at + sub - 4] >> 6) << 4),
-        (packed[at + sub + 4] >> 4) | ((packed[at + sub] >> 6) << 4),
-    )
+def _codes_2(weights: Any, offset: Any, part: Any) -> Any:
+    levels = load(weights, offset + _Q2_LEVELS + part // 4 * PART, PART)
+    return bits_from(levels, part % 4 * 2, U8(3))
 
+
+@inline
+def _levels_2(weights: Any, offset: Any) -> Any:
+    return convert(load(weights, offset + _Q2_SCALES, 16) & U8(15), np.int16)
+
+
+@inline
+def _lows_2(weights: Any, offset: Any) -> Any:
+    return convert(load(weights, offset + _Q2_SCALES, 16) >> U8(4), np.int16)
+
+
+@inline
+def _codes_4(weights: Any, offset: Any, part: Any) -> Any:
+    return bits_from(load(weights, offset + _Q4_LEVELS + part // 2 * PART, PART), part % 2 * 4, U8(15))
+
+
+@inline
+def _codes_5(weights: Any, offset: Any, part: Any) -> Any:
+    low = bits_from(load(weights, offset + _Q5_LEVELS + part // 2 * PART, PART), part % 2 * 4, U8(15))
+    return low | bits_to(load(weights, offset + _Q5_HIGH, PART), part, 4, U8(16))
+
+
+@inline
+def _sixes(whole: Any, split: Any, place: Any) -> Any:
+    """Eight integers of six bits: four in the bytes of `whole`, four from its high bits and half the bytes of `split`."""
+    first = whole & U32(0x3F3F3F3F)
+    second = ((split >> U32(place)) & U32(0x0F0F0F0F)) | ((whole >> U32(2)) & U32(0x30303030))
+    return eight_levels(pair_of_words(first, second))
+
+
+# Twelve bytes hold 8 scales and 8 minimums of six bits: of the first four whole bytes with the high bits of the others.
+
+
+@inline
+def _levels_45(weights: Any, offset: Any) -> Any:
+    whole = load_scalar(weights, offset + _Q4_SCALES, np.uint32)
+    split = load_scalar(weights, offset + _Q4_SCALES + 8, np.uint32)
+    return _sixes(whole, split, 0)
+
+
+@inline
+def _lows_45(weights: Any, offset: Any) -> Any:
+    whole = load_scalar(weights, offset + _Q4_SCALES + 4, np.uint32)
+    split = load_scalar(weights, offset + _Q4_SCALES + 8, np.uint32)
+    return _sixes(whole, split, 4)
+
+
+_SCALES_2: Final = IntegerScales(_levels_2, half_from(_Q2_D), _lows_2, half_from(_Q2_MIN))
+_SCALES_45: Final = IntegerScales(_levels_45, half_from(_Q4_D), _lows_45, half_from(_Q4_MIN))
+
+_READERS: Final = {
+    2: with_integer_scales(_codes_2, _SCALES_2, group=16, apart=4),
+    4: with_integer_scales(_codes_4, _SCALES_45, group=32, apart=2),
+    5: with_integer_scales(_codes_5, _SCALES_45, group=32, apart=2),
+}
 
 CODECS: Final = MappingProxyType(
-    {f"Q{bits}_K": Codec(_quantizer(bits, False), _quantizer(bits, True), _dequantizer(bits)) for bits in (2, 4, 5)}
+    {f"Q{bits}_K": Codec(_quantizer(bits, False), _quantizer(bits, True), reader) for bits, reader in _READERS.items()}
 )

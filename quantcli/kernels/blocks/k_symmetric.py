@@ -12,23 +12,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.kernels.blocks import Codec
+from quantcli.kernels.blocks.packed_fields import bits_from, bits_to, eight_levels, half_from, offsets, pair_of_words
+from quantcli.kernels.blocks.reader import PART, IntegerScales, with_integer_scales
 from quantcli.kernels.blocks.super_blocks import (
     batch_spread,
     gather_batch,
     group_count,
     importance_weights,
     kernel_of,
-    load_half,
     spread_out,
     store_half,
     transpose_group,
     untranspose_group,
 )
 from quantcli.kernels.half import float_to_half, half_to_float
-from quantcli.kernels.jit import inline, kernel
+from quantcli.kernels.jit import inline
 from quantcli.kernels.search import TINY, block_extreme, descent_search, nearest_int, symmetric_search
-from quantcli.kernels.shorthand import F32, I32, Scratch, Vec
-from quantcli.kernels.simd import LANES, convert, load, maximum, minimum, select, splat, store
+from quantcli.kernels.shorthand import F32, I16, I32, U8, U32, U64, Scratch, Vec
+from quantcli.kernels.simd import (
+    LANES,
+    convert,
+    load,
+    load_scalar,
+    maximum,
+    minimum,
+    reinterpret,
+    select,
+    shuffle,
+    splat,
+    store,
+)
 from quantcli.kernels.types import SUPER_BLOCK as K
 from quantcli.kernels.types import TYPES
 
@@ -271,49 +284,49 @@ def _quantizer(bits: int, weighted: bool) -> Any:
     return kernel_of(run, weighted)
 
 
-@kernel
-def _dequantize_3(data: NDArray[np.uint8], out: NDArray[np.float32]) -> None:
-    packed, flat = data.reshape(-1), out.reshape(-1)
-    for block in range(flat.size // K):
-        at = block * 110
-        d = load_half(packed, at + 108)
-        for sub in range(PER_BLOCK):
-            scale = d * F32(scale_3(packed, at + 96, sub))
-            for element in range(LENGTH):
-                place = sub * LENGTH + element
-                low = (packed[at + 32 + place // 128 * 32 + place % 32] >> (place % 128 // 32 * 2)) & 3
-                high = (packed[at + place % 32] >> (place // 32)) & 1
-                flat[block * K + place] = scale * F32(np.int32(low) - (0 if high else 4))
+# --- reading -------------------------------------------------------------------------------------------------------------
+
+_Q3_HIGH, _Q3_LOW, _Q3_SCALES, _Q3_D = offsets("Q3_K", "hmask", "qs", "scales", "d")
+_Q6_LOW, _Q6_HIGH, _Q6_SCALES, _Q6_D = offsets("Q6_K", "ql", "qh", "scales", "d")
+_join_eights = shuffle(*range(16))
 
 
 @inline
-def scale_3(packed: NDArray[np.uint8], at: int, sub: int) -> np.int32:
-    """The stored scale, -32..31, of sub-block `sub` of the Q3_K block whose twelve bytes of scales begin at `at`."""
-    low = packed[at + sub % 8] >> (sub // 8 * 4) & 15
-    high = packed[at + 8 + sub % 4] >> (sub // 4 * 2) & 3
-    return np.int32(low | (high << 4)) - np.int32(32)
+def _codes_3(weights: Any, offset: Any, part: Any) -> Any:
+    low = load(weights, offset + _Q3_LOW + part // 4 * PART, PART)
+    high = load(weights, offset + _Q3_HIGH, PART)
+    return bits_from(low, part % 4 * 2, U8(3)) | bits_to(high, part, 2, U8(4))
 
 
-@kernel
-def _dequantize_6(data: NDArray[np.uint8], out: NDArray[np.float32]) -> None:
-    packed, flat = data.reshape(-1), out.reshape(-1)
-    scales = data.reshape(-1).view(np.int8)
-    for block in range(flat.size // K):
-        at = block * 210
-        d = load_half(packed, at + 208)
-        for sub in range(PER_BLOCK):
-            scale = d * F32(scales[at + 192 + sub])
-            for element in range(LENGTH):
-                place = sub * LENGTH + element
-                part, inner = place // 128, place % 128
-                low = (packed[at + part * 64 + inner % 64] >> (inner // 64 * 4)) & 15
-                high = (packed[at + 128 + part * 32 + inner % 32] >> (inner // 32 * 2)) & 3
-                flat[block * K + place] = scale * F32(np.int32(low | (high << 4)) - 32)
+@inline
+def _levels_3(weights: Any, offset: Any) -> Any:
+    # 16 scales of six bits: the low four in 8 bytes (8 to 15 in their upper halves), the high two in 4 bytes.
+    low = load_scalar(weights, offset + _Q3_SCALES, np.uint64)
+    high = load_scalar(weights, offset + _Q3_SCALES + 8, np.uint32)
+    two, four = U32(0x03030303), U64(0x0F0F0F0F0F0F0F0F)
+    first = (low & four) | pair_of_words(high & two, (high >> U32(2)) & two) << U64(4)
+    second = ((low >> U64(4)) & four) | pair_of_words((high >> U32(4)) & two, (high >> U32(6)) & two) << U64(4)
+    return _join_eights(eight_levels(first), eight_levels(second)) - I16(32)
 
+
+@inline
+def _codes_6(weights: Any, offset: Any, part: Any) -> Any:
+    half, quarter = part // 4, part % 4
+    low = load(weights, offset + _Q6_LOW + half * 64 + quarter % 2 * PART, PART)
+    high = load(weights, offset + _Q6_HIGH + half * PART, PART)
+    return bits_from(low, quarter // 2 * 4, U8(15)) | bits_to(high, quarter * 2, 4, U8(48))
+
+
+@inline
+def _levels_6(weights: Any, offset: Any) -> Any:
+    return convert(reinterpret(load(weights, offset + _Q6_SCALES, 16), np.int8), np.int16)
+
+
+_READERS: Final = {
+    3: with_integer_scales(_codes_3, IntegerScales(_levels_3, half_from(_Q3_D)), group=16, zero=4, apart=4),
+    6: with_integer_scales(_codes_6, IntegerScales(_levels_6, half_from(_Q6_D)), group=16, zero=32, apart=4),
+}
 
 CODECS: Final = MappingProxyType(
-    {
-        "Q3_K": Codec(_quantizer(3, False), _quantizer(3, True), _dequantize_3),
-        "Q6_K": Codec(_quantizer(6, False), _quantizer(6, True), _dequantize_6),
-    }
+    {f"Q{bits}_K": Codec(_quantizer(bits, False), _quantizer(bits, True), reader) for bits, reader in _READERS.items()}
 )

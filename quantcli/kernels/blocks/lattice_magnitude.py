@@ -18,19 +18,7 @@ import numpy as np
 
 from quantcli.kernels.blocks.codebooks import LATTICES
 from quantcli.kernels.blocks.lattice_search import Lookup, lookup_tables, nearest
-from quantcli.kernels.blocks.lattice_unpack import (
-    QH_2S,
-    QH_3S,
-    QS_2S,
-    QS_2XS,
-    QS_2XXS,
-    QS_3S,
-    QS_3XXS,
-    SCALES_2S,
-    SCALES_2XS,
-    SCALES_3S,
-    SIGNS_3S,
-)
+from quantcli.kernels.blocks.packed_fields import offsets
 from quantcli.kernels.blocks.super_blocks import (
     batch_spread,
     gather_batch,
@@ -46,6 +34,12 @@ from quantcli.kernels.shorthand import F32, I32, Bytes, Scratch, Vec
 from quantcli.kernels.simd import LANES, convert, load, maximum, minimum, select, splat, sqrt, store, store_scalar
 from quantcli.kernels.types import SUPER_BLOCK as K
 from quantcli.kernels.types import TYPES
+
+(QS_2XXS,) = offsets("IQ2_XXS", "qs")
+QS_2XS, SCALES_2XS = offsets("IQ2_XS", "qs", "scales")
+QS_2S, QH_2S, SCALES_2S = offsets("IQ2_S", "qs", "qh", "scales")
+(QS_3XXS,) = offsets("IQ3_XXS", "qs")
+QS_3S, QH_3S, SIGNS_3S, SCALES_3S = offsets("IQ3_S", "qs", "qh", "signs", "scales")
 
 OFF_GRID, ALL_IF_ONE, ALL = range(3)
 """Which points are rounded again with the scale found: those not in the codebook, all if one is not, or all."""

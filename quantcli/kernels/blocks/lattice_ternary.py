@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from quantcli.kernels.blocks.lattice_search import FARTHEST, Lookup, lookup_tables, nearest
-from quantcli.kernels.blocks.lattice_unpack import QH_1M, QH_1S, QS_1M, QS_1S, SCALES_1M, SHIFT
+from quantcli.kernels.blocks.packed_fields import offsets
 from quantcli.kernels.blocks.super_blocks import (
     batch_spread,
     gather_batch,
@@ -45,6 +45,12 @@ from quantcli.kernels.simd import (
 )
 from quantcli.kernels.types import SUPER_BLOCK as K
 from quantcli.kernels.types import TYPES
+
+QS_1S, QH_1S = offsets("IQ1_S", "qs", "qh")
+QS_1M, QH_1M, SCALES_1M = offsets("IQ1_M", "qs", "qh", "scales")
+
+SHIFT: Final = np.float32(0.125)
+"""`IQ1S_DELTA`: how far the values of a group of IQ1 lie above or below -1, 0 and 1, in units of its scale."""
 
 BITS: Final = 2
 """Of a level in a code."""

@@ -11,12 +11,14 @@ Source: `quantize_row_*_ref`, `quantize_row_*_impl` and `dequantize_row_*` in `g
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from quantcli.kernels.blocks import Codec
-from quantcli.kernels.half import float_to_half, half_to_float
+from quantcli.kernels.blocks.packed_fields import half_at, nibbles, offsets
+from quantcli.kernels.blocks.reader import PART, PackedReader
+from quantcli.kernels.half import float_to_half
 from quantcli.kernels.jit import inline, kernel
 from quantcli.kernels.lanes import mean_squares, transpose, transpose_back
 from quantcli.kernels.search import affine_level, affine_search, finite_inverse, nearest_int, symmetric_search
@@ -71,17 +73,6 @@ def _store_levels(packed: Bytes, at: int, low_at: int, high_at: int, levels: Vec
     if high_at != _NO_FIELD:
         store_scalar(packed, at + high_at, mask_bits((levels & U8(16)) != U8(0)))
     store(packed, at + low_at, (_first_half(levels, levels) & U8(15)) | (_second_half(levels, levels) << U8(4)))
-
-
-@inline
-def _load_levels(packed: Bytes, at: int, low_at: int, high_at: int) -> Vec:
-    """The 32 levels of the block at byte `at`, uint8: `_store_levels` undone."""
-    pairs = load(packed, at + low_at, _NIBBLE_PAIRS)
-    levels = _joined(pairs & U8(15), pairs >> U8(4))
-    if high_at != _NO_FIELD:
-        fifth = bits_mask(load_scalar(packed, at + high_at, np.uint32))
-        levels = select(fifth, levels | U8(16), levels)
-    return levels
 
 
 # Four and five bits without importance: a block is one vector
@@ -212,39 +203,10 @@ def _weighted(name: str, fit: Fit) -> Callable[[Floats, Floats, Bytes], None]:
     return quantize_weighted
 
 
-def _nibble_dequantize(name: str, zero_level: int) -> Callable[[Bytes, Floats], None]:
-    """`(level - zero_level) * scale`, plus the minimum where the type has one."""
-    size, low_at, high_at, minimum_at = _places(name)
-
-    @kernel
-    def dequantize(data: Bytes, out: Floats) -> None:
-        packed, values = data.reshape(-1), out.reshape(-1)
-        for block in range(values.size // _BLOCK):
-            at = block * size
-            scale = half_to_float(load_scalar(packed, at, np.uint16))
-            levels = _load_levels(packed, at, low_at, high_at)
-            value = (convert(levels, np.float32) - F32(zero_level)) * scale
-            if minimum_at != _NO_FIELD:
-                value = value + half_to_float(load_scalar(packed, at + minimum_at, np.uint16))
-            store(values, block * _BLOCK, value)
-
-    return dequantize
-
-
-def _symmetric(name: str, bits: int) -> Codec:
-    half = 1 << (bits - 1)
-    return Codec(_symmetric_plain(name, half), _weighted(name, _symmetric_fit(half)), _nibble_dequantize(name, half))
-
-
-def _affine(name: str, bits: int) -> Codec:
-    top = (1 << bits) - 1
-    return Codec(_affine_plain(name, top), _weighted(name, _affine_fit(top)), _nibble_dequantize(name, 0))
-
-
 # Eight bits
 
 _Q8_BYTES: Final = TYPES["Q8_0"].block_bytes
-_Q8_LEVELS: Final = TYPES["Q8_0"].offset("qs")
+(_Q8_LEVELS,) = offsets("Q8_0", "qs")
 
 
 @kernel
@@ -258,20 +220,11 @@ def _quantize_q8(x: Floats, out: Bytes) -> None:
         store(packed, at + _Q8_LEVELS, convert(level, np.uint8))
 
 
-@kernel
-def _dequantize_q8(data: Bytes, out: Floats) -> None:
-    packed, values = data.reshape(-1), out.reshape(-1)
-    for block in range(values.size // _BLOCK):
-        at = block * _Q8_BYTES
-        levels = reinterpret(load(packed, at + _Q8_LEVELS, _BLOCK), np.int8)
-        store(values, block * _BLOCK, convert(levels, np.float32) * half_to_float(load_scalar(packed, at, np.uint16)))
-
-
 # One bit: the sign; the scale is the mean magnitude, whose sum is serial
 
 _Q1_BLOCK: Final = TYPES["Q1_0"].block_length
 _Q1_BYTES: Final = TYPES["Q1_0"].block_bytes
-_Q1_LEVELS: Final = TYPES["Q1_0"].offset("qs")
+(_Q1_LEVELS,) = offsets("Q1_0", "qs")
 _WORD: Final = 32
 
 
@@ -297,22 +250,11 @@ def _quantize_q1(x: Floats, out: Bytes) -> None:
                 store_scalar(packed, at + _Q1_LEVELS + word * _WORD // 8, signs)
 
 
-@kernel
-def _dequantize_q1(data: Bytes, out: Floats) -> None:
-    packed, values = data.reshape(-1), out.reshape(-1)
-    for block in range(values.size // _Q1_BLOCK):
-        at = block * _Q1_BYTES
-        scale = splat(half_to_float(load_scalar(packed, at, np.uint16)), _WORD)
-        for word in range(_Q1_BLOCK // _WORD):
-            positive = bits_mask(load_scalar(packed, at + _Q1_LEVELS + word * _WORD // 8, np.uint32))
-            store(values, block * _Q1_BLOCK + word * _WORD, select(positive, scale, -scale))
-
-
 # Two bits: -1, 0, 1 (and 2, which the quantizer never reaches) times the largest magnitude; four levels a byte
 
 _Q2_BLOCK: Final = TYPES["Q2_0"].block_length
 _Q2_BYTES: Final = TYPES["Q2_0"].block_bytes
-_Q2_LEVELS: Final = TYPES["Q2_0"].offset("qs")
+(_Q2_LEVELS,) = offsets("Q2_0", "qs")
 _Q2_QUADS: Final = _Q2_BLOCK // 4
 
 
@@ -333,15 +275,95 @@ def _quantize_q2(x: Floats, out: Bytes) -> None:
         store(packed, at + _Q2_LEVELS, convert(quads, np.uint8))
 
 
-@kernel
-def _dequantize_q2(data: Bytes, out: Floats) -> None:
-    packed, values = data.reshape(-1), out.reshape(-1)
-    for block in range(values.size // _Q2_BLOCK):
-        at = block * _Q2_BYTES
-        quads = convert(load(packed, at + _Q2_LEVELS, _Q2_QUADS), np.uint32)
-        quads = (quads | (quads << U32(6)) | (quads << U32(12)) | (quads << U32(18))) & U32(0x03030303)
-        level = convert(reinterpret(quads, np.uint8), np.float32) - F32(1)
-        store(values, block * _Q2_BLOCK, level * half_to_float(load_scalar(packed, at, np.uint16)))
+# --- reading -------------------------------------------------------------------------------------------------------------
+
+
+def _low_bits(name: str) -> Callable[..., Any]:
+    """Codes of four bits."""
+    (levels,) = offsets(name, "qs")
+
+    @inline
+    def codes(weights: Any, offset: Any, part: Any) -> Any:
+        return nibbles(weights, offset + levels)
+
+    return codes
+
+
+def _five_bits(name: str) -> Callable[..., Any]:
+    """Codes of four bits, and the fifth of all of them in a word."""
+    levels, high = offsets(name, "qs", "qh")
+
+    @inline
+    def codes(weights: Any, offset: Any, part: Any) -> Any:
+        fifth = bits_mask(load_scalar(weights, offset + high, np.uint32))
+        return nibbles(weights, offset + levels) | select(fifth, splat(U8(16), PART), splat(U8(0), PART))
+
+    return codes
+
+
+@inline
+def _codes_8(weights: Any, offset: Any, part: Any) -> Any:
+    return reinterpret(load(weights, offset + _Q8_LEVELS, PART), np.int8)
+
+
+@inline
+def _codes_1(weights: Any, offset: Any, part: Any) -> Any:
+    positive = bits_mask(load_scalar(weights, offset + _Q1_LEVELS + part * (PART // 8), np.uint32))
+    return select(positive, splat(U8(2), PART), splat(U8(0), PART))
+
+
+@inline
+def _codes_2(weights: Any, offset: Any, part: Any) -> Any:
+    # Four neighbouring levels share a byte; each moves to a byte of a word of its own.
+    quads = convert(load(weights, offset + _Q2_LEVELS + part * 8, 8), np.uint32)
+    quads = (quads | (quads << U32(6)) | (quads << U32(12)) | (quads << U32(18))) & U32(0x03030303)
+    return reinterpret(quads, np.uint8)
+
+
+
+
+def _scales(name: str) -> Callable[..., Any]:
+    """A block's scale, for each of its parts."""
+    (place,), parts = offsets(name, "d"), TYPES[name].block_length // PART
+
+    @inline
+    def scales(weights: Any, offset: Any) -> Any:
+        return splat(half_at(weights, offset + place), parts)
+
+    return scales
+
+
+def _minimum(name: str) -> Callable[..., Any]:
+    """The value of a block's code 0, negated."""
+    (place,) = offsets(name, "m")
+
+    @inline
+    def minimum(weights: Any, offset: Any) -> Any:
+        return splat(-half_at(weights, offset + place), 1)
+
+    return minimum
+
+
+def _reader(name: str, codes: Callable[..., Any], **how: Any) -> PackedReader:
+    """The reader of a type whose blocks are one part."""
+    (place,) = offsets(name, "d")
+    return PackedReader(codes, _scales(name), group=PART, scale_half=place, **how)
+
+
+def _codes(name: str, bits: int) -> Callable[..., Any]:
+    return _low_bits(name) if bits == 4 else _five_bits(name)
+
+
+def _symmetric(name: str, bits: int) -> Codec:
+    half = 1 << (bits - 1)
+    reader = _reader(name, _codes(name, bits), zero=half)
+    return Codec(_symmetric_plain(name, half), _weighted(name, _symmetric_fit(half)), reader)
+
+
+def _affine(name: str, bits: int) -> Codec:
+    top = (1 << bits) - 1
+    reader = _reader(name, _codes(name, bits), minimums=_minimum(name))
+    return Codec(_affine_plain(name, top), _weighted(name, _affine_fit(top)), reader)
 
 
 CODECS: Final[Mapping[str, Codec]] = {
@@ -349,7 +371,7 @@ CODECS: Final[Mapping[str, Codec]] = {
     "Q4_1": _affine("Q4_1", 4),
     "Q5_0": _symmetric("Q5_0", 5),
     "Q5_1": _affine("Q5_1", 5),
-    "Q8_0": Codec(_quantize_q8, None, _dequantize_q8),
-    "Q1_0": Codec(_quantize_q1, None, _dequantize_q1),
-    "Q2_0": Codec(_quantize_q2, None, _dequantize_q2),
+    "Q8_0": Codec(_quantize_q8, None, _reader("Q8_0", _codes_8, signed=True)),
+    "Q1_0": Codec(_quantize_q1, None, PackedReader(_codes_1, _scales("Q1_0"), group=PART, zero=1)),
+    "Q2_0": Codec(_quantize_q2, None, PackedReader(_codes_2, _scales("Q2_0"), group=PART, zero=1)),
 }

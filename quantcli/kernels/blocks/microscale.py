@@ -16,6 +16,8 @@ from typing import Any, Final
 import numpy as np
 
 from quantcli.kernels.blocks import Codec
+from quantcli.kernels.blocks.packed_fields import bits_from, nibbles, offsets
+from quantcli.kernels.blocks.reader import PackedReader
 from quantcli.kernels.jit import inline, kernel
 from quantcli.kernels.shorthand import F32, I32, U8, U32, Bytes, Floats, Vec
 from quantcli.kernels.simd import (
@@ -24,6 +26,7 @@ from quantcli.kernels.simd import (
     convert,
     lane,
     load,
+    load_scalar,
     max_lanes,
     reinterpret,
     select,
@@ -35,8 +38,6 @@ from quantcli.kernels.types import TYPES
 
 LEVELS: Final = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
 """What the sixteen codes stand for, in halves: `kvalues_fp4`. The scales below are halved too, to make up for it."""
-
-_level_of = byte_table(*LEVELS)
 
 
 def _code_search(lanes: int) -> Callable[[Vec, Any], Vec]:
@@ -67,7 +68,7 @@ def _code_search(lanes: int) -> Callable[[Vec, Any], Vec]:
 
 _MX_BLOCK: Final = TYPES["MXFP4"].block_length
 _MX_BYTES: Final = TYPES["MXFP4"].block_bytes
-_MX_CODES: Final = TYPES["MXFP4"].offset("qs")
+_MX_SCALE, _MX_CODES = offsets("MXFP4", "e", "qs")
 _MX_PAIRS: Final = _MX_BLOCK // 2
 _mx_codes = _code_search(_MX_BLOCK)
 _mx_low = shuffle(*range(_MX_PAIRS))
@@ -124,29 +125,15 @@ def _quantize_mx(x: Floats, out: Bytes) -> None:
         store(packed, at + _MX_CODES, _mx_low(codes, codes) | (_mx_high(codes, codes) << U8(4)))
 
 
-@kernel
-def _dequantize_mx(data: Bytes, out: Floats) -> None:
-    packed, values = data.reshape(-1), out.reshape(-1)
-    for block in range(values.size // _MX_BLOCK):
-        at, start = block * _MX_BYTES, block * _MX_BLOCK
-        scale = power_scale(I32(packed[at]))
-        pairs = load(packed, at + _MX_CODES, _MX_PAIRS)
-        store(values, start, convert(_level_of(pairs & U8(15)), np.float32) * scale)
-        store(values, start + _MX_PAIRS, convert(_level_of(pairs >> U8(4)), np.float32) * scale)
-
-
-# NVFP4: an unsigned E4M3 float for each 16 weights
-
 _NV_BLOCK: Final = TYPES["NVFP4"].block_length
 _NV_BYTES: Final = TYPES["NVFP4"].block_bytes
-_NV_CODES: Final = TYPES["NVFP4"].offset("qs")
+_NV_SCALES, _NV_CODES = offsets("NVFP4", "d", "qs")
 _NV_PARTS: Final = TYPES["NVFP4"].layout["d"].shape[0]
 _NV_LENGTH: Final = _NV_BLOCK // _NV_PARTS
 _NV_PAIRS: Final = _NV_LENGTH // 2
 _nv_codes = _code_search(_NV_LENGTH)
 _nv_low = shuffle(*range(_NV_PAIRS))
 _nv_high = shuffle(*range(_NV_PAIRS, _NV_LENGTH))
-_nv_joined = shuffle(*range(_NV_LENGTH))
 
 
 def _half_e4m3(byte: int) -> float:
@@ -185,18 +172,45 @@ def _quantize_nv(x: Floats, out: Bytes) -> None:
             store(packed, at + _NV_CODES + part * _NV_PAIRS, _nv_low(codes, codes) | (_nv_high(codes, codes) << U8(4)))
 
 
-@kernel
-def _dequantize_nv(data: Bytes, out: Floats) -> None:
-    packed, values = data.reshape(-1), out.reshape(-1)
-    for block in range(values.size // _NV_BLOCK):
-        at, start = block * _NV_BYTES, block * _NV_BLOCK
-        for part in range(_NV_PARTS):
-            pairs = load(packed, at + _NV_CODES + part * _NV_PAIRS, _NV_PAIRS)
-            levels = convert(_level_of(_nv_joined(pairs & U8(15), pairs >> U8(4))), np.float32)
-            store(values, start + part * _NV_LENGTH, levels * HALF_E4M3[packed[at + part]])
+# --- reading -------------------------------------------------------------------------------------------------------------
+
+_ZERO: Final = 16
+_level_of = byte_table(*(level + _ZERO for level in LEVELS))
+# Eight bytes hold 16 weights: their lower halves, then their upper ones.
+_by_sixteens = shuffle(*range(8), *range(16, 24), *range(8, 16), *range(24, 32))
+_pair, _quad = shuffle(0, 1), shuffle(0, 1, 2, 3)
+
+
+@inline
+def _codes_mx(weights: Any, offset: Any, part: Any) -> Any:
+    return reinterpret(_level_of(nibbles(weights, offset + _MX_CODES)), np.uint8)
+
+
+@inline
+def _scales_mx(weights: Any, offset: Any) -> Any:
+    exponent = np.int32(load_scalar(weights, offset + _MX_SCALE, np.uint8))
+    return splat(power_scale(exponent), 1)
+
+
+@inline
+def _codes_nv(weights: Any, offset: Any, part: Any) -> Any:
+    pairs = load(weights, offset + _NV_CODES + 16 * part, 16)
+    return reinterpret(_level_of(_by_sixteens(bits_from(pairs, 0, U8(15)), bits_from(pairs, 4, U8(15)))), np.uint8)
+
+
+@inline
+def _scale_nv(weights: Any, place: Any) -> Any:
+    return splat(HALF_E4M3[load_scalar(weights, place, np.uint8)], 1)
+
+
+@inline
+def _scales_nv(weights: Any, offset: Any) -> Any:
+    at = offset + _NV_SCALES
+    first = _pair(_scale_nv(weights, at), _scale_nv(weights, at + 1))
+    return _quad(first, _pair(_scale_nv(weights, at + 2), _scale_nv(weights, at + 3)))
 
 
 CODECS: Final[Mapping[str, Codec]] = {
-    "MXFP4": Codec(_quantize_mx, None, _dequantize_mx),
-    "NVFP4": Codec(_quantize_nv, None, _dequantize_nv),
+    "MXFP4": Codec(_quantize_mx, None, PackedReader(_codes_mx, _scales_mx, group=32, zero=_ZERO)),
+    "NVFP4": Codec(_quantize_nv, None, PackedReader(_codes_nv, _scales_nv, group=16, zero=_ZERO)),
 }

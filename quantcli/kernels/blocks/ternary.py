@@ -8,26 +8,29 @@ Source: `quantize_row_tq*_ref` and `dequantize_row_tq*` in `ggml-quants.c`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import numpy as np
 
 from quantcli.kernels.blocks import Codec
-from quantcli.kernels.half import float_to_half, half_to_float
+from quantcli.kernels.blocks.packed_fields import bits_from, half_at, offsets
+from quantcli.kernels.blocks.reader import PART, PackedReader
+from quantcli.kernels.half import float_to_half
 from quantcli.kernels.jit import inline, kernel
 from quantcli.kernels.search import finite_inverse
-from quantcli.kernels.shorthand import F32, I32, U8, U32, Bytes, Floats, Vec
+from quantcli.kernels.shorthand import F32, U8, U32, Bytes, Floats, Vec
 from quantcli.kernels.simd import (
     absolute,
     convert,
     lane,
     load,
-    load_scalar,
     max_lanes,
     maximum,
     reinterpret,
     round_away,
+    select,
+    shuffle,
     splat,
     store,
     store_scalar,
@@ -56,8 +59,7 @@ def _digits(value: Vec, inverse: Any) -> Vec:
 # Two bits a weight
 
 _TQ2_BYTES: Final = TYPES["TQ2_0"].block_bytes
-_TQ2_LEVELS: Final = TYPES["TQ2_0"].offset("qs")
-_TQ2_SCALE: Final = TYPES["TQ2_0"].offset("d")
+_TQ2_LEVELS, _TQ2_SCALE = offsets("TQ2_0", "qs", "d")
 
 
 @kernel
@@ -77,26 +79,8 @@ def _quantize_tq2(x: Floats, out: Bytes) -> None:
             store(packed, at + _TQ2_LEVELS + half * _STRIPE, byte)
 
 
-@kernel
-def _dequantize_tq2(data: Bytes, out: Floats) -> None:
-    packed, values = data.reshape(-1), out.reshape(-1)
-    for block in range(values.size // SUPER_BLOCK):
-        at, start = block * _TQ2_BYTES, block * SUPER_BLOCK
-        scale = half_to_float(load_scalar(packed, at + _TQ2_SCALE, np.uint16))
-        for half in range(2):
-            byte = load(packed, at + _TQ2_LEVELS + half * _STRIPE, _STRIPE)
-            for stripe in range(4):
-                digit = (byte >> U8(2 * stripe)) & U8(3)
-                place = start + (4 * half + stripe) * _STRIPE
-                store(values, place, (convert(digit, np.float32) - F32(1)) * scale)
-
-
-# Five digits a byte: 32 bytes hold 5 x 32 weights, 16 bytes 5 x 16, and 4 bytes 4 x 4 with a last digit of 0
-
 _TQ1_BYTES: Final = TYPES["TQ1_0"].block_bytes
-_TQ1_LEVELS: Final = TYPES["TQ1_0"].offset("qs")
-_TQ1_REST: Final = TYPES["TQ1_0"].offset("qh")
-_TQ1_SCALE: Final = TYPES["TQ1_0"].offset("d")
+_TQ1_LEVELS, _TQ1_REST, _TQ1_SCALE = offsets("TQ1_0", "qs", "qh", "d")
 _NARROW: Final = 16
 _SECOND: Final = 5 * _STRIPE
 _THIRD: Final = _SECOND + 5 * _NARROW
@@ -131,31 +115,49 @@ def _quantize_tq1(x: Floats, out: Bytes) -> None:
         store(packed, at + _TQ1_REST, _fraction(reinterpret(splat(U32(rest), 1), np.uint8)))
 
 
+# --- reading -------------------------------------------------------------------------------------------------------------
+
+_POWERS: Final = 3 ** np.arange(5, dtype=np.uint8)
+_QUAD_POWERS: Final = np.repeat(_POWERS[:4], 4)
+
+_join = shuffle(*range(32))
+_four_times = shuffle(*(4 * (0, 1, 2, 3)))
+
+
 @inline
-def _next_digit(fraction: Vec) -> Vec:
-    """What times three carries out of the byte, less one: the weight in units of the scale, float32."""
-    return convert(convert(fraction, np.int32) * I32(3) >> I32(8), np.float32) - F32(1)
+def _carried(fractions: Any) -> Any:
+    """The digits that multiplying by three carries out of bytes: 1 from 86 on, 2 from 171 on."""
+    zero, one = splat(U8(0), PART), splat(U8(1), PART)
+    return select(fractions >= U8(86), one, zero) + select(fractions >= U8(171), one, zero)
 
 
-@kernel
-def _dequantize_tq1(data: Bytes, out: Floats) -> None:
-    packed, values = data.reshape(-1), out.reshape(-1)
-    for block in range(values.size // SUPER_BLOCK):
-        at, start = block * _TQ1_BYTES, block * SUPER_BLOCK
-        scale = half_to_float(load_scalar(packed, at + _TQ1_SCALE, np.uint16))
-        wide = load(packed, at + _TQ1_LEVELS, _STRIPE)
-        narrow = load(packed, at + _TQ1_LEVELS + _STRIPE, _NARROW)
-        rest = load(packed, at + _TQ1_REST, 4)
-        for digit in range(5):
-            store(values, start + digit * _STRIPE, _next_digit(wide) * scale)
-            store(values, start + _SECOND + digit * _NARROW, _next_digit(narrow) * scale)
-            wide, narrow = wide + wide + wide, narrow + narrow + narrow
-        for digit in range(4):
-            store(values, start + _THIRD + digit * 4, _next_digit(rest) * scale)
-            rest = rest + rest + rest
+@inline
+def _codes_tq1(weights: Any, offset: Any, part: Any) -> Any:
+    # 32 bytes hold parts 0 to 4; 16 bytes five half parts from part 5 on, and four bytes the last half part.
+    if part < 5:
+        return _carried(load(weights, offset + _TQ1_LEVELS, PART) * _POWERS[part])
+    narrow = load(weights, offset + _TQ1_LEVELS + PART, 16)
+    digit = 2 * (part - 5)
+    if part < 7:
+        return _carried(_join(narrow * _POWERS[digit], narrow * _POWERS[digit + 1]))
+    rest = load(weights, offset + _TQ1_REST, 4)
+    return _carried(_join(narrow * _POWERS[4], _four_times(rest, rest) * load(_QUAD_POWERS, 0, 16)))
+
+
+@inline
+def _codes_tq2(weights: Any, offset: Any, part: Any) -> Any:
+    return bits_from(load(weights, offset + _TQ2_LEVELS + part // 4 * PART, PART), part % 4 * 2, U8(3))
+
+
+def _scale_at(place: int) -> Callable[..., Any]:
+    @inline
+    def scales(weights: Any, offset: Any) -> Any:
+        return splat(half_at(weights, offset + place), 8)
+
+    return scales
 
 
 CODECS: Final[Mapping[str, Codec]] = {
-    "TQ1_0": Codec(_quantize_tq1, None, _dequantize_tq1),
-    "TQ2_0": Codec(_quantize_tq2, None, _dequantize_tq2),
+    "TQ1_0": Codec(_quantize_tq1, None, PackedReader(_codes_tq1, _scale_at(_TQ1_SCALE), group=PART, zero=1)),
+    "TQ2_0": Codec(_quantize_tq2, None, PackedReader(_codes_tq2, _scale_at(_TQ2_SCALE), group=PART, zero=1)),
 }

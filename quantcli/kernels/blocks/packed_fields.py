@@ -1,4 +1,4 @@
-"""What the families' dots share: small readers of packed bytes."""
+"""Fields of packed blocks: halves, bits and nibbles as the readers of several families take them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from quantcli.kernels.dots import Levels, PackedDot
 from quantcli.kernels.half import half_to_float
 from quantcli.kernels.jit import inline
 from quantcli.kernels.simd import convert, load, load_scalar, reinterpret, shuffle, splat
@@ -70,20 +69,6 @@ def eight_levels(word: Any) -> Any:
 def pair_of_words(low: Any, high: Any) -> Any:
     """Two uint32 as one uint64."""
     return np.uint64(low) | np.uint64(high) << np.uint64(32)
-
-
-def leveled(codes: Callable[..., Any], whole: Levels, group: int, zero: int = 0, apart: int = 1) -> PackedDot:
-    """The dot of a type whose scales are integers times the block's."""
-
-    def floats(levels: Any, scale: Any) -> Callable[..., Any]:
-        @inline
-        def scales(weights: Any, offset: Any) -> Any:
-            return convert(levels(weights, offset), np.float32) * scale(weights, offset)
-
-        return scales
-
-    minimums = floats(whole.lows, whole.low_scale) if whole.lows is not None else None
-    return PackedDot(codes, floats(whole.levels, whole.scale), group, zero, minimums, whole=whole, apart=apart)
 
 
 def half_from(place: int) -> Callable[..., Any]:

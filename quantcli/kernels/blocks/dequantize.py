@@ -1,0 +1,91 @@
+"""Blocks to float32, for every type by its reader: weight = scale * (code - zero) - minimum.
+
+Each operation is rounded once, in the order of `dequantize_row_*` in `ggml-quants.c`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcli.kernels.blocks import codec
+from quantcli.kernels.blocks.reader import PART, PackedReader, PlainReader
+from quantcli.kernels.jit import kernel
+from quantcli.kernels.shorthand import Bytes, Floats
+from quantcli.kernels.simd import LANES, address, convert, lane, load, local, shuffle, store
+from quantcli.kernels.types import BlockType
+
+Dequantize = Callable[[NDArray[np.uint8], NDArray[np.float32]], None]
+"""(data, out): data uint8 (rows, bytes_per_row), out float32 (rows, n), both C-contiguous."""
+
+_MAX_GROUPS: Final = 16
+"""Groups of weights with a scale of their own in a block, at most."""
+
+
+@cache
+def dequantizer(block_type: BlockType) -> Dequantize:
+    """The serial kernel that dequantizes rows of a type. It checks nothing, and releases the GIL.
+
+    Raises:
+        ValueError: for a type that is only stored.
+    """
+    reader = codec(block_type).reader
+    return _plain(reader, block_type) if isinstance(reader, PlainReader) else _packed(reader, block_type)
+
+
+def _plain(reader: PlainReader, block_type: BlockType) -> Dequantize:
+    widen, widen_one, size = reader.widen, reader.widen_one, block_type.block_bytes
+
+    @kernel
+    def dequantize(data: Bytes, out: Floats) -> None:
+        packed, values = address(data, np.uint8), out.reshape(-1)
+        whole = values.size // LANES * LANES
+        for start in range(0, whole, LANES):
+            store(values, start, widen(packed, start * size))
+        for place in range(whole, values.size):
+            values[place] = widen_one(packed, place * size)
+
+    return dequantize
+
+
+def _packed(reader: PackedReader, block_type: BlockType) -> Dequantize:
+    codes_of, scales_of, minimums_of = reader.codes, reader.scales, reader.minimums or reader.scales
+    length, block_bytes, zero = block_type.block_length, block_type.block_bytes, np.float32(reader.zero)
+    has_zero, has_minimums = reader.zero != 0, reader.minimums is not None
+    parts, part_groups, one_group = length // PART, PART // reader.group, length == reader.group
+    spread: Any = shuffle(*(group for group in range(part_groups) for _ in range(reader.group)))
+
+    @kernel
+    def dequantize(data: Bytes, out: Floats) -> None:
+        packed, values = address(data, np.uint8), address(out, np.float32)
+        scales, minimums = local(_MAX_GROUPS, np.float32), local(_MAX_GROUPS, np.float32)
+        for block in range(out.size // length):
+            offset = block * block_bytes
+            if one_group:
+                value = convert(codes_of(packed, offset, 0), np.float32)
+                if has_zero:
+                    value = value - zero
+                value = value * lane(scales_of(packed, offset), 0)
+                if has_minimums:
+                    value = value - lane(minimums_of(packed, offset), 0)
+                store(values, block * length, value)
+                continue
+            store(scales, 0, scales_of(packed, offset))
+            if has_minimums:
+                store(minimums, 0, minimums_of(packed, offset))
+            for part in range(parts):
+                value = convert(codes_of(packed, offset, part), np.float32)
+                if has_zero:
+                    value = value - zero
+                few = load(scales, part * part_groups, part_groups)
+                value = value * spread(few, few)
+                if has_minimums:
+                    few = load(minimums, part * part_groups, part_groups)
+                    value = value - spread(few, few)
+                store(values, block * length + part * PART, value)
+
+    return dequantize

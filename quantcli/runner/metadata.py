@@ -15,23 +15,45 @@ MOST: Final = 1 << 31
 """No size of a model is so large, and products of a few of them stay within what arrays can count."""
 
 
+class Asked(dict[str, Any]):
+    """Names and values for expressions; `names` are those that were asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """As a dict's, and remembered."""
+        self.names.add(name)
+        return super().get(name, default)
+
+
 @dataclass(frozen=True)
 class MetadataReader:
     """Values under an architecture's prefix.
 
     `scope` is what the expressions of graph flags see: those values by their keys, dots as underscores, arrays as lists.
+    It remembers what was read, by expressions or by the methods here.
     Every method raises ModelError for a value that is missing, where `default` is not given, or not of its kind.
     """
 
     file: GGUFFile
     architecture: str
-    scope: dict[str, Any] = field(default_factory=dict)
+    scope: Asked = field(default_factory=Asked)
 
     def __post_init__(self) -> None:
         prefix = f"{self.architecture}."
         for key in self.file.metadata:
             if key.startswith(prefix):
-                self.scope[key.removeprefix(prefix).replace(".", "_")] = _plain(self.file.get(key))
+                self.scope[_name(key.removeprefix(prefix))] = _plain(self.file.get(key))
+
+    def has(self, key: str) -> bool:
+        """Whether the file has a key."""
+        return f"{self.architecture}.{key}" in self.file.metadata
+
+    def was_read(self, key: str) -> bool:
+        """Whether a key's value was asked for."""
+        return _name(key) in self.scope.names
 
     def count(self, key: str, default: Any = REQUIRED) -> int:
         """A number of things: more than none, unless there is a default."""
@@ -96,6 +118,7 @@ class MetadataReader:
         raise ModelError(f"{self.file.path}: {self.architecture}.{key} is {_shown(value)}, expected {expected}")
 
     def _value(self, key: str, default: Any) -> Any:
+        self.scope.names.add(_name(key))
         value = self.file.get(f"{self.architecture}.{key}", default)
         if value is REQUIRED:
             raise ModelError(f"{self.file.path}: the metadata lack {self.architecture}.{key}")
@@ -105,6 +128,11 @@ class MetadataReader:
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value < MOST:
             self.refuse(key, value, "a count")
         return int(value)
+
+
+def _name(key: str) -> str:
+    """What expressions call a key."""
+    return key.replace(".", "_")
 
 
 def _plain(value: Any) -> Any:

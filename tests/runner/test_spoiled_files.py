@@ -19,6 +19,8 @@ from quantcli.runner.model import Model
 
 CASES = runpy.run_path(str(Path(__file__).parents[1] / "golden/logit_cases.py"))["CASES"]
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*has no effect")
+
 MORE_KEYS = (
     "attention.key_length", "attention.value_length", "attention.head_count_kv", "attention.sliding_window",
     "attention.sliding_window_pattern", "attention.scale", "attention.clamp_kqv", "attention.max_alibi_bias",

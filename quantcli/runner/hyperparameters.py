@@ -11,7 +11,7 @@ from quantcli.architectures.loader import graph_of
 from quantcli.formats.errors import ModelError, UnsupportedError, shown
 from quantcli.formats.gguf_reader import GGUFFile
 from quantcli.runner.ignored import warn_of_ignored
-from quantcli.runner.metadata import MOST, REQUIRED, MetadataReader
+from quantcli.runner.metadata import MOST, REQUIRED, MetadataReader, shown_value
 
 SCALINGS: Final = ("none", "linear", "yarn", "longrope")
 """Kinds of rope scaling."""
@@ -213,7 +213,7 @@ def _check_is_model(file: GGUFFile) -> None:
     """Other files bear a model's architecture too: adapters, what turns pictures into tokens, vocabularies alone."""
     kind = file.get("general.type", "model")
     if not isinstance(kind, str) or kind != "model":
-        raise ModelError(f"{file.path}: cannot be run by itself: general.type is {shown(kind)}, expected 'model'")
+        raise ModelError(f"{file.path}: cannot be run by itself: general.type is {shown_value(kind)}, expected 'model'")
     if not file.tensors:
         raise ModelError(f"{file.path}: cannot be run: it has no tensors, as a file of a vocabulary alone")
 
@@ -366,7 +366,8 @@ def _rope_scaling(read: MetadataReader, graph: Graph) -> RopeScaling:
     factor = read.number("rope.scaling.factor" if read.has("rope.scaling.factor") else "rope.scale_linear", 0.0)
     kind = read.text("rope.scaling.type", "linear")
     if kind not in SCALINGS:
-        raise UnsupportedError(f"architecture {read.architecture!r} cannot be run: rope scaling {kind!r} is not supported")
+        found = f"rope scaling {shown(kind)} is not supported, only {', '.join(SCALINGS)}"
+        raise UnsupportedError(f"architecture {read.architecture!r} cannot be run: {found}")
     betas = read.formula("yarn_fast", graph.yarn_fast), read.formula("yarn_slow", graph.yarn_slow)
     if factor < 0 or min(betas) <= 0:
         read.refuse("rope.scaling.factor", (factor, *betas), "positive numbers, as are those of YaRN's betas")
@@ -401,7 +402,7 @@ def _parallel(read: MetadataReader, graph: Graph) -> bool:
     key = f"{read.architecture}.use_parallel_residual"
     value = read.file.get(key)
     if not isinstance(value, bool):
-        raise ModelError(f"{read.file.path}: {key} is {value!r}, expected a truth")
+        raise ModelError(f"{read.file.path}: {key} is {shown_value(value)}, expected a truth")
     return value
 
 

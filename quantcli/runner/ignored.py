@@ -11,8 +11,8 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from quantcli.architectures.expressions import Expression
-from quantcli.formats.errors import ModelError, shown, warn
-from quantcli.runner.metadata import MetadataReader
+from quantcli.formats.errors import ModelError, warn
+from quantcli.runner.metadata import MetadataReader, shown_value
 
 _SCALES: Final = "not value in [0, 1]"
 _YARN: Final = "rope_scaling_type == 'yarn'"
@@ -62,7 +62,7 @@ def warn_of_ignored(read: MetadataReader, computed: Mapping[str, Any]) -> None:
             continue
         value = read.file.get(f"{read.architecture}.{key}")
         if _holds(changes, {**read.scope, **computed, "value": value}):
-            said = f"{value:.6g}" if isinstance(value, float) else shown(value)
+            said = f"{value:.6g}" if isinstance(value, float) else shown_value(value)
             what = f"{read.architecture}.{key} is {said}, and has no effect"
             warn(f"{read.file.path}: {what}: llama.cpp does not read it for this architecture")
 

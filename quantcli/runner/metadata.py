@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from quantcli.architectures.expressions import Expression
-from quantcli.formats.errors import ModelError
+from quantcli.formats.errors import ModelError, shown
 from quantcli.formats.gguf_reader import GGUFFile
 
 REQUIRED: Final = object()
@@ -91,14 +91,15 @@ class MetadataReader:
         value = self.evaluate(formula)
         value = default if value is None else value
         if not isinstance(value, int | float) or not math.isfinite(value):
-            raise ModelError(f"{self.file.path}: {flag} is {_shown(value)}, expected a finite number ({formula.source})")
+            expected = f"a finite number ({formula.source})"
+            raise ModelError(f"{self.file.path}: {flag} is {shown_value(value)}, expected {expected}")
         return float(value)
 
     def count_formula(self, flag: str, formula: Expression) -> int:
         """The count an expression gives, none for nothing."""
         value = self.formula(flag, formula)
         if value != int(value) or not 0 <= value < MOST:
-            raise ModelError(f"{self.file.path}: {flag} is {_shown(value)}, expected a count ({formula.source})")
+            raise ModelError(f"{self.file.path}: {flag} is {shown_value(value)}, expected a count ({formula.source})")
         return int(value)
 
     def layer_formula(self, flag: str, formula: Expression, layers: int) -> list[bool]:
@@ -111,11 +112,11 @@ class MetadataReader:
         if isinstance(value, list) and len(value) == layers and all(isinstance(item, bool | int) for item in value):
             return [bool(item) for item in value]
         expected = f"a number, or a truth for each of {layers} layers"
-        raise ModelError(f"{self.file.path}: {flag} is {_shown(value)}, expected {expected} ({formula.source})")
+        raise ModelError(f"{self.file.path}: {flag} is {shown_value(value)}, expected {expected} ({formula.source})")
 
     def refuse(self, key: str, value: Any, expected: str) -> None:
         """Raises the ModelError that says what a key holds, and what was expected."""
-        raise ModelError(f"{self.file.path}: {self.architecture}.{key} is {_shown(value)}, expected {expected}")
+        raise ModelError(f"{self.file.path}: {self.architecture}.{key} is {shown_value(value)}, expected {expected}")
 
     def _value(self, key: str, default: Any) -> Any:
         self.scope.names.add(_name(key))
@@ -142,7 +143,8 @@ def _plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else list(value)
 
 
-def _shown(value: Any) -> str:
+def shown_value(value: Any) -> str:
+    """A metadata value for an error's line: of an array its length."""
     if hasattr(value, "__len__") and not isinstance(value, str):
         return f"an array of {len(value)}"
-    return repr(value)
+    return shown(value)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from quantcli.formats import vocabulary_spec
 from quantcli.formats.errors import GenerationError, ModelError, UnsupportedError
 from quantcli.formats.gguf_reader import GGUFFile
 from quantcli.kernels.rows import dequantize
@@ -20,6 +21,14 @@ from quantcli.runner.hyperparameters import read_hyperparameters
 from quantcli.runner.layers import read_layer
 from quantcli.runner.step import read_positions
 from quantcli.runner.weights import Floats, Matrix, Norms, Weights
+
+
+def _check_vocabulary(file: GGUFFile, rows: int) -> None:
+    """Raises ModelError unless there is a row for each token, and no more, as the reference asks of a file."""
+    tokens = file.metadata.get(vocabulary_spec.TOKENS)
+    if tokens is not None and tokens.element is not None and tokens.count != rows:
+        what = f"tensor 'token_embd.weight' has {rows} rows, expected one for each of {tokens.count} tokens"
+        raise ModelError(f"{file.path}: {what} of the vocabulary")
 
 
 class Model:
@@ -39,6 +48,7 @@ class Model:
         norms = Norms(weights, sizes.norm_epsilon, centred, weighed)
         self.embedding = weights.matrix("token_embd", None, sizes.width)
         self.vocabulary = self.embedding.weights.shape[0]
+        _check_vocabulary(file, self.vocabulary)
         self.embedding_norm = norms.read(graph.embedding_norm, sizes.width)
         self.learned_positions = self._read_learned_positions(weights)
         self.segment = self._read_segment(weights)

@@ -152,6 +152,8 @@ def _floats(file: GGUFFile, name: str, suffix: str) -> Values:
     if tensor is None or tensor.type.name != "F32":
         found = "none" if tensor is None else f"one of {tensor.type.name}"
         raise FormatError(file.path, f"tensor {name!r}: expected an F32 tensor {name + suffix!r}, found {found}")
+    if not tensor.size:
+        raise FormatError(file.path, f"tensor {name + suffix!r} holds no numbers: its shape is {tensor.shape}")
     return np.asarray(tensor.load(), np.float32)
 
 

@@ -82,6 +82,8 @@ class Model:
             raise ModelError(f"{weights.file.path}: {name} has {len(segments)} numbers, expected a multiple of {width}")
         return segments[:width]
 
+    # Numbers too large for a float32 are infinite as in any other reader, and whoever uses the output looks at it.
+    @np.errstate(all="ignore")
     def forward(self, tokens: Sequence[int], cache: Cache, *, every: bool = False) -> Floats:
         """Put tokens after those in `cache` and return logits, float32 `(1, vocabulary)`: those after the last token.
 
@@ -106,6 +108,7 @@ class Model:
                 results.append(self._logits(hidden if every else hidden[-1:]))
         return results[0] if len(results) == 1 else np.concatenate(results)
 
+    @np.errstate(all="ignore")
     def hidden(self, tokens: Sequence[int], cache: Cache) -> Floats:
         """Put tokens after those in `cache` and return what the model makes of each, float32 `(len(tokens), width)`: the
         residual stream after the last norm. An encoder reads them all at once.

@@ -194,3 +194,11 @@ def test_notes_in_the_output(tmp_path: Path) -> None:
     sparse = Imatrix("\N{GREEK SMALL LETTER ALPHA}" * 100, (), 0, values).metadata()
     assert list(sparse) == ["quantize.imatrix.file", "quantize.imatrix.entries_count"]
     assert sparse["quantize.imatrix.file"].value.encode("utf-8", "surrogateescape") == ("α" * 100).encode()[:127]
+
+
+@pytest.mark.parametrize("shape", [(0,), (1, 0), (0, 4)])
+@pytest.mark.parametrize("suffix", ["in_sum2", "counts"])
+def test_an_entry_without_numbers_is_refused(suffix: str, shape: tuple[int, ...], tmp_path: Path) -> None:
+    tensors = {"a.in_sum2": [[1.0, 2.0]], "a.counts": [[1.0]], f"a.{suffix}": np.zeros(shape)}
+    with pytest.raises(FormatError, match=rf"'a.{suffix}' holds no numbers"):
+        read_imatrix(write_gguf(tmp_path / "m.gguf", tensors))

@@ -28,6 +28,10 @@ class Asked(dict[str, Any]):
         return super().get(name, default)
 
 
+_LARGEST: Final = (2 - 2**-23) * 2.0**127
+"""The largest float32."""
+
+
 @dataclass(frozen=True)
 class MetadataReader:
     """Values under an architecture's prefix.
@@ -69,9 +73,9 @@ class MetadataReader:
         return [self._count(key, number, 0) for number in value]
 
     def number(self, key: str, default: Any = REQUIRED) -> float:
-        """A finite number."""
+        """A finite number, as a float32 has it."""
         value = self._value(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not _is_float32(value):
             self.refuse(key, value, "a finite number")
         return float(value)
 
@@ -90,7 +94,7 @@ class MetadataReader:
         """The finite number an expression gives, `default` for nothing."""
         value = self.evaluate(formula)
         value = default if value is None else value
-        if not isinstance(value, int | float) or not math.isfinite(value):
+        if not _is_float32(value):
             expected = f"a finite number ({formula.source})"
             raise ModelError(f"{self.file.path}: {flag} is {shown_value(value)}, expected {expected}")
         return float(value)
@@ -129,6 +133,10 @@ class MetadataReader:
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value < MOST:
             self.refuse(key, value, "a count")
         return int(value)
+
+
+def _is_float32(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value) and abs(value) <= _LARGEST
 
 
 def _name(key: str) -> str:

@@ -13,7 +13,7 @@ from changed_file import write_changed
 from reference_logits import generate
 from tiny_model import PROMPT, write_model
 
-from quantcli.formats.errors import QuantcliWarning
+from quantcli.formats.errors import ModelError, QuantcliWarning
 from quantcli.formats.gguf_reader import open_gguf
 from quantcli.formats.gguf_spec import boolean, f32, string, u32
 from quantcli.runner.cache import Cache
@@ -153,6 +153,13 @@ def test_a_value_that_would_change_nothing_is_not_warned_about(tmp_path):
     with open_gguf(path) as file, warnings.catch_warnings():
         warnings.simplefilter("error")
         Model(file)
+
+
+def test_a_value_of_another_kind_is_refused_where_it_is_read(tmp_path):
+    with open_gguf(write_model(tmp_path, *CASES["olmo"])) as file:
+        changed = replace(file, metadata={**file.metadata, "olmo.attention.clamp_kqv": string("x")})
+        with pytest.raises(ModelError, match="projection_clamp is 'x', expected a finite number"):
+            Model(changed)
 
 
 @pytest.mark.parametrize("name", PEERS)

@@ -9,6 +9,7 @@ import codecs
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import Final, Protocol
 
 from quantcli.architectures.pre_tokenizers import PreTokenizer, pre_tokenizers
@@ -133,7 +134,9 @@ def _pre_tokenizer(metadata: Metadata) -> PreTokenizer:
     name = value(metadata, spec.PRE_TOKENIZER, STRINGS) or DEFAULT_PRE_TOKENIZER
     known = pre_tokenizers()
     if name not in known:
-        raise UnsupportedError(f"the pre-tokenizer {name!r} is unknown, expected one of {', '.join(known)}")
+        near = get_close_matches(name, known, 3)
+        what = f"the pre-tokenizer {shown(name)} is unknown, as it would be to llama.cpp"
+        raise UnsupportedError(what + (f"; the nearest that are known: {', '.join(near)}" if near else ""))
     return known[name]
 
 
@@ -309,7 +312,7 @@ def load_tokenizer(metadata: Metadata) -> Tokenizer:
         raise ModelError(f"the file holds no tokenizer: no {spec.MODEL}")
     algorithm = _ALGORITHMS.get(name)
     if algorithm is None:
-        raise UnsupportedError(f"the tokenizer {name!r} is unknown, expected one of {', '.join(_ALGORITHMS)}")
+        raise UnsupportedError(f"the tokenizer {shown(name)} is unknown, expected one of {', '.join(_ALGORITHMS)}")
     vocabulary = read_vocabulary(metadata, algorithm.special(metadata))
     model = algorithm.build(vocabulary, metadata)
     return Tokenizer(vocabulary, model, _override(algorithm.settings(metadata), metadata))

@@ -168,6 +168,13 @@ class _CacheFiles(caching.IndexDataCacheFile):  # type: ignore[misc]
         with self._open_for_write(self._index_path) as file:
             file.write(self._dump((self._version, self._source_stamp, overloads)))
 
+    def holds(self, name: str) -> bool:
+        """Whether a file of compiled code can be used."""
+        try:
+            return bool(_unsealed(self._data_path(name)))
+        except OSError:
+            return False
+
     def _load_data(self, name: str) -> Any:
         return pickle.loads(_unsealed(self._data_path(name)))
 
@@ -211,7 +218,8 @@ class KernelCache(caching.FunctionCache):  # type: ignore[misc]
     def holds_any(self) -> bool:
         """Whether the cache on disk has this kernel for some arguments."""
         own = _identity(self._py_func)
-        return any(identity == own for _, _, identity in self._cache_file._load_index())
+        files = self._cache_file
+        return any(identity == own and files.holds(name) for (_, _, identity), name in files._load_index().items())
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """Compiled code from the disk, None where it has none that can be used."""

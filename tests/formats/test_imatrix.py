@@ -204,7 +204,7 @@ def test_an_entry_without_numbers_is_refused(suffix: str, shape: tuple[int, ...]
         read_imatrix(write_gguf(tmp_path / "m.gguf", tensors))
 
 
-@pytest.mark.parametrize("value", [b"\x01\x00\x80\x7f", b"\x00\x00\xc0\x7f", b"\x00\x00\x80\xff"], ids=["signal", "nan", "-inf"])
+@pytest.mark.parametrize("value", [b"\1\0\x80\x7f", b"\0\0\xc0\x7f", b"\0\0\x80\xff"], ids=["signal", "nan", "-inf"])
 def test_numbers_that_are_none_are_refused_without_a_word_of_numpy(value: bytes, tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "m.gguf", {"a.in_sum2": [[1.0, 7.0]], "a.counts": [[3.0]]})
     path.write_bytes(path.read_bytes().replace(struct.pack("<f", 7.0), value))

@@ -176,3 +176,47 @@ def test_the_reference_passes_over_the_same_keys(name, tmp_path):
     ours = model.forward(PROMPT.tolist(), Cache(model.sizes, 64, "f32"), every=True)
     # Its GELU is from a table of halves.
     assert np.abs(ours - theirs).max() <= (5e-3 if model.graph.activation == "gelu" else 1e-4) * np.ptp(theirs)
+
+
+VARIATIONS = [
+    ("glm4moe", {"expert_gating_func": None}),
+    ("glm4moe", {"expert_gating_func": u32(1)}),
+    ("lfm2moe", {"expert_gating_func": u32(1)}),
+    ("granitemoe", {"rope.scaling.finetuned": boolean(False)}),
+    ("granite", {"rope.scaling.finetuned": boolean(False)}),
+    ("deepseek3", {"expert_weights_scale": f32(3)}),
+    ("qwen2", {"rope.scale_linear": f32(4)}),
+    ("qwen2", {"rope.scale_linear": f32(4), "rope.scaling.factor": f32(2)}),
+]
+
+
+@pytest.mark.filterwarnings("ignore:.*has no effect")  # the configuration of one has a key that is none
+@pytest.mark.parametrize(("name", "keys"), VARIATIONS, ids=str)
+def test_a_key_means_what_it_means_to_the_reference(name, keys, tmp_path):
+    pytest.importorskip("llama_cpp", reason="llama-cpp-python is the reference")
+    bare = write_model(tmp_path, *CASES[name])
+    with open_gguf(bare) as file:
+        changes = {f"{file.architecture}.{key}": value for key, value in keys.items()}
+    path = write_changed(bare, tmp_path / "changed.gguf", changes)
+    theirs, _ = generate(path, PROMPT.tolist())
+    with open_gguf(path) as file:
+        assert np.abs(logits_of(file) - theirs).max() <= 1e-4 * np.ptp(theirs)
+
+
+def test_a_router_that_does_not_say_how_it_counts_counts_as_the_architecture_does(tmp_path):
+    with open_gguf(write_model(tmp_path, *CASES["glm4moe"])) as file:
+        bare = {key: value for key, value in file.metadata.items() if not key.endswith("expert_gating_func")}
+        for said, expected in ((None, "sigmoid"), (u32(0), "sigmoid"), (u32(1), "softmax"), (u32(2), "sigmoid")):
+            more = {} if said is None else {"glm4moe.expert_gating_func": said}
+            experts = Model(replace(file, metadata={**bare, **more})).sizes.experts
+            assert experts is not None
+            assert experts.gating == expected
+
+
+def test_heads_of_windows_that_are_of_other_sizes_are_refused(tmp_path):
+    with open_gguf(write_model(tmp_path, *CASES["gemma3"])) as file:
+        size = file.get("gemma3.attention.key_length")
+        Model(replace(file, metadata={**file.metadata, "gemma3.attention.key_length_swa": u32(size)}))
+        changed = replace(file, metadata={**file.metadata, "gemma3.attention.key_length_swa": u32(2 * size)})
+        with pytest.raises(ModelError, match="key_length_swa"):
+            Model(changed)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
 
 from quantcli.formats.gguf_reader import open_gguf
 from quantcli.formats.gguf_spec import Field, string
@@ -26,6 +29,16 @@ def write_changed(source: Path, target: Path, changes: Mapping[str, Field | None
         with GGUFWriter(target, metadata, infos, overwrite=True) as writer:
             for index, tensor in enumerate(file.tensors.values()):
                 writer.write(index, 0, file.map(tensor))
+    return target
+
+
+def write_numbers(source: Path, target: Path, tensor: str, numbers: NDArray[Any]) -> Path:
+    """Copy a GGUF file; a tensor begins with other numbers, which are of its type."""
+    data = bytearray(source.read_bytes())
+    with open_gguf(source) as file:
+        offset = file.tensors[tensor].offset
+    data[offset : offset + numbers.nbytes] = numbers.tobytes()
+    target.write_bytes(data)
     return target
 
 

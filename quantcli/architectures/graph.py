@@ -2,8 +2,9 @@
 
 Sizes come from a file's metadata, and biases, fused projections, experts and rotary factors from the tensors it has; flags
 say what neither tells. Many are expressions over the metadata: `{arch}.attention.clamp_kqv` goes by `attention_clamp_kqv`
-there, and what is absent is nothing; a few more names are said with the flags that make them. Anything that is not in this
-vocabulary is refused when a file is read.
+there, and what is absent is nothing; a few more names are said with the flags that make them. A flag names the keys that
+the reference reads for that architecture and no others: it passes over the rest, and so does the runner. Anything that is
+not in this vocabulary is refused when a file is read.
 
 `[[graph.variants]]` are tables with an expression `when` and flags that are laid over the others where it is true: of some
 models nothing but their size tells which of two graphs they have.
@@ -93,12 +94,10 @@ class Graph:
     )  # fmt: skip
     head_norm_after_rope: bool = _truth("whether queries and keys are normed after they were turned")
     head_norm_optional: bool = _truth("whether a file may lack the weights, and has no such norm then")
-    attention_scale: Expression = _formula(
-        "what scores are multiplied by; 1 / sqrt(key size) where absent or 0", "attention_scale"
-    )
+    attention_scale: Expression = _formula("what scores are multiplied by; 1 / sqrt(key size) where absent or 0")
     attention_softcap: Expression = _formula("a bound to scores, softly; 0: none")
     attention_sinks: bool = _truth("whether every head has a learned score for attending to nothing")
-    projection_clamp: Expression = _formula("a bound to queries, keys and values", "attention_clamp_kqv")
+    projection_clamp: Expression = _formula("a bound to queries, keys and values; 0: none")
 
     rope: str = _choice(
         "which numbers of a head are turned together: neighbours, or those of two halves",
@@ -108,6 +107,8 @@ class Graph:
         "what YaRN multiplies turned pairs by; `stretch` is the logarithm of its factor. Other flags may use it",
         "1 + 0.1 * stretch",
     )
+    yarn_fast: Expression = _formula("turns within the original context from which on YaRN keeps a pair's frequency", "32")
+    yarn_slow: Expression = _formula("turns up to which it slows a pair down by the whole factor", "1")
     rope_base: Expression = _formula("the base of rotary frequencies; 10000 where absent", "rope_freq_base")
     rope_layers: Expression = _formula(
         "which layers turn: one truth, or one per layer; `windowed` is those with a window", "True"
@@ -138,13 +139,17 @@ class Graph:
     embedding_scale: Expression = _formula("what embeddings are multiplied by; 1 where absent or 0")
     residual_scale: Expression = _formula("what each half of a layer is multiplied by; 1 where absent or 0")
     logit_scale: Expression = _formula("what logits are multiplied by; 1 where absent or 0")
-    logit_softcap: Expression = _formula("a bound to logits, softly; 0: none", "final_logit_softcapping")
+    logit_softcap: Expression = _formula("a bound to logits, softly; 0: none")
 
     expert_gating: str = _choice(
-        "how a router's numbers become weights of experts; `as_declared` by expert_gating_func, else softmax",
+        "how a router's numbers become weights of experts; `as_declared` by expert_gating_func",
         "softmax", "softmax_of_chosen", "sigmoid", "sqrt_softplus", "sparse_mixer", "as_declared", default="softmax",
     )  # fmt: skip
+    expert_gating_undeclared: str = _choice(
+        "the same where it is as declared and nothing is declared", "softmax", "sigmoid", default="softmax"
+    )
     expert_norm: Expression = _formula("whether the weights of the chosen experts are made to sum to one", "False")
+    expert_scale: Expression = _formula("what the weights of experts are multiplied by; 1 where absent or 0")
     expert_weights_before: bool = _truth("whether an expert's input is multiplied by its weight, not its output")
 
     heads: tuple[str, ...] = _names("how tensors begin that a file may have and a forward pass does not: classifiers")

@@ -17,13 +17,16 @@ def announce_compiling() -> None:
     """
     from numba.core import event
 
+    from quantcli.kernels.jit import cache_directory, keeps_kernels
+
     class Announcement(event.Listener):  # type: ignore[misc]
         said = False
 
         def on_start(self, event: Any) -> None:
             if not self.said:
                 self.said = True
-                click.echo("compiling kernels for this machine (once) ...", err=True)
+                once = "once" if keeps_kernels() else f"they cannot be kept in {cache_directory()}"
+                click.echo(f"compiling kernels for this machine ({once}) ...", err=True)
 
         def on_end(self, event: Any) -> None:
             pass

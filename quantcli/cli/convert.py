@@ -159,8 +159,11 @@ def _progress() -> Iterator[Progress]:
     with byte_progress("quantizing") as bar:
 
         def compiling(types: Sequence[str]) -> Callable[[float], None]:
-            click.echo(f"compiling kernels for this machine, once: {', '.join(types)}", err=True)
-            return lambda seconds: click.echo(f"compiled in {seconds:.1f} s, kept for the next time", err=True)
+            from quantcli.kernels.jit import keeps_kernels
+
+            once, kept = (", once", ", kept for the next time") if keeps_kernels() else ("", "")
+            click.echo(f"compiling kernels for this machine{once}: {', '.join(types)}", err=True)
+            return lambda seconds: click.echo(f"compiled in {seconds:.1f} s{kept}", err=True)
 
         def begin(what: str, total: int) -> Callable[[int], Any]:
             bar.set_description(what, refresh=False)

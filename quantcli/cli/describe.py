@@ -169,6 +169,8 @@ def _tokenizer(file: GGUFFile) -> Lines:
         said.append(f"{merges:,} merges")
     if pre := _string(file, vocabulary.PRE_TOKENIZER):
         said.append(f"pre-tokenizer {printable(pre)}")
+    elif model == "gpt2":
+        said.append("no pre-tokenizer named")
     yield "Tokenizer", ", ".join(said)
     yield from _special_tokens(file)
 

@@ -16,8 +16,9 @@ from typing import Any, Final
 import click
 
 from quantcli import __version__
+from quantcli.cli.environment import numba_variables, without_unusable
 from quantcli.cli.output import printable
-from quantcli.formats.errors import QuantcliError, QuantcliWarning
+from quantcli.formats.errors import QuantcliError, QuantcliWarning, warn
 
 COMMANDS: Final = {
     "convert": "Turn a checkpoint into a quantized GGUF file (the default command).",
@@ -34,6 +35,9 @@ COMMANDS: Final = {
     "types": "List the types and recipes --type takes.",
 }
 """Every command: the module `quantcli.cli.<name>` holds its click command, `command`. Loaded when it is called."""
+
+WITHOUT_KERNELS: Final = frozenset(COMMANDS) - {"convert", "run", "eval", "bench", "embed", "lora"}
+"""Commands that compute nothing."""
 
 INTERRUPTED: Final = 130
 """Exit status after Ctrl-C: 128 + SIGINT, as shells report it."""
@@ -103,6 +107,9 @@ def main(arguments: list[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, _raise_interrupt)
     try:
         with _shown_warnings():
+            if not WITHOUT_KERNELS.intersection(arguments[:1]) and "--help" not in arguments:
+                for said in without_unusable(os.environ):
+                    warn(said)
             # Without its standalone mode click returns the status of `ctx.exit`, and what a command returns: nothing.
             status = cli.main(args=arguments, prog_name="quantize", standalone_mode=False)
     except BaseException as error:
@@ -143,15 +150,23 @@ def _shown_warnings() -> Iterator[None]:
         others = warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
-            if not issubclass(category, QuantcliWarning):
+            text = _warning_line(str(message), category)
+            if text is None:
                 others(message, category, *place, **more)
-            elif str(message) not in said:
-                said.add(str(message))
-                _say("warning", str(message))
+            elif text not in said:
+                said.add(text)
+                _say("warning", text)
 
         warnings.simplefilter("always", QuantcliWarning)
         warnings.showwarning = show
         yield
+
+
+def _warning_line(message: str, category: type[Warning]) -> str | None:
+    """What to say of a warning that is the user's to know: our own, and numba's of a variable that it cannot read."""
+    if issubclass(category, QuantcliWarning):
+        return message
+    return message.splitlines()[0] if message.startswith("Environment variable 'NUMBA_") else None
 
 
 def _explained(error: BaseException) -> tuple[str, str | None, int]:
@@ -173,8 +188,15 @@ def _explained(error: BaseException) -> tuple[str, str | None, int]:
         case MemoryError():
             said = "out of memory", None, 1
         case _:
-            said = f"unexpected {type(error).__name__}: {error}", "this is a bug; --debug shows where it happened", 1
+            said = f"unexpected {type(error).__name__}: {error}", _suspicion(), 1
     return said
+
+
+def _suspicion() -> str:
+    """Why something failed that nobody thought of."""
+    if set_variables := numba_variables(os.environ):
+        return f"the environment has {', '.join(set_variables)}: try without; --debug shows where it happened"
+    return "this is a bug; --debug shows where it happened"
 
 
 def _open_missing_streams() -> None:

@@ -82,7 +82,7 @@ class Conversion:
     @property
     def bits_per_weight(self) -> float:
         """Bits of tensor data per weight."""
-        return 8 * sum(tensor.nbytes for tensor in self.plan) / self.parameters
+        return 8 * sum(tensor.nbytes for tensor in self.plan) / max(1, self.parameters)
 
     def as_json(self) -> dict[str, Any]:
         """The document of `--json`; shapes are in GGUF order, the row length first. Only a split model has `parts`."""

@@ -7,9 +7,10 @@ and `gguf.cpp` of llama.cpp for what a file in use may do.
 
 from __future__ import annotations
 
+import math
 import mmap
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from os import PathLike
@@ -21,6 +22,7 @@ from quantcli.formats.errors import FormatError, UnsupportedError
 from quantcli.formats.files import InputFile
 from quantcli.formats.gguf_arrays import LENGTH, PackedNumbers, PackedStrings, string_bounds
 from quantcli.formats.gguf_parts import COUNT_KEY, NUMBER_KEY, TENSORS_KEY, part_path, part_paths, part_prefix
+from quantcli.formats.gguf_removed import REMOVED_TYPES, RemovedTensor
 from quantcli.formats.gguf_spec import (
     ALIGNMENT_KEY,
     DEFAULT_ALIGNMENT,
@@ -44,14 +46,6 @@ if TYPE_CHECKING:
 
 READ_VERSIONS: Final = (2, 3)
 
-REMOVED_TYPES: Final[Mapping[int, str]] = MappingProxyType(
-    {
-        4: "Q4_2", 5: "Q4_3", 31: "Q4_0_4_4", 32: "Q4_0_4_8", 33: "Q4_0_8_8",
-        36: "IQ4_NL_4_4", 37: "IQ4_NL_4_8", 38: "IQ4_NL_8_8",
-    }
-)  # fmt: skip
-"""Ids of tensor types that ggml had once and no longer reads. Source: `ggml.h`."""
-
 _MAX_STRING: Final = 1 << 30  # bytes; this and the next as in gguf.cpp
 _MAX_ELEMENTS: Final = 1 << 30
 _MAX_DIMENSION: Final = (1 << 63) - 1
@@ -62,7 +56,11 @@ _SMALLEST_ENTRY: Final = 8 + 1 + 4 + 1  # a key of one byte, a value of one
 _SMALLEST_TENSOR: Final = 8 + 4 + 4 + 8  # no name, no dimension
 _NUMBERS: Final = MappingProxyType({kind: struct.Struct(form) for kind, form in NUMBER_FORMATS.items()})
 
+_JOINED: Final = "parts of a model are not joined by cat: keep them apart, and `quantize merge` makes them one file"
 _MIXED: Final = "the parts may be of different models, or one was not copied whole: get all of them again"
+_TRUTHS: Final = bytes([0] + [1] * 255)
+"""Every byte as a truth value: as in gguf.cpp, all but 0 are true."""
+
 _PREVIEW: Final = "with --dry-run it shows its tensors, and what would become of them"
 _CONVERT: Final = "`quantize convert` makes a GGUF file from it"
 _FOREIGN: Final = (
@@ -127,10 +125,13 @@ class GGUFFile:
 
         Raises:
             KeyError: for a tensor of another file.
+            UnsupportedError: for one of a type that ggml has removed.
         """
         import numpy as np
 
         stored = self.tensors[tensor.name]
+        if isinstance(stored, RemovedTensor):
+            raise stored.refusal()
         if not stored.nbytes:
             return np.empty((stored.rows, stored.row_bytes), np.uint8)
         file = stored.file
@@ -244,6 +245,8 @@ def _read(file: InputFile) -> GGUFFile:
     described = header.tensor_table(tensor_count)
     data_offset = align(header.position, alignment)
     tensors = _place_tensors(file, described, data_offset, alignment)
+    end = max((tensor.offset + tensor.nbytes for tensor in tensors.values()), default=header.position)
+    _check_end(file, end, alignment)
     return GGUFFile(file.path, version, alignment, metadata, tensors, file.size, data_offset, (file,), {file: mapping})
 
 
@@ -361,8 +364,6 @@ class _Header:
             return self.array(what)
         number = _NUMBERS[kind]
         start = self.take(number.size, what)
-        if kind == ValueType.BOOL and self.data[start] > 1:
-            self.fail(f"{what} is a truth value of {self.data[start]}, expected 0 or 1", start)
         return Field(kind, number.unpack_from(self.data, start)[0])
 
     def array(self, what: str) -> Field:
@@ -379,8 +380,8 @@ class _Header:
         start = self.take(count * number.size, what)
         # A copy: metadata outlives the memory map.
         data = self.data[start : self.position]
-        if element == ValueType.BOOL and data.strip(b"\0\1"):
-            self.fail(f"{what} has truth values other than 0 and 1", start)
+        if element == ValueType.BOOL:
+            data = data.translate(_TRUTHS)
         return Field(ValueType.ARRAY, PackedNumbers(data, number.format), element)
 
     def strings(self, count: int, what: str) -> PackedStrings:
@@ -421,14 +422,13 @@ class _Header:
         lengths = [self.u64(f"{what}: a dimension") for _ in range(dimensions)]
         if lengths and max(lengths) > _MAX_DIMENSION:
             self.fail(f"{what} has a dimension of {max(lengths)}, at most {_MAX_DIMENSION} expected", shape_at)
+        if math.prod(length for length in lengths if length) > _MAX_DIMENSION:
+            self.fail(f"{what} has more weights than can be counted: {' x '.join(map(str, lengths))}", shape_at)
         type_at = self.position
         number = self.u32(f"{what}: the type")
-        kind = TYPES_BY_ID.get(number)
+        kind = TYPES_BY_ID.get(number) or REMOVED_TYPES.get(number)
         if kind is None:
-            removed = REMOVED_TYPES.get(number)
-            found = f"{removed}, which ggml has removed" if removed else f"the unknown type {number}"
-            hint = "quantize the original model again" if removed else "the file may be newer than this quantcli"
-            self.fail(f"{what} has {found}", type_at, hint)
+            self.fail(f"{what} has the unknown type {number}", type_at, "the file may be newer than this quantcli")
         row = lengths[0] if lengths else 1
         if row % kind.block_length:
             self.fail(f"{what} has rows of {row}, not divisible by the {kind.name} block of {kind.block_length}", shape_at)
@@ -457,5 +457,16 @@ def _place_tensors(
         if start + before.nbytes > offset:
             raise FormatError(file.path, f"the tensors {before.name!r} and {after.name!r} overlap", offset=at)
     return {
-        info.name: StoredTensor(info.name, info.shape, info.type, file, data_offset + offset) for info, offset, _ in table
+        info.name: (RemovedTensor if info.type.id in REMOVED_TYPES else StoredTensor)(
+            info.name, info.shape, info.type, file, data_offset + offset
+        )
+        for info, offset, _ in table
     }
+
+
+def _check_end(file: InputFile, end: int, alignment: int) -> None:
+    """What stands behind the last tensor is nobody's, unless it is another file's beginning."""
+    for place in (end, align(end, alignment)):
+        if file.size >= place + _HEADER_BYTES and file.read(place, len(MAGIC)) == MAGIC:
+            what = "several GGUF files joined in one: another begins"
+            raise FormatError(file.path, what, offset=place, hint=_JOINED)

@@ -89,7 +89,8 @@ def read_imatrix(path: str | PathLike[str]) -> Imatrix:
         ValueRangeError: if a value is negative or not finite, naming the tensor and the index; or if all of a tensor's are
             zero.
     """
-    with InputFile(path) as file:
+    # What is no number is looked for once all is read.
+    with InputFile(path) as file, np.errstate(all="ignore"):
         if file.size >= len(MAGIC) and file.read(0, len(MAGIC)) == MAGIC:
             imatrix = _read_gguf(path)
         else:
@@ -152,6 +153,8 @@ def _floats(file: GGUFFile, name: str, suffix: str) -> Values:
     if tensor is None or tensor.type.name != "F32":
         found = "none" if tensor is None else f"one of {tensor.type.name}"
         raise FormatError(file.path, f"tensor {name!r}: expected an F32 tensor {name + suffix!r}, found {found}")
+    if not tensor.size:
+        raise FormatError(file.path, f"tensor {name + suffix!r} holds no numbers: its shape is {tensor.shape}")
     return np.asarray(tensor.load(), np.float32)
 
 

@@ -8,12 +8,15 @@ No fastmath and no contraction anywhere: the order and rounding of every operati
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import pickle
 import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, TypeVar
 
 import numba
@@ -22,6 +25,9 @@ from numba.core.dispatcher import Dispatcher
 from numba.core.extending import _Intrinsic
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+
+NOWHERE = Path(os.devnull)
+"""No directory, so that nothing is found in it and nothing written."""
 
 _ONLY_PRANGE = {
     "comprehension": False, "reduction": False, "inplace_binop": False, "setitem": False, "numpy": False,
@@ -65,17 +71,41 @@ def _cached(dispatcher: Any, function: _F) -> _F:
 
 def cache_directory() -> Path:
     """Where compiled kernels are kept: `QUANTCLI_CACHE_DIR`, or the user's cache directory, in a folder named by
-    `sources_digest`, since numba does not notice an edited helper in another module."""
+    `sources_digest`, since numba does not notice an edited helper in another module. Of a user without a home it is a path
+    where nothing can be."""
     root = os.environ.get("QUANTCLI_CACHE_DIR")
-    if root is None:
-        if sys.platform == "win32":
-            base = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData" / "Local")
-        elif sys.platform == "darwin":
-            base = str(Path.home() / "Library" / "Caches")
-        else:
-            base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-        root = str(Path(base) / "quantcli")
-    return Path(root) / f"kernels-{sources_digest()}"
+    return (Path(root).absolute() if root else _user_cache() / "quantcli") / f"kernels-{sources_digest()}"
+
+
+def _user_cache() -> Path:
+    variable, folder = _USER_CACHES.get(sys.platform, _USER_CACHES["linux"])
+    named = Path(os.environ.get(variable, "")) if variable else Path()
+    if named.is_absolute():
+        return named
+    try:
+        home = Path.home()
+    except RuntimeError:
+        home = Path()
+    return home / folder if home.is_absolute() else NOWHERE
+
+
+_USER_CACHES = {
+    "win32": ("LOCALAPPDATA", "AppData/Local"),
+    "darwin": ("", "Library/Caches"),
+    "linux": ("XDG_CACHE_HOME", ".cache"),
+}
+"""By platform the variable that names a user's cache directory, and which it is in the home where it does not."""
+
+
+def keeps_kernels() -> bool:
+    """Whether kernels that are compiled now will be there the next time."""
+    folder = cache_directory()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
 
 
 @cache
@@ -120,15 +150,67 @@ class _CacheImpl(caching.CompileResultCacheImpl):  # type: ignore[misc]
     _locator_classes = [_Locator]  # noqa: RUF012 -- numba's own interface: a list it reads and never changes
 
 
+class _CacheFiles(caching.IndexDataCacheFile):  # type: ignore[misc]
+    """numba's files of one kernel, each behind the SHA-256 of what follows.
+
+    What is damaged, unreadable or another user's counts as absent, and is written anew where that is possible: to unpickle
+    it would run whatever is in it.
+    """
+
+    def _load_index(self) -> dict[Any, str]:
+        try:
+            version, stamp, overloads = pickle.loads(_unsealed(self._index_path))
+        except OSError:
+            return {}
+        return overloads if (version, stamp) == (self._version, self._source_stamp) else {}
+
+    def _save_index(self, overloads: dict[Any, str]) -> None:
+        with self._open_for_write(self._index_path) as file:
+            file.write(self._dump((self._version, self._source_stamp, overloads)))
+
+    def holds(self, name: str) -> bool:
+        """Whether a file of compiled code can be used."""
+        try:
+            return bool(_unsealed(self._data_path(name)))
+        except OSError:
+            return False
+
+    def _load_data(self, name: str) -> Any:
+        return pickle.loads(_unsealed(self._data_path(name)))
+
+    def _dump(self, content: Any) -> bytes:
+        data: bytes = super()._dump(content)
+        return hashlib.sha256(data).digest() + data
+
+
+def _unsealed(path: str) -> bytes:
+    """What a file of the cache holds. Raises OSError for one that is damaged, or that another user could have written."""
+    with open(path, "rb") as file:  # noqa: PTH123 -- numba's own interface: a path as a text
+        owner = os.fstat(file.fileno()).st_uid
+        if hasattr(os, "geteuid") and owner not in (0, os.geteuid()):
+            raise PermissionError(errno.EPERM, "the file is another user's", path)
+        content = file.read()
+    size = hashlib.sha256().digest_size
+    if hashlib.sha256(content[size:]).digest() != content[:size]:
+        raise OSError(errno.EIO, "the file is damaged", path)
+    return content[size:]
+
+
 class KernelCache(caching.FunctionCache):  # type: ignore[misc]
     """numba's function cache, with two differences.
 
     A kernel may close over other jitted functions: numba's own key pickles them with an identifier that is new in every
     process, so such a kernel would be compiled again each time; here they count by name and by what they close over. And a
-    cache that cannot be written costs the compile time, not the run.
+    cache that cannot be read or written costs the compile time, not the run.
     """
 
     _impl_class = _CacheImpl
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        self._cache_file = _CacheFiles(
+            self._cache_path, self._impl.filename_base, self._impl.locator.get_source_stamp()
+        )
 
     def _index_key(self, sig: Any, codegen: Any) -> tuple[Any, ...]:
         return (sig, codegen.magic_tuple(), _identity(self._py_func))
@@ -136,7 +218,15 @@ class KernelCache(caching.FunctionCache):  # type: ignore[misc]
     def holds_any(self) -> bool:
         """Whether the cache on disk has this kernel for some arguments."""
         own = _identity(self._py_func)
-        return any(identity == own for _, _, identity in self._cache_file._load_index())
+        files = self._cache_file
+        return any(identity == own and files.holds(name) for (_, _, identity), name in files._load_index().items())
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """Compiled code from the disk, None where it has none that can be used."""
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:  # what another version of llvmlite wrote may fail to load in any way
+            return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
         """Keep compiled code on disk, if the disk lets us."""

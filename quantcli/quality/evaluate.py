@@ -19,6 +19,7 @@ from quantcli.formats.errors import GenerationError, ModelError, UsageError
 from quantcli.runner.cache import Cache
 from quantcli.runner.load import LoadedModel
 from quantcli.runner.model import Model
+from quantcli.runner.sampling import DIVERGED
 from quantcli.runner.tokenizer import Tokenizer
 
 DEFAULT_CONTEXT: Final = 512
@@ -143,7 +144,9 @@ class _Reader:
         self._model.forward(chunk[:first], self._cache)
         for start in range(first, len(chunk) - 1, self._step):
             logits = self._model.forward(chunk[start : min(start + self._step, len(chunk) - 1)], self._cache, every=True)
-            yield _log_softmax(logits)
+            with np.errstate(invalid="ignore"):  # of infinite logits, which are told from the losses
+                found = _log_softmax(logits)
+            yield found
 
 
 def _log_softmax(logits: Floats) -> Floats:
@@ -201,7 +204,7 @@ def _score_chunk(chunk: Sequence[int], ours: _Reader, theirs: _Reader | None, sc
 def _losses(found: Floats, expected: NDArray[np.int64]) -> list[float]:
     losses = -found[np.arange(len(expected)), expected].astype(np.float64)
     if not np.isfinite(losses).all():
-        raise GenerationError("the model's output is not a number: the file is damaged, or the model diverges here")
+        raise GenerationError(DIVERGED)
     return losses.tolist()  # type: ignore[no-any-return]
 
 

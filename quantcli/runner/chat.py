@@ -44,10 +44,8 @@ class ChatTemplate:
 
     def encode(self, text: str) -> list[int]:
         """The token ids of a rendered conversation."""
-        ids = self.tokenizer.encode(text, add_special=True, parse_special=True)
         # Most templates write the begin token themselves, and the vocabulary wants one as well.
-        doubled = self.tokenizer.bos is not None and ids[:2] == [self.tokenizer.bos] * 2
-        return ids[1:] if doubled else ids
+        return self.tokenizer.encode(text, add_special=True, parse_special=True, begin_once=True)
 
 
 def chat_prompt(metadata: Metadata, tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from quantcli.formats.errors import GenerationError, UnsupportedError, UsageError
 from quantcli.runner.cache import Cache
 from quantcli.runner.load import LoadedModel
+from quantcli.runner.sampling import DIVERGED
 
 Floats = NDArray[np.float32]
 
@@ -68,7 +69,7 @@ def embed(
     Raises:
         UsageError: for a pooling that is none.
         UnsupportedError: for a file's own pooling that is not known.
-        GenerationError: for a text of no tokens or too many.
+        GenerationError: for a text of no tokens or too many, or an output that is not a number.
         ModelError: for a file without a tokenizer.
     """
     name = pooling_of(loaded) if pooling is None else pooling
@@ -81,7 +82,10 @@ def embed(
             raise GenerationError("the text is empty")
         if len(tokens) > limit:
             raise GenerationError(f"the text has {len(tokens)} tokens, and the context is {limit}")
-        rows = POOLINGS[name](model.hidden(tokens, Cache(model.sizes, len(tokens), "f32")))
+        hidden = model.hidden(tokens, Cache(model.sizes, len(tokens), "f32"))
+        if not np.isfinite(hidden).all():
+            raise GenerationError(DIVERGED)
+        rows = POOLINGS[name](hidden)
         yield Embedding(tokens, _normalized(rows) if normalize else rows)
 
 

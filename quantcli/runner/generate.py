@@ -78,8 +78,7 @@ class Generation:
         while (reason := self._reason_to_stop()) is None:
             if self.limits.ignore_end:
                 logits[list(self.tokenizer.end_of_generation)] = -np.inf
-            # Some models have rows beyond their vocabulary, to fill it up to a round number.
-            token = self.sampler.choose(logits[: len(self.tokenizer)], history)
+            token = self.sampler.choose(logits, history)
             if token in ends:
                 self.stopped = "end" if token in self.tokenizer.end_of_generation else "stop"
                 return

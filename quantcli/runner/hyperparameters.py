@@ -10,7 +10,8 @@ from quantcli.architectures.graph import Graph
 from quantcli.architectures.loader import graph_of
 from quantcli.formats.errors import ModelError, UnsupportedError, shown
 from quantcli.formats.gguf_reader import GGUFFile
-from quantcli.runner.metadata import MOST, REQUIRED, MetadataReader
+from quantcli.runner.ignored import warn_of_ignored
+from quantcli.runner.metadata import MOST, REQUIRED, MetadataReader, shown_value
 
 SCALINGS: Final = ("none", "linear", "yarn", "longrope")
 """Kinds of rope scaling."""
@@ -24,7 +25,6 @@ class RopeScaling:
     kind: str
     factor: float
     original_context: int
-    extrapolation: float
     attention: float
     beta_fast: float
     beta_slow: float
@@ -166,7 +166,7 @@ def read_hyperparameters(file: GGUFFile) -> tuple[Hyperparameters, Graph]:
     layer = _layer_sizes(read, graph, layers + unrun, latent, space)[:layers]
     key_size = latent.key_size if latent else max(sizes.key_size for sizes in layer)
     rope_base = read.formula("rope_base", graph.rope_base, 10000.0)
-    return Hyperparameters(
+    sizes = Hyperparameters(
         architecture=name,
         layers=layers,
         unrun_layers=unrun,
@@ -192,14 +192,28 @@ def read_hyperparameters(file: GGUFFile) -> tuple[Hyperparameters, Graph]:
         latent=latent,
         state_space=space,
         experts=_experts(read, graph),
-    ), graph
+    )
+    _warn_of_ignored(read, graph, sizes)
+    return sizes, graph
+
+
+def _warn_of_ignored(read: MetadataReader, graph: Graph, sizes: Hyperparameters) -> None:
+    gating = sizes.experts.gating if sizes.experts else graph.expert_gating
+    computed = {
+        "score_scale": sizes.attention_scale,
+        "yarn_growth": sizes.rope_scaling.growth,
+        "windows": any(layer.window for layer in sizes.layer),
+        "expert_norm": sizes.experts is not None and sizes.experts.norm,
+        "expert_gating": next((code for code, name in GATINGS.items() if name == gating), 0),
+    }
+    warn_of_ignored(read, computed)
 
 
 def _check_is_model(file: GGUFFile) -> None:
     """Other files bear a model's architecture too: adapters, what turns pictures into tokens, vocabularies alone."""
     kind = file.get("general.type", "model")
-    if kind != "model":
-        raise ModelError(f"{file.path}: cannot be run by itself: general.type is {shown(kind)}, expected 'model'")
+    if not isinstance(kind, str) or kind != "model":
+        raise ModelError(f"{file.path}: cannot be run by itself: general.type is {shown_value(kind)}, expected 'model'")
     if not file.tensors:
         raise ModelError(f"{file.path}: cannot be run: it has no tensors, as a file of a vocabulary alone")
 
@@ -273,6 +287,8 @@ def _layer_sizes(
                 states=() if attends else _states(read, graph, space),
             )
         )
+    if not latent:
+        _check_window_sizes(read, sizes)
     return tuple(sizes)
 
 
@@ -288,6 +304,15 @@ def _head_sizes(read: MetadataReader, latent: Latent | None, heads: int) -> tupl
         if size < 1:
             read.refuse(f"attention.{key}_length", size, "the size of a head")
     return sizes
+
+
+def _check_window_sizes(read: MetadataReader, layers: list[LayerSizes]) -> None:
+    """Layers with a window may have heads of their own sizes; here they have those of the others."""
+    for layer in layers:
+        own = {"attention.key_length_swa": layer.key_size, "attention.value_length_swa": layer.value_size}
+        for key, size in own.items():
+            if layer.window and (found := read.count(key, size)) != size:
+                read.refuse(key, found, f"{size}, as in layers without a window: others cannot be run")
 
 
 def _state_space(read: MetadataReader) -> StateSpace:
@@ -315,10 +340,10 @@ def _norm_epsilon(read: MetadataReader, graph: Graph) -> float:
     """The norm's own key, or the other's: some converters write what the configuration calls it."""
     keys = ["attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon"]
     own, other = keys if graph.norm == "rms" else reversed(keys)
-    has_other = f"{read.architecture}.{other}" in read.file.metadata
-    epsilon = read.number(own, read.number(other)) if has_other else read.number(own)
+    key = other if read.has(other) and not read.has(own) else own
+    epsilon = read.number(key)
     if epsilon < 0:
-        read.refuse(own, epsilon, "no negative number")
+        read.refuse(key, epsilon, "no negative number")
     return epsilon
 
 
@@ -338,11 +363,12 @@ def _base(read: MetadataReader, graph: Graph, base: float) -> float:
 
 
 def _rope_scaling(read: MetadataReader, graph: Graph) -> RopeScaling:
-    factor = read.number("rope.scaling.factor", read.number("rope.scale_linear", 0.0))
+    factor = read.number("rope.scaling.factor" if read.has("rope.scaling.factor") else "rope.scale_linear", 0.0)
     kind = read.text("rope.scaling.type", "linear")
     if kind not in SCALINGS:
-        raise UnsupportedError(f"architecture {read.architecture!r} cannot be run: rope scaling {kind!r} is not supported")
-    betas = [read.number(f"rope.scaling.yarn_beta_{pace}", usual) for pace, usual in (("fast", 32.0), ("slow", 1.0))]
+        found = f"rope scaling {shown(kind)} is not supported, only {', '.join(SCALINGS)}"
+        raise UnsupportedError(f"architecture {read.architecture!r} cannot be run: {found}")
+    betas = read.formula("yarn_fast", graph.yarn_fast), read.formula("yarn_slow", graph.yarn_slow)
     if factor < 0 or min(betas) <= 0:
         read.refuse("rope.scaling.factor", (factor, *betas), "positive numbers, as are those of YaRN's betas")
     factor = 1.0 if kind == "none" or factor == 0.0 else factor
@@ -353,7 +379,6 @@ def _rope_scaling(read: MetadataReader, graph: Graph) -> RopeScaling:
         kind=kind,
         factor=factor,
         original_context=read.count("rope.scaling.original_context_length", 0) or read.count("context_length"),
-        extrapolation=read.number("rope.scaling.yarn_ext_factor", 1.0) if kind == "yarn" else 0.0,
         attention=attention,
         beta_fast=betas[0],
         beta_slow=betas[1],
@@ -377,11 +402,11 @@ def _parallel(read: MetadataReader, graph: Graph) -> bool:
     key = f"{read.architecture}.use_parallel_residual"
     value = read.file.get(key)
     if not isinstance(value, bool):
-        raise ModelError(f"{read.file.path}: {key} is {value!r}, expected a truth")
+        raise ModelError(f"{read.file.path}: {key} is {shown_value(value)}, expected a truth")
     return value
 
 
-_GATINGS: Final = {0: "softmax", 1: "softmax", 2: "sigmoid", 3: "softmax_of_chosen", 4: "sqrt_softplus"}
+GATINGS: Final = {1: "softmax", 2: "sigmoid", 3: "softmax_of_chosen", 4: "sqrt_softplus"}
 """The values of expert_gating_func."""
 
 
@@ -400,16 +425,22 @@ def _experts(read: MetadataReader, graph: Graph) -> Experts | None:
             read.refuse("expert_group_used_count", groups_used, f"some of the {groups} groups")
         if used > groups_used * (count // groups):
             read.refuse("expert_used_count", used, f"no more than {groups_used} of {groups} groups hold")
-    declared = read.count("expert_gating_func", 0)
-    if declared not in _GATINGS:
-        read.refuse("expert_gating_func", declared, f"one of {', '.join(map(str, _GATINGS))}")
     return Experts(
         count=count,
         used=used,
         groups=groups,
         groups_used=groups_used,
         shared=bool(read.count("expert_shared_count", 0) or read.count("expert_shared_feed_forward_length", 0)),
-        gating=_GATINGS[declared] if graph.expert_gating == "as_declared" else graph.expert_gating,
+        gating=_gating(read, graph) if graph.expert_gating == "as_declared" else graph.expert_gating,
         norm=bool(read.evaluate(graph.expert_norm)),
-        scale=read.number("expert_weights_scale", 0.0) or 1.0,
+        scale=read.formula("expert_scale", graph.expert_scale) or 1.0,
     )
+
+
+def _gating(read: MetadataReader, graph: Graph) -> str:
+    declared = read.count("expert_gating_func", 0)
+    if declared == 0:
+        return graph.expert_gating_undeclared
+    if declared not in GATINGS:
+        read.refuse("expert_gating_func", declared, f"one of {', '.join(map(str, GATINGS))}")
+    return GATINGS[declared]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from quantcli.architectures.expressions import Expression
-from quantcli.formats.errors import ModelError
+from quantcli.formats.errors import ModelError, shown
 from quantcli.formats.gguf_reader import GGUFFile
 
 REQUIRED: Final = object()
@@ -15,23 +15,49 @@ MOST: Final = 1 << 31
 """No size of a model is so large, and products of a few of them stay within what arrays can count."""
 
 
+class Asked(dict[str, Any]):
+    """Names and values for expressions; `names` are those that were asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """As a dict's, and remembered."""
+        self.names.add(name)
+        return super().get(name, default)
+
+
+_LARGEST: Final = (2 - 2**-23) * 2.0**127
+"""The largest float32."""
+
+
 @dataclass(frozen=True)
 class MetadataReader:
     """Values under an architecture's prefix.
 
     `scope` is what the expressions of graph flags see: those values by their keys, dots as underscores, arrays as lists.
+    It remembers what was read, by expressions or by the methods here.
     Every method raises ModelError for a value that is missing, where `default` is not given, or not of its kind.
     """
 
     file: GGUFFile
     architecture: str
-    scope: dict[str, Any] = field(default_factory=dict)
+    scope: Asked = field(default_factory=Asked)
 
     def __post_init__(self) -> None:
         prefix = f"{self.architecture}."
         for key in self.file.metadata:
             if key.startswith(prefix):
-                self.scope[key.removeprefix(prefix).replace(".", "_")] = _plain(self.file.get(key))
+                self.scope[_name(key.removeprefix(prefix))] = _plain(self.file.get(key))
+
+    def has(self, key: str) -> bool:
+        """Whether the file has a key."""
+        return f"{self.architecture}.{key}" in self.file.metadata
+
+    def was_read(self, key: str) -> bool:
+        """Whether a key's value was asked for."""
+        return _name(key) in self.scope.names
 
     def count(self, key: str, default: Any = REQUIRED) -> int:
         """A number of things: more than none, unless there is a default."""
@@ -47,9 +73,9 @@ class MetadataReader:
         return [self._count(key, number, 0) for number in value]
 
     def number(self, key: str, default: Any = REQUIRED) -> float:
-        """A finite number."""
+        """A finite number, as a float32 has it."""
         value = self._value(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not _is_float32(value):
             self.refuse(key, value, "a finite number")
         return float(value)
 
@@ -68,15 +94,16 @@ class MetadataReader:
         """The finite number an expression gives, `default` for nothing."""
         value = self.evaluate(formula)
         value = default if value is None else value
-        if not isinstance(value, int | float) or not math.isfinite(value):
-            raise ModelError(f"{self.file.path}: {flag} is {_shown(value)}, expected a finite number ({formula.source})")
+        if not _is_float32(value):
+            expected = f"a finite number ({formula.source})"
+            raise ModelError(f"{self.file.path}: {flag} is {shown_value(value)}, expected {expected}")
         return float(value)
 
     def count_formula(self, flag: str, formula: Expression) -> int:
         """The count an expression gives, none for nothing."""
         value = self.formula(flag, formula)
         if value != int(value) or not 0 <= value < MOST:
-            raise ModelError(f"{self.file.path}: {flag} is {_shown(value)}, expected a count ({formula.source})")
+            raise ModelError(f"{self.file.path}: {flag} is {shown_value(value)}, expected a count ({formula.source})")
         return int(value)
 
     def layer_formula(self, flag: str, formula: Expression, layers: int) -> list[bool]:
@@ -89,13 +116,14 @@ class MetadataReader:
         if isinstance(value, list) and len(value) == layers and all(isinstance(item, bool | int) for item in value):
             return [bool(item) for item in value]
         expected = f"a number, or a truth for each of {layers} layers"
-        raise ModelError(f"{self.file.path}: {flag} is {_shown(value)}, expected {expected} ({formula.source})")
+        raise ModelError(f"{self.file.path}: {flag} is {shown_value(value)}, expected {expected} ({formula.source})")
 
     def refuse(self, key: str, value: Any, expected: str) -> None:
         """Raises the ModelError that says what a key holds, and what was expected."""
-        raise ModelError(f"{self.file.path}: {self.architecture}.{key} is {_shown(value)}, expected {expected}")
+        raise ModelError(f"{self.file.path}: {self.architecture}.{key} is {shown_value(value)}, expected {expected}")
 
     def _value(self, key: str, default: Any) -> Any:
+        self.scope.names.add(_name(key))
         value = self.file.get(f"{self.architecture}.{key}", default)
         if value is REQUIRED:
             raise ModelError(f"{self.file.path}: the metadata lack {self.architecture}.{key}")
@@ -107,6 +135,15 @@ class MetadataReader:
         return int(value)
 
 
+def _is_float32(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value) and abs(value) <= _LARGEST
+
+
+def _name(key: str) -> str:
+    """What expressions call a key."""
+    return key.replace(".", "_")
+
+
 def _plain(value: Any) -> Any:
     """A value as Python has it: an array as a list."""
     if isinstance(value, str | int | float):
@@ -114,7 +151,8 @@ def _plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else list(value)
 
 
-def _shown(value: Any) -> str:
+def shown_value(value: Any) -> str:
+    """A metadata value for an error's line: of an array its length."""
     if hasattr(value, "__len__") and not isinstance(value, str):
         return f"an array of {len(value)}"
-    return repr(value)
+    return shown(value)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from quantcli.formats import vocabulary_spec
 from quantcli.formats.errors import GenerationError, ModelError, UnsupportedError
 from quantcli.formats.gguf_reader import GGUFFile
 from quantcli.kernels.rows import dequantize
@@ -20,6 +21,14 @@ from quantcli.runner.hyperparameters import read_hyperparameters
 from quantcli.runner.layers import read_layer
 from quantcli.runner.step import read_positions
 from quantcli.runner.weights import Floats, Matrix, Norms, Weights
+
+
+def _check_vocabulary(file: GGUFFile, rows: int) -> None:
+    """Raises ModelError unless there is a row for each token, and no more, as the reference asks of a file."""
+    tokens = file.metadata.get(vocabulary_spec.TOKENS)
+    if tokens is not None and tokens.element is not None and tokens.count != rows:
+        what = f"tensor 'token_embd.weight' has {rows} rows, expected one for each of {tokens.count} tokens"
+        raise ModelError(f"{file.path}: {what} of the vocabulary")
 
 
 class Model:
@@ -39,6 +48,7 @@ class Model:
         norms = Norms(weights, sizes.norm_epsilon, centred, weighed)
         self.embedding = weights.matrix("token_embd", None, sizes.width)
         self.vocabulary = self.embedding.weights.shape[0]
+        _check_vocabulary(file, self.vocabulary)
         self.embedding_norm = norms.read(graph.embedding_norm, sizes.width)
         self.learned_positions = self._read_learned_positions(weights)
         self.segment = self._read_segment(weights)
@@ -72,6 +82,8 @@ class Model:
             raise ModelError(f"{weights.file.path}: {name} has {len(segments)} numbers, expected a multiple of {width}")
         return segments[:width]
 
+    # Numbers too large for a float32 are infinite as in any other reader, and whoever uses the output looks at it.
+    @np.errstate(all="ignore")
     def forward(self, tokens: Sequence[int], cache: Cache, *, every: bool = False) -> Floats:
         """Put tokens after those in `cache` and return logits, float32 `(1, vocabulary)`: those after the last token.
 
@@ -96,6 +108,7 @@ class Model:
                 results.append(self._logits(hidden if every else hidden[-1:]))
         return results[0] if len(results) == 1 else np.concatenate(results)
 
+    @np.errstate(all="ignore")
     def hidden(self, tokens: Sequence[int], cache: Cache) -> Floats:
         """Put tokens after those in `cache` and return what the model makes of each, float32 `(len(tokens), width)`: the
         residual stream after the last norm. An encoder reads them all at once.

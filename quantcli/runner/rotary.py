@@ -44,9 +44,9 @@ def make_rotary(
     if not scaled:
         return Rotary(frequencies, 1.0)
     slowed = frequencies / scaling.factor
-    if scaling.kind != "yarn" or scaling.extrapolation == 0:
+    if scaling.kind != "yarn":
         return Rotary(slowed, scaling.attention)
-    kept = _unscaled_share(sizes, base, pairs) * scaling.extrapolation
+    kept = _unscaled_share(sizes, base, pairs)
     return Rotary(slowed * (1 - kept) + frequencies * kept, scaling.growth)
 
 

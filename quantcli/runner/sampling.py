@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +62,13 @@ class SamplingOptions:
                 raise UsageError(f"{name} is {value}, expected {expected}")
 
 
+DIVERGED: Final = "the model's output is not a number: the file is damaged, or the model diverges here"
+"""What is said of it."""
+
+_LARGEST: Final = float(np.finfo(np.float32).max)
+_SMALLEST: Final = float(np.finfo(np.float32).tiny)
+
+
 class Candidates(NamedTuple):
     """Tokens that may come next, the likeliest first: ids int64 `(n,)`, their logits float32 `(n,)`."""
 
@@ -84,7 +91,7 @@ class Sampler:
         """
         options = self.options
         if np.isnan(logits).any() or not np.isfinite(logits.max()):
-            raise GenerationError("the model's output is not a number: the file is damaged, or the model diverges here")
+            raise GenerationError(DIVERGED)
         logits = penalize(logits, self._recent(history), options)
         if options.temperature == 0:
             return int(np.argmax(logits))
@@ -92,7 +99,9 @@ class Sampler:
         candidates = keep_typical(candidates, options.typical_p)
         candidates = keep_top_p(candidates, options.top_p)
         candidates = keep_min_p(candidates, options.min_p)
-        chances = probabilities(candidates.logits.astype(np.float64) / options.temperature)
+        distances = candidates.logits.astype(np.float64) - float(candidates.logits[0])
+        with np.errstate(over="ignore"):  # what is too far from the first for a number has no chance
+            chances = probabilities(distances / options.temperature)
         return int(self._random.choice(candidates.ids, p=chances))
 
     def _recent(self, history: Sequence[int]) -> Sequence[int]:
@@ -102,15 +111,20 @@ class Sampler:
 
 def penalize(logits: NDArray[np.float32], recent: Sequence[int], options: SamplingOptions) -> NDArray[np.float32]:
     """Logits with those of `recent` tokens made smaller: divided by the repeat penalty, or multiplied where negative; then
-    less the presence penalty, and less the frequency penalty for each time the token occurs."""
+    less the presence penalty, and less the frequency penalty for each time the token occurs. A number that is too large for
+    a float32 becomes the largest."""
     neutral = options.repeat_penalty == 1 and options.presence_penalty == 0 and options.frequency_penalty == 0
     if neutral or not len(recent):
         return logits
     ids, counts = np.unique(np.asarray(recent, np.int64), return_counts=True)
-    values, penalty = logits[ids], np.float32(options.repeat_penalty)
-    less = counts * np.float32(options.frequency_penalty) + np.float32(options.presence_penalty)
+    values, penalty = logits[ids], np.float32(np.clip(options.repeat_penalty, _SMALLEST, _LARGEST))
+    given = np.clip([options.frequency_penalty, options.presence_penalty], -_LARGEST, _LARGEST)
+    frequency, presence = given.astype(np.float32).astype(np.float64)
+    with np.errstate(over="ignore"):
+        penalized = np.where(values <= 0, values * penalty, values / penalty) - (counts * frequency + presence)
     result = logits.copy()
-    result[ids] = np.where(values <= 0, values * penalty, values / penalty) - less
+    # A token that is ruled out stays so.
+    result[ids] = np.where(np.isfinite(values), np.clip(penalized, -_LARGEST, _LARGEST), values)
     return result
 
 

@@ -141,7 +141,10 @@ class Weights:
         tensor = self._tensor(name)
         if length is not None and tensor.size != length:
             self._refuse(tensor, (length,))
-        return dequantize(self.file.map(tensor), tensor.type).reshape(-1)
+        try:
+            return dequantize(self.file.map(tensor), tensor.type).reshape(-1)
+        except ValueError as error:
+            raise self._unsupported(tensor, error) from error
 
     def unused(self) -> list[str]:
         """Names of the tensors that nothing took."""
@@ -160,7 +163,10 @@ class Weights:
         try:
             return multiplier(kind)
         except ValueError as error:
-            raise UnsupportedError(f"{self.file.path}: tensor {tensor.name!r} cannot be run: {error}") from error
+            raise self._unsupported(tensor, error) from error
+
+    def _unsupported(self, tensor: StoredTensor, error: ValueError) -> UnsupportedError:
+        return UnsupportedError(f"{self.file.path}: tensor {tensor.name!r} cannot be run: {error}")
 
     def _tensor(self, name: str) -> StoredTensor:
         tensor = self.file.tensors.get(name)

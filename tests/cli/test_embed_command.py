@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
+from changed_file import write_numbers
 from command_line import run_command
 
 from quantcli.conversion.convert import convert
@@ -63,3 +65,19 @@ def test_bad_requests_end_with_one_line(stories, capsys, arguments, status, mess
     assert (found, out) == (status, "")
     assert err.startswith("error: ")
     assert message in err.splitlines()[0]
+
+
+@pytest.mark.parametrize("first", [[float("nan")], [float("inf")], [3e38] * 64], ids=["nan", "inf", "huge"])
+def test_an_output_that_is_no_number_is_said_wherever_it_is_read(first, stories, tmp_path, capsys):
+    path = write_numbers(stories, tmp_path / "spoiled.gguf", "output_norm.weight", np.array(first, np.float32))
+    (tmp_path / "text").write_text("Once upon a time there was a little dog. " * 20)
+    for words in (
+        ("embed", path, "-p", "a", "--json"),
+        ("embed", path, "-p", "a", "-p", "b"),
+        ("embed", path, "-p", "a", "--pooling", "none", "--no-normalize"),
+        ("run", path, "-p", "a", "-n", 2),
+        ("eval", path, "--text", tmp_path / "text", "--ctx", 16, "--chunks", 2),
+    ):
+        status, out, err = run_command(capsys, *words)
+        assert (status, out.strip(), err.count("\n")) == (1, "", 0)
+        assert err.startswith("error: the model's output is not a number")

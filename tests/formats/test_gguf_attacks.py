@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import run_command
 
 from quantcli.formats.errors import FormatError, QuantcliError, UnsupportedError
 from quantcli.formats.gguf_reader import GGUFFile, open_gguf
@@ -71,8 +72,6 @@ BROKEN = {
     "unknown value type": (gguf([entry("a", 13, u32(1))]), "unknown value type 13, expected 0 to 12", HEADER + 9),
     "value cut short": (gguf([ONE, entry("b", U64, u32(1))]), "the value of 'b' takes 8 bytes, 4 left", HEADER + 30),
     "string cut short": (gguf([entry("a", STRING, u64(10) + b"abc")]), "takes 10 bytes, 3 left", HEADER + 21),
-    "truth value of 2": (gguf([entry("a", BOOL, b"\2")]), "a truth value of 2, expected 0 or 1", HEADER + 13),
-    "array of truth values": (gguf([entry("a", ARRAY, u32(BOOL) + u64(2) + b"\1\2")]), "other than 0 and 1", HEADER + 25),
     "array of unknown type": (gguf([entry("a", ARRAY, u32(99) + u64(1) + u64(1))]), "unknown value type 99", HEADER + 13),
     "array of arrays": (gguf([entry("a", ARRAY, u32(ARRAY) + u64(1) + u32(U8) + u64(0))]), "array of arrays", HEADER + 13),
     "array beyond the file": (gguf([entry("a", ARRAY, u32(U32) + u64(9) + u64(1))]), "takes 36 bytes, 8 left", HEADER + 25),
@@ -93,13 +92,19 @@ BROKEN = {
     "five dimensions": (gguf([], [tensor("a", [1] * 5)], 4), "5 dimensions, at most 4", HEADER + 9),
     "dimension of 2^63": (gguf([], [tensor("a", [2**63])], 4), "a dimension of 9223372036854775808", HEADER + 9),
     "unknown tensor type": (gguf([], [tensor("a", [1], 1000)], 4), "the unknown type 1000", HEADER + 21),
-    "removed tensor type": (gguf([], [tensor("a", [1], 31)], 4), "Q4_0_4_4, which ggml has removed", HEADER + 21),
+    "removed tensor type cut short": (gguf([], [tensor("a", [32], 31)], 17), "cut short: tensor 'a' ends at", HEADER),
+    "two files joined": (gguf([ONE], [tensor("a", [1])], 4) + gguf([ONE]), "several GGUF files joined in one", 100),
+    "two files joined at the alignment": (
+        gguf([ONE], [tensor("a", [1])], 32) + gguf([ONE]), "several GGUF files joined in one", 128,
+    ),
+    "two headers joined": (gguf([ONE] * 0) + gguf([ONE]), "several GGUF files joined in one", 24),
+    "nothing of sizes beyond 2^63": (gguf([], [tensor("a", [2**62, 0, 4])], 4), "more weights than can be", HEADER + 9),
     "rows that are no blocks": (gguf([], [tensor("a", [33], Q8_0)], 64), "rows of 33, not divisible", HEADER + 9),
     "a quantized scalar": (gguf([], [tensor("a", [], Q8_0)], 64), "rows of 1, not divisible", HEADER + 9),
     "offset off the alignment": (gguf([], [tensor("a", [1], F32, 4)], 64), "starts at 4 of the data, not a", HEADER),
     "data cut short": (gguf([], [tensor("a", [16, 2])], 127), "tensor 'a' ends at byte 224, the file at 223", HEADER),
     "no data": (gguf([], [tensor("a", [1])]), "cut short", HEADER),
-    "more weights than 2^64": (gguf([], [tensor("a", [2**62] * 4)], 4), "the file is cut short", HEADER),
+    "more weights than 2^64": (gguf([], [tensor("a", [2**62] * 4)], 4), "more weights than can be", HEADER + 9),
     "offset beyond 2^63": (gguf([], [tensor("a", [1], F32, 2**64 - 32)], 4), "the file is cut short", HEADER),
     "overlap": (
         gguf([], [tensor("a", [1], F32, 32), tensor("b", [16])], 64), "the tensors 'b' and 'a' overlap", HEADER
@@ -216,3 +221,62 @@ def test_no_memory_is_taken_for_a_lie(tmp_path: Path) -> None:
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()
+
+
+def test_a_truth_is_any_byte_but_0_as_in_gguf_cpp(tmp_path: Path) -> None:
+    entries = [entry(name, BOOL, bytes([byte])) for name, byte in (("a", 0), ("b", 1), ("c", 2), ("d", 255))]
+    values = entry("e", ARRAY, u32(BOOL) + u64(4) + bytes([0, 1, 2, 255]))
+    with opened(tmp_path, gguf([*entries, values])) as file:
+        assert [file.get(name) for name in "abcd"] == [False, True, True, True]
+        assert file.metadata["e"].elements() == [False, True, True, True]
+        assert file.get("e").view(np.uint8).tolist() == [0, 1, 1, 1]
+
+
+REMOVED = {"Q4_2": 4, "Q4_3": 5, "Q4_0_4_4": 31, "Q4_0_4_8": 32, "Q4_0_8_8": 33, "IQ4_NL_4_4": 36, "IQ4_NL_8_8": 38}
+
+
+@pytest.mark.parametrize("name", REMOVED)
+def test_a_type_that_ggml_has_removed_is_shown_by_its_name_and_not_read(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = gguf(
+        [entry("general.architecture", STRING, text("llama")), ONE],
+        [tensor("output_norm.weight", [8]), tensor("blk.0.attn_q.weight", [32, 2], REMOVED[name], 32)],
+        32 + 48,
+    )
+    with opened(tmp_path, content) as file:
+        stored = file.tensors["blk.0.attn_q.weight"]
+        assert stored.type.name == name
+        for read in (stored.load, lambda: file.map(stored)):
+            with pytest.raises(UnsupportedError, match=f"attn_q.weight' has the type {name}, which ggml has removed"):
+                read()
+    path = tmp_path / "model.gguf"
+    for words in (["inspect", path], ["inspect", path, "--tensors"], ["inspect", path, "--json"]):
+        status, out, err = run_command(capsys, *words)
+        assert (status, name in out, err) == (0, True, "")
+    for words in (["run", path, "-p", "a"], [path, "--type", "Q8_0", "-o", tmp_path / "out.gguf"]):
+        status, out, err = run_command(capsys, *words)
+        assert (status, out, err.startswith("error: "), "is a bug" in err) == (1, "", True, False)
+    status, out, err = run_command(capsys, path, "--type", "COPY", "-o", tmp_path / "out.gguf")
+    assert (status, name in err) == (1, True)
+    assert not (tmp_path / "out.gguf").exists()
+
+
+def test_parts_joined_by_cat_are_told_as_such(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parts = [
+        gguf(
+            [
+                entry("split.no", 2, bytes([number, 0])), entry("split.count", 2, b"\2\0"),
+                entry("split.tensors.count", 5, u32(2)),
+            ],
+            [tensor(f"t{number}", [8])], 32,
+        )
+        for number in range(2)
+    ]  # fmt: skip
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"".join(parts))
+    for command in (["inspect", path], ["run", path, "-p", "a"], ["tokenize", path, "a"], ["merge", path, "-o", "x"]):
+        status, out, err = run_command(capsys, *command)
+        assert (status, out) == (1, "")
+        assert "several GGUF files joined in one" in err
+        assert "quantize merge" in err

@@ -194,3 +194,23 @@ def test_notes_in_the_output(tmp_path: Path) -> None:
     sparse = Imatrix("\N{GREEK SMALL LETTER ALPHA}" * 100, (), 0, values).metadata()
     assert list(sparse) == ["quantize.imatrix.file", "quantize.imatrix.entries_count"]
     assert sparse["quantize.imatrix.file"].value.encode("utf-8", "surrogateescape") == ("α" * 100).encode()[:127]
+
+
+@pytest.mark.parametrize("shape", [(0,), (1, 0), (0, 4)])
+@pytest.mark.parametrize("suffix", ["in_sum2", "counts"])
+def test_an_entry_without_numbers_is_refused(suffix: str, shape: tuple[int, ...], tmp_path: Path) -> None:
+    tensors = {"a.in_sum2": [[1.0, 2.0]], "a.counts": [[1.0]], f"a.{suffix}": np.zeros(shape)}
+    with pytest.raises(FormatError, match=rf"'a.{suffix}' holds no numbers"):
+        read_imatrix(write_gguf(tmp_path / "m.gguf", tensors))
+
+
+@pytest.mark.parametrize("value", [b"\1\0\x80\x7f", b"\0\0\xc0\x7f", b"\0\0\x80\xff"], ids=["signal", "nan", "-inf"])
+def test_numbers_that_are_none_are_refused_without_a_word_of_numpy(value: bytes, tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "m.gguf", {"a.in_sum2": [[1.0, 7.0]], "a.counts": [[3.0]]})
+    path.write_bytes(path.read_bytes().replace(struct.pack("<f", 7.0), value))
+    with pytest.raises(ValueRangeError, match="at index 1, expected a finite number"):
+        read_imatrix(path)
+    old = legacy({"a": (3, [1.0, 7.0])}).replace(struct.pack("<f", 7.0), value)
+    path.write_bytes(old)
+    with pytest.raises(ValueRangeError, match="at index 1, expected a finite number"):
+        read_imatrix(path)

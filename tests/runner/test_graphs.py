@@ -19,6 +19,8 @@ from quantcli.runner.model import Model
 GOLDEN = Path(__file__).parents[1] / "golden"
 CASES = runpy.run_path(str(GOLDEN / "logit_cases.py"))["CASES"]
 ENCODERS = runpy.run_path(str(GOLDEN / "embedding_cases.py"))["CASES"]  # whose embeddings test_embed.py has
+pytestmark = pytest.mark.filterwarnings("ignore:.*has no effect")  # some configurations say what GGUF readers do not read
+
 POSITIONS = (0, 23, 50, 86)
 
 WITHOUT_REFERENCE = {

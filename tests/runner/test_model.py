@@ -199,7 +199,6 @@ def test_biases_are_added_where_the_file_has_them(tmp_path):
         (lambda m, s: m.update({"llama.attention.value_length": u32(8)}), ModelError, r"attn_v.weight' has shape"),
         (lambda m, s: m.update({"llama.rope.scaling.factor": f32(-1)}), ModelError, "expected positive numbers"),
         (lambda m, s: m.update({"llama.rope.freq_base": f32(0.5)}), ModelError, "freq_base is 0.5, expected more than 1"),
-        (lambda m, s: m.update({"llama.attention.clamp_kqv": string("x")}), ModelError, "projection_clamp is 'x', expect"),
         (lambda m, s: s.update({"rope_freqs.weight": (7,)}), ModelError, r"rope_freqs.weight' has shape \(7,\), expected"),
         (lambda m, s: s.update({"blk.0.attn_q_norm.weight": (16,), "more": (1,)}), UnsupportedError,
          "'llama' has no place for tensor 'blk.0.attn_q_norm.weight' and 1 more"),

@@ -188,3 +188,30 @@ def test_steps_leave_what_the_reference_leaves(seed, reference):
     penalized = apply(sampler, logits, history)
     expected = [penalized[id_] for id_ in range(200)]
     np.testing.assert_allclose(penalize(logits, history[-64:], options), expected, rtol=1e-6, atol=1e-6)
+
+
+LARGE = [
+    {"temperature": 1e-320}, {"temperature": 1e-10}, {"temperature": 1e308}, {"presence_penalty": -1e39},
+    {"presence_penalty": 1e308, "frequency_penalty": 1e308}, {"presence_penalty": 1e39, "frequency_penalty": -1e39},
+    {"repeat_penalty": 1e-50}, {"repeat_penalty": 1e39}, {"repeat_penalty": 5e-324, "frequency_penalty": -1e300},
+    {"frequency_penalty": 1e300}, {"min_p": 5e-324}, {"top_p": 5e-324}, {"typical_p": 5e-324, "temperature": 1e-320},
+    {"top_k": 10**30, "repeat_last_n": 10**30, "seed": 10**30},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", LARGE, ids=str)
+@pytest.mark.parametrize("scale", [1.0, 1e38])
+@pytest.mark.parametrize("temperature", [0.0, None])
+def test_settings_beyond_what_numbers_hold_still_choose(options, scale, temperature):
+    # NumPy's warnings are errors here.
+    logits = (np.array([0.5, 2.0, -1.0, -3.0, 0.0, -np.inf]) * scale).astype(np.float32)
+    settings = {"seed": 1, **options} if temperature is None else {**options, "temperature": temperature}
+    sampler = Sampler(SamplingOptions(**settings))
+    for history in ([], [1], [1, 1, 2, 4, 5]):
+        assert sampler.choose(logits, history) in range(5)
+
+
+def test_a_temperature_too_small_to_divide_by_takes_the_likeliest():
+    logits = np.array([0.5, 2.0, 1.999, -3.0], np.float32)
+    for temperature in (1e-10, 1e-300, 5e-324):
+        assert Sampler(SamplingOptions(temperature=temperature)).choose(logits, []) == 1

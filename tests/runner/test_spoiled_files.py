@@ -14,10 +14,13 @@ from tiny_model import write_model
 from quantcli.formats.errors import QuantcliError
 from quantcli.formats.gguf_reader import open_gguf
 from quantcli.formats.gguf_spec import ValueType, array, boolean, f32, string, u32
+from quantcli.kernels.types import TYPES
 from quantcli.runner.cache import Cache
 from quantcli.runner.model import Model
 
 CASES = runpy.run_path(str(Path(__file__).parents[1] / "golden/logit_cases.py"))["CASES"]
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*has no effect")
 
 MORE_KEYS = (
     "attention.key_length", "attention.value_length", "attention.head_count_kv", "attention.sliding_window",
@@ -79,3 +82,28 @@ def test_contradictions_end_in_one_line(name, tmp_path):
                 messages.append(error.message)
     assert 20 < len(messages) < 60
     assert not [message for message in messages if "\n" in message]
+
+
+@pytest.mark.parametrize("kind", ["I8", "I16", "I32", "I64", "Q8_1", "Q8_K"])
+@pytest.mark.parametrize("name", ["output_norm.weight", "token_embd.weight", "blk.0.attn_norm.weight"])
+def test_numbers_of_a_type_that_is_only_stored_are_refused_by_name(name, kind, tmp_path):
+    with open_gguf(write_model(tmp_path, *CASES["llama"])) as file:
+        tensor = replace(file.tensors[name], type=TYPES[kind])
+        if tensor.shape[-1] % tensor.type.block_length:
+            tensor = replace(tensor, shape=(*tensor.shape[:-1], tensor.type.block_length))
+        with pytest.raises(QuantcliError, match=rf"tensor '{name}'"):
+            Model(replace(file, tensors={**file.tensors, name: tensor}))
+
+
+def test_a_kind_of_file_that_is_no_text_is_refused(tmp_path):
+    with open_gguf(write_model(tmp_path, *CASES["llama"])) as file:
+        for kind in (array(ValueType.UINT32, [1, 2, 3]), array(ValueType.STRING, ["model"]), u32(1), string("adapter")):
+            with pytest.raises(QuantcliError, match=r"general\.type is .*expected 'model'"):
+                Model(replace(file, metadata={**file.metadata, "general.type": kind}))
+
+
+def test_an_unknown_rope_scaling_is_refused_by_name(tmp_path):
+    with open_gguf(write_model(tmp_path, *CASES["llama"])) as file:
+        changed = {**file.metadata, "llama.rope.scaling.type": string("spiral")}
+        with pytest.raises(QuantcliError, match="rope scaling 'spiral' is not supported"):
+            Model(replace(file, metadata=changed))

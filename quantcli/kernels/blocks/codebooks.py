@@ -19,7 +19,6 @@ from functools import cache
 from secrets import token_hex
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -164,7 +163,7 @@ def neighbours(name: str) -> Neighbours:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             tables: list[Any] = [_frozen(stored[field.name]) for field in fields(Neighbours)]
             return Neighbours(*tables)
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+    except Exception:  # an archive can be damaged in any way
         built = _build_neighbours(name)
     # A cache that cannot be written costs the time to build, no more.
     with suppress(OSError):

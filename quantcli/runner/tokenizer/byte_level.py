@@ -6,6 +6,7 @@ Source of the conventions: `llm_tokenizer_bpe_session` of llama.cpp's `llama-voc
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from tokenizers import Regex, Tokenizer
@@ -14,10 +15,10 @@ from tokenizers.normalizers import NFC, Replace
 from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
 
 from quantcli.architectures.pre_tokenizers import PreTokenizer
-from quantcli.formats.errors import ModelError, UnsupportedError
+from quantcli.formats.errors import UnsupportedError
 from quantcli.formats.vocabulary_spec import BYTES, WORD_START
 from quantcli.runner.tokenizer.sentencepiece import sentencepiece_bytes
-from quantcli.runner.tokenizer.vocabulary import Attribute, Vocabulary, without_stray_bytes
+from quantcli.runner.tokenizer.vocabulary import Attribute, Vocabulary, is_text, without_stray_bytes
 
 
 class ByteLevelModel:
@@ -28,10 +29,11 @@ class ByteLevelModel:
             raise UnsupportedError(f"the pre-tokenizer {pre_tokenizer.name!r} is not one that can be run")
         self._vocabulary = vocabulary
         self._plain = pre_tokenizer.plain
+        ids = {text: id_ for text, id_ in vocabulary.ids.items() if is_text(text)}
         self._tokenizer = Tokenizer(
             BPE(
-                vocabulary.ids,
-                _pairs(vocabulary, merges),
+                ids,
+                _pairs(ids, merges),
                 ignore_merges=pre_tokenizer.ignore_merges,
                 byte_fallback=self._plain,
             )
@@ -68,15 +70,16 @@ class ByteLevelModel:
 _NORMALIZERS: Final = {"NFC": NFC}
 
 
-def _pairs(vocabulary: Vocabulary, merges: list[str]) -> list[tuple[str, str]]:
-    """The merges that lead to a token, each pair once: the first time it is listed counts."""
+def _pairs(ids: Mapping[str, int], merges: list[str]) -> list[tuple[str, str]]:
+    """The merges that lead to a token, each pair once: the first time it is listed counts.
+
+    As in the reference, what is no pair merges nothing.
+    """
     pairs: dict[tuple[str, str], None] = {}
     for merge in merges:
         # The space that separates is never the first character; a part may begin with one.
         middle = merge.find(" ", 1)
-        if middle < 0:
-            raise ModelError(f"the merge {merge!r} is not two texts with a space between")
-        pair = merge[:middle], merge[middle + 1 :]
-        if pair[0] in vocabulary.ids and pair[1] in vocabulary.ids and pair[0] + pair[1] in vocabulary.ids:
+        pair = merge[: max(0, middle)], merge[middle + 1 :]
+        if pair[0] in ids and pair[1] in ids and pair[0] + pair[1] in ids:
             pairs.setdefault(pair)
     return list(pairs)

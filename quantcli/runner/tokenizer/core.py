@@ -9,11 +9,12 @@ import codecs
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import Final, Protocol
 
 from quantcli.architectures.pre_tokenizers import PreTokenizer, pre_tokenizers
 from quantcli.formats import vocabulary_spec as spec
-from quantcli.formats.errors import ModelError, UnsupportedError
+from quantcli.formats.errors import ModelError, UnsupportedError, shown, warn
 from quantcli.formats.gguf_spec import Metadata, ValueType, string
 from quantcli.runner.tokenizer.character_map import CharacterMap
 from quantcli.runner.tokenizer.sentencepiece import SentencePieceModel
@@ -36,6 +37,10 @@ _BYTES: Final = frozenset({ValueType.UINT8, ValueType.INT8})
 _WHITE_SPACE: Final = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 """What a token that strips its surroundings takes: Unicode's White_Space, as the models' own tokenizers do; llama.cpp knows
 that of ASCII only."""
+
+
+DEFAULT_PRE_TOKENIZER: Final = "default"
+"""Where a file names none."""
 
 
 class Model(Protocol):
@@ -87,6 +92,9 @@ def _byte_level(vocabulary: Vocabulary, metadata: Metadata) -> Model:
 
     if spec.MERGES not in metadata:
         raise ModelError(f"the tokenizer is incomplete: no {spec.MERGES} in the file")
+    if not value(metadata, spec.PRE_TOKENIZER, STRINGS):
+        effect = "a text may become other tokens than the model was trained on"
+        warn(f"the file names no pre-tokenizer ({spec.PRE_TOKENIZER}): {DEFAULT_PRE_TOKENIZER!r} is used, and {effect}")
     pre_tokenizer = _pre_tokenizer(metadata)
     for text in pre_tokenizer.strip_left:
         if text in vocabulary.ids:
@@ -123,10 +131,12 @@ def _byte_level_special(metadata: Metadata) -> Mapping[str, int]:
 
 
 def _pre_tokenizer(metadata: Metadata) -> PreTokenizer:
-    name = value(metadata, spec.PRE_TOKENIZER, STRINGS) or "default"
+    name = value(metadata, spec.PRE_TOKENIZER, STRINGS) or DEFAULT_PRE_TOKENIZER
     known = pre_tokenizers()
     if name not in known:
-        raise UnsupportedError(f"the pre-tokenizer {name!r} is unknown, expected one of {', '.join(known)}")
+        near = get_close_matches(name, known, 3)
+        what = f"the pre-tokenizer {shown(name)} is unknown, as it would be to llama.cpp"
+        raise UnsupportedError(what + (f"; the nearest that are known: {', '.join(near)}" if near else ""))
     return known[name]
 
 
@@ -180,11 +190,16 @@ class Tokenizer:
     def __len__(self) -> int:
         return len(self.vocabulary)
 
-    def encode(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
+    def encode(
+        self, text: str, add_special: bool = True, parse_special: bool = False, *, begin_once: bool = False
+    ) -> list[int]:
         """The token ids of a text.
 
         With `add_special` the tokens that the vocabulary wants around a text (begin, end) are added; with `parse_special`
         the texts of control tokens, like `<|eot_id|>`, become these tokens instead of being encoded as text.
+
+        A text that has the begin or the end token itself has two of them then, as in the reference, and a `QuantcliWarning`
+        says so; with `begin_once` it is begun once.
 
         A lone surrogate is read as U+FFFD, unless it is one that Python writes for a byte that is no UTF-8: SentencePiece
         BPE has tokens for such bytes, and the other algorithms read U+FFFD.
@@ -202,7 +217,19 @@ class Tokenizer:
         last = self.vocabulary.special.get(self.settings.last)
         if add_special and self.settings.add_eos and last is not None:
             ids.append(last)
+        if add_special and begin_once and self.bos is not None and ids[:2] == [self.bos] * 2:
+            del ids[0]
+        if add_special:
+            self._warn_of_doubled(ids, last)
         return ids
+
+    def _warn_of_doubled(self, ids: list[int], last: int | None) -> None:
+        begins = self.settings.add_bos and self.bos is not None and ids[:2] == [self.bos] * 2
+        ends = self.settings.add_eos and last is not None and len(ids) > 1 and ids[-2:] == [last] * 2
+        for doubled, role, id_ in ((begins, "begin", self.bos), (ends, "end", last)):
+            if doubled:
+                token = shown(self.vocabulary.texts[id_ or 0])
+                warn(f"the text has the {role} token {token} itself, and the vocabulary adds one: the model reads two")
 
     def piece(self, id_: int) -> bytes:
         """The bytes of one token, which need not be whole characters; a control token's are its text."""
@@ -285,7 +312,7 @@ def load_tokenizer(metadata: Metadata) -> Tokenizer:
         raise ModelError(f"the file holds no tokenizer: no {spec.MODEL}")
     algorithm = _ALGORITHMS.get(name)
     if algorithm is None:
-        raise UnsupportedError(f"the tokenizer {name!r} is unknown, expected one of {', '.join(_ALGORITHMS)}")
+        raise UnsupportedError(f"the tokenizer {shown(name)} is unknown, expected one of {', '.join(_ALGORITHMS)}")
     vocabulary = read_vocabulary(metadata, algorithm.special(metadata))
     model = algorithm.build(vocabulary, metadata)
     return Tokenizer(vocabulary, model, _override(algorithm.settings(metadata), metadata))

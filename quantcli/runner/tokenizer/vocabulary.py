@@ -6,6 +6,7 @@ Files often mark special tokens wrongly, so some are recognised by their text; w
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
@@ -100,6 +101,11 @@ class Vocabulary:
 _STRAY_BYTE: Final = re.compile("[\udc80-\udcff]")
 
 
+def is_text(token: str) -> bool:
+    """Whether a token is whole UTF-8: others stand in no text that an algorithm over characters is given."""
+    return _STRAY_BYTE.search(token) is None
+
+
 def without_stray_bytes(text: str) -> str:
     """`text` with U+FFFD for each byte that is no UTF-8, which Python writes as a lone surrogate."""
     return _STRAY_BYTE.sub("\ufffd", text)
@@ -109,12 +115,12 @@ def read_vocabulary(metadata: Metadata, default_special: Mapping[str, int]) -> V
     """The vocabulary in GGUF metadata; `default_special` gives the roles of ids that the file does not mention.
 
     Raises:
-        ModelError: if the tokens are missing, or scores or types are fewer than tokens.
+        ModelError: if the tokens are missing, scores or types are fewer than tokens, or a score is not a number.
     """
     texts = [text or f"[EMPTY_{id_}]" for id_, text in enumerate(array_value(metadata, spec.TOKENS, STRINGS))]
     if not texts:
         raise ModelError(f"the vocabulary is missing: no {spec.TOKENS} in the file")
-    scores = [float(score) for score in _per_token(metadata, spec.SCORES, NUMBERS, len(texts))] or [0.0] * len(texts)
+    scores = _scores(metadata, len(texts))
     types = _per_token(metadata, spec.TOKEN_TYPES, INTEGERS, len(texts)) or [TokenType.NORMAL] * len(texts)
     attributes = [_ATTRIBUTES.get(int(type_), Attribute.UNDEFINED) for type_ in types]
     ids = {text: id_ for id_, text in enumerate(texts)}
@@ -124,6 +130,8 @@ def read_vocabulary(metadata: Metadata, default_special: Mapping[str, int]) -> V
     _strip_around(metadata, ids, attributes)
     return Vocabulary(texts, scores, attributes, ids, special, ends)
 
+
+_LARGEST_SCORE: Final = (2 - 2**-23) * 2.0**127
 
 _ATTRIBUTES: Final = {type_.value: Attribute[type_.name] for type_ in TokenType}
 
@@ -163,11 +171,20 @@ def _named(types: Set[ValueType]) -> str:
     return " or ".join(type_.name for type_ in sorted(types))
 
 
+def _scores(metadata: Metadata, count: int) -> list[float]:
+    scores = [float(score) for score in _per_token(metadata, spec.SCORES, NUMBERS, count)]
+    for id_, score in enumerate(scores):
+        if math.isnan(score) or _LARGEST_SCORE < abs(score) < math.inf:
+            raise ModelError(f"{spec.SCORES}: the score of token {id_} is {score}, expected a number of 32 bits")
+    return scores or [0.0] * count
+
+
 def _per_token(metadata: Metadata, key: str, types: Set[ValueType], count: int) -> list[Any]:
+    """The first `count` values of an array: more of them belong to no token, and the reference does not read them."""
     values = array_value(metadata, key, types)
     if key in metadata and len(values) < count:
         raise ModelError(f"{key} has {len(values)} values, expected one for each of {count} tokens")
-    return values
+    return values[:count]
 
 
 def _special_ids(

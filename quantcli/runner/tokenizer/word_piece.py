@@ -14,9 +14,10 @@ from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
+from quantcli.formats.errors import ModelError, shown
 from quantcli.formats.vocabulary_spec import WORD_START
 from quantcli.runner.tokenizer.sentencepiece import sentencepiece_bytes
-from quantcli.runner.tokenizer.vocabulary import HIDDEN, Vocabulary, without_stray_bytes
+from quantcli.runner.tokenizer.vocabulary import HIDDEN, Vocabulary, is_text, without_stray_bytes
 
 _CONTINUES: Final = "##"
 _LONGEST_WORD: Final = 100
@@ -28,8 +29,11 @@ class WordPieceModel:
 
     def __init__(self, vocabulary: Vocabulary, *, lowercase: bool, strip_accents: bool) -> None:
         self._vocabulary = vocabulary
-        ids = {_spelled(vocabulary, id_): id_ for id_ in range(len(vocabulary))}
+        spelled = {_spelled(vocabulary, id_): id_ for id_ in range(len(vocabulary))}
+        ids = {text: id_ for text, id_ in spelled.items() if is_text(text)}
         unknown = _spelled(vocabulary, vocabulary.special.get("unk", 0))
+        if unknown not in ids:
+            raise ModelError(f"the unknown token {shown(unknown)} is not UTF-8")
         self._tokenizer = Tokenizer(
             WordPiece(
                 vocab=ids, unk_token=unknown, max_input_chars_per_word=_LONGEST_WORD, continuing_subword_prefix=_CONTINUES

@@ -1,0 +1,62 @@
+"""Environment variables of numba: those that would break kernels are taken out for this process, and named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from importlib.util import find_spec
+from types import MappingProxyType
+from typing import Final, NamedTuple
+
+_PREFIX: Final = "NUMBA_"
+_MOST_THREADS: Final = 1024
+_LAYERS: Final = ("default", "workqueue", "omp")
+_LAYERS_OF_TBB: Final = ("tbb", "safe", "threadsafe", "forksafe")
+_LEVELS: Final = ("0", "1", "2", "3", "max")
+
+
+class _Rule(NamedTuple):
+    """Which values of a variable kernels can live with, and in words."""
+
+    accepts: Callable[[str], bool]
+    expected: str
+
+
+def _one_of(*values: str) -> _Rule:
+    return _Rule(lambda value: value in values, "one of " + ", ".join(values))
+
+
+_NONE: Final = _Rule(lambda value: not value, "none: kernels choose their instructions and their folder themselves")
+_RULES: Final[Mapping[str, _Rule]] = MappingProxyType(
+    {
+        "NUMBA_NUM_THREADS": _Rule(
+            lambda value: value.isdecimal() and 0 < int(value[:9]) <= _MOST_THREADS,
+            f"a number from 1 to {_MOST_THREADS}",
+        ),
+        "NUMBA_DISABLE_JIT": _Rule(lambda value: value == "0", "0: kernels do not run uncompiled"),
+        "NUMBA_OPT": _one_of(*_LEVELS),
+        "NUMBA_THREADING_LAYER": _Rule(
+            lambda value: value in _LAYERS or (value in _LAYERS_OF_TBB and find_spec("tbb") is not None),
+            f"one of {', '.join(_LAYERS)}, or with the package tbb of {', '.join(_LAYERS_OF_TBB)}",
+        ),
+        "NUMBA_THREADING_LAYER_PRIORITY": _Rule(
+            lambda value: sorted(value.split()) == ["omp", "tbb", "workqueue"], "tbb, omp and workqueue in some order"
+        ),
+        "NUMBA_CPU_NAME": _NONE,
+        "NUMBA_CPU_FEATURES": _NONE,
+        "NUMBA_CACHE_LOCATOR_CLASSES": _NONE,
+    }
+)
+
+
+def without_unusable(environment: MutableMapping[str, str]) -> Iterator[str]:
+    """Take the variables that kernels cannot live with out of `environment`, and say so of each in a line."""
+    for name, rule in _RULES.items():
+        value = environment.get(name)
+        if value is not None and not rule.accepts(value):
+            del environment[name]
+            yield f"the environment variable {name} is {value[:60]!r}, expected {rule.expected}; it is passed over"
+
+
+def numba_variables(environment: Mapping[str, str]) -> list[str]:
+    """The variables that numba reads, which may be why something fails."""
+    return sorted(name for name in environment if name.startswith(_PREFIX))

@@ -1,0 +1,75 @@
+"""Metadata that a file has and its forward pass does not: keys of other architectures that would change numbers.
+
+The reference reads a key for the architectures that are known to have it and passes over it elsewhere. A file is run here
+as it is there. Whoever wrote the key expected otherwise, so it is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+from quantcli.architectures.expressions import Expression
+from quantcli.formats.errors import ModelError, warn
+from quantcli.runner.metadata import MetadataReader, shown_value
+
+_SCALES: Final = "not value in [0, 1]"
+_YARN: Final = "rope_scaling_type == 'yarn'"
+
+_CHANGES: Final[Mapping[str, Expression]] = MappingProxyType(
+    {
+        key: Expression(source)
+        for key, source in {
+            "attention.clamp_kqv": "value > 0",
+            "attention.max_alibi_bias": "value > 0",
+            "attention.scale": "value != 0 and not 0.9999 < value / score_scale < 1.0001",
+            "attention.sliding_window": "0 < value and value < context_length",
+            "attention.temperature_scale": "value != 0",
+            "attention.output_scale": _SCALES,
+            "attention.value_scale": _SCALES,
+            "attn_logit_softcapping": "value > 0",
+            "final_logit_softcapping": "value > 0",
+            "router_logit_softcapping": "value > 0",
+            "embedding_scale": _SCALES,
+            "residual_scale": _SCALES,
+            "logit_scale": _SCALES,
+            "expert_weights_scale": f"expert_count and {_SCALES}",
+            "expert_weights_norm": "expert_count and value != expert_norm",
+            "expert_gating_func": "expert_count and not value in [0, expert_gating]",
+            "rope.freq_base_swa": "windows and value != first(rope_freq_base, 10000)",
+            "rope.scaling.alpha": "value > 0",
+            "rope.scaling.yarn_beta_fast": f"{_YARN} and value != 32",
+            "rope.scaling.yarn_beta_slow": f"{_YARN} and value != 1",
+            "rope.scaling.yarn_ext_factor": f"{_YARN} and value >= 0 and value != 1",
+            "rope.scaling.yarn_attn_factor": f"{_YARN} and not 0.9999 < value / yarn_growth < 1.0001",
+            "rope.scaling.yarn_log_multiplier": f"{_YARN} and value != 0",
+        }.items()
+    }
+)
+"""Optional keys, and where their `value` would change what a model computes. Besides an architecture's keys, expressions
+may use what `warn_of_ignored` is given."""
+
+
+def warn_of_ignored(read: MetadataReader, computed: Mapping[str, Any]) -> None:
+    """Issue a `QuantcliWarning` for each key of a file that was not read and would change numbers in other architectures.
+
+    `computed`: of the model as it is run, `score_scale`, `yarn_growth`, `windows` (whether some layer has one),
+    `expert_norm` and the code of its `expert_gating`.
+    """
+    for key, changes in _CHANGES.items():
+        if not read.has(key) or read.was_read(key):
+            continue
+        value = read.file.get(f"{read.architecture}.{key}")
+        if _holds(changes, {**read.scope, **computed, "value": value}):
+            said = f"{value:.6g}" if isinstance(value, float) else shown_value(value)
+            what = f"{read.architecture}.{key} is {said}, and has no effect"
+            warn(f"{read.file.path}: {what}: llama.cpp does not read it for this architecture")
+
+
+def _holds(test: Expression, scope: Mapping[str, Any]) -> bool:
+    """Whether a test is true; of a value that is of no kind to be tested, it is."""
+    try:
+        return bool(test.evaluate(scope, "the metadata"))
+    except (ModelError, ValueError):
+        return True

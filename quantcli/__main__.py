@@ -1,7 +1,6 @@
 """`python -m quantcli`, and the command `quantize`."""
 
-from __future__ import annotations
-
+import os
 import sys
 
 
@@ -15,5 +14,17 @@ def main() -> None:
     run()
 
 
+def _leave_working_directory() -> None:
+    """Import nothing from the working directory, which `python -m` searches first: it may be a folder that was downloaded.
+
+    Where quantcli itself lies there, what it needs may lie beside it, and is looked for there last.
+    """
+    if not sys.flags.safe_path:
+        place = sys.path.pop(0)
+        if os.path.dirname(os.path.dirname(__file__)) == place:  # noqa: PTH120 -- pathlib is imported later
+            sys.path.append(place)
+
+
 if __name__ == "__main__":
+    _leave_working_directory()
     main()

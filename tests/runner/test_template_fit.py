@@ -15,25 +15,25 @@ USER = {"role": "user", "content": "Once upon a time"}
 ASSISTANT = {"role": "assistant", "content": "there was"}
 PARTS = {"role": "user", "content": [{"type": "text", "text": "Once"}, {"type": "text", "text": "upon a time"}]}
 
-PLAIN = "{% for m in messages %}{{ m.role }}:{{ m.content }};{% endfor %}"
-ADDED = "{% for m in messages %}{{ m.role + ':' + m.content }};{% endfor %}"
-TYPED = "{% for m in messages %}{{ m.role }}:{% for c in m.content %}{% if c.type == 'text' %}{{ c.text }}|{% endif %}{% endfor %};{% endfor %}"
-SELECTED = "{% for m in messages %}{{ m.role }}:{{ (m.content | selectattr('type', 'equalto', 'text') | list)[0].text }};{% endfor %}"
-EITHER = (
-    "{% for m in messages %}{{ m.role }}:{% if m.content is string %}{{ m.content }}{% else %}"
-    "{% for c in m.content %}{{ c.text }}|{% endfor %}{% endif %};{% endfor %}"
+
+def each(shown: str, condition: str = "") -> str:
+    """A template that shows something of every message `m`, or of some."""
+    return "{% for m in messages " + condition + " %}{{ m.role }}:" + shown + ";{% endfor %}"
+
+
+PLAIN = each("{{ m.content }}")
+ADDED = each("{{ '' + m.content }}")
+PARTS_ONLY = "{% for c in m.content %}{% if c.type == 'text' %}{{ c.text }}|{% endif %}{% endfor %}"
+TYPED = each(PARTS_ONLY)
+SELECTED = each("{{ (m.content | selectattr('type', 'equalto', 'text') | list)[0].text }}")
+EITHER = each("{% if m.content is string %}{{ m.content }}{% else %}" + PARTS_ONLY + "{% endif %}")
+TYPED_USER = each("{% if m.role == 'user' %}" + PARTS_ONLY + "{% else %}{{ m.content + '' }}{% endif %}")
+IGNORES = each("{{ m.content }}", "if m.role != 'system'")
+IGNORES_TYPED = each(PARTS_ONLY, "if m.role != 'system'")
+REFUSES = each("{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}{{ m.content }}")
+ALTERNATES = each(
+    "{% if (m.role == 'user') == (loop.index0 % 2 == 1) %}{{ raise_exception('order') }}{% endif %}{{ m.content | upper }}"
 )
-TYPED_USER = (
-    "{% for m in messages %}{{ m.role }}:{% if m.role == 'user' %}{% for c in m.content %}{{ c.text }}|{% endfor %}"
-    "{% else %}{{ m.content + '' }}{% endif %};{% endfor %}"
-)
-IGNORES = "{% for m in messages if m.role != 'system' %}{{ m.role }}:{{ m.content }};{% endfor %}"
-REFUSES = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}{{ m.role }}:{{ m.content }};{% endfor %}"
-ALTERNATES = (
-    "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('user first') }}{% endif %}"
-    "{{ m.role }}:{{ m.content | upper }};{% endfor %}"
-)
-IGNORES_TYPED = "{% for m in messages if m.role != 'system' %}{{ m.role }}:{% for c in m.content %}{{ c.text }}|{% endfor %};{% endfor %}"
 ITS_OWN_PLACE = (
     "{% if messages[0].role == 'system' %}<<{{ messages[0].content }}>>{% set messages = messages[1:] %}{% endif %}"
     "{% for m in messages %}{{ m.role }}:{{ m.content }};{% endfor %}"

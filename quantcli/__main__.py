@@ -19,9 +19,13 @@ def _leave_working_directory() -> None:
 
     Where quantcli itself lies there, what it needs may lie beside it, and is looked for there last.
     """
-    if not sys.flags.safe_path:
+    try:
+        first = not sys.flags.safe_path and os.path.samefile(sys.path[0], os.curdir)  # noqa: PTH121
+    except OSError:
+        return
+    if first:
         place = sys.path.pop(0)
-        if os.path.dirname(os.path.dirname(__file__)) == place:  # noqa: PTH120 -- pathlib is imported later
+        if os.path.dirname(os.path.dirname(__file__)) == place:  # noqa: PTH120
             sys.path.append(place)
 
 

@@ -34,7 +34,7 @@ def fitted(messages: Sequence[Message], render: Callable[[list[Message]], str]) 
     marked = [_marked(message, index) for index, message in enumerate(given)]
     marks = [(message.get("role"), mark) for message in marked for mark in _texts(message.get("content"))]
     chosen: tuple[Change, Change] = (_as_given, _as_given)
-    fewest: list[Any] | None = None
+    fewest: list[Any] | None = None  # roles, one for each text that is lost
     tried: list[list[Message]] = []
     for place, form in product(_PLACES, _FORMS):
         probe = form(place(marked))
@@ -45,15 +45,25 @@ def fitted(messages: Sequence[Message], render: Callable[[list[Message]], str]) 
             shown = render(probe)
         except TemplateError:
             continue
-        lost = [role for role, mark in marks if role not in _ANSWERS and not _shows(shown, mark)]
-        if fewest is None or len(lost) < len(fewest):
+        lost = [role for role, mark in marks if not _shows(shown, mark)]
+        if fewest is None or _weight(lost) < _weight(fewest):
             chosen, fewest = (place, form), lost
         if not lost:
             break
     place, form = chosen
     fit = form(place(given))
-    _tell(given, fit, place, fewest or [])
+    _tell(given, fit, place, _questions(fewest or []))
     return fit
+
+
+def _questions(roles: Iterable[Any]) -> list[Any]:
+    """The roles that are not the model's side."""
+    return [role for role in roles if role not in _ANSWERS]
+
+
+def _weight(lost: list[Any]) -> tuple[int, int]:
+    """What a form loses: first what the user and the system say, then the rest."""
+    return len(_questions(lost)), len(lost)
 
 
 def _tell(given: list[Message], fit: list[Message], place: Change, lost: Iterable[Any]) -> None:
@@ -134,18 +144,18 @@ def _as_texts(messages: list[Message]) -> list[Message]:
     ]
 
 
-def _as_parts(messages: list[Message], role: str | None = None) -> list[Message]:
-    """Every text, or those of one role, as a list of one part."""
-    return [
-        {**message, "content": [_part(message["content"])]}
-        if isinstance(message.get("content"), str) and role in (None, message.get("role"))
-        else message
-        for message in messages
-    ]
+def _as_parts(*kept: str) -> Change:
+    """Makes every text, but those of some roles, a list of one part."""
 
+    def change(messages: list[Message]) -> list[Message]:
+        return [
+            {**message, "content": [_part(message["content"])]}
+            if isinstance(message.get("content"), str) and message.get("role") not in kept
+            else message
+            for message in messages
+        ]
 
-def _user_as_parts(messages: list[Message]) -> list[Message]:
-    return _as_parts(messages, "user")
+    return change
 
 
 def _part(text: str) -> dict[str, str]:
@@ -153,5 +163,11 @@ def _part(text: str) -> dict[str, str]:
 
 
 _PLACES: Final[tuple[Change, ...]] = (_as_given, _with_first_user)
-_FORMS: Final[tuple[Change, ...]] = (_as_given, _as_texts, _as_parts, _user_as_parts)
+_FORMS: Final[tuple[Change, ...]] = (
+    _as_given,
+    _as_texts,
+    _as_parts(),
+    _as_parts("system"),
+    _as_parts("system", "assistant"),
+)
 """What may be done to a conversation, what changes least first."""

@@ -51,7 +51,12 @@ def main() -> None:
     _limit_memory()
     _send({})
     for line in sys.stdin.buffer:
-        _send(answer(**json.loads(line)))
+        try:
+            request = json.loads(line)
+        except MemoryError:
+            _send({"error": _TOO_BIG})
+        else:
+            _send(answer(**request))
 
 
 def answer(template: str, variables: dict[str, Any], seconds: float, now: str | None) -> dict[str, str]:

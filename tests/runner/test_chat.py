@@ -13,7 +13,7 @@ import pytest
 
 from quantcli.formats.errors import GenerationError
 from quantcli.formats.gguf_reader import open_gguf
-from quantcli.formats.gguf_spec import ValueType, array, string, u32
+from quantcli.formats.gguf_spec import ValueType, array, boolean, string, u32
 from quantcli.runner import template as template_module
 from quantcli.runner.chat import ChatTemplate, chat_prompt
 from quantcli.runner.template import TemplateRenderer
@@ -38,11 +38,11 @@ def chat_template(stories):
     """Makes the chat template of a file: from its text, or from other metadata."""
     with open_gguf(stories) as file:
         metadata = dict(file.metadata)
-    tokenizer = load_tokenizer(metadata)
 
     def make(text=None, **more):
         named = {} if text is None else {"tokenizer.chat_template": string(text)}
-        return ChatTemplate({**metadata, **named, **more}, tokenizer)
+        changed = {**metadata, **named, **more}
+        return ChatTemplate(changed, load_tokenizer(changed))
 
     return make
 
@@ -201,12 +201,33 @@ def test_the_begin_token_comes_once(chat_template, stories):
         assert ids.count(tokenizer.bos) == 1
 
 
+@pytest.mark.parametrize(
+    ("written", "add_bos", "add_eos", "expected"),
+    [
+        ("{{ bos_token }}", True, False, [1]),
+        ("", True, False, [1]),
+        ("{{ bos_token }}", False, False, [1]),
+        ("", False, False, []),
+        ("{{ bos_token * 2 }}", False, False, [1, 1]),
+        ("{{ bos_token * 2 }}", True, False, [1, 1]),  # as llama.cpp, which takes one away
+        ("{{ bos_token }}", True, True, [1]),
+    ],
+)
+@pytest.mark.parametrize("end", ["", "{{ eos_token }}"])
+def test_ends_are_doubled_only_where_a_template_doubles_them(chat_template, written, add_bos, add_eos, expected, end):
+    flags = {"tokenizer.ggml.add_bos_token": boolean(add_bos), "tokenizer.ggml.add_eos_token": boolean(add_eos)}
+    template = chat_template(written + "{{ messages[0].content }}" + end, **flags)
+    word = template.tokenizer.encode("Once", add_special=False)
+    ids = template.encode(template.render([{"role": "user", "content": "Once"}]))
+    assert ids == [*expected, *word, *([2] if add_eos or end else [])]
+
+
 def test_special_tokens_are_those_the_file_names(chat_template):
     text = "{{ bos_token }}|{{ eos_token }}|{{ unk_token }}|{{ pad_token is defined }}|{{ messages[0].content }}"
     user = MESSAGES[1:]
     assert chat_template(text).render(user) == "<s>|</s>|<unk>|False|Hi <b>\nthere"
     named = chat_template(text, **{"tokenizer.ggml.padding_token_id": u32(0)})
-    assert named.render(user)
+    assert "|True|" in named.render(user)
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ TYPED = each(PARTS_ONLY)
 SELECTED = each("{{ (m.content | selectattr('type', 'equalto', 'text') | list)[0].text }}")
 EITHER = each("{% if m.content is string %}{{ m.content }}{% else %}" + PARTS_ONLY + "{% endif %}")
 TYPED_USER = each("{% if m.role == 'user' %}" + PARTS_ONLY + "{% else %}{{ m.content + '' }}{% endif %}")
+SYSTEM_TEXT = each("{% if m.role == 'system' %}{{ m.content + '' }}{% else %}" + PARTS_ONLY + "{% endif %}")
 IGNORES = each("{{ m.content }}", "if m.role != 'system'")
 IGNORES_TYPED = each(PARTS_ONLY, "if m.role != 'system'")
 REFUSES = each("{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}{{ m.content }}")
@@ -62,6 +63,7 @@ def show(template: str, messages) -> tuple[str, list[str]]:
         (EITHER, [SYSTEM, PARTS], "system:Talk about pirates.;user:Once|upon a time|;"),
         (EITHER, [USER], "user:Once upon a time;"),
         (TYPED_USER, [SYSTEM, USER, ASSISTANT], "system:Talk about pirates.;user:Once upon a time|;assistant:there was;"),
+        (SYSTEM_TEXT, [SYSTEM, USER, ASSISTANT], "system:Talk about pirates.;user:Once upon a time|;assistant:there was|;"),
         (ALTERNATES, [USER, ASSISTANT, USER], "user:ONCE UPON A TIME;assistant:THERE WAS;user:ONCE UPON A TIME;"),
         (ITS_OWN_PLACE, [SYSTEM, USER], "<<Talk about pirates.>>user:Once upon a time;"),
         ("{{ messages | tojson }}", [USER], '[{"role": "user", "content": "Once upon a time"}]'),

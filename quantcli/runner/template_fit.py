@@ -9,7 +9,7 @@ are lost in silence.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import product
 from typing import Any, Final
 
@@ -76,7 +76,8 @@ def _tell(given: list[Message], fit: list[Message], place: Change, lost: Iterabl
     for message in given:
         for part in _parts(message.get("content")):
             if _text(part) is None and part not in kept:
-                warn(f"the file's chat template takes texts only: a part of type {part.get('type')} is left out")
+                kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+                warn(f"the file's chat template takes texts only: a part of type {kind} is left out")
 
 
 def _marked(message: Message, index: int) -> Message:
@@ -84,17 +85,17 @@ def _marked(message: Message, index: int) -> Message:
     content = message.get("content")
     if isinstance(content, str):
         return {**message, "content": _mark(content, index, 0)}
-    parts = _parts(content)
-    if not parts:
-        return message
-    marked = [part if (text := _text(part)) is None else {**part, "text": _mark(text, index, number)}
-              for number, part in enumerate(parts)]  # fmt: skip
-    return {**message, "content": marked}
+    marked = [_mark(part, index, number) for number, part in enumerate(_parts(content))]
+    return {**message, "content": marked} if marked else message
 
 
-def _mark(text: str, index: int, number: int) -> str:
-    """Letters and digits, which templates do not escape, cut or interpret."""
-    return f"mark{index}q{number}z" if text.strip() else text
+def _mark(part: Any, index: int, number: int) -> Any:
+    """A text or a part with letters and digits for its words, which templates do not escape, cut or interpret."""
+    words = _text(part)
+    if words is None or not words.strip():
+        return part
+    mark = f"mark{index}q{number}z"
+    return mark if isinstance(part, str) else {**part, "text": mark}
 
 
 def _shows(shown: str, mark: str) -> bool:
@@ -105,12 +106,13 @@ def _shows(shown: str, mark: str) -> bool:
 
 def _parts(content: Any) -> list[Any]:
     """The parts of a content that is a list of them."""
-    return [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
+    return list(content) if isinstance(content, (list, tuple)) else []
 
 
-def _text(part: dict[str, Any]) -> str | None:
-    text = part.get("text")
-    return text if isinstance(text, str) else None
+def _text(part: Any) -> str | None:
+    """The words of a part, None for an image and the like."""
+    words = part.get("text") if isinstance(part, Mapping) else part
+    return words if isinstance(words, str) else None
 
 
 def _texts(content: Any) -> list[str]:
@@ -128,9 +130,16 @@ def _with_first_user(messages: list[Message]) -> list[Message]:
     users = [index for index, message in enumerate(messages) if message.get("role") == "user"]
     if not users or messages[0].get("role") != "system":
         return messages
-    system, user = "\n".join(_texts(messages[0].get("content"))), messages[users[0]]
+    begin, user = "\n".join(_texts(messages[0].get("content"))) + "\n", messages[users[0]]
     content = user.get("content")
-    joined = [_part(f"{system}\n"), *content] if isinstance(content, list) else f"{system}\n{content}"
+    joined: Any
+    match _parts(content):
+        case []:
+            joined = begin + (content or "")
+        case [first, *rest] if (words := _text(first)) is not None:
+            joined = [_part(begin + words), *rest]
+        case parts:
+            joined = [_part(begin), *parts]
     return [*messages[1 : users[0]], {**user, "content": joined}, *messages[users[0] + 1 :]]
 
 
@@ -138,7 +147,7 @@ def _as_texts(messages: list[Message]) -> list[Message]:
     """Every list of parts as the text of its parts, a line each."""
     return [
         {**message, "content": "\n".join(_texts(content))}
-        if isinstance(content := message.get("content"), list)
+        if isinstance(content := message.get("content"), (list, tuple))
         else message
         for message in messages
     ]

@@ -68,6 +68,7 @@ def show(template: str, messages) -> tuple[str, list[str]]:
         (ITS_OWN_PLACE, [SYSTEM, USER], "<<Talk about pirates.>>user:Once upon a time;"),
         ("{{ messages | tojson }}", [USER], '[{"role": "user", "content": "Once upon a time"}]'),
         ("{% for c in messages[0].content %}{{ c }}{% endfor %}", [USER], "Once upon a time"),
+        (ADDED, [{"role": "user", "content": ("Once", {"type": "text", "text": "upon"})}], "user:Once\nupon;"),
         (PLAIN, [{"role": "user", "content": " \n"}], "user: \n;"),
         (TYPED, [{"role": "user", "content": ""}], "user:;"),
         # What of an answer is shown is the template's business.
@@ -86,7 +87,13 @@ def test_a_conversation_has_the_form_its_template_wants(template, messages, text
         (REFUSES, [SYSTEM, USER], "user:Talk about pirates.\nOnce upon a time;"),
         (ALTERNATES, [SYSTEM, USER], "user:TALK ABOUT PIRATES.\nONCE UPON A TIME;"),
         (IGNORES_TYPED, [SYSTEM, USER], "user:Talk about pirates.\nOnce upon a time|;"),
-        (IGNORES_TYPED, [SYSTEM, PARTS], "user:Talk about pirates.\n|Once|upon a time|;"),
+        (IGNORES_TYPED, [SYSTEM, PARTS], "user:Talk about pirates.\nOnce|upon a time|;"),
+        (IGNORES, [SYSTEM, PARTS], "user:Talk about pirates.\nOnce\nupon a time;"),
+        (
+            IGNORES_TYPED,
+            [SYSTEM, {"role": "user", "content": [{"type": "image"}, *PARTS["content"]]}],
+            "user:Talk about pirates.\n|Once|upon a time|;",
+        ),
     ],
 )
 def test_a_system_message_without_a_place_goes_before_the_user_s_and_that_is_said(template, messages, text):

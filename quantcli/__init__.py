@@ -8,11 +8,10 @@
 Names are imported when they are first used: `import quantcli` loads neither numba nor numpy.
 """
 
-from __future__ import annotations
-
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+# As in typing, which is not imported: `python -m quantcli` would take it from the working directory.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from quantcli.conversion.convert import convert
     from quantcli.formats.gguf_reader import open_gguf
@@ -29,7 +28,7 @@ _PLACES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_PLACES[name]), name)

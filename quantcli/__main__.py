@@ -1,7 +1,6 @@
 """`python -m quantcli`, and the command `quantize`."""
 
-from __future__ import annotations
-
+import os
 import sys
 
 
@@ -15,5 +14,21 @@ def main() -> None:
     run()
 
 
+def _leave_working_directory() -> None:
+    """Import nothing from the working directory, which `python -m` searches first: it may be a folder that was downloaded.
+
+    Where quantcli itself lies there, what it needs may lie beside it, and is looked for there last.
+    """
+    try:
+        first = not sys.flags.safe_path and os.path.samefile(sys.path[0], os.curdir)  # noqa: PTH121
+    except OSError:
+        return
+    if first:
+        place = sys.path.pop(0)
+        if os.path.dirname(os.path.dirname(__file__)) == place:  # noqa: PTH120
+            sys.path.append(place)
+
+
 if __name__ == "__main__":
+    _leave_working_directory()
     main()

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from quantcli.cli.models import checked_text, open_model, read_text, threads_option, warn_beyond_training, weights_option
+from quantcli.cli.models import open_model, threads_option, warn_beyond_training, weights_option
 from quantcli.cli.output import columns, heading, print_json, printable, show
+from quantcli.cli.texts import checked_text, lines, read_text
 from quantcli.cli.views import Table
 from quantcli.formats.errors import UsageError
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 @click.option("-p", "--prompt", "prompts", multiple=True, metavar="TEXT", help="A text; may be repeated.")
 @click.option(
     "-f", "--text", type=click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True), metavar="F",
-    help="A file of texts, one a line; - reads stdin.",
+    help="A file of texts, one a line; - reads stdin. Lines without a word are left out.",
 )  # fmt: skip
 @click.option(
     "--pooling", metavar="NAME", help="How tokens make one vector: mean, cls, last or none. Default: as the file says.",
@@ -55,8 +56,8 @@ def command(
     """
     texts = [checked_text(prompt, "the prompt") for prompt in prompts]
     if text is not None:
-        lines = read_text(None if str(text) == "-" else text, "the text").splitlines()
-        texts += [line for line in lines if line.strip()]
+        content = read_text(None if str(text) == "-" else text, "the text")
+        texts += [line for line in lines(content) if line.strip()]
     if not texts:
         raise UsageError("there is no text", hint="--prompt TEXT, or --text F")
     loaded = open_model(file, threads, weights, "f32")

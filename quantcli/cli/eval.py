@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from quantcli.cli.models import open_model, read_text, threads_option, warn_beyond_training, weights_option
+from quantcli.cli.models import open_model, threads_option, warn_beyond_training, weights_option
 from quantcli.cli.output import columns, print_json, show
+from quantcli.cli.texts import read_text
 
 if TYPE_CHECKING:
     from quantcli.quality.evaluate import Evaluation

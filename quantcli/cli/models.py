@@ -1,4 +1,4 @@
-"""What commands that run a model share: how it is opened, and what is said meanwhile; how texts and speeds are shown."""
+"""What commands that run a model share: how it is opened, and what is said meanwhile; how answers and speeds are shown."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from quantcli.cli.compiling import announce_compiling
-from quantcli.cli.output import binary_size
-from quantcli.formats.errors import UsageError
+from quantcli.cli.output import binary_size, say_aside
 
 if TYPE_CHECKING:
     from quantcli.runner.cache import Cache
@@ -60,35 +59,15 @@ def warn_beyond_training(loaded: LoadedModel, context: int) -> None:
         click.echo(f"warning: a context of {context} tokens is more than the {trained} the model was trained on", err=True)
 
 
-def read_text(file: Path | None, what: str) -> str:
-    """A text file, or stdin for None, without the newline at its end.
-
-    Raises:
-        UsageError: if it is not UTF-8.
-    """
-    data = sys.stdin.buffer.read() if file is None else file.read_bytes()
-    try:
-        return data.decode().removesuffix("\n")
-    except UnicodeDecodeError as error:
-        place = "stdin" if file is None else str(file)
-        raise UsageError(f"{what} on {place} is not UTF-8 (byte {error.start})") from error
-
-
-def checked_text(text: str, what: str) -> str:
-    """A text from the command line. Raises UsageError if it is not UTF-8."""
-    if any("\ud800" <= mark <= "\udfff" for mark in text):
-        raise UsageError(f"{what} is not UTF-8")
-    return text
-
-
 def stream(pieces: Iterable[str]) -> None:
     """Show an answer on stdout as it comes, and end its line."""
     encoding = sys.stdout.encoding or "utf-8"
     steers = sys.stdout.isatty()
     for piece in pieces:
         shown = piece.translate(_SHOWN_ESCAPED) if steers else piece
-        # A terminal that cannot show a character gets a question mark instead of an end to the answer.
-        click.echo(shown.encode(encoding, "replace").decode(encoding), nl=False)
+        # A terminal that cannot show a character gets a question mark instead of an end to the answer. With colours click
+        # leaves an answer for a file as it is.
+        click.echo(shown.encode(encoding, "replace").decode(encoding), nl=False, color=True)
     click.echo()
 
 
@@ -112,7 +91,7 @@ def show_statistics(loaded: LoadedModel, cache: Cache, load_seconds: float, answ
         f"answer {sum(len(answer.tokens) for answer in answers)} tokens, {_rate(timed, seconds)}",
         f"memory {binary_size(loaded.model.weights_bytes)} weights + {binary_size(cache.nbytes)} context",
     )
-    click.echo(click.style(" | ".join(parts), dim=True), err=True)
+    say_aside(" | ".join(parts))
 
 
 def _rate(count: int, seconds: float) -> str:

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 import click
 
@@ -41,11 +41,30 @@ def print_json(document: Any) -> None:
 
 def show(*views: View) -> None:
     """Print views on stdout."""
-    width = _terminal_width()
-    paint = _plain if width is None or "NO_COLOR" in os.environ else _painted
-    text = "\n".join(line for view in views for line in view.lines(width, paint)).lstrip("\n")
+    coloured = has_colours(sys.stdout)
+    paint = _painted if coloured else _plain
+    text = "\n".join(line for view in views for line in view.lines(_terminal_width(), paint)).lstrip("\n")
     encoding = sys.stdout.encoding or "utf-8"
-    click.echo(text.encode(encoding, "backslashreplace").decode(encoding))
+    click.echo(text.encode(encoding, "backslashreplace").decode(encoding), color=coloured)
+
+
+def say_aside(text: str) -> None:
+    """One line on stderr that nobody has to read."""
+    coloured = has_colours(sys.stderr)
+    click.echo(_painted(text, "aside") if coloured else text, err=True, color=coloured)
+
+
+def has_colours(stream: TextIO) -> bool:
+    """Whether what is written to a stream is coloured: on a terminal that has colours.
+
+    NO_COLOR (see no-color.org) forbids them, CLICOLOR=0 too, and CLICOLOR_FORCE asks for them everywhere; an empty variable
+    counts as none.
+    """
+    if os.environ.get("NO_COLOR"):
+        return False
+    if os.environ.get("CLICOLOR_FORCE", "0") not in ("", "0"):
+        return True
+    return stream.isatty() and os.environ.get("TERM") != "dumb" and os.environ.get("CLICOLOR") != "0"
 
 
 @contextmanager

@@ -13,9 +13,7 @@ import click
 from quantcli.cli.main import INTERRUPTED
 from quantcli.cli.models import (
     cache_type_option,
-    checked_text,
     open_model,
-    read_text,
     show_statistics,
     stream,
     threads_option,
@@ -24,6 +22,7 @@ from quantcli.cli.models import (
     weights_option,
 )
 from quantcli.cli.output import print_json
+from quantcli.cli.texts import checked_text, read_text
 from quantcli.formats.errors import UsageError
 
 if TYPE_CHECKING:
@@ -128,6 +127,8 @@ def command(
     """
     if system is not None and not chat:
         raise UsageError("--system has no effect without --chat")
+    if system is not None:
+        checked_text(system, "the system message")
     if keep is not None and not context_shift:
         raise UsageError("--keep has no effect without --context-shift")
     text = _prompt(prompt, prompt_file)

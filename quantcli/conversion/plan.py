@@ -107,12 +107,12 @@ def parse_override(text: str) -> Override:
 
 
 def parse_overrides(text: str) -> list[Override]:
-    """Read a file of overrides: `REGEX=TYPE`, separated by blanks or line ends.
+    """Read a file of overrides: `REGEX=TYPE`, separated by blanks or line ends, which are those of ASCII as in llama.cpp.
 
     Raises:
         UsageError: as `parse_override` does.
     """
-    return [parse_override(word) for word in text.split()]
+    return [parse_override(word) for word in re.findall(r"\S+", text, re.ASCII)]
 
 
 def weight_type(name: str) -> BlockType:

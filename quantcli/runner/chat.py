@@ -2,50 +2,110 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Final
 
 from quantcli.formats import vocabulary_spec as spec
-from quantcli.formats.errors import GenerationError
-from quantcli.formats.gguf_spec import Metadata
+from quantcli.formats.errors import GenerationError, shown
+from quantcli.formats.gguf_spec import Metadata, ValueType
 from quantcli.runner.generate import Generation, Limits
 from quantcli.runner.sampling import Sampler
 from quantcli.runner.session import Session
-from quantcli.runner.template import Message, render_template
+from quantcli.runner.template import Message, TemplateRenderer
+from quantcli.runner.template_fit import fitted
 from quantcli.runner.tokenizer import Tokenizer
+
+_DEFAULT: Final = "default"
+_TOOLS: Final = "tool_use"
+_NO_TEMPLATE_HINT: Final = "without --chat the prompt is continued as plain text"
+
+_TEMPLATE_ROLES: Final = ("bos", "eos", "unk", "sep", "pad", "mask")
+"""Special tokens whose texts templates are given, as `bos_token` and the like."""
 
 
 class ChatTemplate:
     """A file's chat template with its tokenizer.
 
+    Of several templates it is the default one, with tools that called `tool_use`, by transformers' rule.
+
     Raises:
-        GenerationError: if the file has no template.
+        GenerationError: if the file has no template, or none that is the default.
     """
 
     def __init__(self, metadata: Metadata, tokenizer: Tokenizer) -> None:
-        if spec.CHAT_TEMPLATE not in metadata:
-            raise GenerationError(
-                "the file has no chat template", hint="without --chat the prompt is continued as plain text"
-            )
         self.tokenizer = tokenizer
-        self._template = str(metadata[spec.CHAT_TEMPLATE].value)
-        self._special = {
-            f"{role}_token": "" if id_ is None else tokenizer.piece(id_).decode("utf-8", "replace")
-            for role, id_ in (("bos", tokenizer.bos), ("eos", tokenizer.eos))
-        }
+        self._templates = templates(metadata)
+        if not self._templates:
+            raise GenerationError("the file has no chat template", hint=_NO_TEMPLATE_HINT)
+        if _DEFAULT not in self._templates:
+            names = ", ".join(map(shown, self._templates))
+            raise GenerationError(f"the file has no default chat template, only {names}", hint=_NO_TEMPLATE_HINT)
+        self._special = _special_texts(metadata, tokenizer)
+        # Python takes a while to start, and there is something else to do meanwhile.
+        self._renderers = {_DEFAULT: TemplateRenderer(self._templates[_DEFAULT])}
 
-    def render(self, messages: Sequence[Message]) -> str:
+    def render(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool | str = False,
+        **arguments: Any,
+    ) -> str:
         """The text of a conversation, up to where the assistant speaks next.
+
+        `tools` are JSON schemas, `arguments` what else a template may ask for, such as `enable_thinking`; with
+        `continue_final_message` the text ends within the last message. Messages are put into a form that loses nothing: see
+        `template_fit`.
 
         Raises:
             GenerationError: if the template fails or refuses these messages.
         """
-        return render_template(self._template, messages, self._special)
+        renderer = self._renderer(_TOOLS if tools is not None and _TOOLS in self._templates else _DEFAULT)
+        given = {"tools": tools, "documents": documents, **self._special, **arguments}
+        prompted = add_generation_prompt and not continue_final_message
+        said = fitted(messages, lambda form: renderer.render(form, add_generation_prompt=prompted, **given))
+        return renderer.render(said, add_generation_prompt=prompted, continue_final_message=continue_final_message, **given)
+
+    def _renderer(self, name: str) -> TemplateRenderer:
+        if name not in self._renderers:
+            self._renderers[name] = TemplateRenderer(self._templates[name])
+        return self._renderers[name]
 
     def encode(self, text: str) -> list[int]:
         """The token ids of a rendered conversation."""
-        # Most templates write the begin token themselves, and the vocabulary wants one as well.
-        return self.tokenizer.encode(text, add_special=True, parse_special=True, begin_once=True)
+        # Most templates write the begin token themselves, and the vocabulary wants one as well. So it is with the end.
+        return self.tokenizer.encode(text, add_special=True, parse_special=True, once=True)
+
+
+def templates(metadata: Metadata) -> dict[str, str]:
+    """A file's chat templates by name; the one without a name is the default.
+
+    Raises:
+        GenerationError: if one is not a text.
+    """
+    prefix = f"{spec.CHAT_TEMPLATE}."
+    keys = {key.removeprefix(prefix): key for key in metadata if key.startswith(prefix)}
+    if spec.CHAT_TEMPLATE in metadata:
+        keys[_DEFAULT] = spec.CHAT_TEMPLATE
+    for key in keys.values():
+        if metadata[key].type != ValueType.STRING:
+            raise GenerationError(f"{shown(key)} is of type {metadata[key].type.name}, expected STRING")
+    return {name: str(metadata[key].value) for name, key in keys.items()}
+
+
+def _special_texts(metadata: Metadata, tokenizer: Tokenizer) -> dict[str, str]:
+    """The texts of special tokens by the names templates have for them. One that the file does not name, and that is no
+    control token, is only what its kind of vocabulary had at that place once."""
+    ids = {role: tokenizer.vocabulary.special.get(role) for role in _TEMPLATE_ROLES}
+    return {
+        f"{role}_token": tokenizer.piece(id_).decode("utf-8", "replace")
+        for role, id_ in ids.items()
+        if id_ is not None and (spec.SPECIAL_TOKENS[role] in metadata or tokenizer.is_hidden(id_))
+    }
 
 
 def chat_prompt(metadata: Metadata, tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:

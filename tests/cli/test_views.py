@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import click
 import pytest
 
-from quantcli.cli import output
 from quantcli.cli.views import Table, Text, View
 
 FACTS = Table(("", ""), rows=[("Kind", "a model of many words")])
@@ -55,18 +53,3 @@ def test_wide_and_combining_characters_keep_columns_straight() -> None:
 def test_a_row_has_a_cell_for_each_column() -> None:
     with pytest.raises(ValueError, match="1 cells for 2 columns"):
         Table(("a", "b")).add_row("x")
-
-
-@pytest.mark.parametrize(("no_color", "styled"), [(None, True), ("1", False)])
-def test_a_terminal_gets_colours_unless_it_says_otherwise(
-    monkeypatch: pytest.MonkeyPatch, no_color: str | None, styled: bool
-) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(output, "_terminal_width", lambda: 80)
-    monkeypatch.setattr(click, "echo", said.append)
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    if no_color is not None:
-        monkeypatch.setenv("NO_COLOR", no_color)
-    output.show(output.heading("Title"))
-    assert [click.unstyle(text).strip() for text in said] == ["Title"]
-    assert ("\x1b" in said[0]) == styled

@@ -110,7 +110,7 @@ def test_a_begin_token_in_a_text_that_gets_one_is_doubled_and_said(kind, begin):
         doubled = tokenizer.encode(f"{begin}a", parse_special=True)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        once = tokenizer.encode(f"{begin}a", parse_special=True, begin_once=True)
+        once = tokenizer.encode(f"{begin}a", parse_special=True, once=True)
         assert tokenizer.encode(f"{begin}a", add_special=False, parse_special=True) == once
         tokenizer.encode(f"{begin}a")  # as text
     assert doubled == [tokenizer.bos, *once]

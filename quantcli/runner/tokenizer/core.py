@@ -191,7 +191,7 @@ class Tokenizer:
         return len(self.vocabulary)
 
     def encode(
-        self, text: str, add_special: bool = True, parse_special: bool = False, *, begin_once: bool = False
+        self, text: str, add_special: bool = True, parse_special: bool = False, *, once: bool = False
     ) -> list[int]:
         """The token ids of a text.
 
@@ -199,12 +199,12 @@ class Tokenizer:
         the texts of control tokens, like `<|eot_id|>`, become these tokens instead of being encoded as text.
 
         A text that has the begin or the end token itself has two of them then, as in the reference, and a `QuantcliWarning`
-        says so; with `begin_once` it is begun once.
+        says so; with `once` they are not added again.
 
         A lone surrogate is read as U+FFFD, unless it is one that Python writes for a byte that is no UTF-8: SentencePiece
         BPE has tokens for such bytes, and the other algorithms read U+FFFD.
         """
-        ids = [self.bos] if add_special and self.settings.add_bos and self.bos is not None else []
+        ids: list[int] = []
         prefixed = self.settings.add_space_prefix and not self.settings.normalizes
         after_special = True
         for fragment in self._fragments(_LONE_SURROGATE.sub("\ufffd", text), parse_special):
@@ -214,22 +214,19 @@ class Tokenizer:
                 prefix = " " if after_special and prefixed else ""
                 ids += self.model.encode(prefix + fragment)
             after_special = isinstance(fragment, int)
-        last = self.vocabulary.special.get(self.settings.last)
-        if add_special and self.settings.add_eos and last is not None:
-            ids.append(last)
-        if add_special and begin_once and self.bos is not None and ids[:2] == [self.bos] * 2:
-            del ids[0]
-        if add_special:
-            self._warn_of_doubled(ids, last)
-        return ids
+        return self._around(ids, once=once) if add_special else ids
 
-    def _warn_of_doubled(self, ids: list[int], last: int | None) -> None:
-        begins = self.settings.add_bos and self.bos is not None and ids[:2] == [self.bos] * 2
-        ends = self.settings.add_eos and last is not None and len(ids) > 1 and ids[-2:] == [last] * 2
-        for doubled, role, id_ in ((begins, "begin", self.bos), (ends, "end", last)):
-            if doubled:
-                token = shown(self.vocabulary.texts[id_ or 0])
+    def _around(self, ids: list[int], *, once: bool) -> list[int]:
+        """The ids of a text with the begin and the end token that the vocabulary wants around it."""
+        first = self.bos if self.settings.add_bos else None
+        last = self.vocabulary.special.get(self.settings.last) if self.settings.add_eos else None
+        begin = [] if first is None or (once and ids[:1] == [first]) else [first]
+        end = [] if last is None or (once and ids[-1:] == [last]) else [last]
+        for added, there, role in ((begin, ids[:1], "begin"), (end, ids[-1:], "end")):
+            if added and added == there:
+                token = shown(self.vocabulary.texts[added[0]])
                 warn(f"the text has the {role} token {token} itself, and the vocabulary adds one: the model reads two")
+        return [*begin, *ids, *end]
 
     def piece(self, id_: int) -> bytes:
         """The bytes of one token, which need not be whole characters; a control token's are its text."""

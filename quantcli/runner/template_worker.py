@@ -1,0 +1,242 @@
+"""The process that chat templates run in: a program of its own, which imports Python's library, jinja2 and nothing else.
+
+    python -I template_worker.py [PLACES]
+
+A template is a program that came with a download. It runs in jinja2's immutable sandbox, with what Hugging Face
+transformers gives a template and nothing more: the tags `break`, `continue` and `generation`, the filter `tojson`, and the
+functions `raise_exception`, `strftime_now`, `dict` and `namespace`, as in `transformers.utils.chat_template_utils`.
+
+Python runs isolated: the working directory and the environment do not decide what is imported. PLACES are searched after
+the interpreter's own, for an installation that keeps jinja2 elsewhere.
+
+On stdin comes a request a line, on stdout goes an answer a line, after a first one that tells that the process is ready,
+all as JSON: see `answer`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from datetime import datetime
+from functools import lru_cache
+from typing import Any, Final, NoReturn
+
+MEMORY: Final = 1 << 29
+"""Bytes of address space a template may take, where the operating system can limit that."""
+
+_TOO_BIG: Final = f"takes more than {MEMORY >> 20} MiB of memory"
+
+LONGEST_PROMPT: Final = 1 << 26
+"""Characters of a prompt."""
+
+_TEMPLATE_FILES: Final = ("<template>", "<unknown>")
+"""What jinja2 calls a template that is no file, in the frames of an error."""
+
+
+def main() -> None:
+    """Answer requests until there are no more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever started this process
+    if hasattr(signal, "SIGPROF"):
+        signal.signal(signal.SIGPROF, signal.SIG_DFL)  # whatever it was told
+    sys.path += sys.argv[1:]
+    try:
+        import jinja2  # noqa: F401
+    except ImportError as error:
+        _send({"error": f"cannot be rendered without jinja2: {_line(error)}"})
+        return
+    _limit_memory()
+    _send({})
+    for line in sys.stdin.buffer:
+        try:
+            request = json.loads(line)
+        except MemoryError:
+            _send({"error": _TOO_BIG})
+        else:
+            _send(answer(**request))
+
+
+def answer(template: str, variables: dict[str, Any], seconds: float, now: str | None) -> dict[str, str]:
+    """A template rendered: `{"text": ...}`, or `{"error": one line}`.
+
+    The process dies where rendering takes more than `seconds` of its own time. `now` is the time in ISO 8601 that
+    `strftime_now` tells, None for the present.
+    """
+    _limit_time(seconds)
+    try:
+        text = _compiled(template, now).render(variables)
+    except Exception as error:
+        # A template is a program: what it does wrong can be any error at all.
+        return {"error": _explained(error, template)}
+    finally:
+        _limit_time(0)
+    return {"text": text} if len(text) <= LONGEST_PROMPT else {"error": f"makes a prompt of {len(text)} characters"}
+
+
+def _explained(error: Exception, template: str) -> str:
+    """What a template does, in the words of an error of one line."""
+    from jinja2 import TemplateSyntaxError
+
+    match error:
+        case _RefusedError():
+            return f"refuses this conversation: {_line(error)}"
+        case TemplateSyntaxError():
+            return f"is broken in line {error.lineno}: {_line(error.message)}"
+        case SyntaxError():
+            return f"is broken{_place(_source_line(template, error.lineno))}: {error.msg}"
+        case MemoryError():
+            return _TOO_BIG
+        case RecursionError():
+            return f"nests or calls itself too deeply{_place(_error_line(error))}"
+    return f"failed{_place(_error_line(error))}: {_line(error)}"
+
+
+def _send(document: dict[str, str]) -> None:
+    try:
+        data = json.dumps(document).encode()
+    except MemoryError:
+        data = json.dumps({"error": _TOO_BIG}).encode()
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.write(b"\n")
+    sys.stdout.buffer.flush()
+
+
+@lru_cache(maxsize=4)
+def _compiled(template: str, now: str | None) -> Any:
+    return _environment(now).from_string(template)
+
+
+def _environment(now: str | None = None) -> Any:
+    import jinja2
+    from jinja2 import nodes
+    from jinja2.ext import Extension, loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """`{% generation %}...{% endgeneration %}`: marks what the assistant says for training, and shows it.
+
+        The body is a block of its own, as that of `call`: what is set inside is not set outside.
+        """
+
+        tags = {"generation"}  # noqa: RUF012 -- jinja2's name for it
+
+        def parse(self, parser: Any) -> Any:
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            return nodes.CallBlock(self.call_method("_shown"), [], [], body).set_lineno(line)
+
+        def _shown(self, caller: Callable[[], str]) -> str:
+            return caller()
+
+    class Dict:
+        """`dict(...)` and `dict.fromkeys(...)`, and no way to the class."""
+
+        def __call__(self, *positional: Any, **named: Any) -> dict[Any, Any]:
+            return dict(*positional, **named)
+
+        def fromkeys(self, *positional: Any) -> dict[Any, Any]:
+            return dict.fromkeys(*positional)
+
+    class Namespace(jinja2.utils.Namespace):
+        """`namespace(...)`, without names that begin with an underscore."""
+
+        # The names may be any, `self` too.
+        def __init__(*positional: Any, **named: Any) -> None:
+            values = dict(*positional[1:], **named)
+            for name in values:
+                _check_attribute(name)
+            jinja2.utils.Namespace.__init__(positional[0], values)
+
+        def __setitem__(self, name: str, value: Any) -> None:
+            _check_attribute(name)
+            super().__setitem__(name, value)
+
+    def strftime_now(format: str) -> str:
+        time = datetime.now() if now is None else datetime.fromisoformat(now)
+        return time.strftime(format)
+
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
+    environment.filters["tojson"] = _to_json
+    environment.globals |= {
+        "raise_exception": _refuse,
+        "strftime_now": strftime_now,
+        "dict": Dict(),
+        "namespace": Namespace,
+    }
+    return environment
+
+
+def _to_json(
+    x: Any,
+    ensure_ascii: bool = False,
+    indent: int | str | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """Readable characters, and no escapes for HTML as in jinja2's own filter."""
+    return json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+class _RefusedError(Exception):
+    """The template's own refusal."""
+
+
+def _refuse(message: Any) -> NoReturn:
+    raise _RefusedError(message)
+
+
+def _check_attribute(name: Any) -> None:
+    from jinja2.exceptions import SecurityError
+
+    if isinstance(name, str) and name.startswith("_"):
+        raise SecurityError(f"a namespace has no attributes with an underscore in front, such as {name!r}")
+
+
+def _limit_memory() -> None:
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit.
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = MEMORY if hard == resource.RLIM_INFINITY else min(MEMORY, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+
+
+def _limit_time(seconds: float) -> None:
+    """Let SIGPROF end this process after `seconds` of processor time, whatever else runs on the machine; 0: never.
+
+    An exception would have to wait for the end of what is being computed.
+    """
+    if hasattr(signal, "setitimer"):  # not on Windows: whoever started this process sees to it
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+
+
+def _error_line(error: BaseException) -> int | None:
+    """The line of the template that an error was raised from, None where there is none."""
+    frames = traceback.walk_tb(error.__traceback__)
+    lines = [line for frame, line in frames if frame.f_code.co_filename in _TEMPLATE_FILES]
+    return lines[-1] if lines else None
+
+
+def _source_line(template: str, line: int | None) -> int | None:
+    """The line of the template that a line of the Python it compiles to comes from."""
+    source = _environment().compile(template, raw=True)
+    table = re.search(r"^debug_info = '(.*)'$", source, re.MULTILINE)
+    pairs = [pair.partition("=") for pair in table[1].split("&")] if table and table[1] else []
+    before = [int(ours) for ours, _, theirs in pairs if int(theirs) <= (line or 0)]
+    return before[-1] if before else None
+
+
+def _place(line: int | None) -> str:
+    return "" if line is None else f" in line {line}"
+
+
+def _line(error: object) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+if __name__ == "__main__":
+    main()

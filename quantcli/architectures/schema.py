@@ -17,7 +17,7 @@ from quantcli.architectures.config import OrNull
 from quantcli.architectures.expressions import Call, Expression
 from quantcli.architectures.fields import FIELD_TYPES
 from quantcli.architectures.graph import Graph
-from quantcli.architectures.tables import merged_tables
+from quantcli.architectures.tables import class_defaults, merged_tables
 from quantcli.architectures.transforms import GATHERS, GENERATORS, TRANSFORMS
 from quantcli.formats.errors import FormatError
 from quantcli.formats.gguf_spec import MAX_NAME_LENGTH
@@ -26,6 +26,7 @@ _FILE_KEYS: Final = {
     "gguf",
     "title",
     "classes",
+    "model_types",
     "when",
     "classless",
     "base_prefix",
@@ -291,10 +292,7 @@ def _declaration(path: Path, tables: dict[str, Any]) -> Declaration:
         generated=_rows(tables.get("generated", {}), _generated_row),
         tensors=tensors,
         graph=Graph.parse(tables["graph"]) if "graph" in tables else None,
-        defaults={
-            kind: {key: _default_value(value) for key, value in values.items()}
-            for kind, values in tables.get("defaults", {}).items()
-        },
+        defaults=_defaults(_texts("model_types", tables), tables.get("defaults", {})),
     )
 
 
@@ -396,6 +394,15 @@ def _condition(entry: dict[str, Any], key: str) -> Expression:
 def _one_of(name: str, vocabulary: Mapping[str, Any], kind: str) -> None:
     if name not in vocabulary:
         raise ValueError(f"unknown {kind} {name!r}, expected one of {', '.join(sorted(vocabulary))}")
+
+
+def _defaults(kinds: Sequence[str], own: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The defaults of each model type: what the file says of it, laid over what its configuration class assumes."""
+    of_classes = {kind: class_defaults(kind) for kind in kinds}
+    return {
+        kind: {key: _default_value(value) for key, value in {**of_classes.get(kind, {}), **own.get(kind, {})}.items()}
+        for kind in dict.fromkeys([*kinds, *own])
+    }
 
 
 def _default_value(value: Any) -> Any:

@@ -21,11 +21,12 @@ What a file may say; everything is optional but `gguf`, `metadata` and `tensors`
     [refused]     what a model has, "with ..." = expression that is true of the variants that GGUF readers do not know
     [ignore]      glob of checkpoint names = why they are not needed, or { why, if_zero }; `{name}` in it stands for a value
     [indices]     placeholder = how many: `{layer}` and `{expert}` of tensor names run below these
+    [kinds]       kind of layer = which layers are of it: an expression of `layer`, written once for all rows of this kind
     [values]      name = expression, for use in the expressions below it
     [metadata]    GGUF key = { type, value, when, required, map, early, in_place }
     [generated]   GGUF tensor = { generator, when }: what follows from the configuration alone
-    [tensors]     GGUF tensor = { from, shape, gather, transforms, when, required, group, unless_equal, or }; `or` lists
-                  rows that are laid over this one, for checkpoints that hold the tensor in another way
+    [tensors]     GGUF tensor = { from, shape, gather, transforms, kind, when, required, group, unless_equal, or };
+                  `or` lists rows that are laid over this one, for checkpoints that hold the tensor in another way
     [graph]       the flags of the forward pass, for the runner: the fields of `graph.Graph`
     [vocabulary]  what its vocabularies have beside the common
     [defaults.MODEL_TYPE]   key = what else holds for that `model_type` where config.json is silent: a constant;

@@ -9,6 +9,7 @@ from __future__ import annotations
 import string as string_module
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
@@ -38,6 +39,7 @@ _FILE_KEYS: Final = {
     "ignore",
     "store_as_float32",
     "indices",
+    "kinds",
     "values",
     "metadata",
     "metadata_order",
@@ -264,7 +266,8 @@ def _declaration(path: Path, tables: dict[str, Any]) -> Declaration:
         rows = {row.key: row for row in metadata}
         metadata = (*_in_their_places(metadata, last), *(rows[key] for key in last))
     indices = {name: _expression(source) for name, source in tables.get("indices", {}).items()}
-    tensors = _rows(tables["tensors"], _tensor_row)
+    kinds = {name: _expression(source).source for name, source in tables.get("kinds", {}).items()}
+    tensors = _rows(tables["tensors"], partial(_tensor_row, kinds=kinds))
     for row in tensors:
         _check_placeholders(row, indices)
     return Declaration(
@@ -346,10 +349,13 @@ def _metadata_row(key: str, entry: dict[str, Any]) -> MetadataRow:
     return MetadataRow(**{**entry, "key": key, "value": _expression(entry["value"]), "when": _condition(entry, "when")})
 
 
-def _tensor_row(name: str, entry: dict[str, Any]) -> TensorRow:
+def _tensor_row(name: str, entry: dict[str, Any], kinds: Mapping[str, str]) -> TensorRow:
     entry = _without_false(entry)
     others = entry.pop("or", ())
-    alternatives = tuple(_tensor_row(name, {**entry, **other}) for other in others)
+    alternatives = tuple(_tensor_row(name, {**entry, **other}, kinds) for other in others)
+    if (kind := entry.pop("kind", None)) is not None:
+        _one_of(kind, kinds, "kind of layer")
+        entry["when"] = f"({kinds[kind]}) and ({_condition(entry, 'when').source})"
     given = entry.pop("from")
     sources = tuple(given) if isinstance(given, list) else (given,)
     transforms = tuple(Call.parse(source) for source in entry.pop("transforms", ()))

@@ -6,8 +6,8 @@ Without arguments, of every model type that an architecture file lists under `mo
 config.json through these classes, so a key that is absent there has the value the class gives it.
 
 A class is asked, not read. It is made without a key, and with the key null, beside several choices of a model's sizes. A
-value that is always the same is a constant. One that follows the sizes is the first of `DERIVATIONS` that agrees with all of
-them. What no derivation explains is left out: such a key has to stand in the architecture's own file.
+value that is always the same is a constant. One that follows the sizes is the first of `DERIVATIONS` that agrees with all
+of them. What no derivation explains is left out: such a key has to stand in the architecture's own file.
 """
 
 from __future__ import annotations

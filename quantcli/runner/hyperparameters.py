@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from quantcli.architectures.graph import Graph
@@ -144,7 +145,7 @@ class Hyperparameters:
         return any(sizes.states for sizes in self.layer)
 
 
-def read_hyperparameters(file: GGUFFile) -> tuple[Hyperparameters, Graph]:
+def read_hyperparameters(file: GGUFFile, architecture_file: Path | None = None) -> tuple[Hyperparameters, Graph]:
     """The sizes and the forward pass of a file.
 
     Raises:
@@ -156,7 +157,7 @@ def read_hyperparameters(file: GGUFFile) -> tuple[Hyperparameters, Graph]:
     if name is None:
         raise ModelError(f"{file.path}: no general.architecture, so nothing says how to run it")
     read = MetadataReader(file, name)
-    graph = graph_of(name).resolve(read.scope)
+    graph = graph_of(name, architecture_file).resolve(read.scope)
     if graph.missing:
         raise UnsupportedError(f"architecture {name!r} cannot be run: its graph needs {', '.join(graph.missing)}")
     layers, unrun = _layer_counts(read)

@@ -30,8 +30,12 @@ class LoadedModel:
         return load_tokenizer(self.metadata)
 
 
-def load_model(path: str | PathLike[str], packing: BlockType | None = None) -> LoadedModel:
+def load_model(
+    path: str | PathLike[str], packing: BlockType | None = None, architecture_file: Path | None = None
+) -> LoadedModel:
     """Open a GGUF file, or the first of its parts, to run it; with `packing`, its plain numbers as blocks of that type.
+
+    `architecture_file` describes the file's architecture where the package does not, or otherwise.
 
     Raises:
         FormatError: if it is no sound GGUF file.
@@ -41,6 +45,6 @@ def load_model(path: str | PathLike[str], packing: BlockType | None = None) -> L
         return LoadedModel(
             path=Path(path),
             metadata=file.metadata,
-            model=Model(file, packing),
+            model=Model(file, packing, architecture_file=architecture_file),
             parameters=sum(tensor.size for tensor in file.tensors.values()),
         )

@@ -7,6 +7,7 @@ its norms; a pass keeps a few rows of numbers per token.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,8 +42,10 @@ class Model:
         ModelError: for metadata or tensors that are missing or contradict each other.
     """
 
-    def __init__(self, file: GGUFFile, packing: BlockType | None = None) -> None:
-        self.sizes, self.graph = read_hyperparameters(file)
+    def __init__(
+        self, file: GGUFFile, packing: BlockType | None = None, *, architecture_file: Path | None = None
+    ) -> None:
+        self.sizes, self.graph = read_hyperparameters(file, architecture_file)
         sizes, graph, weights = self.sizes, self.graph, Weights(file, packing)
         centred, weighed = graph.norm != "rms", graph.norm != "layer_without_weight"
         norms = Norms(weights, sizes.norm_epsilon, centred, weighed)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from quantcli.cli.commands import described
+from quantcli.cli.options import file_argument, json_option
 from quantcli.cli.output import binary_size, byte_progress, columns, print_json, show
 from quantcli.formats.errors import UsageError
 from quantcli.formats.gguf_parts import Partition, by_count, by_size, parse_size, part_prefix
@@ -21,8 +23,8 @@ DEFAULT_TENSORS: Final = 128
 """Tensors in a part where nothing is asked for, as gguf-split has it."""
 
 
-@click.command(name="split")
-@click.argument("file", type=click.Path(path_type=Path))
+@described("split")
+@file_argument
 @click.option("--split-max-size", metavar="SIZE", help="Tensor data in a part, at most: 2G, 500M (powers of 1000).")
 @click.option(
     "--split-max-tensors", type=click.IntRange(min=1), metavar="N", help=f"Tensors in a part. Default: {DEFAULT_TENSORS}."
@@ -33,7 +35,7 @@ DEFAULT_TENSORS: Final = 128
 )  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Replace existing parts.")
 @click.option("--dry-run", is_flag=True, help="Show the parts; write nothing.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@json_option()
 def command(
     file: Path,
     split_max_size: str | None,
@@ -43,8 +45,7 @@ def command(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Write a GGUF file in parts, PREFIX-00001-of-00003.gguf and so on, as gguf-split does.
-
+    """The parts are named PREFIX-00001-of-00003.gguf and so on, as by gguf-split.
     All parts appear when all are complete. Every command takes the first part for the whole model. A tensor larger than
     SIZE gets a part of its own. FILE may be the first part of a model that is split already, to split it otherwise.
 

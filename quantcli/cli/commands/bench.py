@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from quantcli.cli.models import cache_type_option, open_model, threads_option, weights_option
+from quantcli.cli.commands import described
+from quantcli.cli.options import cache_type_option, file_argument, json_option, model_options
 from quantcli.cli.output import binary_size, decimal_count, print_json
+from quantcli.cli.running import open_model
 from quantcli.formats.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,8 +20,8 @@ if TYPE_CHECKING:
     from quantcli.runner.speed import Speed
 
 
-@click.command("bench")
-@click.argument("file", type=click.Path(path_type=Path))
+@described("bench")
+@file_argument
 @click.option(
     "-p", "--prompt", "prompts", type=click.IntRange(min=0), multiple=True, default=[512], metavar="N",
     help="Tokens of a prompt to read; may be repeated; 0: none. Default: 512.",
@@ -37,9 +39,8 @@ if TYPE_CHECKING:
     help="Times each is measured.",
 )  # fmt: skip
 @cache_type_option
-@weights_option
-@threads_option
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@model_options
+@json_option()
 def command(
     file: Path,
     prompts: tuple[int, ...],
@@ -48,12 +49,11 @@ def command(
     repeats: int,
     cache_type: str,
     weights: str | None,
+    arch_file: Path | None,
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Measure how fast a GGUF file runs on the CPU.
-
-    Reads prompts (pp) and generates (tg) as llama-bench does: tokens of chance, no sampling, once to warm up. Prints a
+    """Reads prompts (pp) and generates (tg) as llama-bench does: tokens of chance, no sampling, once to warm up. Prints a
     Markdown table of tokens per second, mean and standard deviation.
 
     \b
@@ -67,7 +67,7 @@ def command(
     tasks += [Task(0, count, depth) for depth in depths for count in generated if count]
     if not tasks:
         raise UsageError("nothing to measure: no tokens to read and none to generate")
-    loaded = open_model(file, threads, weights, cache_type)
+    loaded = open_model(file, threads=threads, weights=weights, cache_type=cache_type, arch_file=arch_file)
     speeds = _shown_progress(measure(loaded.model, tasks, repeats, cache_type), len(tasks))
     if as_json:
         print_json(_document(loaded, list(speeds), thread_count(), cache_type))

@@ -10,9 +10,11 @@ from typing import Any, Final
 
 import click
 
-from quantcli.cli import describe
+from quantcli.cli import gguf_description
+from quantcli.cli.commands import described
+from quantcli.cli.options import file_argument, json_option
 from quantcli.cli.output import binary_size, columns, decimal_count, heading, print_json, printable, show
-from quantcli.cli.views import Table, Text, View
+from quantcli.cli.text_tables import Table, Text, View
 from quantcli.formats import vocabulary_spec as vocabulary
 from quantcli.formats.gguf_reader import GGUFFile, open_gguf
 from quantcli.formats.gguf_spec import Field, ValueType
@@ -23,16 +25,14 @@ _TEMPLATE_WIDTH: Final = 110
 _OTHER: Final = "norms, biases and others"
 
 
-@click.command(name="inspect")
-@click.argument("file", type=click.Path(path_type=Path))
+@described("inspect")
+@file_argument
 @click.option("--tensors", is_flag=True, help="List every tensor: name, shape, type, size, place.")
 @click.option("--metadata", is_flag=True, help="List every metadata key with its type and value.")
-@click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON document, arrays in full.")
+@json_option("Print everything as one JSON document, arrays in full.")
 def command(file: Path, tensors: bool, metadata: bool, as_json: bool) -> None:
-    """Show what is inside a GGUF file.
-
-    Without options: what model it is, how big, which types its tensors have, the tokenizer, the chat template. Shapes are
-    in GGUF's order, the row length first. A model in parts is given by its first part.
+    """Without options: what model it is, how big, which types its tensors have, the tokenizer, the chat template. Shapes
+    are in GGUF's order, the row length first. A model in parts is given by its first part.
 
     \b
     quantize inspect model.gguf
@@ -66,8 +66,8 @@ def document(file: GGUFFile) -> dict[str, Any]:
         "architecture": file.architecture,
         "alignment": file.alignment,
         "file_bytes": file.file_bytes,
-        "parameters": describe.parameters(file),
-        "bits_per_weight": describe.bits_per_weight(file),
+        "parameters": gguf_description.parameters(file),
+        "bits_per_weight": gguf_description.bits_per_weight(file),
         "metadata": {_sound(key): _json_value(field) for key, field in file.metadata.items()},
         "tensors": [
             {
@@ -109,7 +109,7 @@ def _sound(text: str) -> str:
 def _summary(file: GGUFFile) -> list[View]:
     title = printable(str(file.get("general.name", file.path.name)))
     facts = columns("", "")
-    for label, text in describe.describe(file):
+    for label, text in gguf_description.describe(file):
         facts.add_row(label, text)
     views: list[View] = [Text(title, "title"), Text(f"{file.path}\n", "aside"), facts]
     if file.tensors:
@@ -173,7 +173,7 @@ def _template_view(template: str) -> Text:
 def _metadata_view(file: GGUFFile) -> Table:
     table = columns("Key", "Type", "Value")
     for key, field in file.metadata.items():
-        table.add_row(printable(key), describe.type_name(field), describe.short_value(field))
+        table.add_row(printable(key), gguf_description.type_name(field), gguf_description.short_value(field))
     return table
 
 

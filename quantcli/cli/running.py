@@ -1,4 +1,4 @@
-"""What commands that run a model share: how it is opened, and what is said meanwhile; how answers and speeds are shown."""
+"""Running a model: how it is opened, and what is said meanwhile; how answers and speeds are shown."""
 
 from __future__ import annotations
 
@@ -17,26 +17,22 @@ if TYPE_CHECKING:
     from quantcli.runner.generate import Generation
     from quantcli.runner.load import LoadedModel
 
-threads_option = click.option(
-    "--threads", type=click.IntRange(min=1), metavar="N", help="Threads. Default: one per processor."
-)
-weights_option = click.option(
-    "--weights", metavar="TYPE", help="Quantize F32, F16 and BF16 weights to this tensor type as they are loaded."
-)
-cache_type_option = click.option(
-    "--cache-type", default="f16", show_default=True, metavar="T",
-    help="How the context is kept in memory: f32, f16, q8_0 or q4_0.",
-)  # fmt: skip
-"""Options that several commands share."""
-
 _SHOWN_ESCAPED: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 """Characters that steer a terminal: an answer may hold them, and their codes are shown instead."""
 
 
-def open_model(file: Path, threads: int | None, weights: str | None = None, cache_type: str = "f16") -> LoadedModel:
+def open_model(
+    file: Path,
+    *,
+    threads: int | None,
+    weights: str | None = None,
+    cache_type: str = "f16",
+    arch_file: Path | None = None,
+) -> LoadedModel:
     """Load a model to run on `threads` threads, its plain numbers as the type `weights`.
 
-    Says so where kernels have to be compiled for it, now or later.
+    `arch_file` describes its architecture in place of the package. Says so where kernels have to be compiled for it, now or
+    later.
 
     Raises:
         UsageError: for a type that weights or caches cannot have.
@@ -49,7 +45,7 @@ def open_model(file: Path, threads: int | None, weights: str | None = None, cach
     check_cache_type(cache_type)
     use_threads(threads)
     announce_compiling()
-    return load_model(file, None if weights is None else packing_type(weights))
+    return load_model(file, None if weights is None else packing_type(weights), arch_file)
 
 
 def warn_beyond_training(loaded: LoadedModel, context: int) -> None:

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import click
 
+from quantcli.cli.commands import described
+from quantcli.cli.options import arch_file_option, json_option, overwrite_option, threads_option
 from quantcli.cli.output import binary_size, byte_progress, decimal_count, print_json
 
 
-@click.command("lora")
+@described("lora")
 @click.argument("adapter", type=click.Path(path_type=Path))
 @click.option(
     "--base", metavar="MODEL",
@@ -23,10 +25,10 @@ from quantcli.cli.output import binary_size, byte_progress, decimal_count, print
     "-o", "--output", type=click.Path(path_type=Path), metavar="FILE",
     help="File to write, or a directory. Default: ADAPTER-TYPE.gguf here.",
 )  # fmt: skip
-@click.option("--overwrite", is_flag=True, help="Replace an existing output.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads. Default: one per processor.")
-@click.option("--arch-file", type=click.Path(path_type=Path), metavar="TOML", help="An architecture of your own.")
+@overwrite_option
+@json_option()
+@threads_option
+@arch_file_option
 def command(
     adapter: Path,
     base: str | None,
@@ -37,9 +39,7 @@ def command(
     threads: int | None,
     arch_file: Path | None,
 ) -> None:
-    """Turn a LoRA adapter into a GGUF adapter.
-
-    ADAPTER is a directory that peft has saved. llama.cpp applies the file to a model with `--lora FILE`; to have the
+    """ADAPTER is a directory that peft has saved. llama.cpp applies the file to a model with `--lora FILE`; to have the
     adapter in the model itself, use `quantize MODEL --lora ADAPTER`.
     """
     from quantcli.conversion.adapter import ADAPTER_TYPES, convert_adapter

@@ -11,20 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from quantcli.cli.models import open_model, threads_option, warn_beyond_training, weights_option
+from quantcli.cli.commands import described
+from quantcli.cli.options import file_argument, json_option, model_options, text_file_option
 from quantcli.cli.output import columns, print_json, show
+from quantcli.cli.running import open_model, warn_beyond_training
 from quantcli.cli.texts import read_text
 
 if TYPE_CHECKING:
     from quantcli.quality.evaluate import Evaluation
 
 
-@click.command("eval")
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option(
-    "-f", "--text", type=click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True), required=True,
-    metavar="F", help="The text to predict, UTF-8; - reads stdin.",
-)  # fmt: skip
+@described("eval")
+@file_argument
+@text_file_option("The text to predict, UTF-8; - reads stdin.", required=True)
 @click.option(
     "--ctx", "context", type=click.IntRange(min=4), default=512, show_default=True, metavar="N",
     help="Tokens of a chunk: the second half of each is scored.",
@@ -34,15 +33,20 @@ if TYPE_CHECKING:
     "--base", type=click.Path(path_type=Path), metavar="FILE",
     help="A better file of the same model: measure how far predictions are from its own.",
 )  # fmt: skip
-@weights_option
-@threads_option
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@model_options
+@json_option()
 def command(
-    file: Path, text: Path, context: int, chunks: int | None, base: Path | None, weights: str | None, threads: int | None,
+    file: Path,
+    text: Path,
+    context: int,
+    chunks: int | None,
+    base: Path | None,
+    weights: str | None,
+    arch_file: Path | None,
+    threads: int | None,
     as_json: bool,
-) -> None:  # fmt: skip
-    """Measure the perplexity of a GGUF file on a text, as llama-perplexity defines it.
-
+) -> None:
+    """Perplexity is as llama-perplexity defines it.
     With --base, also the Kullback-Leibler divergence from the predictions of another file, in nats, and how often both find
     the same token likeliest. Figures compare between files only on the same text, --ctx and --chunks.
 
@@ -53,8 +57,8 @@ def command(
     """
     content = read_text(None if str(text) == "-" else text, "the text")
     started = time.perf_counter()
-    loaded = open_model(file, threads, weights)
-    compared = None if base is None else open_model(base, threads)
+    loaded = open_model(file, threads=threads, weights=weights, arch_file=arch_file)
+    compared = None if base is None else open_model(base, threads=threads, arch_file=arch_file)
     warn_beyond_training(loaded, context)
     from quantcli.quality.evaluate import evaluate
 

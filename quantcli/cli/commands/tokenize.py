@@ -7,12 +7,14 @@ from pathlib import Path
 
 import click
 
+from quantcli.cli.commands import described
+from quantcli.cli.options import file_argument, json_option
 from quantcli.cli.output import columns, print_json, printable, show
 from quantcli.formats.gguf_reader import open_gguf
 
 
-@click.command(name="tokenize")
-@click.argument("file", type=click.Path(path_type=Path))
+@described("tokenize")
+@file_argument
 @click.argument("text")
 @click.option("--no-bos", is_flag=True, help="Add no begin token, even where the model wants one.")
 @click.option(
@@ -20,9 +22,9 @@ from quantcli.formats.gguf_reader import open_gguf
     default=True,
     help="Read texts such as <|eot_id|> as the control tokens they name (the default), or as text.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document: the ids and their texts.")
+@json_option("Print one JSON document: the ids and their texts.")
 def command(file: Path, text: str, no_bos: bool, parse_special: bool, as_json: bool) -> None:
-    """Show the tokens of TEXT in the vocabulary of a GGUF file. TEXT may be -, for standard input.
+    """TEXT is read in the vocabulary of the file. It may be -, for standard input.
 
     Options and defaults are those of llama-tokenize. A token may end within a character; in JSON, bytes that are not whole
     characters are U+FFFD.

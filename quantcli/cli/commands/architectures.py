@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import click
-
+from quantcli.cli.commands import described
+from quantcli.cli.options import json_option
 from quantcli.cli.output import columns, print_json, show
 
 
-@click.command("architectures")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@described("architectures")
+@json_option()
 def command(as_json: bool) -> None:
-    """List the architectures that are converted, and the classes of config.json that mean them.
+    """With each stand the classes in config.json that mean it.
 
-    Another one can be described in a file of your own: `quantize MODEL --type T --arch-file FILE`.
+    Another one can be described in a file of your own: `quantize MODEL --type T --arch-file FILE`. The commands that run a
+    model take the same file.
     """
     from quantcli.architectures.tables import headings
 

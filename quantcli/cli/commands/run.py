@@ -10,18 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from quantcli.cli.commands import described
 from quantcli.cli.main import INTERRUPTED
-from quantcli.cli.models import (
-    cache_type_option,
-    open_model,
-    show_statistics,
-    stream,
-    threads_option,
-    warn_beyond_training,
-    warn_of_full_context,
-    weights_option,
-)
+from quantcli.cli.options import cache_type_option, file_argument, json_option, model_options, sampling_options
 from quantcli.cli.output import print_json
+from quantcli.cli.running import open_model, show_statistics, stream, warn_beyond_training, warn_of_full_context
 from quantcli.cli.texts import checked_text, read_text
 from quantcli.formats.errors import UsageError
 
@@ -32,8 +25,8 @@ if TYPE_CHECKING:
     from quantcli.runner.session import Session
 
 
-@click.command("run")
-@click.argument("file", type=click.Path(path_type=Path))
+@described("run")
+@file_argument
 @click.option("-p", "--prompt", metavar="TEXT", help="What to continue or answer; - reads stdin, as does a pipe.")
 @click.option(
     "-f", "--prompt-file", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="F",
@@ -50,41 +43,7 @@ if TYPE_CHECKING:
 @click.option("--system", metavar="TEXT", help="With --chat: a message that says how to answer.")
 @click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text; may be repeated.")
 @click.option("--ignore-eos", is_flag=True, help="Go on where the model would end.")
-@click.option(
-    "--temp", "temperature", type=float, default=0.8, show_default=True, metavar="X",
-    help="Randomness; 0 always takes the likeliest token.",
-)  # fmt: skip
-@click.option(
-    "--top-k", type=int, default=40, show_default=True, metavar="N", help="Choose among the N likeliest tokens; 0: all.",
-)  # fmt: skip
-@click.option(
-    "--top-p", type=float, default=0.95, show_default=True, metavar="X",
-    help="Choose among the likeliest tokens of together this probability.",
-)  # fmt: skip
-@click.option(
-    "--min-p", type=float, default=0.05, show_default=True, metavar="X",
-    help="Leave out tokens less likely than this share of the likeliest.",
-)  # fmt: skip
-@click.option(
-    "--typical", "typical_p", type=float, default=1.0, show_default=True, metavar="X",
-    help="Choose among the tokens that surprise as expected, of together this probability.",
-)  # fmt: skip
-@click.option(
-    "--repeat-penalty", type=float, default=1.0, show_default=True, metavar="X",
-    help="Above 1: make recent tokens less likely.",
-)  # fmt: skip
-@click.option(
-    "--presence-penalty", type=float, default=0.0, show_default=True, metavar="X",
-    help="Take this from recent tokens' logits.",
-)  # fmt: skip
-@click.option(
-    "--frequency-penalty", type=float, default=0.0, show_default=True, metavar="X",
-    help="The same, for each time a token occurred.",
-)  # fmt: skip
-@click.option(
-    "--repeat-last-n", type=int, default=64, show_default=True, metavar="N", help="So many tokens are recent; -1: all.",
-)  # fmt: skip
-@click.option("--seed", type=int, metavar="N", help="Make the choices repeatable.")
+@sampling_options
 @click.option(
     "--ctx", "context", type=click.IntRange(min=1), metavar="N",
     help="Tokens of context. Default: as the model was trained, up to 4096.",
@@ -95,9 +54,8 @@ if TYPE_CHECKING:
     help="With --context-shift: never forget the first N tokens; -1: the prompt. Default: the begin token.",
 )  # fmt: skip
 @cache_type_option
-@weights_option
-@threads_option
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@model_options
+@json_option()
 def command(
     file: Path,
     prompt: str | None,
@@ -112,13 +70,12 @@ def command(
     keep: int | None,
     cache_type: str,
     weights: str | None,
+    arch_file: Path | None,
     threads: int | None,
     as_json: bool,
     **sampling: Any,
 ) -> None:
-    """Generate text from a GGUF file on the CPU.
-
-    The answer goes to stdout as it comes; speeds go to stderr at the end where that is a terminal.
+    """The answer goes to stdout as it comes; speeds go to stderr at the end where that is a terminal.
 
     \b
     quantize run model.gguf --prompt "Once upon a time" -n 100
@@ -135,12 +92,13 @@ def command(
     if text is None and (as_json or not chat):
         raise UsageError("there is no prompt", hint="--prompt TEXT, --prompt-file F, or --chat for a conversation")
     from quantcli.runner.generate import Limits
-    from quantcli.runner.sampling import Sampler, SamplingOptions
+    from quantcli.runner.sampling import Sampler
+    from quantcli.runner.sampling_options import SamplingOptions
     from quantcli.runner.stops import StopStrings
 
     limits, sampler = Limits(limit, StopStrings(stop).strings, ignore_eos), Sampler(SamplingOptions(**sampling))
     begin = time.perf_counter()
-    loaded = open_model(file, threads, weights, cache_type)
+    loaded = open_model(file, threads=threads, weights=weights, cache_type=cache_type, arch_file=arch_file)
     ids = [] if text is None else _read(loaded, text, chat, system)
     kept = _kept(loaded, keep, len(ids)) if context_shift else None
     session = _session(loaded, len(ids), limit, context, cache_type, kept)

@@ -7,18 +7,20 @@ from pathlib import Path
 
 import click
 
+from quantcli.cli.commands import described
+from quantcli.cli.options import json_option, overwrite_option
 from quantcli.cli.output import binary_size, byte_progress, print_json
 from quantcli.formats.gguf_reader import open_gguf
 from quantcli.formats.gguf_split import merge_gguf
 
 
-@click.command(name="merge")
+@described("merge")
 @click.argument("first_part", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="OUT", required=True, help="File to write.")
-@click.option("--overwrite", is_flag=True, help="Replace an existing output.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@overwrite_option
+@json_option()
 def command(first_part: Path, output: Path, overwrite: bool, as_json: bool) -> None:
-    """Write a model that is in parts as one GGUF file, as gguf-split does. The parts stay.
+    """The parts, which gguf-split may have made, stay.
 
     \b
     quantize merge model-00001-of-00003.gguf -o model.gguf

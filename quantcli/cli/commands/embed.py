@@ -7,23 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from quantcli.cli.models import open_model, threads_option, warn_beyond_training, weights_option
+from quantcli.cli.commands import described
+from quantcli.cli.options import file_argument, json_option, model_options, text_file_option
 from quantcli.cli.output import columns, heading, print_json, printable, show
+from quantcli.cli.running import open_model, warn_beyond_training
+from quantcli.cli.text_tables import Table
 from quantcli.cli.texts import checked_text, lines, read_text
-from quantcli.cli.views import Table
 from quantcli.formats.errors import UsageError
 
 if TYPE_CHECKING:
     from quantcli.runner.embed import Embedding
 
 
-@click.command("embed")
-@click.argument("file", type=click.Path(path_type=Path))
+@described("embed")
+@file_argument
 @click.option("-p", "--prompt", "prompts", multiple=True, metavar="TEXT", help="A text; may be repeated.")
-@click.option(
-    "-f", "--text", type=click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True), metavar="F",
-    help="A file of texts, one a line; - reads stdin. Lines without a word are left out.",
-)  # fmt: skip
+@text_file_option("A file of texts, one a line; - reads stdin. Lines without a word are left out.")
 @click.option(
     "--pooling", metavar="NAME", help="How tokens make one vector: mean, cls, last or none. Default: as the file says.",
 )  # fmt: skip
@@ -32,9 +31,8 @@ if TYPE_CHECKING:
     "--ctx", "context", type=click.IntRange(min=1), metavar="N",
     help="Tokens of a text at most. Default: as the model was trained.",
 )  # fmt: skip
-@weights_option
-@threads_option
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document: the vectors, and the tokens of each.")
+@model_options
+@json_option("Print one JSON document: the vectors, and the tokens of each.")
 def command(
     file: Path,
     prompts: tuple[str, ...],
@@ -43,11 +41,11 @@ def command(
     normalize: bool,
     context: int | None,
     weights: str | None,
+    arch_file: Path | None,
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Make embeddings of texts with a GGUF file: an encoder, such as BERT, or any model that generates.
-
+    """The file holds an encoder, such as BERT, or any model that generates.
     Without --json it shows how vectors begin, and how alike the texts are: the cosines between them.
 
     \b
@@ -60,7 +58,7 @@ def command(
         texts += [line for line in lines(content) if line.strip()]
     if not texts:
         raise UsageError("there is no text", hint="--prompt TEXT, or --text F")
-    loaded = open_model(file, threads, weights, "f32")
+    loaded = open_model(file, threads=threads, weights=weights, cache_type="f32", arch_file=arch_file)
     if context is not None:
         warn_beyond_training(loaded, context)
     from quantcli.runner.embed import embed, pooling_of

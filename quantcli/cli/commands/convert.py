@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from quantcli.cli.commands import described
+from quantcli.cli.options import arch_file_option, json_option, overwrite_option, threads_option
 from quantcli.cli.output import binary_size, byte_progress, columns, decimal_count, print_json, show
 from quantcli.cli.texts import read_text
 from quantcli.formats.errors import UsageError
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from quantcli.conversion.plan import PlanOptions
 
 
-@click.command("convert")
+@described("convert")
 @click.argument("model")
 @click.option("-t", "--type", "types", metavar="T[,T...]", help="Recipe, or several; `quantize types` lists them.")
 @click.option(
@@ -30,10 +32,10 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option("--split-max-size", metavar="SIZE", help="Write parts of at most so much tensor data: 2G, 500M.")
 @click.option("--remote", is_flag=True, help="Read a model of the hub where it is, without downloading it.")
-@click.option("--overwrite", is_flag=True, help="Replace an existing output.")
+@overwrite_option
 @click.option("--dry-run", is_flag=True, help="Show what would be written and why; write nothing.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads. Default: one per processor.")
+@json_option()
+@threads_option
 @click.option("--imatrix", type=click.Path(path_type=Path), metavar="FILE", help="Importance matrix (GGUF or .dat).")
 @click.option("--tensor-type", "overrides", multiple=True, metavar="REGEX=T", help="Type by tensor name; first match wins.")
 @click.option("--tensor-type-file", type=click.Path(path_type=Path), metavar="FILE", help="File of REGEX=T.")
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
 @click.option("--lora", "adapters", multiple=True, metavar="DIR[:SCALE]", help="Merge a LoRA adapter into the checkpoint.")
 @click.option("--override-kv", multiple=True, metavar="KEY=TYPE:VALUE", help="Set metadata; TYPE: int, float, bool, str.")
 @click.option("--prune-layers", metavar="L[,L...]", help="Leave these layers out, counted from 0.")
-@click.option("--arch-file", type=click.Path(path_type=Path), metavar="TOML", help="An architecture of your own.")
+@arch_file_option
 @click.option("--pre-tokenizer", metavar="NAME", help="How a text is split before tokenizing, where it is not recognised.")
 @click.option("--as-reference", is_flag=True, help="Write what llama.cpp's tools write, also where it is wrong.")
 def command(
@@ -68,10 +70,8 @@ def command(
     as_reference: bool,
     **plan: Any,
 ) -> None:
-    """Turn a checkpoint into a quantized GGUF file.
-
-    MODEL is a Hugging Face directory, a .safetensors or PyTorch file, or a GGUF file; of a split one, the first part. Or a
-    model of the Hugging Face hub, ORG/NAME or ORG/NAME@REVISION: its files are downloaded to the hub's cache.
+    """MODEL is a Hugging Face directory, a .safetensors or PyTorch file, or a GGUF file; of a split one, the first part.
+    Or a model of the Hugging Face hub, ORG/NAME or ORG/NAME@REVISION: its files are downloaded to the hub's cache.
     """
     if types is None:
         raise UsageError("no --type given", hint="a good first choice is --type Q4_K_M; `quantize types` lists all")

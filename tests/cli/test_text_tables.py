@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from quantcli.cli.views import Table, Text, View
+from quantcli.cli.text_tables import Table, Text, View
 
 FACTS = Table(("", ""), rows=[("Kind", "a model of many words")])
 

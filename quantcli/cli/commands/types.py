@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-import click
-
+from quantcli.cli.commands import described
+from quantcli.cli.options import json_option
 from quantcli.cli.output import columns, heading, print_json, show
-from quantcli.cli.views import Table
+from quantcli.cli.text_tables import Table
 from quantcli.conversion.recipes import RECIPES, Recipe
 from quantcli.kernels.types import TYPES, BlockType
 
@@ -26,12 +26,10 @@ FAMILIES: Final[Mapping[str | None, str]] = {
 """What the types of a family have in common, for people who choose one."""
 
 
-@click.command(name="types")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@described("types")
+@json_option()
 def command(as_json: bool) -> None:
-    """List the recipes --type takes and the tensor types they are made of.
-
-    A recipe gives each tensor a type: most of them its base type, the sensitive ones a better one.
+    """A recipe gives each tensor a type: most of them its base type, the sensitive ones a better one.
     """
     if as_json:
         print_json(document())

@@ -221,7 +221,7 @@ def model_facts(metadata: Mapping[str, Field], policy: Policy, *, importance: bo
     groups = number("attention.head_count_kv", heads)
     return ModelFacts(
         architecture=architecture,
-        blocks=counted(BlockCounts(block_count, number("num_loops", 1))) if counted else block_count,
+        blocks=counted.evaluate(BlockCounts(block_count, number("num_loops", 1))) if counted else block_count,
         layers=block_count - number("nextn_predict_layers"),
         experts=number("expert_count"),
         heads_per_group=heads // groups if groups else 0,

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from quantcli.architectures.transforms import as_float32, transpose
 from quantcli.formats.adapters import LowRank
+from quantcli.formats.bfloat16 import float32_to_bfloat16
 from quantcli.formats.tensor import Tensor
 from quantcli.kernels.types import BlockType
 
@@ -54,9 +55,7 @@ def _encode(values: NDArray[np.float32], out: NDArray[Any]) -> None:
     if out.dtype in (np.float32, np.float16):
         out[...] = values
     else:
-        bits = values.view(np.uint32)
-        rounded = (bits + (np.uint32(0x7FFF) + ((bits >> 16) & 1))) >> 16
-        out[...] = np.where(np.isnan(values), np.uint32(0x7FC0), rounded)
+        out[...] = float32_to_bfloat16(values)
 
 
 class Matrices:

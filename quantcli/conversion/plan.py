@@ -18,6 +18,7 @@ from quantcli.conversion.recipes import BlockCounts, ModelFacts, Policy, Recipe,
 from quantcli.conversion.roles import Role
 from quantcli.formats.errors import ModelError, UnsupportedError, UsageError
 from quantcli.formats.gguf_spec import Field
+from quantcli.formats.listing import listed
 from quantcli.formats.tensor import TensorInfo
 from quantcli.kernels.types import TYPES, BlockType, block_type
 
@@ -393,8 +394,7 @@ class _Planner:
 
 
 def _named(tensors: Sequence[PlannedTensor]) -> str:
-    others = f" and {len(tensors) - 1} more" if len(tensors) > 1 else ""
-    return f"tensor {tensors[0].name!r}{others}"
+    return f"tensor {listed([repr(tensor.name) for tensor in tensors], most=1)}"
 
 
 def _dimensions(tensor: TensorInfo) -> int:

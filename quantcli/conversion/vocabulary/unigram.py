@@ -13,7 +13,7 @@ from quantcli.conversion.vocabulary import hugging_face
 from quantcli.conversion.vocabulary.files import ADDED_TOKENS, Request
 from quantcli.conversion.vocabulary.sentencepiece import PADDING_SCORE, complete, piece_table
 from quantcli.conversion.vocabulary.special import special_metadata
-from quantcli.conversion.vocabulary.tokens import ADDED_TOKEN_SCORE, TokenTable
+from quantcli.conversion.vocabulary.tokens import ADDED_TOKEN_SCORE, TokenTable, token_text
 from quantcli.formats import vocabulary_spec as spec
 from quantcli.formats.errors import ModelError
 from quantcli.formats.gguf_spec import Metadata, ValueType, array, boolean, string, u32
@@ -29,6 +29,12 @@ _REPLACED_PIECES: Final = 3
 """How many pieces those stand for; so all others move up by one."""
 
 _UNKNOWN_ID: Final = 3
+
+_ASSUMED: Final = {
+    "bos_token": "<s>", "eos_token": "</s>", "sep_token": "</s>", "cls_token": "<s>", "unk_token": "<unk>",
+    "pad_token": "<pad>", "mask_token": "<mask>",
+}  # fmt: skip
+"""What XLM-RoBERTa's class in transformers assumes where tokenizer_config.json names no token of a role."""
 
 
 def from_sentencepiece_unigram(request: Request) -> Metadata:
@@ -78,9 +84,13 @@ def from_unigram(request: Request) -> Metadata:
     if len(pieces) > size:
         raise ModelError(f"{files.tokenizer_path}: {len(pieces)} pieces, but the model has only {size} embeddings")
     added = {token["content"]: token for token in files.tokenizer.get("added_tokens") or []}
-    special = {*hugging_face.special_texts(files.configuration)}
-    special |= {text for text, token in added.items() if token.get("special")}
-    unknown = files.configuration.get("unk_token")
+    named = dict(files.named_tokens)
+    if files.as_reference:  # it asks transformers, for which these are special only where they are named or assumed
+        named = _ASSUMED | named
+    special = {*hugging_face.special_texts(named)}
+    if not files.as_reference:
+        special |= {text for text, token in added.items() if token.get("special")}
+    unknown = token_text(files.configuration.get("unk_token"))
     unknown_id = added[unknown]["id"] if unknown in added else files.model.get("unk_id", _UNKNOWN_ID)
     table = TokenTable()
     for id_, (text, score) in enumerate(pieces):

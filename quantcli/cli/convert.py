@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from quantcli.cli.models import read_text
 from quantcli.cli.output import binary_size, byte_progress, columns, decimal_count, print_json, show
 from quantcli.formats.errors import UsageError
 from quantcli.formats.gguf_spec import Metadata, replace_keys
@@ -126,7 +127,7 @@ def _plan_options(
 
     parsed = [parse_override(text) for text in overrides]
     if tensor_type_file:
-        parsed += parse_overrides(tensor_type_file.read_text(encoding="utf-8"))
+        parsed += parse_overrides(read_text(tensor_type_file, "the list of types").removeprefix("\ufeff"))
     return PlanOptions(
         overrides=parsed,
         output_tensor_type=weight_type(output_tensor_type) if output_tensor_type else None,

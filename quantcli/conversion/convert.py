@@ -49,6 +49,9 @@ class Progress:
 
 SILENT: Final = Progress()
 
+MOST_THREADS: Final = 1024
+"""More threads than any machine has a use for; each takes memory."""
+
 
 @dataclass(frozen=True)
 class Conversion:
@@ -169,7 +172,7 @@ def convert(
         if changed.imatrix:
             options = replace(options, importance=changed.imatrix.sizes)
         infos = list(changed.tensors.values())
-        threads = threads or available_processors()
+        threads = working_threads(threads)
         planned = [make_plan(infos, changed.metadata, recipe, options) for recipe in recipes]
         # A dry run of a model of the hub is answered from its headers.
         read = not (dry_run and isinstance(located.place, HubModel))
@@ -258,6 +261,11 @@ def output_paths(name: str, recipes: Sequence[Recipe], output: Path | None) -> l
             f"several files would be written to {paths[0]}", hint="give -o a directory, or put {type} into the name"
         )
     return paths
+
+
+def working_threads(asked: int | None) -> int:
+    """How many threads work: those asked for, by default one for each processor."""
+    return min(asked or available_processors(), MOST_THREADS)
 
 
 def available_processors() -> int:

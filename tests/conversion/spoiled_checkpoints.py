@@ -24,12 +24,15 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
+from types import MappingProxyType
 from typing import Any, Final
 
 import click
+import numpy as np
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE.parents[1]), str(HERE.parent), str(HERE.parent / "golden")]
+GOLDEN = HERE.parent / "golden"
+sys.path[:0] = [str(HERE.parents[1]), str(HERE.parent), str(GOLDEN)]
 
 from architecture_cases import llama_tensors  # noqa: E402
 from tiny_checkpoint import tensor_bytes  # noqa: E402
@@ -50,10 +53,13 @@ from vocabulary_cases import (  # noqa: E402  # noqa: E402
 from vocabulary_cases_kinds import KINDS, XLM_NAMES, unigram  # noqa: E402
 
 from quantcli.cli.main import cli  # noqa: E402
+from quantcli.formats.checkpoint import Checkpoint  # noqa: E402
 from quantcli.formats.errors import QuantcliError, QuantcliWarning  # noqa: E402
 from quantcli.formats.gguf_reader import open_gguf  # noqa: E402
 from quantcli.formats.gguf_spec import string, u32  # noqa: E402
 from quantcli.formats.gguf_writer import GGUFWriter  # noqa: E402
+from quantcli.formats.prequantized import decoded_checkpoint  # noqa: E402
+from quantcli.formats.safetensors import open_safetensors  # noqa: E402
 from quantcli.formats.tensor import TensorInfo  # noqa: E402
 from quantcli.kernels.types import TYPES  # noqa: E402
 
@@ -62,6 +68,9 @@ Files = dict[str, bytes]
 LONGEST: Final = 60
 """Seconds a trial may take."""
 
+LONGEST_LINE: Final = 12_000
+"""Characters of an error: names from files may be long, and eight of them are told."""
+
 # --- Checkpoints ----------------------------------------------------------------------------------------------------------
 
 
@@ -69,14 +78,15 @@ def _json(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False).encode()
 
 
-def safetensors(tensors: dict[str, Any], edit: Callable[[dict[str, Any]], Any] = lambda header: header) -> bytes:
-    """A file of these tensors, `[type, shape]` by name, whose header `edit` may change."""
+def safetensors(tensors: dict[str, Any], integers: dict[str, Any] = MappingProxyType({})) -> bytes:
+    """A file of these tensors, `[type, shape]` by name; `integers` are those that are not random."""
     header, data = {}, bytearray()
     for name, (dtype, shape) in tensors.items():
-        chunk = tensor_bytes(name, dtype, shape)
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(chunk)]}
+        given = integers.get(name)
+        chunk = tensor_bytes(name, dtype, shape) if given is None else np.array(given, "<i4").tobytes()
+        header[name] = {"dtype": dtype.split()[0], "shape": shape, "data_offsets": [len(data), len(data) + len(chunk)]}
         data += chunk
-    text = json.dumps(edit(header)).encode()
+    text = json.dumps(header).encode()
     return len(text).to_bytes(8, "little") + text + bytes(data)
 
 
@@ -155,6 +165,22 @@ def _contents(value: Any) -> bytes:
     if isinstance(value, str) and value in MODEL_FILES:
         return MODEL_FILES[value].read_bytes()
     return value.encode() if isinstance(value, str) else _json(value)
+
+
+SMALL_BPE: Final = byte_level([], model={"vocab": {"a": 0, "b": 1, "ab": 2}, "merges": ["a b"]})
+"""A vocabulary that fits into any model."""
+
+
+def golden_checkpoint(path: Path) -> Files:
+    """The files of a checkpoint of the goldens, with a vocabulary."""
+    case = json.loads(path.read_text())["checkpoint"]
+    made = {name: _contents(value) for name, value in case.get("files", {}).items()}
+    made |= {"config.json": _json(case["config"]), "tokenizer.json": _json(SMALL_BPE), "tokenizer_config.json": b"{}"}
+    return made | {"model.safetensors": safetensors(case["tensors"], integers=case.get("integers", {}))}
+
+
+GOLDENS: Final = [path for name in ("architectures", "prequantized") for path in sorted((GOLDEN / name).glob("*.json"))]
+FIXTURES: Final = sorted((HERE.parent / "formats/fixtures/prequantized").glob("*.safetensors"))
 
 
 # --- Ways to spoil --------------------------------------------------------------------------------------------------------
@@ -315,8 +341,6 @@ def _imatrix(place: Path) -> bytes:
     name = "blk.0.attn_q.weight"
     infos = [TensorInfo(f"{name}.in_sum2", (1, 64), TYPES["F32"]), TensorInfo(f"{name}.counts", (1, 1), TYPES["F32"])]
     metadata = {"general.type": string("imatrix"), "imatrix.chunk_count": u32(1), "imatrix.chunk_size": u32(512)}
-    import numpy as np
-
     with GGUFWriter(place / "made", metadata, infos, overwrite=True) as writer:
         for index, info in enumerate(infos):
             writer.write(index, 0, np.ones(info.size, np.float32).view(np.uint8))
@@ -336,8 +360,8 @@ def write(directory: Path, files: Files) -> None:
 def trial(seed: int, place: Path) -> list[str]:
     """Write the checkpoint of a trial under `place`; the words of the command that converts it to `place/out.gguf`."""
     random = Random(seed)
-    kind = random.choice(list(VOCABULARIES))
-    files, _ = checkpoint(kind, random)
+    kind = random.choice([*VOCABULARIES, "golden", "golden", "golden"])
+    files = golden_checkpoint(random.choice(GOLDENS)) if kind == "golden" else checkpoint(kind, random)[0]
     with_adapter = random.random() < 0.15
     alone = with_adapter and random.random() < 0.5
     adapter = {"adapter_config.json": _json(ADAPTER), "adapter_model.safetensors": safetensors(PAIRS)}
@@ -359,9 +383,9 @@ def trial(seed: int, place: Path) -> list[str]:
         return ["lora", str(place / "adapter"), "--base", str(place / "model"), *out]
     names = random.choice(["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_K_M", "IQ4_NL"])
     words = ["convert", str(place / "model"), "--type", names, *out, *options(random, place)]
-    if kind in ("bytes", "files", "ranks"):
+    if kind in ("bytes", "files", "ranks", "golden"):
         words += ["--pre-tokenizer", "gpt-2"]
-    if with_adapter:
+    if with_adapter and kind != "golden":
         scale = random.choice(["", "", ":0", ":-1", ":1e38", ":1e400", ":nan", ":x", ":٣", ":"])
         words += ["--lora", f"{place / 'adapter'}{scale}"]
     return words
@@ -369,6 +393,21 @@ def trial(seed: int, place: Path) -> list[str]:
 
 def fault(words: list[str], place: Path) -> str | None:
     """What is wrong with what the command does, None where nothing is."""
+
+    def call() -> None:
+        cli.main(args=words, prog_name="quantize", standalone_mode=False)
+
+    def read_again() -> None:
+        for path in [*place.glob("out.gguf"), *place.glob("out-00001-of-*.gguf")]:
+            open_gguf(path).close()
+
+    return told(call) or told(read_again, refusals=())
+
+
+def told(
+    call: Callable[[], None], refusals: tuple[type[Exception], ...] = (QuantcliError, click.ClickException)
+) -> str | None:
+    """What a call raises that is none of `refusals`, or is more than one line; None where it does neither."""
 
     def late(number: int, frame: Any) -> None:
         raise TimeoutError(f"no end after {LONGEST} s")
@@ -379,22 +418,40 @@ def fault(words: list[str], place: Path) -> str | None:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             warnings.simplefilter("ignore", QuantcliWarning)
-            cli.main(args=words, prog_name="quantize", standalone_mode=False)
-    except QuantcliError as error:
-        return None if "\n" not in error.message and len(error.message) < 12_000 else f"message: {error.message[:200]!r}"
-    except click.ClickException:
-        return None
+            call()
+    except refusals as error:
+        message = error.message if isinstance(error, QuantcliError) else ""
+        return None if "\n" not in message and len(message) < LONGEST_LINE else f"message: {message[:200]!r}"
     except BaseException as error:
         return "".join(traceback.format_exception(error))
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
-    try:
-        for path in [*place.glob("out.gguf"), *place.glob("out-00001-of-*.gguf")]:
-            open_gguf(path).close()
-    except QuantcliError as error:
-        return f"what was written is refused: {error.message}"
     return None
+
+
+def decoding_fault(seed: int, place: Path) -> str | None:
+    """What is wrong with how a spoiled fixture of a quantization method is decoded, None where nothing is."""
+    random = Random(seed)
+    data = random.choice(FIXTURES).read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    config = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["quantization_config"])
+    for _ in range(random.randrange(1, 4)):
+        if config and random.random() < 0.5:
+            config = spoil_json(config, random)
+        else:
+            with contextlib.suppress(ValueError):  # spoiled before, and no header any more
+                data = random.choice([spoil_header, spoil_numbers])(data, random)
+    (place / "model.safetensors").write_bytes(data)
+
+    def read() -> None:
+        tensors = open_safetensors(place / "model.safetensors")
+        found = decoded_checkpoint(Checkpoint(place, place, {"quantization_config": config}, tensors))
+        for tensor in found.tensors.values():
+            for start in range(0, tensor.rows, max(1, tensor.rows // 2)):
+                tensor.read(start, start + 1, np.empty((1, tensor.row_bytes), np.uint8))
+
+    return told(read)
 
 
 LOADER: Final = """
@@ -446,21 +503,21 @@ def main() -> None:
     given = parser.parse_args()
     reference, bad, written = Reference(), 0, 0
     for seed in range(given.seed, given.seed + given.count):
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
             place = Path(folder)
             words = trial(seed, place)
-            with contextlib.redirect_stdout(io.StringIO()):
-                told = fault(words, place)
+            faults = [fault(words, place), decoding_fault(seed, place)]
             output = place / "out.gguf"
-            if told is None and output.exists():
+            if output.exists():
                 written += 1
                 if words[0] == "convert" and "--override-kv" not in words and not given.no_reference:
-                    told = reference.loads(output)
-            if told is not None:
-                bad += 1
-                print(f"--- {seed}: {words}\n{told}", flush=True)
-                if given.keep:
-                    shutil.copytree(place, given.keep / str(seed), dirs_exist_ok=True)
+                    faults.append(reference.loads(output))
+            found = list(filter(None, faults))
+            if found and given.keep:
+                shutil.copytree(place, given.keep / str(seed), dirs_exist_ok=True)
+        bad += bool(found)
+        for text in found:
+            print(f"--- {seed}: {words}\n{text}", flush=True)
     reference.close()
     print(f"{given.count} trials, {written} files, {bad} faults")
     sys.exit(bad > 0)

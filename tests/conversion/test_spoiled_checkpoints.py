@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import spoiled_checkpoints
 from command_line import run_command
-from spoiled_checkpoints import fault, trial
+from spoiled_checkpoints import decoding_fault, fault, trial
 
 from quantcli.conversion.convert import MOST_THREADS, working_threads
 
@@ -24,6 +24,7 @@ def test_random_trials(first: int, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         place.mkdir()
         words = trial(seed, place)
         assert fault(words, place) is None, f"seed {seed}: {words}"
+        assert decoding_fault(seed, place) is None, f"seed {seed}"
 
 
 def test_a_fault_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

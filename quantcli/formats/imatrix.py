@@ -89,7 +89,8 @@ def read_imatrix(path: str | PathLike[str]) -> Imatrix:
         ValueRangeError: if a value is negative or not finite, naming the tensor and the index; or if all of a tensor's are
             zero.
     """
-    with InputFile(path) as file:
+    # Values that are none are found out below, with their place.
+    with InputFile(path) as file, np.errstate(all="ignore"):
         if file.size >= len(MAGIC) and file.read(0, len(MAGIC)) == MAGIC:
             imatrix = _read_gguf(path)
         else:

@@ -271,13 +271,17 @@ def spoil_header(data: bytes, random: Random) -> bytes:
     return len(text).to_bytes(8, "little") + text + data[8 + length :]
 
 
+NUMBERS: Final = [b"\xff" * 4, b"\0\0\x80\x7f", b"\xff\xff\x7f\x7f", b"\0\x7c\0\x7c", b"\1\0\x80\x7f", b"\1\x7c\1\x7c"]
+"""NaN, infinity and the largest number of 32 bits, infinities of 16, NaN that signals of both."""
+
+
 def spoil_numbers(data: bytes, random: Random) -> bytes:
     """Some of the numbers of a safetensors file changed: NaN, infinite, large."""
     start = 8 + int.from_bytes(data[:8], "little")
     spoiled = bytearray(data)
     for _ in range(random.randrange(1, 4)):
         place = random.randrange(start, len(data) - 4) & ~3
-        spoiled[place : place + 4] = random.choice([b"\xff" * 4, b"\0\0\x80\x7f", b"\xff\xff\x7f\x7f", b"\0\x7c\0\x7c"])
+        spoiled[place : place + 4] = random.choice(NUMBERS)
     return bytes(spoiled)
 
 

@@ -194,3 +194,19 @@ def test_notes_in_the_output(tmp_path: Path) -> None:
     sparse = Imatrix("\N{GREEK SMALL LETTER ALPHA}" * 100, (), 0, values).metadata()
     assert list(sparse) == ["quantize.imatrix.file", "quantize.imatrix.entries_count"]
     assert sparse["quantize.imatrix.file"].value.encode("utf-8", "surrogateescape") == ("α" * 100).encode()[:127]
+
+
+@pytest.mark.parametrize("bits", [0x7F800001, 0x7FC00000, 0xFF800000])
+@pytest.mark.parametrize("layout", ["gguf", "legacy"])
+def test_values_that_are_no_numbers_are_told_without_warnings(tmp_path: Path, bits: int, layout: str) -> None:
+    # The first of these is a NaN that signals: arithmetic on it would warn.
+    path, mark = tmp_path / "m", np.float32(12345.0).tobytes()
+    if layout == "gguf":
+        write_gguf(path, {"x.in_sum2": [12345.0], "x.counts": [3.0]})
+    else:
+        path.write_bytes(legacy({"x": (3, [12345.0])}))
+    data = path.read_bytes()
+    assert data.count(mark) == 1
+    path.write_bytes(data.replace(mark, bits.to_bytes(4, "little")))
+    with pytest.raises(ValueRangeError, match="tensor 'x': importance (nan|-inf) at index 0"):
+        read_imatrix(path)

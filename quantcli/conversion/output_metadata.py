@@ -55,7 +55,7 @@ def parse_metadata_override(text: str) -> tuple[str, Field]:
     """Read `KEY=TYPE:VALUE`, where the type is `int`, `float`, `bool` or `str`. Whole numbers become UINT32.
 
     Raises:
-        UsageError: if the text is not of this form, or the value not of the type.
+        UsageError: if the text is not of this form, the value not of the type, or the key says how a model is split.
     """
     key, separator, typed = text.partition("=")
     kind, colon, value = typed.partition(":")
@@ -63,6 +63,8 @@ def parse_metadata_override(text: str) -> tuple[str, Field]:
     if not (key and separator and colon and parse):
         hint = f"the types are {', '.join(_OVERRIDE_TYPES)}"
         raise UsageError(f"{clipped(repr(text))} is not of the form KEY=TYPE:VALUE", hint=hint)
+    if key in gguf_parts.KEYS:
+        raise UsageError(f"{key} is set by what splits a model", hint="--split-max-size SIZE")
     try:
         return key, parse(value)
     except ValueError:

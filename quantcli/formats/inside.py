@@ -7,19 +7,10 @@ import stat
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Final
 
+from quantcli.formats import lfs
 from quantcli.formats.errors import FormatError
 from quantcli.formats.files import DataFile, InputFile
-
-LFS_POINTER: Final = b"version https://git-lfs"
-"""How a file begins that Git LFS has not replaced yet by the one it stands for."""
-
-LFS_FAULT: Final = "a Git LFS pointer, not the file itself"
-LFS_HINT: Final = "Run `git lfs pull` in the model's directory, or download it with `hf download`."
-
-_MAX_POINTER: Final = 1024
-"""Bytes of a pointer, as Git LFS has it."""
 
 
 class Folder(ABC):
@@ -95,14 +86,9 @@ def resolve_inside(directory: Path, name: str) -> Path | None:
     if not stat.S_ISREG(found.st_mode):  # opening a pipe would wait for ever
         kind = "a directory" if stat.S_ISDIR(found.st_mode) else "a device, pipe or socket"
         raise FormatError(path, f"expected a file, found {kind}")
-    if found.st_size <= _MAX_POINTER and _is_pointer(target):
-        raise FormatError(path, LFS_FAULT, hint=LFS_HINT)
+    if lfs.is_pointer(target, found.st_size):
+        raise FormatError(path, lfs.FAULT, hint=lfs.HINT)
     return path
-
-
-def _is_pointer(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(len(LFS_POINTER)) == LFS_POINTER
 
 
 def _is_blob(target: Path, directory: Path) -> bool:

@@ -208,5 +208,5 @@ def test_values_that_are_no_numbers_are_told_without_warnings(tmp_path: Path, bi
     data = path.read_bytes()
     assert data.count(mark) == 1
     path.write_bytes(data.replace(mark, bits.to_bytes(4, "little")))
-    with pytest.raises(ValueRangeError, match="tensor 'x': importance (nan|-inf) at index 0"):
+    with pytest.raises(ValueRangeError, match=r"tensor 'x': importance (nan|-inf) at index 0"):
         read_imatrix(path)

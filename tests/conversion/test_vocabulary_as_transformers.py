@@ -119,6 +119,9 @@ def test_special_tokens_map_names_tokens_where_the_configuration_is_older_than_i
     old = convert(write_case(tmp_path / "old", files | {"tokenizer_config.json": configured}), size=300)
     assert token(old, first) == ("<|new|>", TokenType.CONTROL)
     assert ends(old) == {"eos": first}
+    both = convert(write_case(tmp_path / "both", files | {"tokenizer_config.json": FAST}), size=300)
+    assert ends(both) == {"bos": ENDS[0]["id"], "eos": first}  # over what tokenizer_config.json says
+    assert ends(convert(tmp_path / "both", size=300, as_reference=True))["eos"] == ENDS[1]["id"]
     decoder = {str(ENDS[0]["id"]): {"content": "<|begin|>", "special": True}}
     newer = {**configured, "added_tokens_decoder": decoder}
     directory = write_case(tmp_path / "new", files | {"tokenizer_config.json": newer})

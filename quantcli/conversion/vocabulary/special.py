@@ -41,7 +41,7 @@ def special_metadata(
     ids by role that count where the checkpoint names none, `late` those for roles it does not name.
     """
     found = _Findings(list(ROLES))
-    tokenizer, configuration = files.tokenizer, dict(files.configuration)
+    tokenizer, configuration = files.tokenizer, dict(files.configuration if files.as_reference else files.named_tokens)
     if tokenizer:
         _read_post_processor(tokenizer, configuration, found)
     _read_roles(configuration, files, found, vocabulary_size)

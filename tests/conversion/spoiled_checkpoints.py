@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import io
 import json
 import shutil
@@ -193,6 +194,11 @@ ABSURD: Final[list[Any]] = [
 ]  # fmt: skip
 
 
+def absurd(random: Random) -> Any:
+    """A value of its own, since it may be spoiled further."""
+    return copy.deepcopy(random.choice(ABSURD))
+
+
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """The path of every entry of a JSON value, of long lists and tables a few."""
     entries = list(value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ())
@@ -205,7 +211,7 @@ def spoil_json(value: Any, random: Random) -> Any:
     """One entry of a JSON value changed, added or left out."""
     found = list(places(value))
     if not found or random.random() < 0.01:
-        return random.choice(ABSURD)
+        return absurd(random)
     levels = sorted({len(path) for path in found})
     level = random.choice(levels)
     path = random.choice([path for path in found if len(path) == level])
@@ -235,7 +241,7 @@ def spoil_json(value: Any, random: Random) -> Any:
         case 7 if isinstance(holder, list):
             holder.insert(random.randrange(len(holder) + 1), json.loads(json.dumps(old)))
         case _:
-            holder[path[-1]] = random.choice(ABSURD)
+            holder[path[-1]] = absurd(random)
     return value
 
 

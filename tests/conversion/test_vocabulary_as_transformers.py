@@ -104,10 +104,14 @@ def test_added_tokens_json_counts_beside_a_tokenizer_json(tmp_path):
     assert token(convert(directory, size=300, as_reference=True), first)[0] == f"[PAD{first}]"
 
 
-def test_an_added_token_with_a_role_is_special(tmp_path):
+@pytest.mark.parametrize(
+    "named",
+    [{"bos_token": "<|begin|>"}, {"image_token": "<|begin|>"}, {"extra_special_tokens": {"image": "<|begin|>"}}],
+)
+def test_an_added_token_with_a_role_is_special(named, tmp_path):
     last = ENDS[-1]["id"]
     plain = [{**entry, "special": False} for entry in ENDS]
-    files = {"config.json": config(last + 1), "tokenizer.json": byte_level(plain), "tokenizer_config.json": FAST}
+    files = {"config.json": config(last + 1), "tokenizer.json": byte_level(plain), "tokenizer_config.json": named}
     assert token(convert(write_case(tmp_path, files), size=last + 1), ENDS[0]["id"])[1] is TokenType.CONTROL
 
 

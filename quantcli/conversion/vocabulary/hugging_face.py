@@ -64,17 +64,17 @@ def load(files: TokenizerFiles) -> Tokenizer:
     tokenizer.no_padding()
     tokenizer.no_truncation()
     decoder = files.configuration.get("added_tokens_decoder") or {}
-    named = {token_text(files.named_tokens.get(f"{role}_token")) for role in _NAMED_TOKENS}
+    named = set(_named_texts(files.named_tokens))
     listed = [decoder[key] for key in sorted(decoder, key=int)] or files.tokenizer.get("added_tokens") or []
     tokenizer.add_tokens([_added_token(attributes, named) for attributes in listed])
     if not decoder and not files.as_reference:
         add_side_tokens(tokenizer, files)
     known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
-    tokenizer.add_special_tokens([text for text in special_texts(files.named_tokens) if text not in known])
+    tokenizer.add_special_tokens([text for text in _expected_texts(files) if text not in known])
     return tokenizer
 
 
-def _added_token(attributes: Mapping[str, Any], named: Container[str | None]) -> AddedToken:
+def _added_token(attributes: Mapping[str, Any], named: Container[str]) -> AddedToken:
     """An added token. One that has a role, whose text is in `named`, is special."""
     flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
     token = AddedToken(attributes["content"], **{flag: attributes[flag] for flag in flags if flag in attributes})
@@ -84,12 +84,32 @@ def _added_token(attributes: Mapping[str, Any], named: Container[str | None]) ->
 
 def special_texts(configuration: Mapping[str, Any]) -> Iterator[str]:
     """The texts that tokenizer_config.json names as special, by role and then those without one."""
-    more = configuration.get("extra_special_tokens") or configuration.get("additional_special_tokens") or []
-    named = [configuration.get(f"{role}_token") for role in _NAMED_TOKENS]
-    for entry in [*named, *(more.values() if isinstance(more, Mapping) else more)]:
-        text = token_text(entry)
-        if text is not None:
-            yield text
+    yield from _named_texts(configuration)
+    more = _without_role(configuration)
+    yield from filter(None, map(token_text, () if isinstance(more, Mapping) else more))
+
+
+def _expected_texts(files: TokenizerFiles) -> Iterator[str]:
+    """The texts that become tokens if they are none. A model's own roles are left out but for the reference: most tokens
+    that are named and not there have no embedding either."""
+    if files.as_reference:
+        return special_texts(files.named_tokens)
+    roles = {f"{role}_token" for role in _NAMED_TOKENS}
+    own = {key for key in files.named_tokens if key.endswith("_token")} - roles
+    return special_texts({key: entry for key, entry in files.named_tokens.items() if key not in own})
+
+
+def _named_texts(configuration: Mapping[str, Any]) -> Iterator[str]:
+    """The texts of tokens with a role: those that every model has, then a model's own, such as `image_token`."""
+    usual = [f"{role}_token" for role in _NAMED_TOKENS]
+    own = [key for key in configuration if key.endswith("_token") and key not in usual]
+    more = _without_role(configuration)
+    entries = [configuration.get(key) for key in (*usual, *own)] + [*(more.values() if isinstance(more, Mapping) else ())]
+    yield from (text for entry in entries if (text := token_text(entry)) is not None)
+
+
+def _without_role(configuration: Mapping[str, Any]) -> Any:
+    return configuration.get("extra_special_tokens") or configuration.get("additional_special_tokens") or []
 
 
 @contextmanager

@@ -96,7 +96,7 @@ def configured(texts: list[str], decoder: Case, random: Random) -> Case:
     for key, values in {
         "extra_special_tokens": [[], texts[:1], {"image_token": texts[0]}, None],
         "additional_special_tokens": [[], texts[-2:], None],
-        "boi_token": [texts[0], "<|other|>"],
+        "boi_token": [texts[0], texts[-1]],
         "add_prefix_space": [True, False, None],
         "clean_up_tokenization_spaces": [True, False],
         "legacy": [True, False],

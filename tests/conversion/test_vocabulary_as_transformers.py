@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 import sys
@@ -259,6 +260,15 @@ def test_a_byte_order_mark_and_line_ends_of_windows_change_nothing(name, line_en
     text = (tmp_path / name).read_text(encoding="utf-8").replace("\n", line_end)
     (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + text.encode())
     assert convert(tmp_path, size=size) == expected
+
+
+@pytest.mark.parametrize("data", [b"\0", b"\0\0\1\0abc", b"\4\0\0\0abcd"])
+def test_a_character_map_that_is_cut_short_is_refused(data, tmp_path):
+    normalizer = {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(data).decode()}
+    file = KINDS["unigram-json"]["tokenizer.json"] | {"normalizer": normalizer}
+    directory = write_case(tmp_path, {**KINDS["unigram-json"], "tokenizer.json": file})
+    with pytest.raises(FormatError, match=r"tokenizer\.json: the precompiled character map"):
+        convert(directory, size=10)
 
 
 def test_what_tokenizers_gives_up_on_is_an_error_of_the_file(tmp_path, capfd):

@@ -41,6 +41,7 @@ Files = dict[str, bytes]
 
 
 def to_json(value: Any) -> bytes:
+    """A JSON file of a value."""
     return json.dumps(value, ensure_ascii=False).encode()
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from quantcli.architectures.loader import find_architecture
 from quantcli.architectures.transforms import F16, F32, Computed, Renamed, as_float32, transpose
-from quantcli.conversion.convert import SILENT, Conversion, Progress, available_processors
+from quantcli.conversion.convert import SILENT, Conversion, Progress, working_threads
 from quantcli.conversion.execute import Output, encoders_for, execute, kernels_needed
 from quantcli.conversion.locate import locate_path
 from quantcli.conversion.metadata import general_metadata
@@ -89,7 +89,7 @@ def convert_adapter(
         sources = [tensor.file.path for tensor in opened.tensors() if isinstance(tensor, FileTensor)]
         refuse_overwriting(sources, [path])
         with writer:
-            _write(tensors, plan, writer, threads or available_processors(), progress)
+            _write(tensors, plan, writer, working_threads(threads), progress)
         stored = sum(tensor.nbytes for tensor in opened.tensors())
         return Conversion(
             parts=writer.parts,

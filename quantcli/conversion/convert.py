@@ -57,6 +57,9 @@ class Progress:
 
 SILENT: Final = Progress()
 
+MOST_THREADS: Final = 1024
+"""More threads than any machine has a use for; each takes memory."""
+
 
 @dataclass(frozen=True)
 class Conversion:
@@ -156,7 +159,7 @@ def carry_out(
         OutputError: if an output exists (unless `overwrite`) or cannot be written. No partial file is left.
     """
     started = time.perf_counter()
-    threads = threads or available_processors()
+    threads = working_threads(threads)
     with open_job(request, threads=threads, dry_run=dry_run, fetching=progress.fetching) as job:
         if not dry_run:
             job.check()
@@ -194,6 +197,11 @@ def _write(job: Job, threads: int, progress: Progress) -> None:
         outputs = [Output(output.plan, chosen, output.writer) for output, chosen in zip(job.outputs, encoders, strict=True)]
         progress.start(sum(tensor.nbytes for tensor in model.tensors.values()))
         execute(model.tensors, outputs, threads=threads, advance=progress.advance, interrupt=model.source.interrupt)
+
+
+def working_threads(asked: int | None) -> int:
+    """How many threads work: those asked for, by default one for each processor."""
+    return min(asked or available_processors(), MOST_THREADS)
 
 
 def available_processors() -> int:

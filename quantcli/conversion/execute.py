@@ -111,7 +111,13 @@ def execute(
     try:
         for number in range(threads):
             pool.append(Thread(target=work, name=f"quantize-{number}"))
-            pool[-1].start()
+            try:
+                pool[-1].start()
+            except RuntimeError:  # the system gives no more threads: those that run do all of the work
+                del pool[-1]
+                if not pool:
+                    raise
+                break
         for thread in pool:
             thread.join()
     except BaseException:

@@ -28,7 +28,8 @@ from quantcli.architectures.transforms import (
 )
 from quantcli.formats.errors import ModelError, UnsupportedError, clipped, shown
 from quantcli.formats.listing import listed
-from quantcli.formats.tensor import OPAQUE_TYPES, Tensor, TensorInfo
+from quantcli.formats.tensor import Tensor, TensorInfo
+from quantcli.kernels.types import OPAQUE_TYPES
 
 MOST_ZEROS: Final = 1 << 20
 """How long a vector may be that is read to see whether it is all zero."""

@@ -141,8 +141,8 @@ class VocabularyRules:
     """Whether texts get a space in front, where that is fixed."""
 
     flat_scores: bool = False
-    """Whether a tokenizer.json without tokenizer.model becomes a vocabulary whose scores are all the same. Texts are then
-    not tokenized as the model was trained; it is what the reference writes where it does not refuse."""
+    """Whether the reference makes a tokenizer.json without tokenizer.model a vocabulary whose scores are all the same. With
+    these, texts are not tokenized as the model was trained: they are written only where the reference's are asked for."""
 
     literal_added: bool = False
     """Whether tokens added to tokenizer.model are control tokens only where marked as special, and keep the spelling

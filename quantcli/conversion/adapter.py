@@ -19,11 +19,11 @@ import numpy as np
 
 from quantcli.architectures.loader import find_architecture
 from quantcli.architectures.transforms import F16, F32, Computed, Renamed, as_float32, transpose
-from quantcli.conversion.convert import SILENT, Conversion, Progress, available_processors
+from quantcli.conversion.convert import SILENT, Conversion, Progress, working_threads
+from quantcli.conversion.execute import Output, encoders_for, execute, kernels_needed
 from quantcli.conversion.locate import locate_path
 from quantcli.conversion.metadata import general_metadata
 from quantcli.conversion.output_metadata import QUANTIZATION_VERSION
-from quantcli.conversion.pipeline import Output, kernels_needed, run_pipeline
 from quantcli.conversion.plan import PlannedTensor
 from quantcli.formats.adapters import CONFIG, Adapter, LowRank, open_adapter
 from quantcli.formats.checkpoint import Checkpoint, read_json
@@ -89,7 +89,7 @@ def convert_adapter(
         sources = [tensor.file.path for tensor in opened.tensors() if isinstance(tensor, FileTensor)]
         refuse_overwriting(sources, [path])
         with writer:
-            _write(tensors, plan, writer, threads or available_processors(), progress)
+            _write(tensors, plan, writer, working_threads(threads), progress)
         stored = sum(tensor.nbytes for tensor in opened.tensors())
         return Conversion(
             parts=writer.parts,
@@ -105,9 +105,10 @@ def convert_adapter(
 def _write(
     tensors: Mapping[str, Tensor], plan: Sequence[PlannedTensor], writer: GGUFWriter, threads: int, progress: Progress
 ) -> None:
-    compile_kernels(*kernels_needed([plan]))
+    encoders = encoders_for(plan, None)
+    compile_kernels(*kernels_needed([plan], [encoders]))
     progress.start(sum(tensor.nbytes for tensor in tensors.values()))
-    run_pipeline(tensors, [Output(plan, writer)], None, threads=threads, advance=progress.advance)
+    execute(tensors, [Output(plan, encoders, writer)], threads=threads, advance=progress.advance)
 
 
 def _refuse_what_is_not_low_rank(adapter: Adapter) -> None:

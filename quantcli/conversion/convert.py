@@ -1,4 +1,4 @@
-"""From a checkpoint to GGUF files: open, plan, write."""
+"""From a checkpoint to GGUF files: a request is planned, carried out, and told about."""
 
 from __future__ import annotations
 
@@ -6,27 +6,35 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypedDict, Unpack
 
-from quantcli.conversion.already_quantized import look_at_weights
-from quantcli.conversion.changes import NO_CHANGES, ChangedModel, Changes, change
-from quantcli.conversion.locate import locate
+from quantcli.conversion.changes import Changes
+from quantcli.conversion.execute import Output, encoders_for, execute, kernels_needed
+from quantcli.conversion.job import Job, open_job
 from quantcli.conversion.lora import AdapterRequest
-from quantcli.conversion.pipeline import Output, kernels_needed, run_pipeline
-from quantcli.conversion.plan import DEFAULT_OPTIONS, PlannedTensor, PlanOptions, check_plan, make_plan
-from quantcli.conversion.recipes import Recipe, find_recipe
-from quantcli.conversion.source import open_source
-from quantcli.formats.errors import UsageError
-from quantcli.formats.gguf_parts import by_size, part_prefix
-from quantcli.formats.gguf_spec import Metadata
-from quantcli.formats.gguf_split import SplitWriter
-from quantcli.formats.gguf_writer import GGUFWriter, Part, TensorWriter, refuse_overwriting
-from quantcli.formats.hub import HubModel
+from quantcli.conversion.plan import PlannedTensor, PlanOptions
+from quantcli.conversion.request import Request
+from quantcli.formats.gguf_writer import Part
 from quantcli.formats.imatrix import Imatrix
 from quantcli.kernels.rows import compile_kernels, uncompiled
+
+
+class Asked(TypedDict, total=False):
+    """What `convert` takes beside a model, types and an output: the fields of `Request`."""
+
+    options: PlanOptions
+    imatrix: Imatrix | None
+    changes: Changes
+    adapters: Sequence[AdapterRequest]
+    architecture_file: Path | None
+    pre_tokenizer: str | None
+    as_reference: bool
+    max_part_bytes: int | None
+    remote: bool
+    overwrite: bool
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,9 @@ class Progress:
 
 
 SILENT: Final = Progress()
+
+MOST_THREADS: Final = 1024
+"""More threads than any machine has a use for; each takes memory."""
 
 
 @dataclass(frozen=True)
@@ -116,147 +127,81 @@ def convert(
     types: str | Sequence[str],
     output: str | PathLike[str] | None = None,
     *,
-    options: PlanOptions = DEFAULT_OPTIONS,
-    imatrix: Imatrix | None = None,
-    changes: Changes = NO_CHANGES,
-    adapters: Sequence[AdapterRequest] = (),
-    architecture_file: Path | None = None,
-    pre_tokenizer: str | None = None,
-    as_reference: bool = False,
-    max_part_bytes: int | None = None,
     threads: int | None = None,
-    remote: bool = False,
-    overwrite: bool = False,
     dry_run: bool = False,
     progress: Progress = SILENT,
+    **more: Unpack[Asked],
 ) -> list[Conversion]:
     """Turn a checkpoint (or a GGUF file) into a GGUF file for each of `types`, reading it once.
 
-    `model` is a path or, where it is a text and no such path exists, may be a model of the Hugging Face hub, `ORG/NAME` or
-    `ORG/NAME@REVISION`, which is downloaded to the hub's cache (`conversion.locate` tells the two apart); with
-    `remote` it is not, but read where it is, and so it is with `dry_run` if it is not in the cache.
-    `types` are names such as `Q4_K_M`. `output` is a file, or an existing directory; by default the file is
-    `MODEL-TYPE.gguf` in the current directory. For several types, `output` is a directory or has `{type}` in its name.
-    `options` and `imatrix` guide the plan; `adapters` are merged into a checkpoint, and `changes` made to the model, first.
-    `architecture_file` and `pre_tokenizer` say what cannot be recognised in a checkpoint. With `as_reference` the file is
-    what llama.cpp's tools write, also where that is wrong: docs/departures.md. With `max_part_bytes`, an output is split
-    into parts of so many bytes of tensors at most, named after the file: `NAME-00001-of-00003.gguf`. `threads` is the
-    number of processors by default.
-    With `dry_run` nothing is written and the results say what would be.
+    `model`, `types`, `output` and further arguments are those of `conversion.request.Request`. `threads` is the number of
+    processors by default. With `dry_run` nothing is written and the results say what would be.
+
+    Raises:
+        As `carry_out`.
+    """
+    names = (types,) if isinstance(types, str) else tuple(types)
+    request = Request(model=model, types=names, output=None if output is None else Path(output), **more)
+    return carry_out(request, threads=threads, dry_run=dry_run, progress=progress)
+
+
+def carry_out(
+    request: Request, *, threads: int | None = None, dry_run: bool = False, progress: Progress = SILENT
+) -> list[Conversion]:
+    """Plan what is asked for, and write it unless `dry_run`.
 
     Raises:
         UsageError: for an unknown type, options that contradict each other, `remote` for what is no model of the hub, or an
             output that is the model itself.
         FormatError, ModelError, UnsupportedError: if the model cannot be read, is incomplete or not supported.
         HubError: if the hub does not give the model.
-        ValueRangeError: if weights are NaN or infinite.
+        ValueRangeError: if weights are NaN or infinite, or too large for their type.
         OutputError: if an output exists (unless `overwrite`) or cannot be written. No partial file is left.
     """
     started = time.perf_counter()
-    recipes = [find_recipe(name) for name in ([types] if isinstance(types, str) else types)]
-    located = locate(model, remote=remote, dry_run=dry_run, started=progress.fetching)
-    paths = output_paths(located.name, recipes, None if output is None else Path(output))
-    with open_source(
-        located.place,
-        model_id=located.model_id,
-        architecture_file=architecture_file,
-        pre_tokenizer=pre_tokenizer,
-        adapters=adapters,
-        as_reference=as_reference,
-    ) as source:
-        changed = change(source, changes, imatrix)
-        if changed.imatrix:
-            options = replace(options, importance=changed.imatrix.sizes)
-        infos = list(changed.tensors.values())
-        threads = threads or available_processors()
-        planned = [make_plan(infos, changed.metadata, recipe, options) for recipe in recipes]
-        # A dry run of a model of the hub is answered from its headers; the reference does not look for grids.
-        read = not (dry_run and isinstance(located.place, HubModel)) and not as_reference
-        plans = [look_at_weights(plan, changed.tensors, threads, read=read) for plan in planned]
-        writers = [
-            _writer(path, changed.output_metadata(recipe), plan, max_part_bytes, overwrite=overwrite)
-            for path, recipe, plan in zip(paths, recipes, plans, strict=True)
-        ]
+    threads = working_threads(threads)
+    with open_job(request, threads=threads, dry_run=dry_run, fetching=progress.fetching) as job:
         if not dry_run:
-            for plan in plans:
-                check_plan(plan, options)
-            refuse_overwriting(source.paths, [part.path for writer in writers for part in writer.parts])
-            _write(changed, plans, writers, threads, progress)
+            job.check()
+            _write(job, threads, progress)
         seconds = time.perf_counter() - started
         return [
             Conversion(
-                parts=writer.parts,
+                parts=output.writer.parts,
                 dry_run=dry_run,
-                type=recipe.name,
-                architecture=source.architecture,
-                source_bytes=source.source_bytes,
+                type=output.recipe.name,
+                architecture=job.model.source.architecture,
+                source_bytes=job.model.source.source_bytes,
                 seconds=seconds,
-                plan=plan,
+                plan=output.plan,
             )
-            for recipe, writer, plan in zip(recipes, writers, plans, strict=True)
+            for output in job.outputs
         ]
 
 
-def _writer(
-    path: Path, metadata: Metadata, plan: Sequence[PlannedTensor], max_part_bytes: int | None, *, overwrite: bool
-) -> TensorWriter:
-    """What writes one output: a file, or the parts of a split model."""
-    tensors = [planned.info for planned in plan]
-    if max_part_bytes is None:
-        return GGUFWriter(path, metadata, tensors, overwrite=overwrite)
-    return SplitWriter(part_prefix(path), metadata, by_size(max_part_bytes)(tensors), overwrite=overwrite)
-
-
-def _write(
-    model: ChangedModel,
-    plans: Sequence[Sequence[PlannedTensor]],
-    writers: Sequence[TensorWriter],
-    threads: int,
-    progress: Progress,
-) -> None:
+def _write(job: Job, threads: int, progress: Progress) -> None:
     """Carry the plans out."""
+    model, plans = job.model, [output.plan for output in job.outputs]
     with ExitStack() as stack:
         # Room for every file is taken first: a full disk or an existing file shows before any work is done.
-        for writer in writers:
-            stack.enter_context(writer)
-        needed = kernels_needed(plans)
+        for output in job.outputs:
+            stack.enter_context(output.writer)
+        encoders = [encoders_for(plan, model.imatrix) for plan in plans]
+        needed = kernels_needed(plans, encoders)
         missing = sorted(kind.name for kind in uncompiled(*needed))
         started = time.perf_counter()
         compiled = progress.compiling(missing) if missing else None
         compile_kernels(*needed)
         if compiled:
             compiled(time.perf_counter() - started)
-        outputs = [Output(plan, writer) for plan, writer in zip(plans, writers, strict=True)]
+        outputs = [Output(output.plan, chosen, output.writer) for output, chosen in zip(job.outputs, encoders, strict=True)]
         progress.start(sum(tensor.nbytes for tensor in model.tensors.values()))
-        run_pipeline(
-            model.tensors,
-            outputs,
-            model.imatrix,
-            threads=threads,
-            advance=progress.advance,
-            interrupt=model.source.interrupt,
-        )
+        execute(model.tensors, outputs, threads=threads, advance=progress.advance, interrupt=model.source.interrupt)
 
 
-def output_paths(name: str, recipes: Sequence[Recipe], output: Path | None) -> list[Path]:
-    """Where each recipe's file of the model called `name` goes: see `convert`.
-
-    Raises:
-        UsageError: if several files would go to one path.
-    """
-    usual = f"{name}-{{type}}.gguf"
-    if output is None:
-        pattern = usual
-    elif output.is_dir():
-        pattern = str(output / usual)
-    else:
-        pattern = str(output)
-    paths = [Path(pattern.replace("{type}", recipe.name)) for recipe in recipes]
-    if len(set(paths)) < len(paths):
-        raise UsageError(
-            f"several files would be written to {paths[0]}", hint="give -o a directory, or put {type} into the name"
-        )
-    return paths
+def working_threads(asked: int | None) -> int:
+    """How many threads work: those asked for, by default one for each processor."""
+    return min(asked or available_processors(), MOST_THREADS)
 
 
 def available_processors() -> int:

@@ -16,7 +16,8 @@ from quantcli.formats.adapters import Adapter, LowRank, open_adapter
 from quantcli.formats.checkpoint import Checkpoint
 from quantcli.formats.errors import ModelError, UnsupportedError, UsageError
 from quantcli.formats.listing import listed
-from quantcli.formats.tensor import OPAQUE_TYPES, Tensor
+from quantcli.formats.tensor import Tensor
+from quantcli.kernels.types import OPAQUE_TYPES
 
 
 @dataclass(frozen=True)

@@ -148,7 +148,7 @@ def read_model_card(path: Path | None, *, as_reference: bool = False) -> dict[st
     loader = yaml.SafeLoader if as_reference else _loader_of_yaml_1_2(yaml)
     try:
         card = yaml.load(text, loader)
-    except (yaml.YAMLError, ValueError, RecursionError):
+    except Exception:  # of a value with a wrong tag PyYAML raises whatever it stumbles over
         return {}
     return card if isinstance(card, dict) else {}
 
@@ -210,7 +210,12 @@ def _text(value: Any) -> str | None:
 
 def _texts(values: Sequence[Any]) -> list[str]:
     """The values that are a text, a number or a date; tables and lists have no place here."""
-    return [str(value) for value in values if isinstance(value, str | int | float | date)]
+    return [_joined(str(value)) for value in values if isinstance(value, str | int | float | date)]
+
+
+def _joined(text: str) -> str:
+    """A text whose surrogates are joined to characters, as JSON spells an emoji; what is left of them is U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _sampling(checkpoint: Checkpoint) -> Metadata:

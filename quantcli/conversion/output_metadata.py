@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
-from quantcli.conversion.plan import file_order
+from quantcli.conversion.plan import file_order, whole_number
 from quantcli.conversion.recipes import RECIPES, Recipe, find_recipe
 from quantcli.formats import gguf_parts
-from quantcli.formats.errors import UsageError
+from quantcli.formats.errors import UsageError, clipped
 from quantcli.formats.gguf_spec import Field, Metadata, boolean, f32, replace_keys, string, u32
 from quantcli.formats.imatrix import Imatrix
 from quantcli.formats.tensor import TensorInfo
@@ -55,23 +55,26 @@ def parse_metadata_override(text: str) -> tuple[str, Field]:
     """Read `KEY=TYPE:VALUE`, where the type is `int`, `float`, `bool` or `str`. Whole numbers become UINT32.
 
     Raises:
-        UsageError: if the text is not of this form, or the value not of the type.
+        UsageError: if the text is not of this form, the value not of the type, or the key says how a model is split.
     """
     key, separator, typed = text.partition("=")
     kind, colon, value = typed.partition(":")
     parse = _OVERRIDE_TYPES.get(kind)
     if not (key and separator and colon and parse):
-        raise UsageError(f"{text!r} is not of the form KEY=TYPE:VALUE", hint=f"the types are {', '.join(_OVERRIDE_TYPES)}")
+        hint = f"the types are {', '.join(_OVERRIDE_TYPES)}"
+        raise UsageError(f"{clipped(repr(text))} is not of the form KEY=TYPE:VALUE", hint=hint)
+    if key in gguf_parts.KEYS:
+        raise UsageError(f"{key} is set by what splits a model", hint="--split-max-size SIZE")
     try:
         return key, parse(value)
     except ValueError:
-        raise UsageError(f"{text!r}: {value!r} is not a value of type {kind}") from None
+        raise UsageError(f"{clipped(repr(text))}: {clipped(repr(value))} is not a value of type {kind}") from None
 
 
 def _kept_file_type(source: Mapping[str, Field], tensors: Iterable[TensorInfo]) -> int:
     """The file type of a source: what it says, or what most of its tensors are; of equals, what was first that often."""
     if _FILE_TYPE in source:
-        return int(source[_FILE_TYPE].value)
+        return whole_number(source, _FILE_TYPE, 0)
     counts: Counter[str] = Counter()
     most = ""
     for tensor in sorted(tensors, key=lambda tensor: file_order(tensor.name)):

@@ -16,7 +16,7 @@ from typing import Final
 
 from quantcli.conversion.recipes import BlockCounts, ModelFacts, Policy, Recipe, TensorFacts, layer_of
 from quantcli.conversion.roles import Role
-from quantcli.formats.errors import ModelError, UnsupportedError, UsageError
+from quantcli.formats.errors import ModelError, UnsupportedError, UsageError, clipped, shown
 from quantcli.formats.gguf_spec import Field
 from quantcli.formats.listing import listed
 from quantcli.formats.tensor import TensorInfo
@@ -100,11 +100,11 @@ def parse_override(text: str) -> Override:
     """
     pattern, separator, name = text.partition("=")
     if not (pattern and separator and name):
-        raise UsageError(f"{text!r} is not of the form REGEX=TYPE", hint="for example: attn_v=Q8_0")
+        raise UsageError(f"{clipped(repr(text))} is not of the form REGEX=TYPE", hint="for example: attn_v=Q8_0")
     try:
         return Override(re.compile(pattern.lower()), weight_type(name))
-    except re.error as error:
-        raise UsageError(f"{pattern!r} is not a regular expression: {error}") from None
+    except (re.error, OverflowError, RecursionError) as error:
+        raise UsageError(f"{clipped(repr(pattern))} is not a regular expression: {error}") from None
 
 
 def parse_overrides(text: str) -> list[Override]:
@@ -215,7 +215,7 @@ def model_facts(metadata: Mapping[str, Field], policy: Policy, *, importance: bo
     architecture = str(named.value) if named else ""
 
     def number(key: str, default: int = 0) -> int:
-        return _number(metadata, f"{architecture}.{key}", default)
+        return whole_number(metadata, f"{architecture}.{key}", default)
 
     block_count, heads = number("block_count"), number("attention.head_count")
     counted = policy.blocks.get(architecture)
@@ -231,15 +231,19 @@ def model_facts(metadata: Mapping[str, Field], policy: Policy, *, importance: bo
     )
 
 
-def _number(metadata: Mapping[str, Field], key: str, default: int) -> int:
-    """The whole number of a key, or the first of an array that has one for each layer."""
+def whole_number(metadata: Mapping[str, Field], key: str, default: int) -> int:
+    """The whole number of a key, or the first of an array that has one for each layer.
+
+    Raises:
+        ModelError: if the key has none.
+    """
     if key not in metadata:
         return default
     field = metadata[key]
     try:
         return int(field.value if field.element is None else field.value[0])
-    except (ValueError, IndexError):
-        raise ModelError(f"{key} is {field.value!r}, expected a whole number") from None
+    except (TypeError, ValueError, IndexError, OverflowError):
+        raise ModelError(f"{key} is {shown(field.value)}, expected a whole number") from None
 
 
 def _check_overrides(tensors: Sequence[TensorInfo], recipe: Recipe, options: PlanOptions) -> None:

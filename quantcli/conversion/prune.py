@@ -11,13 +11,14 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final, TypeVar
 
-from quantcli.formats.errors import UsageError
+from quantcli.formats.errors import UsageError, clipped
 from quantcli.formats.gguf_spec import Field, u32
 from quantcli.formats.imatrix import Imatrix
 from quantcli.formats.tensor import TensorInfo
 
 AnyTensor = TypeVar("AnyTensor", bound=TensorInfo)
 
+_LAYER: Final = re.compile("[0-9]{1,9}")
 _BLOCK: Final = re.compile(r"blk\.(\d+)\.")
 
 
@@ -28,8 +29,8 @@ def parse_layers(text: str) -> frozenset[int]:
         UsageError: if one is no number.
     """
     words = [word.strip() for word in text.split(",")]
-    if not all(word.isascii() and word.isdigit() for word in words):
-        raise UsageError(f"{text!r} is not a list of layers", hint="for example: 3,7,11")
+    if not all(_LAYER.fullmatch(word) for word in words):
+        raise UsageError(f"{clipped(repr(text))} is not a list of layers", hint="for example: 3,7,11")
     return frozenset(map(int, words))
 
 

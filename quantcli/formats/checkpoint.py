@@ -11,7 +11,7 @@ from typing import Any, Final, Self
 
 from quantcli.formats.errors import FormatError, warn
 from quantcli.formats.files import InputFile
-from quantcli.formats.inside import Directory, Folder, refuse_lfs_pointer, resolve_inside
+from quantcli.formats.inside import Directory, Folder, resolve_inside
 from quantcli.formats.json_text import parse_object, parse_objects
 from quantcli.formats.tensor import FileTensor, Tensor
 from quantcli.formats.weights import open_folder, open_single
@@ -105,7 +105,7 @@ def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
     if path.is_dir():
         return read_checkpoint(path, path, Directory(path))
     if path.is_file():
-        refuse_lfs_pointer(path)
+        InputFile(path)  # which refuses what is no file of a model before a config.json is missed
     return Checkpoint(path, path.parent, _read_configuration(path.parent), open_single(path))
 
 

@@ -34,6 +34,11 @@ def shown(value: object) -> str:
     return clipped(repr(value), 60)
 
 
+def one_line(error: BaseException) -> str:
+    """What another library's error says, as a part of an error's line."""
+    return clipped(" ".join(str(error).split()))
+
+
 class QuantcliWarning(UserWarning):
     """Something in a model or a request that may not be what the user wants."""
 

@@ -13,6 +13,7 @@ from threading import Lock
 from types import TracebackType
 from typing import Any, Final, Self
 
+from quantcli.formats import lfs
 from quantcli.formats.errors import FormatError
 
 _LONGEST_READ: Final = 1 << 30
@@ -128,7 +129,7 @@ class InputFile(DataFile):
     Reading is safe from several threads at once; closing is not safe while another thread reads.
 
     Raises:
-        FormatError: if there is no such file, or it is a directory or a device.
+        FormatError: if there is no such file, or it is a directory, a device, or a Git LFS pointer to the file.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -137,9 +138,13 @@ class InputFile(DataFile):
         self.path = Path(path)
         try:
             status = self.path.stat()
+            regular = stat.S_ISREG(status.st_mode)
+            pointer = regular and lfs.is_pointer(self.path, status.st_size)
         except (OSError, ValueError) as error:
             raise FormatError(path, f"cannot be opened: {_reason(error)}") from None
-        if not stat.S_ISREG(status.st_mode):
+        if pointer:
+            raise FormatError(path, lfs.FAULT, hint=lfs.HINT)
+        if not regular:
             kind = "a directory" if stat.S_ISDIR(status.st_mode) else "a device, pipe or socket"
             raise FormatError(path, f"expected a file, found {kind}")
         self.size = status.st_size

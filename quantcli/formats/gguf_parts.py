@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from quantcli.formats.errors import UsageError
+from quantcli.formats.errors import UsageError, clipped
 from quantcli.formats.gguf_spec import DEFAULT_ALIGNMENT, Field, Metadata, align, i32, replace_keys, u16
 from quantcli.formats.tensor import TensorInfo
 
@@ -30,7 +30,7 @@ MAX_PARTS: Final = (1 << 16) - 1
 _NAME: Final = re.compile(r"(?P<prefix>.+)-\d{5}-of-\d{5}\.gguf")
 _SUFFIX: Final = ".gguf"
 _UNITS: Final[Mapping[str, int]] = MappingProxyType({"": 1, "K": 10**3, "M": 10**6, "G": 10**9})
-_SIZE: Final = re.compile(rf"(?P<count>[0-9]+)(?P<unit>[{''.join(_UNITS)}]?)", re.IGNORECASE)
+_SIZE: Final = re.compile(rf"(?P<count>[0-9]{{1,18}})(?P<unit>[{''.join(_UNITS)}]?)", re.IGNORECASE)
 
 Parts = Sequence[Sequence[TensorInfo]]
 """The tensors of each part."""
@@ -113,5 +113,5 @@ def parse_size(text: str) -> int:
     size = _SIZE.fullmatch(text)
     count = int(size["count"]) * _UNITS[size["unit"].upper()] if size else 0
     if not count:
-        raise UsageError(f"{text!r} is not a size", hint="for example: 500M, 2G")
+        raise UsageError(f"{clipped(repr(text))} is not a size", hint="for example: 500M, 2G")
     return count

@@ -68,7 +68,6 @@ _FOREIGN: Final = (
     (b"PK\x03\x04", 0, "a zip archive, perhaps a PyTorch checkpoint", _CONVERT),
     (b"\x80\x02", 0, "a pickle, perhaps a PyTorch checkpoint", _CONVERT),
     (b"{", 8, "a safetensors file", f"{_CONVERT}; {_PREVIEW}"),
-    (b"version https://git-lfs", 0, "a Git LFS pointer instead of the file", "fetch the file with `git lfs pull`"),
     (b"<", 0, "a web page", "download the file itself, not the page about it"),
     (b"lmgg", 0, "a file of the time before GGUF (ggml)", "convert the original model again"),
     (b"fmgg", 0, "a file of the time before GGUF (ggmf)", "convert the original model again"),

@@ -7,19 +7,10 @@ import stat
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Final
 
+from quantcli.formats import lfs
 from quantcli.formats.errors import FormatError
 from quantcli.formats.files import DataFile, InputFile
-
-LFS_POINTER: Final = b"version https://git-lfs"
-"""How a file begins that Git LFS has not replaced yet by the one it stands for."""
-
-LFS_FAULT: Final = "a Git LFS pointer, not the file itself"
-LFS_HINT: Final = "Run `git lfs pull` in the model's directory, or download it with `hf download`."
-
-_MAX_POINTER: Final = 1024
-"""Bytes of a pointer, as Git LFS has it."""
 
 
 class Folder(ABC):
@@ -82,7 +73,7 @@ def resolve_inside(directory: Path, name: str) -> Path | None:
         return None
     try:
         target = path.resolve(strict=True)
-        mode = target.stat().st_mode
+        found = target.stat()
     except FileNotFoundError:
         hint = "The download may be incomplete: download the model again."
         raise FormatError(path, "a link to a file that does not exist", hint=hint) from None
@@ -92,20 +83,12 @@ def resolve_inside(directory: Path, name: str) -> Path | None:
     if not target.is_relative_to(home) and not _is_blob(target, home):
         hint = "Replace the link by the file, or give the directory the file is in."
         raise FormatError(path, f"a link that leads out of the model's directory, to {target}", hint=hint)
-    if not stat.S_ISREG(mode):  # opening a pipe would wait for ever
-        kind = "a directory" if stat.S_ISDIR(mode) else "a device, pipe or socket"
+    if not stat.S_ISREG(found.st_mode):  # opening a pipe would wait for ever
+        kind = "a directory" if stat.S_ISDIR(found.st_mode) else "a device, pipe or socket"
         raise FormatError(path, f"expected a file, found {kind}")
-    refuse_lfs_pointer(path)
+    if lfs.is_pointer(target, found.st_size):
+        raise FormatError(path, lfs.FAULT, hint=lfs.HINT)
     return path
-
-
-def refuse_lfs_pointer(path: Path) -> None:
-    """Raise FormatError where a file is a pointer of Git LFS."""
-    if path.stat().st_size > _MAX_POINTER:
-        return
-    with path.open("rb") as file:
-        if file.read(len(LFS_POINTER)) == LFS_POINTER:
-            raise FormatError(path, LFS_FAULT, hint=LFS_HINT)
 
 
 def _is_blob(target: Path, directory: Path) -> bool:

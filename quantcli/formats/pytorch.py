@@ -21,8 +21,8 @@ from quantcli.formats.files import DataFile, data_file
 from quantcli.formats.inert_pickle import Constructor, load_pickle, plain_dict
 from quantcli.formats.listing import listed
 from quantcli.formats.strided import StridedTensor, is_contiguous
-from quantcli.formats.tensor import ELEMENT_TYPES, MAX_COUNT, MAX_DIMENSIONS, Tensor, stored_tensor
-from quantcli.kernels.types import BlockType
+from quantcli.formats.tensor import MAX_COUNT, MAX_DIMENSIONS, Tensor, stored_tensor
+from quantcli.kernels.types import ELEMENT_TYPES, BlockType
 
 MAX_PICKLE: Final = 1 << 26
 """Bytes a pickle may have; about 250 go to a tensor."""

@@ -15,7 +15,8 @@ from typing import Any, Final
 from quantcli.formats.errors import FormatError, UnsupportedError
 from quantcli.formats.files import DataFile, data_file
 from quantcli.formats.json_text import parse_object
-from quantcli.formats.tensor import ELEMENT_TYPES, MAX_COUNT, MAX_DIMENSIONS, Tensor, stored_tensor
+from quantcli.formats.tensor import MAX_COUNT, MAX_DIMENSIONS, Tensor, stored_tensor
+from quantcli.kernels.types import ELEMENT_TYPES
 
 MAX_HEADER: Final = 100_000_000
 """Bytes the JSON may take; the limit of the reference implementation."""

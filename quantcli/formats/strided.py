@@ -9,7 +9,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.formats.tensor import OPAQUE_TYPES, FileTensor, opaque_error
+from quantcli.formats.tensor import FileTensor, opaque_error
+from quantcli.kernels.types import OPAQUE_TYPES
 
 SPAN: Final = 1 << 22
 """Bytes read at once: what a read takes in memory beside its result."""

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from quantcli.formats.errors import UnsupportedError
 from quantcli.formats.files import DataFile
-from quantcli.kernels.types import TYPES, BlockType
+from quantcli.kernels.types import OPAQUE_TYPES, TYPES, BlockType
 
 if TYPE_CHECKING:
     import numpy as np
@@ -141,23 +140,6 @@ def opaque_error(tensor: FileTensor) -> UnsupportedError:
         hint="Use a checkpoint in bfloat16, float16 or float32.",
     )
 
-
-_OPAQUE = (
-    ("BOOL", 1, 1), ("U8", 1, 1), ("U16", 1, 2), ("U32", 1, 4), ("U64", 1, 8),
-    ("C32", 1, 4), ("C64", 1, 8), ("C128", 1, 16),
-    ("F8_E4M3", 1, 1), ("F8_E4M3FNUZ", 1, 1), ("F8_E5M2", 1, 1), ("F8_E5M2FNUZ", 1, 1), ("F8_E8M0", 1, 1),
-    ("F6_E2M3", 4, 3), ("F6_E3M2", 4, 3), ("F4", 2, 1),
-)  # fmt: skip
-
-OPAQUE_TYPES: Final[Mapping[str, BlockType]] = MappingProxyType(
-    {name: BlockType(name, -1, length, f"V{size}") for name, length, size in _OPAQUE}
-)
-"""Element types of checkpoints that GGUF does not have, by their safetensors name, with an id that no GGUF file holds."""
-
-ELEMENT_TYPES: Final[Mapping[str, BlockType]] = MappingProxyType(
-    {name: TYPES[name] for name in ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8")} | dict(OPAQUE_TYPES)
-)
-"""Every element type of a checkpoint, by its safetensors name."""
 
 MAX_DIMENSIONS: Final = 64
 """Dimensions a checkpoint's tensor may have; NumPy's limit."""

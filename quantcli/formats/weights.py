@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from quantcli.formats import lfs
 from quantcli.formats.errors import FormatError, ModelError, UnsafePickleError, UnsupportedError
 from quantcli.formats.files import DataFile, InputFile
-from quantcli.formats.inside import LFS_FAULT, LFS_HINT, LFS_POINTER, Folder
+from quantcli.formats.inside import Folder
 from quantcli.formats.json_text import parse_object
 from quantcli.formats.listing import listed
 from quantcli.formats.pytorch import open_pytorch
@@ -44,7 +45,7 @@ class _Kind:
 _KINDS: Final = (
     # In this order: a header's length may begin like a pickle, and a GGUF may have a brace where safetensors have theirs.
     _Kind(re.compile(rb"GGUF"), None, "a GGUF file, expected a checkpoint"),
-    _Kind(re.compile(re.escape(LFS_POINTER)), None, LFS_FAULT, LFS_HINT),
+    _Kind(re.compile(re.escape(lfs.START)), None, lfs.FAULT, lfs.HINT),
     _Kind(re.compile(rb"(?s).{8}\{"), open_safetensors),
     _Kind(re.compile(rb"PK\x03\x04|\x80[\x02-\x05]"), open_pytorch),
     _Kind(

@@ -75,21 +75,17 @@ def dequantize(
     return out
 
 
-def quantize_exactly(
-    x: NDArray[np.float32],
-    kind: BlockType,
-    source: BlockType,
-    importance: NDArray[np.float32] | None,
-    out: NDArray[np.uint8],
-) -> None:
-    """Pack rows as `quantize` does, but for those blocks that would not give their weights back exactly: these lie on the
-    type's grid, and are packed without loss. Weights are numbers of the type `source`: what such a block gives back is
-    them, or where no block gives them exactly, is them when rounded to `source`.
+def repack_inexact(x: NDArray[np.float32], kind: BlockType, source: BlockType, out: NDArray[np.uint8]) -> None:
+    """Make the round trip of quantized rows exact, for weights that lie on the grid of `kind`.
+
+    x        float32 (rows, n), numbers of the type `source`
+    out      uint8 (rows, bytes_per_row), x as `quantize` packs it; blocks that do not give x back are packed again
+
+    Dequantized, a block gives x back exactly; where no block does, it gives x back once rounded to `source`.
 
     Raises:
-        ValueError: if they do not, or the type has no grid; and as `quantize` does.
+        ValueError: if a block does not lie on the grid, or the type has none.
     """
-    quantize(x, kind, importance, out)
     inexact = (dequantize(out, kind) != x).reshape(-1, kind.block_length).any(1)
     if inexact.any():
         repack(x, kind, source, inexact, out)

@@ -80,8 +80,16 @@ class BlockType:
             raise ValueError(f"a row of {length} is not divisible by the {self.name} block of {self.block_length}")
         return length // self.block_length * self.block_bytes
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A type is told by identity: what is unpickled is the row of the table, in any process.
+        return _known, (self.name,)
+
     def __repr__(self) -> str:
         return f"BlockType({self.name})"
+
+
+def _known(name: str) -> BlockType:
+    return TYPES.get(name) or OPAQUE_TYPES[name]
 
 
 _HALF, _FLOAT, _U8, _I8, _U16, _I16 = "<f2", "<f4", "u1", "i1", "<u2", "<i2"
@@ -146,6 +154,23 @@ TYPES: Final[Mapping[str, BlockType]] = MappingProxyType({row.name: row for row 
 TYPES_BY_ID: Final[Mapping[int, BlockType]] = MappingProxyType({row.id: row for row in _TABLE})
 """Every tensor type by its id in a GGUF file."""
 
+
+_OPAQUE = (
+    ("BOOL", 1, 1), ("U8", 1, 1), ("U16", 1, 2), ("U32", 1, 4), ("U64", 1, 8),
+    ("C32", 1, 4), ("C64", 1, 8), ("C128", 1, 16),
+    ("F8_E4M3", 1, 1), ("F8_E4M3FNUZ", 1, 1), ("F8_E5M2", 1, 1), ("F8_E5M2FNUZ", 1, 1), ("F8_E8M0", 1, 1),
+    ("F6_E2M3", 4, 3), ("F6_E3M2", 4, 3), ("F4", 2, 1),
+)  # fmt: skip
+
+OPAQUE_TYPES: Final[Mapping[str, BlockType]] = MappingProxyType(
+    {name: BlockType(name, -1, length, f"V{size}") for name, length, size in _OPAQUE}
+)
+"""Element types of checkpoints that GGUF does not have, by their safetensors name, with an id that no GGUF file holds."""
+
+ELEMENT_TYPES: Final[Mapping[str, BlockType]] = MappingProxyType(
+    {name: TYPES[name] for name in ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8")} | dict(OPAQUE_TYPES)
+)
+"""Every element type of a checkpoint, by its safetensors name."""
 
 def block_type(name: str) -> BlockType:
     """Look a type up by its name, whatever the case.

@@ -49,7 +49,14 @@ def test_parts(model: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "option", ["--override-kv=general.name", "--override-kv=a=int:x", "--prune-layers=a", "--split-max-size=2X"]
+    "option",
+    [
+        "--override-kv=general.name",
+        "--override-kv=a=int:x",
+        "--override-kv=split.count=int:3",
+        "--prune-layers=a",
+        "--split-max-size=2X",
+    ],
 )
 def test_malformed_options_are_usage_errors(model: Path, tmp_path: Path, option: str) -> None:
     with pytest.raises(UsageError):

@@ -95,7 +95,7 @@ def test_the_result_does_not_depend_on_threads_or_chunks(
     threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     convert(STORYTELLER, "Q4_K_M", tmp_path / "one.gguf", threads=1)
-    monkeypatch.setattr("quantcli.conversion.pipeline.CHUNK_WEIGHTS", 3000)
+    monkeypatch.setattr("quantcli.conversion.execute.CHUNK_WEIGHTS", 3000)
     convert(STORYTELLER, "Q4_K_M", tmp_path / "cut.gguf", threads=threads)
     assert (tmp_path / "one.gguf").read_bytes() == (tmp_path / "cut.gguf").read_bytes()
 

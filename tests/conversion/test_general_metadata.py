@@ -106,7 +106,8 @@ def test_base_models_of_every_kind(tmp_path):
 @pytest.mark.parametrize(
     "text",
     ["", "# No front matter\n", "---\n", "---\nname: [\n---\n", "---\n- a\n- b\n---\n", "---\n" + "[" * 5000 + "\n---\n",
-     "---\nname: !!python/object:os.system x\n---\n", "--- \nname: x\n---\n"],
+     "---\nname: !!python/object:os.system x\n---\n", "--- \nname: x\n---\n", "---\nname: !!timestamp x\n---\n",
+     "---\nname: !!bool x\n---\n", '---\nname: !!int ""\n---\n', "---\nname: !!float _\n---\n"],
 )  # fmt: skip
 def test_a_card_that_cannot_be_read_says_nothing(tmp_path, text):
     (tmp_path / "README.md").write_text(text)
@@ -116,6 +117,13 @@ def test_a_card_that_cannot_be_read_says_nothing(tmp_path, text):
 def test_a_card_of_bytes_that_are_no_text(tmp_path):
     (tmp_path / "README.md").write_bytes(b"---\nname: \xff\xfe x\n---\n")
     assert read_model_card(tmp_path / "README.md") == {"name": "\ufffd\ufffd x"}
+
+
+def test_surrogates_of_a_card_are_characters(tmp_path):
+    text = r'name: "\ud83d\ude00 x"' + "\n" + r'tags: ["\ud83d"]' + "\n" + r'base_model: "org/\ude00"'
+    metadata = plain(found(tmp_path, card(text)))
+    assert (metadata["name"], metadata["tags"]) == ("\U0001f600 x", ["\ufffd"])
+    assert metadata["base_model.0.name"] == "\ufffd"
 
 
 def test_a_card_that_would_fill_the_memory(tmp_path):

@@ -190,6 +190,19 @@ def test_copies_of_the_base_model_change_nothing(tmp_path: Path) -> None:
     }
 
 
+def test_a_copy_of_what_is_saved_whole_changes_nothing(tmp_path: Path) -> None:
+    # peft writes it where an embedding was trained whole and `save_embedding_layers` asks for embeddings.
+    saved = {**pair(Q, 16, 16), "base_model.model.lm_head.weight": ["F32", [40, 16]]}
+    copied = {**saved, "base_model.model.lm_head.original_module.weight": ["F32", [40, 16]]}
+    model = write_checkpoint(tmp_path, base())
+    places = (write_adapter(tmp_path, {**adapter(it), "directory": name}) for name, it in (("a", saved), ("b", copied)))
+    first, second = (merge(model, place) for place in places)
+    assert {name: array.tobytes() for name, array in first.items()} == {
+        name: array.tobytes() for name, array in second.items()
+    }
+    assert first["lm_head.weight"].tobytes() == tensor_bytes("base_model.model.lm_head.weight", "F32", [40, 16])
+
+
 def test_an_adapter_in_a_pytorch_file(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch", reason="writes the file")
     model, place = write_checkpoint(tmp_path, base()), write_adapter(tmp_path, adapter(pair(Q, 16, 16)))

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from quantcli.conversion.convert import convert
-from quantcli.formats.errors import ModelError, QuantcliError
+from quantcli.formats.errors import FormatError, ModelError, QuantcliError
+from quantcli.formats.gguf_reader import open_gguf
+from quantcli.formats.imatrix import read_imatrix
 
 STORIES = Path(__file__).parents[1] / "golden" / "stories260K"
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "ab" * 32 + "\nsize 499723\n"
@@ -51,3 +53,14 @@ def test_a_pointer_among_shards_is_called_that(tmp_path: Path) -> None:
     (model / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(ModelError, match=r"model-00002-of-00002\.safetensors: a Git LFS pointer, not the file itself"):
         convert(model, "Q8_0", tmp_path / "out.gguf")
+
+
+@pytest.mark.parametrize("name", ["model.gguf", "model-00001-of-00002.gguf", "model.bin"])
+def test_a_pointer_that_is_given_itself_is_called_that(name: str, tmp_path: Path) -> None:
+    shutil.copytree(STORIES, tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
+    path = tmp_path / "model" / name
+    path.write_text(POINTER)
+    for read in (lambda: convert(path, "Q8_0", tmp_path / "out.gguf"), lambda: read_imatrix(path), lambda: open_gguf(path)):
+        with pytest.raises(FormatError) as caught:
+            read()
+        assert caught.value.message == f"{path}: a Git LFS pointer, not the file itself"

@@ -20,9 +20,9 @@ from quantcli.formats.prequantized import METHODS, decode, strips
 from quantcli.formats.prequantized.scaled import Decoded
 from quantcli.formats.prequantized.settings import quantization_config
 from quantcli.formats.safetensors import open_safetensors
-from quantcli.formats.tensor import ELEMENT_TYPES, StoredTensor, Tensor, stored_tensor
+from quantcli.formats.tensor import StoredTensor, Tensor, stored_tensor
 from quantcli.kernels.rows import dequantize
-from quantcli.kernels.types import TYPES
+from quantcli.kernels.types import ELEMENT_TYPES, TYPES
 
 FIXTURES = Path(__file__).parent / "fixtures" / "prequantized"
 NAMES = sorted(path.stem for path in FIXTURES.glob("*.safetensors"))

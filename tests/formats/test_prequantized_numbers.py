@@ -18,7 +18,8 @@ from quantcli.formats.prequantized.scaled import column_grid, group_width, scale
 from quantcli.formats.prequantized.strips import StripCache, packed_across, packed_down, turned_floats
 from quantcli.formats.pytorch import open_pytorch
 from quantcli.formats.strided import StridedTensor
-from quantcli.formats.tensor import ELEMENT_TYPES, Tensor, stored_tensor
+from quantcli.formats.tensor import Tensor, stored_tensor
+from quantcli.kernels.types import ELEMENT_TYPES
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

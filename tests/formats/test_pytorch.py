@@ -15,7 +15,8 @@ from quantcli.formats.checkpoint import open_checkpoint
 from quantcli.formats.errors import FormatError, ModelError, UnsafePickleError, UnsupportedError
 from quantcli.formats.pytorch import open_pytorch
 from quantcli.formats.strided import StridedTensor
-from quantcli.formats.tensor import OPAQUE_TYPES, OpaqueTensor, StoredTensor, Tensor
+from quantcli.formats.tensor import OpaqueTensor, StoredTensor, Tensor
+from quantcli.kernels.types import OPAQUE_TYPES
 
 FIXTURES = Path(__file__).parent / "fixtures"
 EXPECTED: dict[str, dict[str, Any]] = json.loads((FIXTURES / "expected.json").read_text())

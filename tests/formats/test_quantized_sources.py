@@ -11,7 +11,7 @@ from test_prequantized import NAMES, opened
 
 from quantcli.formats.errors import ModelError, UnsupportedError
 from quantcli.formats.prequantized import METHODS, decode
-from quantcli.formats.tensor import ELEMENT_TYPES
+from quantcli.kernels.types import ELEMENT_TYPES
 
 PAGE = Path(__file__).parents[2] / "docs" / "quantized-sources.md"
 

@@ -14,8 +14,7 @@ from quantcli.formats import strided
 from quantcli.formats.errors import FormatError, UnsupportedError
 from quantcli.formats.files import InputFile
 from quantcli.formats.strided import StridedTensor, is_contiguous
-from quantcli.formats.tensor import ELEMENT_TYPES
-from quantcli.kernels.types import TYPES
+from quantcli.kernels.types import ELEMENT_TYPES, TYPES
 
 VIEWS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "as it is": lambda x: x,

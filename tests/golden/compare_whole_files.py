@@ -140,7 +140,7 @@ def judged(directory: Path, reference: Path) -> list[str]:
     mine, other = directory.parent / "mine.gguf", directory.parent / "other.gguf"
     refused = {"ours": "", "theirs": ""}
     try:
-        ours.convert(directory, "F32", mine)
+        ours.convert(directory, "F32", mine, as_reference=True)
     except QuantcliError as error:
         refused["ours"] = error.message
     try:

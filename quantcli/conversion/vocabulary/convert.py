@@ -18,11 +18,11 @@ from quantcli.conversion.vocabulary.ranks import from_ranks
 from quantcli.conversion.vocabulary.sentencepiece import sentencepiece_tokens
 from quantcli.conversion.vocabulary.special import special_metadata
 from quantcli.conversion.vocabulary.tekken import from_tekken
-from quantcli.conversion.vocabulary.tokens import TokenTable
+from quantcli.conversion.vocabulary.tokens import TokenTable, without_twins
 from quantcli.conversion.vocabulary.unigram import from_sentencepiece_unigram, from_unigram
 from quantcli.conversion.vocabulary.word_piece import from_word_piece
 from quantcli.formats import vocabulary_spec as spec
-from quantcli.formats.errors import FormatError, ModelError, UnsupportedError
+from quantcli.formats.errors import FormatError, ModelError, UnsupportedError, one_line
 from quantcli.formats.gguf_spec import Metadata, ValueType, array, boolean, string, u32
 from quantcli.formats.sentencepiece_model import Algorithm
 
@@ -58,6 +58,18 @@ def vocabulary_metadata(
         check_pre_tokenizer(pre_tokenizer)
     files = TokenizerFiles.read(checkpoint, as_reference=as_reference)
     configuration = checkpoint.config if configuration is None else configuration
+    with hugging_face.panics(files):
+        return _metadata(files, configuration, vocabulary_size, rules, pre_tokenizer)
+
+
+def _metadata(
+    files: TokenizerFiles,
+    configuration: Mapping[str, Any],
+    vocabulary_size: int | None,
+    rules: VocabularyRules,
+    pre_tokenizer: str | None,
+) -> Metadata:
+    checkpoint = files.checkpoint
     metadata: Metadata = {}
     space_prefix = files.configuration.get("add_prefix_space")
     if rules.copy_space_prefix and space_prefix is not None and not files.is_tekken:
@@ -70,6 +82,8 @@ def vocabulary_metadata(
         if convert is None:
             raise _nothing_usable(request)
         metadata |= convert(request)
+        if not files.as_reference:
+            metadata |= without_twins(checkpoint.directory, metadata)
         added = {token["content"]: id_ for id_, token in files.added_tokens()}
         for role, text in rules.special_texts.items():
             if text in added:
@@ -78,12 +92,12 @@ def vocabulary_metadata(
             if text in added:
                 metadata[spec.SPECIAL_TOKENS[role]] = u32(added[text])
         metadata |= _replaced(checkpoint, rules, configuration)
-        if not as_reference:
+        if not files.as_reference:
             metadata |= missing_ends(files, metadata)
         _check_values(metadata)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, OverflowError) as error:
         what = "a tokenizer file is valid JSON, but not of the shape such files have"
-        raise FormatError(checkpoint.directory, f"{what} ({type(error).__name__}: {error})") from error
+        raise FormatError(checkpoint.directory, f"{what} ({type(error).__name__}: {one_line(error)})") from error
     for role, id_ in {**rules.special, **rules.special_by_size.get(vocabulary_size or 0, {})}.items():
         metadata.setdefault(spec.SPECIAL_TOKENS[role], u32(id_))
     for role, add in rules.add_by_size.get(vocabulary_size or 0, {}).items():
@@ -139,9 +153,8 @@ def _from_sentencepiece(request: Request) -> Metadata:
 
 def _from_byte_fallback(request: Request) -> Metadata:
     tokenizer = hugging_face.load(request.files)
-    table = hugging_face.byte_fallback_tokens(
-        request.files, tokenizer, request.vocabulary_size, flat_scores=request.rules.flat_scores
-    )
+    flat = request.rules.flat_scores and request.files.as_reference
+    table = hugging_face.byte_fallback_tokens(request.files, tokenizer, request.vocabulary_size, flat_scores=flat)
     return _scored(request, table)
 
 

@@ -29,7 +29,7 @@ def missing_ends(files: TokenizerFiles, found: Metadata) -> Metadata:
 
 def _named(files: TokenizerFiles, found: Metadata) -> Metadata:
     tokens = found[spec.TOKENS].value
-    texts = {role: token_text(files.configuration.get(f"{role}_token")) for role in ("bos", "eos")}
+    texts = {role: token_text(files.named_tokens.get(f"{role}_token")) for role in ("bos", "eos")}
     return {
         spec.SPECIAL_TOKENS[role]: u32(tokens.index(text))
         for role, text in texts.items()

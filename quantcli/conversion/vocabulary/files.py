@@ -22,6 +22,7 @@ MERGES: Final = "merges.txt"
 VOCABULARY: Final = "vocab.json"
 WORDS: Final = "vocab.txt"
 ADDED_TOKENS: Final = "added_tokens.json"
+SPECIAL_TOKENS: Final = "special_tokens_map.json"
 SENTENCEPIECE_MODELS: Final = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 TIKTOKEN: Final = "*.tiktoken"
 
@@ -73,6 +74,14 @@ class TokenizerFiles:
         model: Mapping[str, Any] = self.tokenizer.get("model") or {}
         return model
 
+    @cached_property
+    def named_tokens(self) -> Mapping[str, Any]:
+        """tokenizer_config.json, in whose place special_tokens_map.json names the special tokens where it is older than
+        `added_tokens_decoder`: there transformers reads that file too."""
+        if "added_tokens_decoder" in self.configuration:
+            return self.configuration
+        return {**self.configuration, **(self.checkpoint.json(SPECIAL_TOKENS) or {})}
+
     def added_tokens(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
         """The tokens added around the vocabulary, id and attributes: those of tokenizer.json, then those that stand only in
         tokenizer_config.json, and those that stand only in added_tokens.json."""
@@ -109,7 +118,7 @@ class TokenizerFiles:
         return self.checkpoint.file(name) is not None
 
     def text(self, name: str) -> str | None:
-        """The contents of a text file, None where there is none.
+        """The contents of a text file without a byte order mark, None where there is none.
 
         Raises:
             FormatError: if it is not UTF-8.
@@ -118,7 +127,7 @@ class TokenizerFiles:
         if path is None:
             return None
         try:
-            return path.read_text("utf-8")
+            return path.read_text("utf-8-sig")
         except UnicodeDecodeError as error:
             raise FormatError(path, f"not UTF-8 ({error.reason})", offset=error.start) from error
 

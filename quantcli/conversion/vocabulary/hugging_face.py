@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final
 
 from tokenizers import AddedToken, Tokenizer
@@ -16,7 +17,7 @@ from tokenizers import AddedToken, Tokenizer
 from quantcli.conversion.vocabulary.files import MERGES, TOKENIZER, TokenizerFiles
 from quantcli.conversion.vocabulary.plain_files import add_side_tokens, build_tokenizer, merges_of_text
 from quantcli.conversion.vocabulary.tokens import ADDED_TOKEN_SCORE, TokenTable, added_token, check_id, token_text
-from quantcli.formats.errors import FormatError, ModelError
+from quantcli.formats.errors import FormatError, ModelError, one_line
 from quantcli.formats.vocabulary_spec import TokenType
 
 _NAMED_TOKENS: Final = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
@@ -59,31 +60,72 @@ def load(files: TokenizerFiles) -> Tokenizer:
         try:
             tokenizer = Tokenizer.from_file(str(files.tokenizer_path))
         except Exception as error:  # tokenizers raises nothing more specific
-            raise FormatError(files.tokenizer_path, f"not a tokenizer that can be read ({error})") from error
+            raise FormatError(files.tokenizer_path, f"not a tokenizer that can be read ({one_line(error)})") from error
     tokenizer.no_padding()
     tokenizer.no_truncation()
     decoder = files.configuration.get("added_tokens_decoder") or {}
-    tokenizer.add_tokens([_added_token(decoder[key]) for key in sorted(decoder, key=int)])
+    named = set(_named_texts(files.named_tokens))
+    listed = [decoder[key] for key in sorted(decoder, key=int)] or files.tokenizer.get("added_tokens") or []
+    tokenizer.add_tokens([_added_token(attributes, named) for attributes in listed])
     if not decoder and not files.as_reference:
         add_side_tokens(tokenizer, files)
     known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
-    tokenizer.add_special_tokens([text for text in special_texts(files.configuration) if text not in known])
+    tokenizer.add_special_tokens([text for text in _expected_texts(files) if text not in known])
     return tokenizer
 
 
-def _added_token(attributes: Mapping[str, Any]) -> AddedToken:
+def _added_token(attributes: Mapping[str, Any], named: Container[str]) -> AddedToken:
+    """An added token. One that has a role, whose text is in `named`, is special."""
     flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
-    return AddedToken(attributes["content"], **{flag: attributes[flag] for flag in flags if flag in attributes})
+    token = AddedToken(attributes["content"], **{flag: attributes[flag] for flag in flags if flag in attributes})
+    token.special = token.special or token.content in named
+    return token
 
 
 def special_texts(configuration: Mapping[str, Any]) -> Iterator[str]:
     """The texts that tokenizer_config.json names as special, by role and then those without one."""
-    more = configuration.get("extra_special_tokens") or configuration.get("additional_special_tokens") or []
-    named = [configuration.get(f"{role}_token") for role in _NAMED_TOKENS]
-    for entry in [*named, *(more.values() if isinstance(more, Mapping) else more)]:
-        text = token_text(entry)
-        if text is not None:
-            yield text
+    yield from _named_texts(configuration)
+    more = _without_role(configuration)
+    yield from filter(None, map(token_text, () if isinstance(more, Mapping) else more))
+
+
+def _expected_texts(files: TokenizerFiles) -> Iterator[str]:
+    """The texts that become tokens if they are none. A model's own roles are left out but for the reference: most tokens
+    that are named and not there have no embedding either."""
+    if files.as_reference:
+        return special_texts(files.named_tokens)
+    roles = {f"{role}_token" for role in _NAMED_TOKENS}
+    own = {key for key in files.named_tokens if key.endswith("_token")} - roles
+    return special_texts({key: entry for key, entry in files.named_tokens.items() if key not in own})
+
+
+def _named_texts(configuration: Mapping[str, Any]) -> Iterator[str]:
+    """The texts of tokens with a role: those that every model has, then a model's own, such as `image_token`."""
+    usual = [f"{role}_token" for role in _NAMED_TOKENS]
+    own = [key for key in configuration if key.endswith("_token") and key not in usual]
+    more = _without_role(configuration)
+    entries = [configuration.get(key) for key in (*usual, *own)] + [*(more.values() if isinstance(more, Mapping) else ())]
+    yield from (text for entry in entries if (text := token_text(entry)) is not None)
+
+
+def _without_role(configuration: Mapping[str, Any]) -> Any:
+    return configuration.get("extra_special_tokens") or configuration.get("additional_special_tokens") or []
+
+
+@contextmanager
+def panics(files: TokenizerFiles) -> Iterator[None]:
+    """What `tokenizers` gives up on is an error of the file.
+
+    Raises:
+        FormatError: for a panic of its Rust code, which is no `Exception` and belongs to a class that cannot be imported.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        place = files.tokenizer_path or files.checkpoint.directory
+        raise FormatError(place, f"a tokenizer that cannot be used ({one_line(error)})") from error
 
 
 def encode(files: TokenizerFiles, tokenizer: Tokenizer, text: str, *, add_special_tokens: bool) -> list[int]:
@@ -96,7 +138,7 @@ def encode(files: TokenizerFiles, tokenizer: Tokenizer, text: str, *, add_specia
         ids: list[int] = tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
     except Exception as error:  # tokenizers raises nothing more specific
         place = files.tokenizer_path or files.checkpoint.directory
-        raise FormatError(place, f"a tokenizer that cannot encode ({error})") from error
+        raise FormatError(place, f"a tokenizer that cannot encode ({one_line(error)})") from error
     return ids
 
 
@@ -158,7 +200,7 @@ def byte_fallback_tokens(
         ModelError: as `listed_tokens`.
     """
     ranks = {} if flat_scores else _merge_ranks(merges(files))
-    special = set(special_texts(files.configuration))
+    special = set(special_texts(files.named_tokens))
     base = tokenizer.get_vocab_size(with_added_tokens=False)
 
     def type_of(id_: int, text: str) -> TokenType:
@@ -169,12 +211,23 @@ def byte_fallback_tokens(
         return TokenType.NORMAL if id_ < base else TokenType.USER_DEFINED
 
     table = TokenTable()
-    for id_, text in enumerate(_texts_by_id(files, tokenizer, vocabulary_size)):
+    texts = _texts_by_id(files, tokenizer, vocabulary_size)
+    while files.as_reference and texts and texts[-1] is None:
+        texts.pop()  # it does not fill up to the embeddings, and llama.cpp refuses the file
+    for id_, text in enumerate(texts):
         if text is None:
             table.append(f"[PAD{id_}]", ADDED_TOKEN_SCORE, TokenType.UNUSED)
         else:
             table.append(text, -float(ranks[text]) if text in ranks else ADDED_TOKEN_SCORE, type_of(id_, text))
+    if not files.as_reference:
+        for id_, token in files.added_tokens():
+            if base <= id_ < len(table):
+                table.put(id_, *_with_score(added_token(token["content"], token)))
     return table
+
+
+def _with_score(token: tuple[str, TokenType]) -> tuple[str, float, TokenType]:
+    return token[0], ADDED_TOKEN_SCORE, token[1]
 
 
 def _merge_ranks(merges: Iterable[str]) -> dict[str, int]:

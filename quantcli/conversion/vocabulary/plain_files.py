@@ -19,7 +19,7 @@ from tokenizers.processors import TemplateProcessing
 
 from quantcli.conversion.vocabulary.files import ADDED_TOKENS, MERGES, VOCABULARY, WORDS, TokenizerFiles
 from quantcli.conversion.vocabulary.tokens import token_text
-from quantcli.formats.errors import FormatError
+from quantcli.formats.errors import FormatError, one_line
 
 _BERT_TOKENS: Final = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
 
@@ -61,7 +61,7 @@ def _made(path: Path, make: Callable[[], Tokenizer]) -> Tokenizer:
     except FormatError:
         raise
     except Exception as error:  # tokenizers raises nothing more specific
-        raise FormatError(path, f"not a vocabulary that can be read ({error})") from error
+        raise FormatError(path, f"not a vocabulary that can be read ({one_line(error)})") from error
 
 
 def _byte_level(files: TokenizerFiles) -> Tokenizer:

@@ -41,10 +41,12 @@ def special_metadata(
     ids by role that count where the checkpoint names none, `late` those for roles it does not name.
     """
     found = _Findings(list(ROLES))
-    tokenizer, configuration = files.tokenizer, dict(files.configuration)
+    tokenizer, configuration = files.tokenizer, dict(files.configuration if files.as_reference else files.named_tokens)
     if tokenizer:
         _read_post_processor(tokenizer, configuration, found)
     _read_roles(configuration, files, found, vocabulary_size)
+    if not files.as_reference and _begins_with_text(tokenizer.get("post_processor") or {}):
+        found.add.setdefault("bos", False)
     _read_ids(files.checkpoint.config, found, vocabulary_size)
     if not found.ids:
         found.set_ids(alone, vocabulary_size)
@@ -131,6 +133,13 @@ def _read_template(step: Mapping[str, Any], entries: dict[str, Any], found: _Fin
     inner = pair[start:stop]
     if inner and _sequence(inner[0]) == "A" and _sequence(inner[-1]) == "B" and inner[1:-1]:
         _separate_with([_special(item) for item in inner[1:-1]], bool(last), entries, found, complete)
+
+
+def _begins_with_text(processor: Mapping[str, Any]) -> bool:
+    """Whether a post-processor puts nothing in front of a text. Nothing is said of it then, and many readers begin a text
+    with a token where nothing is said."""
+    steps = [step for step in processor.get("processors", [processor]) if step.get("type") == "TemplateProcessing"]
+    return bool(steps) and all(step["single"] and _sequence(step["single"][0]) == "A" for step in steps)
 
 
 def _begin_with(token: str, entries: dict[str, Any], found: _Findings, complete: bool) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from quantcli.formats import vocabulary_spec as spec
-from quantcli.formats.errors import ModelError
+from quantcli.formats.errors import ModelError, shown, warn
 from quantcli.formats.gguf_spec import Metadata, ValueType, array
 from quantcli.formats.vocabulary_spec import WORD_START, TokenType
 
@@ -67,6 +67,34 @@ def check_id(path: Path, id_: int, text: str, vocabulary_size: int | None) -> No
         raise ModelError(f"{path}: {what}")
     if id_ >= MAX_TOKENS:
         raise ModelError(f"{path}: token {text!r} has the id {id_}, expected below {MAX_TOKENS}")
+
+
+def without_twins(path: Path, vocabulary: Metadata) -> Metadata:
+    """The arrays of texts and types with every text once, since llama.cpp aborts on a vocabulary that has one twice.
+
+    Of several tokens with a text an added one keeps it, else the first; the others become unused. Nothing where no text
+    comes twice.
+    """
+    texts, types = list(vocabulary[spec.TOKENS].value), list(vocabulary[spec.TOKEN_TYPES].value)
+    if len(set(texts)) == len(texts):
+        return {}
+    kept: dict[str, int] = {}
+    for id_, text in enumerate(texts):
+        if text not in kept or _precedence(types[id_]) > _precedence(types[kept[text]]):
+            kept[text] = id_
+    twins = [id_ for id_, text in enumerate(texts) if text and kept[text] != id_]  # readers name empty ones themselves
+    for id_ in twins:
+        if types[id_] != TokenType.UNUSED:
+            warn(f"{path}: the tokens {kept[texts[id_]]} and {id_} are both {shown(texts[id_])}; {id_} becomes unused")
+        text = f"[PAD{id_}]"
+        while text in kept:
+            text = f"[{text}]"
+        kept[text], texts[id_], types[id_] = id_, text, int(TokenType.UNUSED)
+    return {spec.TOKENS: array(ValueType.STRING, texts), spec.TOKEN_TYPES: array(ValueType.INT32, types)} if twins else {}
+
+
+def _precedence(type_: int) -> int:
+    return {TokenType.UNUSED: 0, TokenType.NORMAL: 1}.get(TokenType(type_), 2)
 
 
 def looks_special(text: str) -> bool:

@@ -13,9 +13,9 @@ from quantcli.conversion.vocabulary import hugging_face
 from quantcli.conversion.vocabulary.files import ADDED_TOKENS, Request
 from quantcli.conversion.vocabulary.sentencepiece import PADDING_SCORE, complete, piece_table
 from quantcli.conversion.vocabulary.special import special_metadata
-from quantcli.conversion.vocabulary.tokens import ADDED_TOKEN_SCORE, TokenTable
+from quantcli.conversion.vocabulary.tokens import ADDED_TOKEN_SCORE, TokenTable, token_text
 from quantcli.formats import vocabulary_spec as spec
-from quantcli.formats.errors import ModelError
+from quantcli.formats.errors import FormatError, ModelError
 from quantcli.formats.gguf_spec import Metadata, ValueType, array, boolean, string, u32
 from quantcli.formats.vocabulary_spec import TokenType
 
@@ -29,6 +29,15 @@ _REPLACED_PIECES: Final = 3
 """How many pieces those stand for; so all others move up by one."""
 
 _UNKNOWN_ID: Final = 3
+
+_LENGTH: Final = 4
+"""Bytes of the length that a precompiled character map begins with."""
+
+_ASSUMED: Final = {
+    "bos_token": "<s>", "eos_token": "</s>", "sep_token": "</s>", "cls_token": "<s>", "unk_token": "<unk>",
+    "pad_token": "<pad>", "mask_token": "<mask>",
+}  # fmt: skip
+"""What XLM-RoBERTa's class in transformers assumes where tokenizer_config.json names no token of a role."""
 
 
 def from_sentencepiece_unigram(request: Request) -> Metadata:
@@ -78,9 +87,13 @@ def from_unigram(request: Request) -> Metadata:
     if len(pieces) > size:
         raise ModelError(f"{files.tokenizer_path}: {len(pieces)} pieces, but the model has only {size} embeddings")
     added = {token["content"]: token for token in files.tokenizer.get("added_tokens") or []}
-    special = {*hugging_face.special_texts(files.configuration)}
-    special |= {text for text, token in added.items() if token.get("special")}
-    unknown = files.configuration.get("unk_token")
+    named = dict(files.named_tokens)
+    if files.as_reference:  # it asks transformers, for which these are special only where they are named or assumed
+        named = _ASSUMED | named
+    special = {*hugging_face.special_texts(named)}
+    if not files.as_reference:
+        special |= {text for text, token in added.items() if token.get("special")}
+    unknown = token_text(files.configuration.get("unk_token"))
     unknown_id = added[unknown]["id"] if unknown in added else files.model.get("unk_id", _UNKNOWN_ID)
     table = TokenTable()
     for id_, (text, score) in enumerate(pieces):
@@ -107,6 +120,13 @@ def _character_map(normalizer: Mapping[str, Any] | None) -> bytes:
     return b""
 
 
+def _check_map(request: Request, character_map: bytes) -> None:
+    """Refuse a map whose trie, after its length, is not followed by replacements: llama.cpp does not load such a file."""
+    if len(character_map) < _LENGTH or int.from_bytes(character_map[:_LENGTH], "little") + _LENGTH >= len(character_map):
+        place = request.files.sentencepiece or request.files.tokenizer_path or request.files.checkpoint.directory
+        raise FormatError(place, f"the precompiled character map of its normalizer, {len(character_map)} bytes, is damaged")
+
+
 def _metadata(
     request: Request, table: TokenTable, *, space_prefix: bool, merge_spaces: bool, character_map: bytes
 ) -> Metadata:
@@ -117,5 +137,6 @@ def _metadata(
         metadata[spec.TOKEN_TYPE_COUNT] = u32(request.token_types)
     metadata[spec.REMOVE_EXTRA_WHITESPACE] = boolean(merge_spaces)
     if character_map:
+        _check_map(request, character_map)
         metadata[spec.PRECOMPILED_CHARACTER_MAP] = array(ValueType.UINT8, list(character_map))
     return metadata | special_metadata(request.files, len(table))

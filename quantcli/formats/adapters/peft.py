@@ -38,8 +38,11 @@ _PART: Final = re.compile(
 )
 """The names of what belongs to a pair; `default` or another name of the adapter may stand in them."""
 
-_WRAPPED: Final = re.compile(r"\.(?:modules_to_save(?:\.\w+)?|base_layer)\.(?=weight$|bias$)")
+_WRAPPED: Final = re.compile(r"\.(?:modules_to_save(?:\.\w+)?|base_layer|original_module)\.(?=weight$|bias$)")
 """What peft puts into the names of weights that it saves whole."""
+
+_FROZEN: Final = re.compile(r".+\.(?:base_layer\.weight|original_module\.(?:weight|bias))")
+"""The names of the base model's own weights: an embedding's beside what is added to it or stands in its place."""
 
 _STRANGE: Final[Mapping[str, str]] = {
     "target_parameters": "LoRA on parameters that are no layers (target_parameters)",
@@ -99,7 +102,7 @@ def _assemble(directory: Path, config: Mapping[str, Any], tensors: Mapping[str, 
         if match:
             kind = "bias" if match["kind"] == "bias" else match["matrix"] or match["magnitude"]
             parts.setdefault(match["module"], {})[kind or f"embedding {match['embedding']}"] = tensor
-        elif name.endswith(".base_layer.weight"):
+        elif _FROZEN.fullmatch(name):
             frozen[_WRAPPED.sub(".", name)] = tensor
         else:
             whole[_WRAPPED.sub(".", name)] = tensor

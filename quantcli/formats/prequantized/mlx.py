@@ -33,8 +33,8 @@ from quantcli.formats.prequantized.numbers import (
     words_as_bytes,
 )
 from quantcli.formats.prequantized.scaled import Grid, Scaled, Shifted
-from quantcli.formats.tensor import ELEMENT_TYPES, MAX_COUNT, Tensor
-from quantcli.kernels.types import TYPES
+from quantcli.formats.tensor import MAX_COUNT, Tensor
+from quantcli.kernels.types import ELEMENT_TYPES, TYPES
 
 _BITS: Final = range(1, 9)
 _PLAIN: Final = ("F16", "BF16", "F32")

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from quantcli.formats.bfloat16 import bfloat16_to_float32
 from quantcli.formats.errors import UnsupportedError
-from quantcli.formats.tensor import ELEMENT_TYPES, OPAQUE_TYPES, OpaqueTensor, StoredTensor, Tensor
-from quantcli.kernels.types import TYPES, BlockType
+from quantcli.formats.tensor import OpaqueTensor, StoredTensor, Tensor
+from quantcli.kernels.types import ELEMENT_TYPES, OPAQUE_TYPES, TYPES, BlockType
 
 Floats = NDArray[np.float32]
 

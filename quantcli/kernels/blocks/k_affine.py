@@ -141,16 +141,9 @@ def _final_levels(
         store(levels, place, convert(level, np.uint8))
 
 
-def _places(bits: int) -> tuple[int, int, int, int]:
-    """Where in a block its d, dmin, scales and levels begin."""
-    fields = TYPES[f"Q{bits}_K"].layout.fields
-    assert fields is not None
-    return fields["d"][1], fields["dmin"][1], fields["scales"][1], fields["qs"][1]
-
-
 def _scale_writer(bits: int) -> Any:
     """The function that stores a batch's scales and says what each sub-block's stored scale and minimum come to."""
-    at_d, at_dmin, at_scales, _ = _places(bits)
+    at_d, at_dmin, at_scales = offsets(f"Q{bits}_K", "d", "dmin", "scales")
     block_bytes = TYPES[f"Q{bits}_K"].block_bytes
     per_block = 16 if bits == 2 else 8
     mask = 15 if bits == 2 else 63
@@ -231,7 +224,7 @@ def _quantizer(bits: int, weighted: bool) -> Any:
     top = (1 << bits) - 1
     spread_factor = 1.0 if bits == 2 else 2.0
     block_bytes = TYPES[f"Q{bits}_K"].block_bytes
-    at_levels = _places(bits)[3]
+    (at_levels,) = offsets(f"Q{bits}_K", "qs")
     search, quantize_scales = _group_searcher(bits, weighted), _scale_quantizer(bits, weighted)
     write_scales = _scale_writer(bits)
     pack = {2: _pack_2, 4: _pack_4, 5: _pack_5}[bits]

@@ -47,6 +47,8 @@ from quantcli.kernels.types import TYPES
 
 LENGTH: Final = 16
 PER_BLOCK: Final = K // LENGTH
+_Q3_HIGH, _Q3_LOW, _Q3_SCALES, _Q3_D = offsets("Q3_K", "hmask", "qs", "scales", "d")
+_Q6_LOW, _Q6_HIGH, _Q6_SCALES, _Q6_D = offsets("Q6_K", "ql", "qh", "scales", "d")
 
 
 @inline
@@ -129,21 +131,21 @@ def _pack_3(levels: NDArray[np.uint8], stored: Scratch, block: int, half: Any, o
         high = np.uint8(0)
         for eighth in range(8):
             high |= levels[first + eighth * 32 + element] >> 2 << eighth
-        out[at + element] = high
+        out[at + _Q3_HIGH + element] = high
     for part in range(2):
         for element in range(32):
             place = first + part * 128 + element
             a, b, c, d = levels[place], levels[place + 32], levels[place + 64], levels[place + 96]
-            out[at + 32 + part * 32 + element] = (a & 3) | (b & 3) << 2 | (c & 3) << 4 | (d & 3) << 6
+            out[at + _Q3_LOW + part * 32 + element] = (a & 3) | (b & 3) << 2 | (c & 3) << 4 | (d & 3) << 6
     for sub in range(8):
         a, b = stored[sub * LANES + block] + 32, stored[(sub + 8) * LANES + block] + 32
-        out[at + 96 + sub] = np.uint8((a & 15) | ((b & 15) << 4))
+        out[at + _Q3_SCALES + sub] = np.uint8((a & 15) | ((b & 15) << 4))
     for sub in range(4):
         bits = 0
         for quarter in range(4):
             bits |= ((stored[(quarter * 4 + sub) * LANES + block] + 32) >> 4) << (2 * quarter)
-        out[at + 104 + sub] = np.uint8(bits)
-    store_half(out, at + 108, half)
+        out[at + _Q3_SCALES + 8 + sub] = np.uint8(bits)
+    store_half(out, at + _Q3_D, half)
 
 
 # Q6_K: 6-bit levels, 8-bit scales
@@ -164,12 +166,12 @@ def _pack_6(levels: NDArray[np.uint8], stored: Scratch, block: int, half: Any, o
         for element in range(32):
             place = block * K + part * 128 + element
             a, b, c, d = levels[place], levels[place + 32], levels[place + 64], levels[place + 96]
-            out[at + part * 64 + element] = (a & 15) | (c & 15) << 4
-            out[at + part * 64 + 32 + element] = (b & 15) | (d & 15) << 4
-            out[at + 128 + part * 32 + element] = (a >> 4) | (b >> 4 << 2) | (c >> 4 << 4) | (d >> 4 << 6)
+            out[at + _Q6_LOW + part * 64 + element] = (a & 15) | (c & 15) << 4
+            out[at + _Q6_LOW + part * 64 + 32 + element] = (b & 15) | (d & 15) << 4
+            out[at + _Q6_HIGH + part * 32 + element] = (a >> 4) | (b >> 4 << 2) | (c >> 4 << 4) | (d >> 4 << 6)
     for sub in range(PER_BLOCK):
-        out[at + 192 + sub] = np.uint8(stored[sub * LANES + block] & 255)
-    store_half(out, at + 208, half)
+        out[at + _Q6_SCALES + sub] = np.uint8(stored[sub * LANES + block] & 255)
+    store_half(out, at + _Q6_D, half)
 
 
 def _batch_searcher(bits: int, weighted: bool) -> Any:
@@ -286,8 +288,6 @@ def _quantizer(bits: int, weighted: bool) -> Any:
 
 # --- reading -------------------------------------------------------------------------------------------------------------
 
-_Q3_HIGH, _Q3_LOW, _Q3_SCALES, _Q3_D = offsets("Q3_K", "hmask", "qs", "scales", "d")
-_Q6_LOW, _Q6_HIGH, _Q6_SCALES, _Q6_D = offsets("Q6_K", "ql", "qh", "scales", "d")
 _join_eights = shuffle(*range(16))
 
 

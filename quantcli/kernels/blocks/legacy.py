@@ -53,10 +53,9 @@ _NO_FIELD: Final = -1
 """The place of a field that a type does not have."""
 
 
-def _places(name: str) -> tuple[int, int, int, int]:
+def _places(name: str) -> tuple[int, ...]:
     """The bytes of a block of 32, and where it keeps low bits, fifth bits and minimum. The scale comes first."""
-    kind = TYPES[name]
-    return kind.block_bytes, kind.offset("qs"), kind.offset("qh"), kind.offset("m")
+    return TYPES[name].block_bytes, *offsets(name, "qs", "qh", "m")
 
 
 # Four and five bits: how 32 levels lie in a block

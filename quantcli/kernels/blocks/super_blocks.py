@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.kernels.half import half_to_float
 from quantcli.kernels.jit import inline, kernel
 from quantcli.kernels.shorthand import F32, Scratch, Vec
-from quantcli.kernels.simd import LANES, load, load_scalar, splat, sqrt, store, transpose_tile
+from quantcli.kernels.simd import LANES, load, splat, sqrt, store, transpose_tile
 from quantcli.kernels.types import SUPER_BLOCK as K
 
 
@@ -113,9 +112,3 @@ def store_half(out: NDArray[np.uint8], at: int, half: Any) -> None:
     """Write the bits of a half, little-endian, at byte `at`."""
     out[at] = half & 255
     out[at + 1] = half >> 8
-
-
-@inline
-def load_half(packed: NDArray[np.uint8], at: int) -> Any:
-    """The half at byte `at`, as float32."""
-    return half_to_float(load_scalar(packed, at, np.uint16))

@@ -1,4 +1,4 @@
-"""The pipeline: rows are read, decoded, checked, quantized and written, in chunks, by a pool of threads.
+"""Carry plans out: rows are read, dequantized, checked, encoded and written, in chunks, by a pool of threads.
 
 A chunk is some whole rows of one tensor. Every thread takes the next chunk, does all of the work on it in buffers of its
 own, and writes the result to its place in the file, so nothing waits for an order and memory does not grow with the model.
@@ -16,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from quantcli.conversion.encode import Encoder, encoder_for
 from quantcli.conversion.plan import PlannedTensor
 from quantcli.conversion.value_range import check_converted, check_copied, check_source
 from quantcli.formats.gguf_writer import TensorWriter
@@ -31,14 +32,16 @@ them, and enough work that handing it out costs nothing. A single longer row is 
 
 @dataclass(frozen=True)
 class Output:
-    """One model to be written: its plan, in file order, and the open writer that expects those tensors."""
+    """One model to be written: its plan, in file order, an encoder for each tensor (None: copied), and the open writer that
+    expects these tensors."""
 
     plan: Sequence[PlannedTensor]
+    encoders: Sequence[Encoder | None]
     writer: TensorWriter
 
 
 @dataclass(frozen=True)
-class _Chunk:
+class Chunk:
     """Rows `start` to `stop` of tensor `index` of the plans."""
 
     index: int
@@ -46,17 +49,28 @@ class _Chunk:
     stop: int
 
 
-def kernels_needed(outputs: Sequence[Sequence[PlannedTensor]]) -> tuple[set[BlockType], set[tuple[BlockType, bool]]]:
-    """What the plans call for: the types to decode, and the types to quantize to, each with or without importance."""
-    changed = [tensor for plan in outputs for tensor in plan if tensor.type is not tensor.source_type]
-    decoded = {tensor.source_type for tensor in changed} | {tensor.type for tensor in changed if tensor.exact}
-    return decoded, {(tensor.type, tensor.importance) for tensor in changed}
+def encoders_for(plan: Sequence[PlannedTensor], imatrix: Imatrix | None) -> list[Encoder | None]:
+    """The encoder of each tensor of a plan."""
+    return [encoder_for(planned, imatrix) for planned in plan]
 
 
-def run_pipeline(
+def kernels_needed(
+    plans: Sequence[Sequence[PlannedTensor]], encoders: Sequence[Sequence[Encoder | None]]
+) -> tuple[set[BlockType], set[tuple[BlockType, bool]]]:
+    """What the plans call for: the types to dequantize, and the types to quantize to, each with or without importance."""
+    decoded: set[BlockType] = set()
+    encoded: set[tuple[BlockType, bool]] = set()
+    for plan, chosen in zip(plans, encoders, strict=True):
+        for planned, encoder in zip(plan, chosen, strict=True):
+            if encoder is not None:
+                decoded |= {planned.source_type} | encoder.needs[0]
+                encoded |= encoder.needs[1]
+    return decoded, encoded
+
+
+def execute(
     tensors: Mapping[str, Tensor],
     outputs: Sequence[Output],
-    imatrix: Imatrix | None,
     *,
     threads: int,
     advance: Callable[[int], None],
@@ -78,7 +92,7 @@ def run_pipeline(
     failures: list[BaseException] = []
 
     def work() -> None:
-        worker = _Worker(tensors, outputs, imatrix)
+        worker = _Worker(tensors, outputs)
         try:
             while not stop.is_set():
                 with taking:
@@ -97,7 +111,13 @@ def run_pipeline(
     try:
         for number in range(threads):
             pool.append(Thread(target=work, name=f"quantize-{number}"))
-            pool[-1].start()
+            try:
+                pool[-1].start()
+            except RuntimeError:  # the system gives no more threads: those that run do all of the work
+                del pool[-1]
+                if not pool:
+                    raise
+                break
         for thread in pool:
             thread.join()
     except BaseException:
@@ -111,23 +131,22 @@ def run_pipeline(
         raise failures[0]
 
 
-def _chunks(tensors: Sequence[Tensor], plan: Sequence[PlannedTensor]) -> Iterator[_Chunk]:
+def _chunks(tensors: Sequence[Tensor], plan: Sequence[PlannedTensor]) -> Iterator[Chunk]:
     """Cut every tensor into chunks that stay within one matrix of a stack, since each has importance values of its own."""
     for index, (tensor, planned) in enumerate(zip(tensors, plan, strict=True)):
         per_matrix = tensor.shape[-2] if planned.importance and len(tensor.shape) > 2 else tensor.rows
         step = max(1, CHUNK_WEIGHTS // max(1, tensor.row_length))
         for matrix in range(0, tensor.rows, max(1, per_matrix)):
             for start in range(matrix, matrix + per_matrix, step):
-                yield _Chunk(index, start, min(start + step, matrix + per_matrix))
+                yield Chunk(index, start, min(start + step, matrix + per_matrix))
 
 
 class _Worker:
     """One thread's buffers, and the steps of a chunk."""
 
-    def __init__(self, tensors: Mapping[str, Tensor], outputs: Sequence[Output], imatrix: Imatrix | None) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], outputs: Sequence[Output]) -> None:
         self._tensors = tensors
         self._outputs = outputs
-        self._imatrix = imatrix
         self._buffers: dict[str, NDArray[np.uint8]] = {}
 
     def _buffer(self, purpose: str, shape: tuple[int, int], dtype: Any) -> NDArray[Any]:
@@ -139,7 +158,7 @@ class _Worker:
         room: NDArray[Any] = held[:size].view(dtype).reshape(shape)
         return room
 
-    def convert(self, chunk: _Chunk) -> int:
+    def convert(self, chunk: Chunk) -> int:
         """Carry one chunk through to every output; returns its source bytes."""
         tensor = self._tensors[self._outputs[0].plan[chunk.index].name]
         count = chunk.stop - chunk.start
@@ -148,8 +167,8 @@ class _Worker:
         values: NDArray[np.float32] | None = None
         large = False
         for output in self._outputs:
-            planned = output.plan[chunk.index]
-            if planned.type is tensor.type:
+            planned, encoder = output.plan[chunk.index], output.encoders[chunk.index]
+            if encoder is None:
                 data = raw
                 check_copied(tensor, chunk.start, data)
             else:
@@ -158,24 +177,8 @@ class _Worker:
                     rows.dequantize(raw, tensor.type, values)
                     large = check_source(tensor, chunk.start, values)
                 data = self._buffer("blocks", (count, planned.type.row_bytes(tensor.row_length)), np.uint8)
-                self._encode(planned, chunk, values, data)
+                encoder.encode(values, chunk.start, data)
                 weighted = planned.importance
                 check_converted(tensor, chunk.start, values, data, planned.type, large=large, weighted=weighted)
             output.writer.write(chunk.index, chunk.start * data.shape[1], data.reshape(-1))
         return raw.size
-
-    def _encode(
-        self, planned: PlannedTensor, chunk: _Chunk, values: NDArray[np.float32], data: NDArray[np.uint8]
-    ) -> None:
-        importance = self._importance_of(planned, chunk)
-        if planned.exact:
-            rows.quantize_exactly(values, planned.type, planned.source_type, importance, data)
-        else:
-            rows.quantize(values, planned.type, importance, data)
-
-    def _importance_of(self, planned: PlannedTensor, chunk: _Chunk) -> NDArray[np.float32] | None:
-        if self._imatrix is None or not planned.importance:
-            return None
-        matrices = planned.shape[-3] if len(planned.shape) > 2 else 1
-        values: NDArray[np.float32] = self._imatrix.values(planned.name, matrices)[chunk.start // planned.shape[-2]]
-        return values

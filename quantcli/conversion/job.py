@@ -1,0 +1,138 @@
+"""A conversion that is planned and not carried out yet: the model as it will be read, and the outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from quantcli.conversion.already_quantized import look_at_weights
+from quantcli.conversion.changes import ChangedModel, change
+from quantcli.conversion.locate import locate
+from quantcli.conversion.plan import PlannedTensor, check_plan, make_plan
+from quantcli.conversion.recipes import Recipe, find_recipe
+from quantcli.conversion.request import Request
+from quantcli.conversion.source import open_source
+from quantcli.formats.errors import UsageError
+from quantcli.formats.gguf_parts import by_size, part_prefix
+from quantcli.formats.gguf_spec import Metadata
+from quantcli.formats.gguf_split import SplitWriter
+from quantcli.formats.gguf_writer import GGUFWriter, TensorWriter, refuse_overwriting
+from quantcli.formats.hub import HubModel
+
+
+@dataclass(frozen=True)
+class OutputPlan:
+    """One output: where it goes, its metadata, and its tensors in file order."""
+
+    recipe: Recipe
+    path: Path
+    metadata: Metadata
+    plan: tuple[PlannedTensor, ...]
+    max_part_bytes: int | None
+    overwrite: bool
+
+    @cached_property
+    def writer(self) -> TensorWriter:
+        """What writes it: a file, or the parts of a split model. Nothing is opened before it is entered."""
+        tensors = [planned.info for planned in self.plan]
+        if self.max_part_bytes is None:
+            return GGUFWriter(self.path, self.metadata, tensors, overwrite=self.overwrite)
+        parts = by_size(self.max_part_bytes)(tensors)
+        return SplitWriter(part_prefix(self.path), self.metadata, parts, overwrite=self.overwrite)
+
+
+@dataclass(frozen=True)
+class Job:
+    """The model with its changes, and an output for each type of the request."""
+
+    request: Request
+    model: ChangedModel
+    outputs: tuple[OutputPlan, ...]
+
+    def check(self) -> None:
+        """Refuse what cannot be carried out; planning shows it without asking here.
+
+        Raises:
+            UsageError: if a type needs importance values, or a quantized tensor would be quantized again without leave.
+            UnsupportedError: if a tensor's type cannot be converted.
+            OutputError: if an output would replace the model.
+        """
+        for output in self.outputs:
+            check_plan(output.plan, self.request.options)
+        paths = [part.path for output in self.outputs for part in output.writer.parts]
+        refuse_overwriting(self.model.source.paths, paths)
+
+
+@contextmanager
+def open_job(
+    request: Request,
+    *,
+    threads: int,
+    dry_run: bool = False,
+    fetching: Callable[[int], Callable[[int], Any]] = lambda total: lambda done: None,
+) -> Iterator[Job]:
+    """Open the model of a request and plan its outputs; the model's files are closed on leaving.
+
+    With `dry_run` a model of the hub is not downloaded, and planned by its headers. `fetching` is called before a download:
+    see `formats.hub.fetch_model`.
+
+    Raises:
+        UsageError: for an unknown type, options that contradict each other, or `remote` for what is no model of the hub.
+        FormatError, ModelError, UnsupportedError: if the model cannot be read, is incomplete or not supported.
+        HubError: if the hub does not give the model.
+    """
+    recipes = [find_recipe(name) for name in request.types]
+    located = locate(request.model, remote=request.remote, dry_run=dry_run, started=fetching)
+    paths = output_paths(located.name, recipes, request.output)
+    with open_source(
+        located.place,
+        model_id=located.model_id,
+        architecture_file=request.architecture_file,
+        pre_tokenizer=request.pre_tokenizer,
+        adapters=request.adapters,
+        as_reference=request.as_reference,
+    ) as source:
+        model, options = change(source, request.changes, request.imatrix), request.options
+        if model.imatrix:
+            options = replace(options, importance=model.imatrix.sizes)
+        infos = list(model.tensors.values())
+        # A dry run of a model of the hub is answered from its headers; the reference does not look for grids.
+        read = not (dry_run and isinstance(located.place, HubModel)) and not request.as_reference
+        plans = [make_plan(infos, model.metadata, recipe, options) for recipe in recipes]
+        outputs = [
+            OutputPlan(
+                recipe,
+                path,
+                model.output_metadata(recipe),
+                tuple(look_at_weights(plan, model.tensors, threads, read=read)),
+                request.max_part_bytes,
+                request.overwrite,
+            )
+            for recipe, path, plan in zip(recipes, paths, plans, strict=True)
+        ]
+        yield Job(request, model, tuple(outputs))
+
+
+def output_paths(name: str, recipes: Sequence[Recipe], output: Path | None) -> list[Path]:
+    """Where each recipe's file of the model called `name` goes: see `Request.output`.
+
+    Raises:
+        UsageError: if several files would go to one path.
+    """
+    usual = f"{name}-{{type}}.gguf"
+    if output is None:
+        pattern = usual
+    elif output.is_dir():
+        pattern = str(output / usual)
+    else:
+        pattern = str(output)
+    paths = [Path(pattern.replace("{type}", recipe.name)) for recipe in recipes]
+    if len(set(paths)) < len(paths):
+        raise UsageError(
+            f"several files would be written to {paths[0]}", hint="give -o a directory, or put {type} into the name"
+        )
+    return paths

@@ -1,0 +1,46 @@
+"""What is asked of a conversion, as a value: it can be kept, compared, and sent to another process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+
+from quantcli.conversion.changes import NO_CHANGES, Changes
+from quantcli.conversion.lora import AdapterRequest
+from quantcli.conversion.plan import DEFAULT_OPTIONS, PlanOptions
+from quantcli.formats.imatrix import Imatrix
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A model, and the files that are to be made of it.
+
+    model               a path, or where it is a string and no such path exists, a model of the Hugging Face hub, ORG/NAME
+                        or ORG/NAME@REVISION
+    types               names such as `Q4_K_M`; a file for each
+    output              a file, or an existing directory; by default `MODEL-TYPE.gguf` in the current directory. For several
+                        types a directory, or a name with `{type}` in it
+    options, imatrix    guide the plan
+    changes             are made to the model first, after `adapters` are merged into it
+    architecture_file   describes an architecture that is not known; `pre_tokenizer` names a pre-tokenizer likewise
+    as_reference        write what llama.cpp's tools write, also where that is wrong: docs/departures.md
+    max_part_bytes      split each output into parts of at most so many bytes of tensors: `NAME-00001-of-00003.gguf`
+    remote              read a model of the hub where it is, without downloading it
+    overwrite           replace existing outputs
+    """
+
+    model: str | PathLike[str]
+    types: tuple[str, ...]
+    output: Path | None = None
+    options: PlanOptions = DEFAULT_OPTIONS
+    imatrix: Imatrix | None = field(default=None, repr=False)
+    changes: Changes = NO_CHANGES
+    adapters: Sequence[AdapterRequest] = ()
+    architecture_file: Path | None = None
+    pre_tokenizer: str | None = None
+    as_reference: bool = False
+    max_part_bytes: int | None = None
+    remote: bool = False
+    overwrite: bool = False

@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from quantcli.formats.array_cache import ArrayCache
 from quantcli.formats.errors import ModelError, shown
 from quantcli.formats.files import DataFile
 from quantcli.formats.listing import listed
-from quantcli.formats.prequantized.strips import StripCache
+from quantcli.formats.prequantized.strips import strip_cache
 from quantcli.formats.tensor import StoredTensor, Tensor
 
 
@@ -24,7 +25,7 @@ class Companions:
 
     tensors: Mapping[str, Tensor]
     config: Mapping[str, Any]
-    cache: StripCache = field(default_factory=StripCache)
+    cache: ArrayCache = field(default_factory=strip_cache)
     _taken: set[str] = field(default_factory=set)
     _made: dict[str, Tensor] = field(default_factory=dict)
     _faults: list[str] = field(default_factory=list)

@@ -9,9 +9,9 @@ from typing import Final
 from quantcli.architectures.graph import Graph
 from quantcli.architectures.loader import graph_of
 from quantcli.formats.errors import ModelError, UnsupportedError, shown
-from quantcli.formats.gguf_reader import GGUFFile
 from quantcli.runner.ignored import warn_of_ignored
 from quantcli.runner.metadata import MOST, REQUIRED, MetadataReader, shown_value
+from quantcli.runner.model_file import ModelFile, metadata_value
 
 SCALINGS: Final = ("none", "linear", "yarn", "longrope")
 """Kinds of rope scaling."""
@@ -144,7 +144,7 @@ class Hyperparameters:
         return any(sizes.states for sizes in self.layer)
 
 
-def read_hyperparameters(file: GGUFFile) -> tuple[Hyperparameters, Graph]:
+def read_hyperparameters(file: ModelFile) -> tuple[Hyperparameters, Graph]:
     """The sizes and the forward pass of a file.
 
     Raises:
@@ -152,8 +152,8 @@ def read_hyperparameters(file: GGUFFile) -> tuple[Hyperparameters, Graph]:
         UnsupportedError: for an architecture that cannot be run; what it takes is named.
     """
     _check_is_model(file)
-    name = file.architecture
-    if name is None:
+    name = metadata_value(file, "general.architecture")
+    if not isinstance(name, str):
         raise ModelError(f"{file.path}: no general.architecture, so nothing says how to run it")
     read = MetadataReader(file, name)
     graph = graph_of(name).resolve(read.scope)
@@ -209,9 +209,9 @@ def _warn_of_ignored(read: MetadataReader, graph: Graph, sizes: Hyperparameters)
     warn_of_ignored(read, computed)
 
 
-def _check_is_model(file: GGUFFile) -> None:
+def _check_is_model(file: ModelFile) -> None:
     """Other files bear a model's architecture too: adapters, what turns pictures into tokens, vocabularies alone."""
-    kind = file.get("general.type", "model")
+    kind = metadata_value(file, "general.type", "model")
     if not isinstance(kind, str) or kind != "model":
         raise ModelError(f"{file.path}: cannot be run by itself: general.type is {shown_value(kind)}, expected 'model'")
     if not file.tensors:
@@ -322,7 +322,7 @@ def _state_space(read: MetadataReader) -> StateSpace:
         states=read.count("ssm.state_size"),
         rank=read.count("ssm.time_step_rank"),
         groups=read.count("ssm.group_count", 0),
-        normed=read.file.get(f"{read.architecture}.ssm.dt_b_c_rms") is True,
+        normed=read.raw("ssm.dt_b_c_rms") is True,
     )
 
 
@@ -399,11 +399,10 @@ def _temperature(read: MetadataReader, graph: Graph) -> Temperature | None:
 def _parallel(read: MetadataReader, graph: Graph) -> bool:
     if graph.residual != "as_declared":
         return graph.residual == "parallel"
-    key = f"{read.architecture}.use_parallel_residual"
-    value = read.file.get(key)
+    value = read.raw("use_parallel_residual")
     if not isinstance(value, bool):
-        raise ModelError(f"{read.file.path}: {key} is {shown_value(value)}, expected a truth")
-    return value
+        read.refuse("use_parallel_residual", value, "a boolean")
+    return bool(value)
 
 
 GATINGS: Final = {1: "softmax", 2: "sigmoid", 3: "softmax_of_chosen", 4: "sqrt_softplus"}

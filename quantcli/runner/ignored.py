@@ -60,7 +60,7 @@ def warn_of_ignored(read: MetadataReader, computed: Mapping[str, Any]) -> None:
     for key, changes in _CHANGES.items():
         if not read.has(key) or read.was_read(key):
             continue
-        value = read.file.get(f"{read.architecture}.{key}")
+        value = read.raw(key)
         if _holds(changes, {**read.scope, **computed, "value": value}):
             said = f"{value:.6g}" if isinstance(value, float) else shown_value(value)
             what = f"{read.architecture}.{key} is {said}, and has no effect"

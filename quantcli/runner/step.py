@@ -41,14 +41,14 @@ class Positions:
     usual: tuple[Rotary, Rotary] | None
     long: tuple[Rotary, Rotary] | None
 
-    def step(self, cache: Cache, count: int) -> Step:
-        """The step of `count` tokens that come next."""
+    def step(self, cache: Cache, first: int, count: int) -> Step:
+        """The step of `count` tokens from position `first` on."""
         rotaries, angles = self.rotaries(cache), None
         if rotaries:
-            whole = rotaries[0].angles(cache.length, count)
+            whole = rotaries[0].angles(first, count)
             same = rotaries[0] is rotaries[1]
-            angles = (whole, whole if same else rotaries[1].angles(cache.length, count))
-        return Step(cache, cache.length, angles, self._growth(cache.length, count))
+            angles = (whole, whole if same else rotaries[1].angles(first, count))
+        return Step(cache, first, angles, self._growth(first, count))
 
     def rotaries(self, cache: Cache) -> tuple[Rotary, Rotary] | None:
         """Those of a context as long as the cache's."""

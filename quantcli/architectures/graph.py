@@ -38,6 +38,11 @@ def _formula(meaning: str, default: str = "None") -> Any:
     return _flag(meaning, Expression(default), kind=Expression)
 
 
+def _kind(meaning: str, default: str) -> Any:
+    """The name of a kind of layer. Whoever runs the graph knows which there are."""
+    return _flag(meaning, default, kind=str)
+
+
 def _truth(meaning: str) -> Any:
     return _flag(meaning, False, kind=bool)
 
@@ -76,14 +81,8 @@ class Graph:
     embedding_norm: tuple[str, ...] = _names("the norm of the embeddings")
     segments: bool = _truth("whether every token gets the embedding of a first segment, where the file has one")
 
-    mixer: str = _choice(
-        "`latent`: keys and values by way of a narrow projection, with rotary positions on a part of their own",
-        "heads", "latent", default="heads",
-    )  # fmt: skip
-    recurrent: str = _choice(
-        "what layers without key-value heads have in place of attention",
-        "none", "short_convolution", "mamba", "mamba2", default="none",
-    )  # fmt: skip
+    mixer: str = _kind("the token mixer of layers with key-value heads, by its name in the runner's registry", "attention")
+    recurrent: str = _kind("that of layers without; `none`: there are no such layers", "none")
     causal: Expression = _formula(
         "whether a token sees those before it and not all others; it does where absent", "attention_causal"
     )
@@ -214,7 +213,7 @@ def _value(name: str, value: Any) -> Any:
         return Expression(str(value))
     if kind is tuple and isinstance(value, list) and all(isinstance(item, str) for item in value):
         return tuple(value)
-    if kind is bool and isinstance(value, bool):
+    if kind in (bool, str) and isinstance(value, kind):
         return value
-    expected = {Expression: "an expression", tuple: "a list of texts", bool: "true or false"}[kind]
+    expected = {Expression: "an expression", tuple: "a list of texts", bool: "true or false", str: "a name"}[kind]
     raise ValueError(f"graph flag {name} is {value!r}, expected {expected}")

@@ -43,9 +43,7 @@ def load_model(path: str | PathLike[str], packing: BlockType | None = None) -> L
         return prepare_model(file, packing)
 
 
-def prepare_model(
-    file: ModelFile, packing: BlockType | None = None, observer: Observer | None = None
-) -> LoadedModel:
+def prepare_model(file: ModelFile, packing: BlockType | None = None, observer: Observer | None = None) -> LoadedModel:
     """A file made ready to run, as `load_model` does; `observer` sees the inputs of every matrix product.
 
     Raises:

@@ -58,10 +58,12 @@ class Model:
         self.output_norm = norms.read(graph.output_norm, sizes.width)
         tied = not weights.has("output.weight")
         self.output = self.embedding if tied else weights.matrix("output", self.vocabulary, sizes.width)
-        self.positions = read_positions(weights, sizes, graph.rope != "none", graph.window_rope == "same")
+        self.positions = read_positions(
+            weights, sizes.rope, sizes.temperature, graph.rope != "none", graph.window_rope == "same"
+        )
         self.weights_bytes = sum(tensor.nbytes for tensor in file.tensors.values()) - sum(weights.saved.values())
-        unrun = [f"blk.{index}." for index in range(sizes.layers, sizes.layers + sizes.unrun_layers)]
-        if unused := [name for name in weights.unused() if not name.startswith((*graph.heads, *unrun))]:
+        mtp = [f"blk.{index}." for index in range(sizes.layers, sizes.layers + sizes.mtp_layers)]
+        if unused := [name for name in weights.unused() if not name.startswith((*graph.heads, *mtp))]:
             raise UnsupportedError(
                 f"{file.path}: the graph of architecture {sizes.architecture!r} has no place for tensor {unused[0]!r}"
                 + (f" and {len(unused) - 1} more" if len(unused) > 1 else "")

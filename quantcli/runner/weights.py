@@ -140,9 +140,7 @@ class Weights:
         """Whether the file has a tensor of this full name."""
         return name in self.file.tensors
 
-    def matrix(
-        self, name: str, rows: int | None, columns: int, biases: Sequence[str] = (), packs: bool = True
-    ) -> Matrix:
+    def matrix(self, name: str, rows: int | None, columns: int, biases: Sequence[str] = (), packs: bool = True) -> Matrix:
         """`NAME.weight`, of `rows` rows (None: any number) of `columns`, with `NAME.bias` where there is one.
 
         `biases`: names of other vectors that together are the bias, where the file has them instead. Without `packs` it
@@ -186,6 +184,10 @@ class Weights:
             return dequantize(self.file.map(tensor), tensor.type).reshape(-1)
         except ValueError as error:
             raise self._unsupported(tensor, error) from error
+
+    def vector_or_zeros(self, name: str, length: int) -> Floats:
+        """As `vector`, zeros where the file has no such tensor."""
+        return self.vector(name, length) if self.has(name) else np.zeros(length, np.float32)
 
     def unused(self) -> list[str]:
         """Names of the tensors that nothing took."""

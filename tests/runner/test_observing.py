@@ -84,7 +84,7 @@ def test_an_expert_is_seen_with_its_own_tokens(tmp_path):
     run(model)
     (rows,) = seen["blk.0.ffn_gate_inp.weight", None]
     scores = rows @ matrices["blk.0.ffn_gate_inp.weight"].T
-    used = model.sizes.experts.used
+    used = model.sizes.feed_forward["experts"].used
     chosen = np.argsort(-scores, axis=1)[:, :used]
     for expert in range(scores.shape[1]):
         wanted = rows[(chosen == expert).any(axis=1)]

@@ -91,7 +91,7 @@ class Graph:
         "for layers with rotary positions",
         "none", "rms", "layer", "unit_rms", default="none",
     )  # fmt: skip
-    head_norm_after_rope: bool = _truth("whether queries and keys are normed after they were turned")
+    head_norm_after_rope: bool = _truth("whether queries and keys are normed after RoPE")
     head_norm_optional: bool = _truth("whether a file may lack the weights, and has no such norm then")
     attention_scale: Expression = _formula("what scores are multiplied by; 1 / sqrt(key size) where absent or 0")
     attention_softcap: Expression = _formula("a bound to scores, softly; 0: none")
@@ -99,18 +99,18 @@ class Graph:
     projection_clamp: Expression = _formula("a bound to queries, keys and values; 0: none")
 
     rope: str = _choice(
-        "which numbers of a head are turned together: neighbours, or those of two halves",
+        "which numbers of a head are rotated together: neighbours, or those of two halves",
         "adjacent", "halves", "none", default="none",
     )  # fmt: skip
     yarn_growth: Expression = _formula(
-        "what YaRN multiplies turned pairs by; `stretch` is the logarithm of its factor. Other flags may use it",
+        "what YaRN multiplies rotated pairs by; `stretch` is the logarithm of its factor. Other flags may use it",
         "1 + 0.1 * stretch",
     )
-    yarn_fast: Expression = _formula("turns within the original context from which on YaRN keeps a pair's frequency", "32")
-    yarn_slow: Expression = _formula("turns up to which it slows a pair down by the whole factor", "1")
+    yarn_fast: Expression = _formula("rotations within the original context from which on YaRN keeps a frequency", "32")
+    yarn_slow: Expression = _formula("rotations up to which it slows a pair down by the whole factor", "1")
     rope_base: Expression = _formula("the base of rotary frequencies; 10000 where absent", "rope_freq_base")
     rope_layers: Expression = _formula(
-        "which layers turn: one truth, or one per layer; `windowed` is those with a window", "True"
+        "which layers have RoPE: one truth, or one per layer; `windowed` is those with a window", "True"
     )
     window_rope: str = _choice(
         "rotary positions of layers with a window: as in the others, or without their scaling",

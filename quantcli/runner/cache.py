@@ -86,55 +86,55 @@ class LayerCache:
         self.first = 0
         self.keys = _room(sizes.kv_heads, room, sizes.key_size, storage)
         self.values = _room(sizes.kv_heads, room, sizes.value_size, storage) if sizes.value_size else self.keys
-        turns = storage.packed and sizes.value_size > 0
-        self._key_turn = hadamard(sizes.key_size, False) if turns else None
-        self._value_turn = hadamard(sizes.value_size, True) if turns else None
+        transforms = storage.packed and sizes.value_size > 0
+        self._key_hadamard = hadamard(sizes.key_size, False) if transforms else None
+        self._value_hadamard = hadamard(sizes.value_size, True) if transforms else None
 
     def store(self, position: int, key: Floats, value: Floats | None = None) -> None:
         """Keep the keys and values of tokens, at most `BATCH`, from `position` on: float32 `(tokens, kv_heads, size)`."""
         slot = self._make_room(position, len(key))
-        self._kernels.store(_turned(key, self._key_turn), self.keys, slot)
+        self._kernels.store(_transformed(key, self._key_hadamard), self.keys, slot)
         if value is not None:
-            self._kernels.store(_turned(value, self._value_turn), self.values, slot)
+            self._kernels.store(_transformed(value, self._value_hadamard), self.values, slot)
 
     def attend(self, query: Floats, position: int, view: View, out: Floats) -> None:
         """Mix values for queries `(tokens, heads, key_size)` of tokens from `position` on, which were stored, into `out`
         `(tokens, heads, value_size)`."""
-        query, slot = _turned(query, self._key_turn), position - self.first
+        query, slot = _transformed(query, self._key_hadamard), position - self.first
         self._kernels.attend(
             query, self.keys, self.values, slot, view.scale, view.softcap, view.window, view.chunk, view.ahead, view.slopes,
             view.sinks, out,
         )  # fmt: skip
-        if self._value_turn is not None:
-            out[...] = _turned(out, self._value_turn)
+        if self._value_hadamard is not None:
+            out[...] = _transformed(out, self._value_hadamard)
 
     def stored(self, start: int, stop: int) -> tuple[Floats, Floats]:
         """The keys and values of positions `start` to `stop`, float32 `(tokens, kv_heads, size)`, in new arrays."""
         place, sizes = slice(start - self.first, stop - self.first), self.sizes
-        keys = _turned(self._restored(self.keys, place, sizes.key_size), self._key_turn)
+        keys = _transformed(self._restored(self.keys, place, sizes.key_size), self._key_hadamard)
         if self.values is self.keys:
             return keys, keys[:, :, : sizes.value_size]
-        return keys, _turned(self._restored(self.values, place, sizes.value_size), self._value_turn)
+        return keys, _transformed(self._restored(self.values, place, sizes.value_size), self._value_hadamard)
 
     def holds(self, length: int) -> bool:
         """Whether what a token at position `length` sees is all there."""
         return self.first <= self._first_seen(length)
 
-    def cut(self, keep: int, discard: int, length: int, turn: Callable[[Floats], None] | None) -> None:
-        """Of `length` positions forget `discard` from `keep` on: those after them move there. `turn` turns keys, float32
-        `(tokens, kv_heads, size)`, back by as much, in place."""
+    def cut(self, keep: int, discard: int, length: int, rotate: Callable[[Floats], None] | None) -> None:
+        """Of `length` positions forget `discard` from `keep` on: those after them move there. `rotate` rotates keys,
+        float32 `(tokens, kv_heads, size)`, back by as much, in place."""
         start, first = max(self.first, keep + discard), self.first
         if first > keep:  # a window is beyond what is kept
             first = start - discard
         moved, target = slice(start - self.first, length - self.first), start - discard - first
         if self.values is not self.keys:
             self.values[:, target : target + length - start] = self.values[:, moved].copy()
-        if turn is None:
+        if rotate is None:
             self.keys[:, target : target + length - start] = self.keys[:, moved].copy()
         else:
-            keys = _turned(self._restored(self.keys, moved, self.sizes.key_size), self._key_turn)
-            turn(keys)
-            self._kernels.store(_turned(keys, self._key_turn), self.keys, target)
+            keys = _transformed(self._restored(self.keys, moved, self.sizes.key_size), self._key_hadamard)
+            rotate(keys)
+            self._kernels.store(_transformed(keys, self._key_hadamard), self.keys, target)
         self.first = first
 
     def _restored(self, array: NDArray[Any], place: slice, size: int) -> Floats:
@@ -222,7 +222,7 @@ def _room(heads: int, room: int, size: int, storage: Storage) -> NDArray[Any]:
 
 @cache
 def hadamard(size: int, small: bool) -> Floats | None:
-    """A Hadamard matrix that turns heads of `size` numbers, `(n, n)`, its own inverse; None for a size without one.
+    """A Hadamard matrix to multiply heads of `size` numbers by, `(n, n)`, its own inverse; None for a size without one.
 
     It spreads outliers over a head: a block of few bits would lose what is beside them.
     n is a power of two that divides the size: 64, or where it is not to be `small` the largest. Source: llama.cpp's
@@ -237,8 +237,8 @@ def hadamard(size: int, small: bool) -> Floats | None:
     return matrix / np.float32(np.sqrt(n))
 
 
-def _turned(heads: Floats, turn: Floats | None) -> Floats:
-    """Heads `(tokens, heads, size)`, each stretch of it turned."""
-    if turn is None:
+def _transformed(heads: Floats, matrix: Floats | None) -> Floats:
+    """Heads `(tokens, heads, size)`, each stretch of `len(matrix)` numbers multiplied by the matrix."""
+    if matrix is None:
         return heads
-    return (heads.reshape(-1, len(turn)) @ turn).reshape(heads.shape)
+    return (heads.reshape(-1, len(matrix)) @ matrix).reshape(heads.shape)

@@ -15,10 +15,10 @@ import pytest
 from quantcli.architectures.graph import Graph
 from quantcli.architectures.loader import architectures
 from quantcli.formats.errors import ModelError, UnsupportedError
-from quantcli.formats.gguf_spec import string, u32
+from quantcli.formats.gguf_spec import f32, string, u32
 from quantcli.formats.tensor import TensorInfo
 from quantcli.kernels.types import TYPES
-from quantcli.runner.cache import Cache
+from quantcli.runner.cache import Cache, LayerMemory
 from quantcli.runner.feed_forward.dense import FORMS, DenseSizes
 from quantcli.runner.feed_forward.experts import ExpertSizes
 from quantcli.runner.feed_forward.registry import FEED_FORWARD
@@ -31,6 +31,7 @@ from quantcli.runner.mixers.registry import MIXERS
 from quantcli.runner.mixers.scores import ScoreSizes
 from quantcli.runner.mixers.short_convolution import ShortConvolutionSizes
 from quantcli.runner.mixers.windows import Window
+from quantcli.runner.model import Model
 from quantcli.runner.rotary import Rope, RopeScaling
 from quantcli.runner.step import Temperature, read_positions
 from quantcli.runner.weights import Weights
@@ -275,6 +276,48 @@ def test_a_kind_that_is_not_there_is_refused_by_name(monkeypatch):
     metadata = {"general.architecture": string("llama"), **{f"llama.{key}": u32(value) for key, value in keys.items()}}
     with pytest.raises(UnsupportedError, match="layers of the kind 'wavelets', expected one of attention, mla, "):
         read_hyperparameters(Arrays({"token_embd.weight": np.zeros((4, 8), np.float32)}, metadata))
+
+
+@dataclass(frozen=True)
+class MeanSizes:
+    """A new kind: each token gets the mean of those so far, which is kept as their sum."""
+
+    width: int
+    memory = LayerMemory(states=((1, WIDTH),))
+    rotatable = 0
+
+    def load(self, weights, graph, sizes, index):
+        project = weights.matrix(f"blk.{index}.mean", sizes.width, self.width)
+
+        def run(x, step):
+            (total,) = step.cache.states[index]
+            sums = total + np.cumsum(x, axis=0)
+            total[...] = sums[-1]
+            return project((sums / np.arange(step.position + 1, step.position + len(x) + 1)[:, None]).astype(np.float32))
+
+        return run
+
+
+def test_a_new_kind_is_a_file_and_a_row(monkeypatch):
+    row = {"mean": lambda read, graph, count, layers: [MeanSizes(read.count("embedding_length"))] * len(layers)}
+    monkeypatch.setattr("quantcli.runner.hyperparameters.MIXERS", {**MIXERS, **row})
+    graph = replace(GRAPH, rope="none", recurrent="mean", mlp="none", mlp_norm=())
+    monkeypatch.setattr("quantcli.runner.hyperparameters.graph_of", lambda gguf: graph)
+    keys = {"block_count": 1, "context_length": 32, "embedding_length": WIDTH}
+    metadata = {"general.architecture": string("llama"), **{f"llama.{key}": u32(value) for key, value in keys.items()}}
+    metadata["llama.attention.layer_norm_rms_epsilon"] = f32(1e-5)
+    shapes = {"token_embd.weight": (20, WIDTH), "blk.0.attn_norm.weight": (WIDTH,), "blk.0.mean.weight": (WIDTH, WIDTH)}
+    weights = random_weights({**shapes, "output_norm.weight": (WIDTH,)})
+    model = Model(Arrays(weights, metadata))
+    tokens, cache = [3, 1, 4, 1, 5, 9, 2, 6], Cache(model.sizes, 16, "f32")
+    found = np.concatenate([model.forward(tokens[:3], cache, every=True), model.forward(tokens[3:], cache, every=True)])
+    w = {name: array.astype(np.float64) for name, array in weights.items()}
+    x = w["token_embd.weight"][tokens]
+    normed = np.array([plain_layers.rms_norm(row, w["blk.0.attn_norm.weight"]) for row in x])
+    x += np.array([normed[: count + 1].mean(axis=0) for count in range(len(x))]) @ w["blk.0.mean.weight"].T
+    last = np.array([plain_layers.rms_norm(row, w["output_norm.weight"]) for row in x])
+    np.testing.assert_allclose(found, last @ w["token_embd.weight"].T, rtol=0, atol=1e-4)
+    assert cache.rewind(4) == 0  # states hold for one number of tokens
 
 
 def test_experts_that_nothing_counts_are_refused():

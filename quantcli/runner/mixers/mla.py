@@ -2,8 +2,8 @@
 
 Files hold the up-projections in one of two forms. In one, `attn_kv_b` makes every head's keys and values of the compressed
 rows, and attention goes on as usual. In the other the up-projections are absorbed, and the cache holds the compressed rows
-themselves, once for all heads. `attn_k_b` projects queries to the space of the compressed rows. `attn_v_b` projects what was
-mixed to values. The last numbers of each query and key alone are rotated (decoupled RoPE).
+themselves, once for all heads. `attn_k_b` projects queries to the space of the compressed rows. `attn_v_b` projects the
+mixed rows to values. The last numbers of each query and key alone are rotated (decoupled RoPE).
 """
 
 from __future__ import annotations

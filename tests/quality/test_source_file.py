@@ -59,6 +59,19 @@ def test_logits_are_those_of_the_gguf_file(checkpoint, tmp_path, name, dtype):
     assert direct.model.weights_bytes == written.model.weights_bytes
 
 
+def test_what_lies_ready_stays_in_its_file(tmp_path):
+    with open_source(EXAMPLE) as source:
+        file = SourceFile(source)
+        mapped = {name: file.map(tensor) for name, tensor in source.tensors.items()}
+        for name, rows in mapped.items():
+            np.testing.assert_array_equal(rows.reshape(-1), source.tensors[name].load().view(np.uint8).reshape(-1))
+            assert not rows.flags.writeable
+    owned = {name for name, rows in mapped.items() if rows.base is None or rows.base.base is None}
+    assert "blk.0.attn_q.weight" in owned  # permuted
+    assert not {"token_embd.weight", "blk.0.ffn_down.weight", "blk.1.attn_v.weight"} & owned
+    assert int(mapped["blk.0.ffn_down.weight"][-1, -1]) >= 0  # the file is closed
+
+
 def test_a_checkpoint_has_its_tokenizer_and_is_evaluated_as_it_lies(tmp_path):
     text = (EXAMPLE.parents[1] / "tests" / "runner" / "test_model.py").read_text()[:6000]
     direct = opened(EXAMPLE)

@@ -94,19 +94,19 @@ def test_an_expert_is_seen_with_its_own_tokens(tmp_path):
 
 @pytest.mark.parametrize("name", ["llama", "gemma3", "llama4", "deepseek3", "lfm2", "mamba", "granitehybrid", "command-r"])
 def test_layers_one_at_a_time_give_what_a_forward_pass_gives(tmp_path, monkeypatch, name):
-    monkeypatch.setattr("quantcli.runner.model.BATCH", 10)  # three passes for the tokens
     with open_gguf(write_model(tmp_path, *CASES[name])) as file:
         model = Model(file)
     whole, apart = (Cache(model.sizes, 64, "f32") for _ in range(2))
     expected = model.forward(TOKENS, whole, every=True)
+    monkeypatch.setattr("quantcli.runner.model.BATCH", 10)  # three passes for the tokens
     hidden = model.embed(TOKENS)
     for index in range(len(model.layers)):
         model.run_layer(index, hidden, apart)
         assert apart.length == 0
-    np.testing.assert_allclose(model.logits(hidden), expected, rtol=0, atol=1e-6 * np.ptp(expected))
+    np.testing.assert_allclose(model.logits(hidden), expected, rtol=0, atol=2e-5 * np.ptp(expected))
     apart.length = len(TOKENS)  # what the layers remember is there
     following = [model.forward([7], cache) for cache in (whole, apart)]
-    np.testing.assert_allclose(*following, rtol=0, atol=1e-6 * np.ptp(expected))
+    np.testing.assert_allclose(*following, rtol=0, atol=2e-5 * np.ptp(expected))
 
 
 def test_layers_of_an_encoder_see_all_tokens_at_once(tmp_path, monkeypatch):

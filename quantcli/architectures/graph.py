@@ -38,6 +38,11 @@ def _formula(meaning: str, default: str = "None") -> Any:
     return _flag(meaning, Expression(default), kind=Expression)
 
 
+def _kind(meaning: str, default: str) -> Any:
+    """The name of a kind of layer. Whoever runs the graph knows which there are."""
+    return _flag(meaning, default, kind=str)
+
+
 def _truth(meaning: str) -> Any:
     return _flag(meaning, False, kind=bool)
 
@@ -76,14 +81,8 @@ class Graph:
     embedding_norm: tuple[str, ...] = _names("the norm of the embeddings")
     segments: bool = _truth("whether every token gets the embedding of a first segment, where the file has one")
 
-    mixer: str = _choice(
-        "`latent`: keys and values by way of a narrow projection, with rotary positions on a part of their own",
-        "heads", "latent", default="heads",
-    )  # fmt: skip
-    recurrent: str = _choice(
-        "what layers without key-value heads have in place of attention",
-        "none", "short_convolution", "mamba", "mamba2", default="none",
-    )  # fmt: skip
+    mixer: str = _kind("the token mixer of layers with key-value heads, by its name in the runner's registry", "attention")
+    recurrent: str = _kind("that of layers without; `none`: there are no such layers", "none")
     causal: Expression = _formula(
         "whether a token sees those before it and not all others; it does where absent", "attention_causal"
     )
@@ -92,7 +91,7 @@ class Graph:
         "for layers with rotary positions",
         "none", "rms", "layer", "unit_rms", default="none",
     )  # fmt: skip
-    head_norm_after_rope: bool = _truth("whether queries and keys are normed after they were turned")
+    head_norm_after_rope: bool = _truth("whether queries and keys are normed after RoPE")
     head_norm_optional: bool = _truth("whether a file may lack the weights, and has no such norm then")
     attention_scale: Expression = _formula("what scores are multiplied by; 1 / sqrt(key size) where absent or 0")
     attention_softcap: Expression = _formula("a bound to scores, softly; 0: none")
@@ -100,18 +99,18 @@ class Graph:
     projection_clamp: Expression = _formula("a bound to queries, keys and values; 0: none")
 
     rope: str = _choice(
-        "which numbers of a head are turned together: neighbours, or those of two halves",
+        "which numbers of a head are rotated together: neighbours, or those of two halves",
         "adjacent", "halves", "none", default="none",
     )  # fmt: skip
     yarn_growth: Expression = _formula(
-        "what YaRN multiplies turned pairs by; `stretch` is the logarithm of its factor. Other flags may use it",
+        "what YaRN multiplies rotated pairs by; `stretch` is the logarithm of its factor. Other flags may use it",
         "1 + 0.1 * stretch",
     )
-    yarn_fast: Expression = _formula("turns within the original context from which on YaRN keeps a pair's frequency", "32")
-    yarn_slow: Expression = _formula("turns up to which it slows a pair down by the whole factor", "1")
+    yarn_fast: Expression = _formula("rotations within the original context from which on YaRN keeps a frequency", "32")
+    yarn_slow: Expression = _formula("rotations up to which it slows a pair down by the whole factor", "1")
     rope_base: Expression = _formula("the base of rotary frequencies; 10000 where absent", "rope_freq_base")
     rope_layers: Expression = _formula(
-        "which layers turn: one truth, or one per layer; `windowed` is those with a window", "True"
+        "which layers have RoPE: one truth, or one per layer; `windowed` is those with a window", "True"
     )
     window_rope: str = _choice(
         "rotary positions of layers with a window: as in the others, or without their scaling",
@@ -214,7 +213,7 @@ def _value(name: str, value: Any) -> Any:
         return Expression(str(value))
     if kind is tuple and isinstance(value, list) and all(isinstance(item, str) for item in value):
         return tuple(value)
-    if kind is bool and isinstance(value, bool):
+    if kind in (bool, str) and isinstance(value, kind):
         return value
-    expected = {Expression: "an expression", tuple: "a list of texts", bool: "true or false"}[kind]
+    expected = {Expression: "an expression", tuple: "a list of texts", bool: "true or false", str: "a name"}[kind]
     raise ValueError(f"graph flag {name} is {value!r}, expected {expected}")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +13,42 @@ from numpy.typing import NDArray
 from quantcli.formats.errors import GenerationError, UsageError
 from quantcli.kernels.attention import attention_kernels
 from quantcli.kernels.cached import STORAGES, Storage
-from quantcli.runner.hyperparameters import Hyperparameters, LayerSizes
 
 BATCH: Final = 512
 """Tokens that go through the layers together, at most: it bounds the memory of a long prompt, and of windows."""
 
 Floats = NDArray[np.float32]
+
+NOTHING: Final[Floats] = np.empty(0, np.float32)
+"""What a view has that has no slopes, or no sinks."""
+
+
+@dataclass(frozen=True)
+class LayerMemory:
+    """What a layer keeps between passes: keys and values, states, or nothing.
+
+    `kv_heads` is 0 for a layer without keys and values. A `value_size` of 0 says that values are the first numbers of the
+    keys. `window` positions are seen, the last ones or, where `chunked`, those since the last multiple; 0: all. `ahead`
+    positions after its own are seen too, where they have been stored. RoPE has `rotated` the first or the last numbers of
+    keys. `states` are the shapes of float32 arrays that a recurrent layer carries along.
+    """
+
+    kv_heads: int = 0
+    key_size: int = 0
+    value_size: int = 0
+    window: int = 0
+    chunked: bool = False
+    ahead: int = 0
+    rotated: Literal["none", "first", "last"] = "none"
+    states: tuple[tuple[int, ...], ...] = ()
+
+
+class HasMemory(Protocol):
+    """A model's hyperparameters, as far as a cache goes."""
+
+    @property
+    def memory(self) -> Sequence[LayerMemory]:
+        """What each layer keeps between passes."""
 
 
 def check_cache_type(cache_type: str) -> None:
@@ -44,61 +74,72 @@ class LayerCache:
     """The keys and values of a layer, `(kv_heads, room, elements)`, from position `first` on.
 
     A layer with a window keeps what the window holds and some more, so that it moves only now and then. Values of a size of
-    0 are the first numbers of the keys; other heads are kept turned (`hadamard`) by packed types, as llama.cpp does.
+    0 are the first numbers of the keys. Packed types keep other heads multiplied by a Hadamard matrix (`hadamard`), as
+    llama.cpp does.
     """
 
-    def __init__(self, sizes: LayerSizes, context: int, cache_type: str) -> None:
-        self._sizes = sizes
+    def __init__(self, sizes: LayerMemory, context: int, cache_type: str) -> None:
+        self.sizes = sizes
         self._kernels = attention_kernels(cache_type)
         storage = self._kernels.storage
         room = min(context, sizes.window - 1 + 2 * BATCH) if sizes.window and not sizes.ahead else context
         self.first = 0
         self.keys = _room(sizes.kv_heads, room, sizes.key_size, storage)
         self.values = _room(sizes.kv_heads, room, sizes.value_size, storage) if sizes.value_size else self.keys
-        turns = storage.packed and sizes.value_size > 0
-        self._key_turn = hadamard(sizes.key_size, False) if turns else None
-        self._value_turn = hadamard(sizes.value_size, True) if turns else None
+        transforms = storage.packed and sizes.value_size > 0
+        self._key_hadamard = hadamard(sizes.key_size, False) if transforms else None
+        self._value_hadamard = hadamard(sizes.value_size, True) if transforms else None
 
     def store(self, position: int, key: Floats, value: Floats | None = None) -> None:
         """Keep the keys and values of tokens, at most `BATCH`, from `position` on: float32 `(tokens, kv_heads, size)`."""
         slot = self._make_room(position, len(key))
-        self._kernels.store(_turned(key, self._key_turn), self.keys, slot)
+        self._kernels.store(_transformed(key, self._key_hadamard), self.keys, slot)
         if value is not None:
-            self._kernels.store(_turned(value, self._value_turn), self.values, slot)
+            self._kernels.store(_transformed(value, self._value_hadamard), self.values, slot)
 
     def attend(self, query: Floats, position: int, view: View, out: Floats) -> None:
         """Mix values for queries `(tokens, heads, key_size)` of tokens from `position` on, which were stored, into `out`
         `(tokens, heads, value_size)`."""
-        query, slot = _turned(query, self._key_turn), position - self.first
+        query, slot = _transformed(query, self._key_hadamard), position - self.first
         self._kernels.attend(
             query, self.keys, self.values, slot, view.scale, view.softcap, view.window, view.chunk, view.ahead, view.slopes,
             view.sinks, out,
         )  # fmt: skip
-        if self._value_turn is not None:
-            out[...] = _turned(out, self._value_turn)
+        if self._value_hadamard is not None:
+            out[...] = _transformed(out, self._value_hadamard)
+
+    def stored(self, start: int, stop: int) -> tuple[Floats, Floats]:
+        """The keys and values of positions `start` to `stop`, float32 `(tokens, kv_heads, size)`, in new arrays."""
+        place, sizes = slice(start - self.first, stop - self.first), self.sizes
+        keys = _transformed(self._restored(self.keys, place, sizes.key_size), self._key_hadamard)
+        if self.values is self.keys:
+            return keys, keys[:, :, : sizes.value_size]
+        return keys, _transformed(self._restored(self.values, place, sizes.value_size), self._value_hadamard)
 
     def holds(self, length: int) -> bool:
         """Whether what a token at position `length` sees is all there."""
         return self.first <= self._first_seen(length)
 
-    def cut(self, keep: int, discard: int, length: int, turn: Callable[[Floats], None] | None) -> None:
-        """Of `length` positions forget `discard` from `keep` on: those after them move there. `turn` turns keys, float32
-        `(tokens, kv_heads, size)`, back by as much, in place."""
+    def cut(self, keep: int, discard: int, length: int, rotate: Callable[[Floats], None] | None) -> None:
+        """Of `length` positions forget `discard` from `keep` on: those after them move there. `rotate` rotates keys,
+        float32 `(tokens, kv_heads, size)`, back by as much, in place."""
         start, first = max(self.first, keep + discard), self.first
         if first > keep:  # a window is beyond what is kept
             first = start - discard
         moved, target = slice(start - self.first, length - self.first), start - discard - first
         if self.values is not self.keys:
             self.values[:, target : target + length - start] = self.values[:, moved].copy()
-        if turn is None:
+        if rotate is None:
             self.keys[:, target : target + length - start] = self.keys[:, moved].copy()
         else:
-            plain = self._kernels.storage.restore(np.ascontiguousarray(self.keys[:, moved]))
-            keys = np.ascontiguousarray(plain[:, :, : self._sizes.key_size].swapaxes(0, 1))
-            keys = _turned(keys, self._key_turn)
-            turn(keys)
-            self._kernels.store(_turned(keys, self._key_turn), self.keys, target)
+            keys = _transformed(self._restored(self.keys, moved, self.sizes.key_size), self._key_hadamard)
+            rotate(keys)
+            self._kernels.store(_transformed(keys, self._key_hadamard), self.keys, target)
         self.first = first
+
+    def _restored(self, array: NDArray[Any], place: slice, size: int) -> Floats:
+        plain = self._kernels.storage.restore(np.ascontiguousarray(array[:, place]))
+        return np.ascontiguousarray(plain[:, :, :size].swapaxes(0, 1))
 
     def nbytes(self, length: int) -> int:
         """Bytes of the positions that are filled when there are `length` tokens."""
@@ -106,10 +147,10 @@ class LayerCache:
         return sum(array[:, : length - self.first].nbytes for array in arrays)
 
     def _first_seen(self, position: int) -> int:
-        window = self._sizes.window
+        window = self.sizes.window
         if not window:
             return 0
-        return position // window * window if self._sizes.chunked else max(0, position + 1 - window)
+        return position // window * window if self.sizes.chunked else max(0, position + 1 - window)
 
     def _make_room(self, position: int, count: int) -> int:
         """Where in the arrays `position` is, once there is room for `count` tokens from it on."""
@@ -130,19 +171,20 @@ class Cache:
     The operating system gives memory as it is written, so an unused context costs nothing.
     """
 
-    def __init__(self, sizes: Hyperparameters, context: int, cache_type: str = "f16") -> None:
+    def __init__(self, sizes: HasMemory, context: int, cache_type: str = "f16") -> None:
         """Raises UsageError for an unknown type or a context of no tokens, GenerationError for one too large."""
         check_cache_type(cache_type)
         if context < 1:
             raise UsageError(f"a context of {context} tokens holds nothing")
         self.context = context
         self.length = 0
+        memory = sizes.memory
         try:
-            self.layers = [LayerCache(layer, context, cache_type) for layer in sizes.layer]
+            self.layers = [LayerCache(layer, context, cache_type) for layer in memory]
         except (MemoryError, ValueError) as error:
             what = f"there is no memory for a context of {context} tokens"
             raise GenerationError(what, hint="fewer (--ctx) take less") from error
-        self.states = [[np.zeros(shape, np.float32) for shape in layer.states] for layer in sizes.layer]
+        self.states = [[np.zeros(shape, np.float32) for shape in layer.states] for layer in memory]
 
     def require(self, count: int) -> None:
         """Raises GenerationError unless `count` more tokens fit."""
@@ -180,7 +222,7 @@ def _room(heads: int, room: int, size: int, storage: Storage) -> NDArray[Any]:
 
 @cache
 def hadamard(size: int, small: bool) -> Floats | None:
-    """A Hadamard matrix that turns heads of `size` numbers, `(n, n)`, its own inverse; None for a size without one.
+    """A Hadamard matrix to multiply heads of `size` numbers by, `(n, n)`, its own inverse; None for a size without one.
 
     It spreads outliers over a head: a block of few bits would lose what is beside them.
     n is a power of two that divides the size: 64, or where it is not to be `small` the largest. Source: llama.cpp's
@@ -195,8 +237,8 @@ def hadamard(size: int, small: bool) -> Floats | None:
     return matrix / np.float32(np.sqrt(n))
 
 
-def _turned(heads: Floats, turn: Floats | None) -> Floats:
-    """Heads `(tokens, heads, size)`, each stretch of it turned."""
-    if turn is None:
+def _transformed(heads: Floats, matrix: Floats | None) -> Floats:
+    """Heads `(tokens, heads, size)`, each stretch of `len(matrix)` numbers multiplied by the matrix."""
+    if matrix is None:
         return heads
-    return (heads.reshape(-1, len(turn)) @ turn).reshape(heads.shape)
+    return (heads.reshape(-1, len(matrix)) @ matrix).reshape(heads.shape)

@@ -48,20 +48,24 @@ _CHANGES: Final[Mapping[str, Expression]] = MappingProxyType(
     }
 )
 """Optional keys, and where their `value` would change what a model computes. Besides an architecture's keys, expressions
-may use what `warn_of_ignored` is given."""
+may use what was computed as the hyperparameters were read: `_COMPUTED`."""
+
+_COMPUTED: Final[Mapping[str, Any]] = MappingProxyType(
+    {"score_scale": 1.0, "yarn_growth": 1.0, "windows": False, "expert_norm": False, "expert_gating": 0}
+)
+"""The names, and their values for a model in which nothing computes them."""
 
 
-def warn_of_ignored(read: MetadataReader, computed: Mapping[str, Any]) -> None:
+def warn_of_ignored(read: MetadataReader) -> None:
     """Issue a `QuantcliWarning` for each key of a file that was not read and would change numbers in other architectures.
 
-    `computed`: of the model as it is run, `score_scale`, `yarn_growth`, `windows` (whether some layer has one),
-    `expert_norm` and the code of its `expert_gating`.
+    All other hyperparameters have been read before.
     """
     for key, changes in _CHANGES.items():
         if not read.has(key) or read.was_read(key):
             continue
-        value = read.file.get(f"{read.architecture}.{key}")
-        if _holds(changes, {**read.scope, **computed, "value": value}):
+        value = read.raw(key)
+        if _holds(changes, {**_COMPUTED, **read.scope, "value": value}):
             said = f"{value:.6g}" if isinstance(value, float) else shown_value(value)
             what = f"{read.architecture}.{key} is {said}, and has no effect"
             warn(f"{read.file.path}: {what}: llama.cpp does not read it for this architecture")

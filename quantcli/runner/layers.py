@@ -1,4 +1,4 @@
-"""A layer: something that mixes tokens, an MLP, and how norms and the residual stream tie them together."""
+"""A layer: a token mixer, a feed-forward network, and how norms and the residual stream tie them together."""
 
 from __future__ import annotations
 
@@ -7,19 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from quantcli.architectures.graph import Graph
-from quantcli.formats.errors import ModelError
 from quantcli.kernels.elementwise import add
-from quantcli.runner.attention import Attention, read_attention
-from quantcli.runner.convolution import ShortConvolution, read_convolution
-from quantcli.runner.experts import Mixture, read_mixture
-from quantcli.runner.hyperparameters import Hyperparameters
-from quantcli.runner.latent import LatentAttention, read_latent
-from quantcli.runner.mlp import Mlp, read_mlp
-from quantcli.runner.state_space import Mamba, Mamba2, read_state_space
+from quantcli.runner.feed_forward.registry import FEED_FORWARD
+from quantcli.runner.sizes import Hyperparameters, Sublayer
 from quantcli.runner.step import Step
 from quantcli.runner.weights import Floats, Norm, Norms, Weights
-
-Mixer = Attention | LatentAttention | ShortConvolution | Mamba | Mamba2
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -27,10 +19,10 @@ class Layer:
     """One layer. A norm, or the MLP, is None where there is none."""
 
     mixer_norm: Norm | None
-    mixer: Mixer
+    mixer: Sublayer
     after_mixer_norm: Norm | None
     mlp_norm: Norm | None
-    mlp: Mlp | Mixture | None
+    mlp: Sublayer | None
     after_mlp_norm: Norm | None
     mixer_sum_norm: Norm | None
     mlp_sum_norm: Norm | None
@@ -39,7 +31,7 @@ class Layer:
     scale: np.float32
 
     def __call__(self, x: Floats, step: Step) -> None:
-        """Add what the layer has to say to the residual stream `x`, float32 `(tokens, width)`.
+        """Add what the layer computes to the residual stream `x`, float32 `(tokens, width)`, in place.
 
         Of a parallel layer with `shared_norm` the MLP reads what the mixer reads.
         """
@@ -81,10 +73,10 @@ def read_layer(weights: Weights, norms: Norms, graph: Graph, sizes: Hyperparamet
     )
     return Layer(
         mixer_norm=norms.read(graph.attention_norm, width, prefix, optional=graph.attention_norm_optional),
-        mixer=_read_mixer(weights, graph, sizes, index),
+        mixer=sizes.mixers[index].load(weights, graph, sizes, index),
         after_mixer_norm=norms.read(graph.after_attention_norm, width, prefix),
         mlp_norm=None if shared_norm else norms.read(graph.mlp_norm, width, prefix),
-        mlp=_read_mlp(weights, graph, sizes, prefix),
+        mlp=_load_feed_forward(weights, graph, sizes, prefix),
         after_mlp_norm=norms.read(graph.after_mlp_norm, width, prefix),
         mixer_sum_norm=norms.read(graph.attention_sum_norm, width, prefix),
         mlp_sum_norm=norms.read(graph.mlp_sum_norm, width, prefix),
@@ -94,22 +86,10 @@ def read_layer(weights: Weights, norms: Norms, graph: Graph, sizes: Hyperparamet
     )
 
 
-def _read_mixer(weights: Weights, graph: Graph, sizes: Hyperparameters, index: int) -> Mixer:
-    if sizes.layer[index].states:
-        if sizes.state_space is not None:
-            return read_state_space(weights, graph, sizes, index)
-        return read_convolution(weights, sizes, index)
-    if sizes.latent is not None:
-        return read_latent(weights, graph, sizes, index)
-    return read_attention(weights, graph, sizes, index)
-
-
-def _read_mlp(weights: Weights, graph: Graph, sizes: Hyperparameters, prefix: str) -> Mlp | Mixture | None:
-    """A mixture where the layer has a router."""
+def _load_feed_forward(weights: Weights, graph: Graph, sizes: Hyperparameters, prefix: str) -> Sublayer | None:
+    """The network of the first kind whose marker the layer has."""
     if graph.mlp == "none":
         return None
-    if not weights.has(f"{prefix}ffn_gate_inp.weight"):
-        return read_mlp(weights, graph, sizes.width, prefix)
-    if sizes.experts is None:
-        raise ModelError(f"{weights.file.path}: there are experts, and no {sizes.architecture}.expert_count says how many")
-    return read_mixture(weights, graph, sizes, prefix)
+    markers = {kind: entry.marker for kind, entry in FEED_FORWARD.items()}
+    kind = next(kind for kind, marker in markers.items() if marker is None or weights.has(f"{prefix}{marker}"))
+    return sizes.feed_forward[kind].load(weights, graph, sizes.width, prefix)

@@ -11,7 +11,9 @@ from quantcli.formats.gguf_reader import open_gguf
 from quantcli.formats.gguf_spec import Metadata
 from quantcli.kernels.types import BlockType
 from quantcli.runner.model import Model
+from quantcli.runner.model_file import ModelFile
 from quantcli.runner.tokenizer import Tokenizer, load_tokenizer
+from quantcli.runner.weights import Observer
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,16 +37,31 @@ def load_model(
 ) -> LoadedModel:
     """Open a GGUF file, or the first of its parts, to run it; with `packing`, its plain numbers as blocks of that type.
 
-    `architecture_file` describes the file's architecture where the package does not, or otherwise.
+    `architecture_file` describes the file's architecture in place of the package.
 
     Raises:
         FormatError: if it is no sound GGUF file.
         UnsupportedError, ModelError: if its model cannot be run; see `Model`.
     """
     with open_gguf(path) as file:
-        return LoadedModel(
-            path=Path(path),
-            metadata=file.metadata,
-            model=Model(file, packing, architecture_file=architecture_file),
-            parameters=sum(tensor.size for tensor in file.tensors.values()),
-        )
+        return prepare_model(file, packing, architecture_file=architecture_file)
+
+
+def prepare_model(
+    file: ModelFile,
+    packing: BlockType | None = None,
+    observer: Observer | None = None,
+    *,
+    architecture_file: Path | None = None,
+) -> LoadedModel:
+    """A file made ready to run, as `load_model` does; `observer` sees the inputs of every matrix product.
+
+    Raises:
+        UnsupportedError, ModelError: if its model cannot be run; see `Model`.
+    """
+    return LoadedModel(
+        path=file.path,
+        metadata=file.metadata,
+        model=Model(file, packing, observer, architecture_file=architecture_file),
+        parameters=sum(tensor.size for tensor in file.tensors.values()),
+    )

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from quantcli.architectures.expressions import Expression
 from quantcli.formats.errors import ModelError, shown
-from quantcli.formats.gguf_reader import GGUFFile
+from quantcli.runner.model_file import ModelFile, metadata_value
 
 REQUIRED: Final = object()
 MOST: Final = 1 << 31
@@ -41,7 +41,7 @@ class MetadataReader:
     Every method raises ModelError for a value that is missing, where `default` is not given, or not of its kind.
     """
 
-    file: GGUFFile
+    file: ModelFile
     architecture: str
     scope: Asked = field(default_factory=Asked)
 
@@ -49,11 +49,15 @@ class MetadataReader:
         prefix = f"{self.architecture}."
         for key in self.file.metadata:
             if key.startswith(prefix):
-                self.scope[_name(key.removeprefix(prefix))] = _plain(self.file.get(key))
+                self.scope[_name(key.removeprefix(prefix))] = _plain(metadata_value(self.file, key))
 
     def has(self, key: str) -> bool:
         """Whether the file has a key."""
         return f"{self.architecture}.{key}" in self.file.metadata
+
+    def raw(self, key: str, default: Any = None) -> Any:
+        """A key's value as the file has it, unchecked; this does not count as reading it."""
+        return metadata_value(self.file, f"{self.architecture}.{key}", default)
 
     def was_read(self, key: str) -> bool:
         """Whether a key's value was asked for."""
@@ -124,7 +128,7 @@ class MetadataReader:
 
     def _value(self, key: str, default: Any) -> Any:
         self.scope.names.add(_name(key))
-        value = self.file.get(f"{self.architecture}.{key}", default)
+        value = self.raw(key, default)
         if value is REQUIRED:
             raise ModelError(f"{self.file.path}: the metadata lack {self.architecture}.{key}")
         return value

@@ -6,7 +6,7 @@ its norms; a pass keeps a few rows of numbers per token.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +14,18 @@ from numpy.typing import NDArray
 
 from quantcli.formats import vocabulary_spec
 from quantcli.formats.errors import GenerationError, ModelError, UnsupportedError
-from quantcli.formats.gguf_reader import GGUFFile
+from quantcli.formats.listing import listed
 from quantcli.kernels.rows import dequantize
 from quantcli.kernels.types import BlockType
 from quantcli.runner.cache import BATCH, Cache
 from quantcli.runner.hyperparameters import read_hyperparameters
 from quantcli.runner.layers import read_layer
-from quantcli.runner.step import read_positions
-from quantcli.runner.weights import Floats, Matrix, Norms, Weights
+from quantcli.runner.model_file import ModelFile
+from quantcli.runner.step import Step, read_positions
+from quantcli.runner.weights import Floats, Matrix, Norms, Observer, Weights
 
 
-def _check_vocabulary(file: GGUFFile, rows: int) -> None:
+def _check_vocabulary(file: ModelFile, rows: int) -> None:
     """Raises ModelError unless there is a row for each token, and no more, as the reference asks of a file."""
     tokens = file.metadata.get(vocabulary_spec.TOKENS)
     if tokens is not None and tokens.element is not None and tokens.count != rows:
@@ -33,9 +34,12 @@ def _check_vocabulary(file: GGUFFile, rows: int) -> None:
 
 
 class Model:
-    """A decoder in a GGUF file; its matrices of plain numbers are made blocks of the type `packing`, where there is one.
+    """A model in a file; its matrices of plain numbers are made blocks of the type `packing`, where there is one.
 
-    `weights_bytes` are those of all tensors, in the file or as they were packed.
+    `observer` sees the inputs of every matrix product. `architecture_file` describes the architecture in place of the
+    package. `weights_bytes` are those of all tensors, in the file or as they
+    were packed. `forward` and `hidden` run all layers. `embed`, `run_layer` and `logits` do the same in steps: one layer
+    after another on many tokens.
 
     Raises:
         UnsupportedError: for an architecture, a flag or a tensor type that the runner does not know; it is named.
@@ -43,10 +47,15 @@ class Model:
     """
 
     def __init__(
-        self, file: GGUFFile, packing: BlockType | None = None, *, architecture_file: Path | None = None
+        self,
+        file: ModelFile,
+        packing: BlockType | None = None,
+        observer: Observer | None = None,
+        *,
+        architecture_file: Path | None = None,
     ) -> None:
         self.sizes, self.graph = read_hyperparameters(file, architecture_file)
-        sizes, graph, weights = self.sizes, self.graph, Weights(file, packing)
+        sizes, graph, weights = self.sizes, self.graph, Weights(file, packing, observer)
         centred, weighed = graph.norm != "rms", graph.norm != "layer_without_weight"
         norms = Norms(weights, sizes.norm_epsilon, centred, weighed)
         self.embedding = weights.matrix("token_embd", None, sizes.width)
@@ -59,14 +68,15 @@ class Model:
         self.output_norm = norms.read(graph.output_norm, sizes.width)
         tied = not weights.has("output.weight")
         self.output = self.embedding if tied else weights.matrix("output", self.vocabulary, sizes.width)
-        self.positions = read_positions(weights, sizes, graph.rope != "none", graph.window_rope == "same")
+        self.positions = read_positions(
+            weights, sizes.rope, sizes.temperature, graph.rope != "none", graph.window_rope == "same"
+        )
         self.weights_bytes = sum(tensor.nbytes for tensor in file.tensors.values()) - sum(weights.saved.values())
-        unrun = [f"blk.{index}." for index in range(sizes.layers, sizes.layers + sizes.unrun_layers)]
-        if unused := [name for name in weights.unused() if not name.startswith((*graph.heads, *unrun))]:
-            raise UnsupportedError(
-                f"{file.path}: the graph of architecture {sizes.architecture!r} has no place for tensor {unused[0]!r}"
-                + (f" and {len(unused) - 1} more" if len(unused) > 1 else "")
-            )
+        mtp = [f"blk.{index}." for index in range(sizes.layers, sizes.layers + sizes.mtp_layers)]
+        if unused := [name for name in weights.unused() if not name.startswith((*graph.heads, *mtp))]:
+            names = listed([repr(name) for name in unused], most=1)
+            what = f"the graph of architecture {sizes.architecture!r} has no place for tensor {names}"
+            raise UnsupportedError(f"{file.path}: {what}")
 
     def _read_learned_positions(self, weights: Weights) -> Matrix | None:
         name = "position_embd"
@@ -105,45 +115,39 @@ class Model:
             )
         ids = self._checked(tokens, cache)
         results = []
-        for start in range(0, len(ids), BATCH):
-            hidden = self._layers(ids[start : start + BATCH], cache)
-            if every or start + BATCH >= len(ids):
-                results.append(self._logits(hidden if every else hidden[-1:]))
+        for part, step in self.steps(len(ids), cache):
+            hidden = self._run(ids[part], step)
+            if every or part.stop == len(ids):
+                results.append(self.logits(hidden if every else hidden[-1:]))
         return results[0] if len(results) == 1 else np.concatenate(results)
 
     @np.errstate(all="ignore")
     def hidden(self, tokens: Sequence[int], cache: Cache) -> Floats:
-        """Put tokens after those in `cache` and return what the model makes of each, float32 `(len(tokens), width)`: the
-        residual stream after the last norm. An encoder reads them all at once.
+        """Put tokens after those in `cache` and return their hidden states behind the last norm, float32
+        `(len(tokens), width)`. An encoder reads them all at once.
 
         Raises:
             GenerationError: as `forward`.
         """
         ids = self._checked(tokens, cache)
-        batch = BATCH if self.sizes.causal else len(ids)
-        parts = [self._normed(self._layers(ids[start : start + batch], cache)) for start in range(0, len(ids), batch)]
-        return np.concatenate(parts)
+        return np.concatenate([self.normed(self._run(ids[part], step)) for part, step in self.steps(len(ids), cache)])
 
-    def _checked(self, tokens: Sequence[int], cache: Cache) -> NDArray[np.int64]:
-        if not len(tokens):
-            raise GenerationError("nothing to read: the prompt has no tokens")
+    def steps(self, count: int, cache: Cache) -> Iterator[tuple[slice, Step]]:
+        """The passes that `count` tokens after those in `cache` go through the layers in, and which tokens each takes: at
+        most `BATCH`, of an encoder all. The cache's length is the caller's to change."""
+        batch, first = BATCH if self.sizes.causal else count, cache.length
+        for start in range(0, count, batch):
+            part = slice(start, min(start + batch, count))
+            yield part, self.positions.step(cache, first + start, part.stop - start)
+
+    @np.errstate(all="ignore")
+    def embed(self, tokens: Sequence[int] | NDArray[np.int64], position: int = 0) -> Floats:
+        """The hidden states before the first layer of tokens from `position` on, float32 `(len(tokens), width)`.
+
+        Raises:
+            GenerationError: for more tokens than have positions.
+        """
         ids = np.asarray(tokens, np.int64)
-        if ids.min() < 0 or ids.max() >= self.vocabulary:
-            wrong = ids[(ids < 0) | (ids >= self.vocabulary)][0]
-            raise GenerationError(f"token {wrong} is not in the vocabulary of {self.vocabulary}")
-        cache.require(len(ids))
-        return ids
-
-    def _layers(self, ids: NDArray[np.int64], cache: Cache) -> Floats:
-        """The residual stream after the last layer, `(len(ids), width)`; the cache grows by as many positions."""
-        x = self._embed(ids, cache.length)
-        step = self.positions.step(cache, len(ids))
-        for layer in self.layers:
-            layer(x, step)
-        cache.length += len(ids)
-        return x
-
-    def _embed(self, ids: NDArray[np.int64], position: int) -> Floats:
         x = dequantize(self.embedding.weights[ids], self.embedding.type)
         if self.sizes.embedding_scale != 1:
             x *= np.float32(self.sizes.embedding_scale)
@@ -157,11 +161,26 @@ class Model:
             x += self.segment
         return x if self.embedding_norm is None else self.embedding_norm(x)
 
-    def _normed(self, hidden: Floats) -> Floats:
+    @np.errstate(all="ignore")
+    def run_layer(self, index: int, hidden: Floats, cache: Cache) -> None:
+        """Run layer `index` on hidden states, contiguous float32 `(tokens, width)`, in place: any number of tokens, after
+        those in `cache`. What the layer remembers of them goes into the cache, whose length stays.
+
+        Raises:
+            GenerationError: for more tokens than fit in the cache.
+        """
+        cache.require(len(hidden))
+        for part, step in self.steps(len(hidden), cache):
+            self.layers[index](hidden[part], step)
+
+    def normed(self, hidden: Floats) -> Floats:
+        """Hidden states `(tokens, width)` behind the last layer, after the last norm."""
         return hidden if self.output_norm is None else self.output_norm(np.ascontiguousarray(hidden))
 
-    def _logits(self, hidden: Floats) -> Floats:
-        logits = self.output(np.ascontiguousarray(self._normed(hidden)))
+    @np.errstate(all="ignore")
+    def logits(self, hidden: Floats) -> Floats:
+        """The logits of hidden states behind the last layer, `(tokens, width)`: float32 `(tokens, vocabulary)`."""
+        logits = self.output(np.ascontiguousarray(self.normed(hidden)))
         if self.sizes.logit_scale != 1:
             logits *= np.float32(self.sizes.logit_scale)
         if self.sizes.logit_softcap > 0:
@@ -169,3 +188,21 @@ class Model:
             np.tanh(np.divide(logits, cap, out=logits), out=logits)
             logits *= cap
         return logits
+
+    def _run(self, ids: NDArray[np.int64], step: Step) -> Floats:
+        """Hidden states behind the last layer, `(len(ids), width)`; the cache grows by as many positions."""
+        x = self.embed(ids, step.position)
+        for layer in self.layers:
+            layer(x, step)
+        step.cache.length += len(ids)
+        return x
+
+    def _checked(self, tokens: Sequence[int], cache: Cache) -> NDArray[np.int64]:
+        if not len(tokens):
+            raise GenerationError("nothing to read: the prompt has no tokens")
+        ids = np.asarray(tokens, np.int64)
+        if ids.min() < 0 or ids.max() >= self.vocabulary:
+            wrong = ids[(ids < 0) | (ids >= self.vocabulary)][0]
+            raise GenerationError(f"token {wrong} is not in the vocabulary of {self.vocabulary}")
+        cache.require(len(ids))
+        return ids

@@ -8,12 +8,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.runner.cache import Cache
-from quantcli.runner.hyperparameters import Hyperparameters
-from quantcli.runner.rotary import Rotary, make_rotary
+from quantcli.runner.rotary import Rope, Rotary, make_rotary
 from quantcli.runner.weights import Floats, Weights
 
 Angles = tuple[Floats, Floats]
 """Cosines and sines, float32 `(tokens, pairs)`."""
+
+
+@dataclass(frozen=True)
+class Temperature:
+    """How queries grow with their position p: by log(floor((p + offset) / length) + 1) * scale + 1."""
+
+    scale: float
+    length: float
+    offset: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,29 +42,30 @@ class Step:
 class Positions:
     """What makes steps. Rotaries are pairs: for layers that see everything, and for those with a window.
 
-    `long` are those of a context beyond the one a model was first trained on, where they are others.
+    `long` are those of a context beyond `original_context`, the one a model was first trained on, where they are others.
     """
 
-    sizes: Hyperparameters
+    temperature: Temperature | None
+    original_context: int
     usual: tuple[Rotary, Rotary] | None
     long: tuple[Rotary, Rotary] | None
 
-    def step(self, cache: Cache, count: int) -> Step:
-        """The step of `count` tokens that come next."""
+    def step(self, cache: Cache, first: int, count: int) -> Step:
+        """The step of `count` tokens from position `first` on."""
         rotaries, angles = self.rotaries(cache), None
         if rotaries:
-            whole = rotaries[0].angles(cache.length, count)
+            whole = rotaries[0].angles(first, count)
             same = rotaries[0] is rotaries[1]
-            angles = (whole, whole if same else rotaries[1].angles(cache.length, count))
-        return Step(cache, cache.length, angles, self._growth(cache.length, count))
+            angles = (whole, whole if same else rotaries[1].angles(first, count))
+        return Step(cache, first, angles, self._growth(first, count))
 
     def rotaries(self, cache: Cache) -> tuple[Rotary, Rotary] | None:
         """Those of a context as long as the cache's."""
-        beyond = cache.context > self.sizes.rope_scaling.original_context
+        beyond = cache.context > self.original_context
         return self.long if beyond and self.long else self.usual
 
     def _growth(self, first: int, count: int) -> Floats | None:
-        temperature = self.sizes.temperature
+        temperature = self.temperature
         if temperature is None:
             return None
         positions: NDArray[np.float64] = np.arange(first, first + count, dtype=np.float64) + temperature.offset
@@ -64,23 +73,26 @@ class Positions:
         return growth.reshape(-1, 1, 1)
 
 
-def read_positions(weights: Weights, sizes: Hyperparameters, turns: bool, window_scaled: bool) -> Positions:
-    """The rotaries of a file, none for a model that does not turn.
+def read_positions(
+    weights: Weights, rope: Rope, temperature: Temperature | None, rotates: bool, window_scaled: bool
+) -> Positions:
+    """The positions of a model; `rotates` says whether it has RoPE, `window_scaled` whether its scaling is for windows too.
 
     Raises:
-        ModelError: for rotary factors of another number than there are pairs.
+        ModelError: for RoPE factors of another number than there are pairs.
     """
-    if not turns:
-        return Positions(sizes, None, None)
-    pairs = sizes.rope_size // 2
+    original = rope.scaling.original_context
+    if not rotates:
+        return Positions(temperature, original, None, None)
+    pairs = rope.size // 2
     names = ("rope_freqs", "rope_factors_short", "rope_factors_long")
     common, short, long = (weights.optional_vector(f"{name}.weight", pairs) for name in names)
 
     def both(divisors: Floats | None) -> tuple[Rotary, Rotary]:
-        whole = make_rotary(sizes, divisors)
-        if window_scaled and sizes.window_rope_base == sizes.rope_base:
+        whole = make_rotary(rope, divisors)
+        if window_scaled and rope.window_base == rope.base:
             return whole, whole
-        return whole, make_rotary(sizes, divisors, base=sizes.window_rope_base, scaled=window_scaled)
+        return whole, make_rotary(rope, divisors, base=rope.window_base, scaled=window_scaled)
 
     beyond = None if common is not None or long is None else both(long)
-    return Positions(sizes, both(short if common is None else common), beyond)
+    return Positions(temperature, original, both(short if common is None else common), beyond)

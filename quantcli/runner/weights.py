@@ -1,32 +1,45 @@
-"""The tensors of a file as a forward pass wants them: checked as they are taken, and left in the file.
+"""The tensors of a file as a forward pass needs them: checked as they are taken, and left in the file.
 
-A matrix is a view of the memory map and is multiplied as stored; vectors are unpacked.
+A matrix is a view of the memory map and is multiplied as stored; vectors are dequantized.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.formats.errors import ModelError, UnsupportedError
-from quantcli.formats.gguf_reader import GGUFFile
-from quantcli.formats.tensor import StoredTensor
+from quantcli.formats.tensor import TensorInfo
 from quantcli.kernels.elementwise import layer_norm, rms_norm
 from quantcli.kernels.matmul import Multiply, multiplier
 from quantcli.kernels.rows import dequantize
 from quantcli.kernels.types import BlockType
+from quantcli.runner.model_file import ModelFile
 from quantcli.runner.pack import can_pack, pack
 
 Floats = NDArray[np.float32]
 
 
+class Observer(Protocol):
+    """Sees the inputs of every matrix product of a forward pass, before the product is computed."""
+
+    def __call__(self, tensor: str, rows: Floats, index: int | None, /) -> None:
+        """`rows`, float32 `(tokens, columns)`, are about to be multiplied by `tensor`.
+
+        `index` says by which matrix of a stack: the expert, whose tokens alone the rows are, or the head. It is None for a
+        tensor that is one matrix. Whoever keeps the rows copies them: they may be overwritten.
+        """
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Matrix:
-    """A weight matrix in the file, uint8 `(rows, row_bytes)`, and its bias where it has one."""
+    """The tensor `name`: a weight matrix in the file, uint8 `(rows, row_bytes)`, and its bias where it has one."""
 
+    name: str
     weights: NDArray[np.uint8]
     type: BlockType
     columns: int
@@ -44,8 +57,9 @@ class Matrix:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Stack:
-    """Matrices of one shape, one after another in one tensor, with a bias for each where they have them."""
+    """The tensor `name`: matrices of one shape, one after another, with a bias for each where they have them."""
 
+    name: str
     weights: NDArray[np.uint8]
     type: BlockType
     rows: int
@@ -60,6 +74,30 @@ class Stack:
         if self.biases is not None:
             out += self.biases[index]
         return out
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class ObservedMatrix(Matrix):
+    """A matrix whose inputs are shown to an observer."""
+
+    observer: Observer
+
+    def __call__(self, x: Floats) -> Floats:
+        """As the matrix."""
+        self.observer(self.name, x, None)
+        return Matrix.__call__(self, x)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class ObservedStack(Stack):
+    """A stack whose inputs are shown to an observer."""
+
+    observer: Observer
+
+    def __call__(self, index: int, x: Floats) -> Floats:
+        """As the stack."""
+        self.observer(self.name, x, index)
+        return Stack.__call__(self, index, x)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -89,11 +127,12 @@ class Weights:
     and UnsupportedError for a type that nothing multiplies by.
 
     Matrices of plain numbers become blocks of the type `packing`, where there is one and their rows fit; `saved` counts the
-    bytes that makes fewer.
+    bytes that makes fewer. `observer` sees the inputs of every product with the matrices.
     """
 
-    file: GGUFFile
+    file: ModelFile
     packing: BlockType | None = None
+    observer: Observer | None = None
     taken: set[str] = field(default_factory=set)
     saved: dict[str, int] = field(default_factory=dict)
 
@@ -101,9 +140,7 @@ class Weights:
         """Whether the file has a tensor of this full name."""
         return name in self.file.tensors
 
-    def matrix(
-        self, name: str, rows: int | None, columns: int, biases: Sequence[str] = (), packs: bool = True
-    ) -> Matrix:
+    def matrix(self, name: str, rows: int | None, columns: int, biases: Sequence[str] = (), packs: bool = True) -> Matrix:
         """`NAME.weight`, of `rows` rows (None: any number) of `columns`, with `NAME.bias` where there is one.
 
         `biases`: names of other vectors that together are the bias, where the file has them instead. Without `packs` it
@@ -119,7 +156,8 @@ class Weights:
                 found = f"{', '.join(biases)} have {len(bias)} numbers"
                 raise ModelError(f"{self.file.path}: {found}, expected {tensor.shape[0]}")
         data, kind = self._data(tensor, packs)
-        return Matrix(data, kind, columns, self._multiplier(tensor, kind), bias)
+        fields = (tensor.name, data, kind, columns, self._multiplier(tensor, kind), bias)
+        return Matrix(*fields) if self.observer is None else ObservedMatrix(*fields, self.observer)
 
     def stack(self, name: str, count: int, rows: int | None, columns: int) -> Stack:
         """`NAME.weight`, `count` matrices of `rows` rows (None: any number) of `columns`, with `NAME.bias` as `matrix`."""
@@ -130,7 +168,8 @@ class Weights:
         biases = self.optional_vector(f"{name}.bias", count * shape[1])
         biases = None if biases is None else biases.reshape(count, shape[1])
         data, kind = self._data(tensor, True)
-        return Stack(data, kind, shape[1], columns, self._multiplier(tensor, kind), biases)
+        fields = (tensor.name, data, kind, shape[1], columns, self._multiplier(tensor, kind), biases)
+        return Stack(*fields) if self.observer is None else ObservedStack(*fields, self.observer)
 
     def optional_vector(self, name: str, length: int | None) -> Floats | None:
         """As `vector`, None where the file has no such tensor."""
@@ -146,11 +185,15 @@ class Weights:
         except ValueError as error:
             raise self._unsupported(tensor, error) from error
 
+    def vector_or_zeros(self, name: str, length: int) -> Floats:
+        """As `vector`, zeros where the file has no such tensor."""
+        return self.vector(name, length) if self.has(name) else np.zeros(length, np.float32)
+
     def unused(self) -> list[str]:
         """Names of the tensors that nothing took."""
         return [name for name in self.file.tensors if name not in self.taken]
 
-    def _data(self, tensor: StoredTensor, packs: bool) -> tuple[NDArray[np.uint8], BlockType]:
+    def _data(self, tensor: TensorInfo, packs: bool) -> tuple[NDArray[np.uint8], BlockType]:
         """The rows of a tensor, and their type."""
         data, packing = self.file.map(tensor), self.packing
         if packing is None or not packs or not can_pack(tensor.type, tensor.row_length, packing):
@@ -159,23 +202,23 @@ class Weights:
         self.saved[tensor.name] = tensor.nbytes - packed.nbytes
         return packed, packing
 
-    def _multiplier(self, tensor: StoredTensor, kind: BlockType) -> Multiply:
+    def _multiplier(self, tensor: TensorInfo, kind: BlockType) -> Multiply:
         try:
             return multiplier(kind)
         except ValueError as error:
             raise self._unsupported(tensor, error) from error
 
-    def _unsupported(self, tensor: StoredTensor, error: ValueError) -> UnsupportedError:
+    def _unsupported(self, tensor: TensorInfo, error: ValueError) -> UnsupportedError:
         return UnsupportedError(f"{self.file.path}: tensor {tensor.name!r} cannot be run: {error}")
 
-    def _tensor(self, name: str) -> StoredTensor:
+    def _tensor(self, name: str) -> TensorInfo:
         tensor = self.file.tensors.get(name)
         if tensor is None:
             raise ModelError(f"{self.file.path}: the file has no tensor {name!r}, and its architecture needs one")
         self.taken.add(name)
         return tensor
 
-    def _refuse(self, tensor: StoredTensor, expected: tuple[int | None, ...]) -> None:
+    def _refuse(self, tensor: TensorInfo, expected: tuple[int | None, ...]) -> None:
         shown = ", ".join("any" if extent is None else str(extent) for extent in expected)
         raise ModelError(f"{self.file.path}: tensor {tensor.name!r} has shape {tensor.shape}, expected ({shown})")
 

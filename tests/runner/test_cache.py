@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from quantcli.conversion.convert import convert
 from quantcli.formats.errors import GenerationError, UnsupportedError, UsageError
-from quantcli.runner.attention import NOTHING
-from quantcli.runner.cache import Cache, LayerCache, View, hadamard
-from quantcli.runner.hyperparameters import LayerSizes
+from quantcli.runner.cache import NOTHING, Cache, LayerCache, LayerMemory, View, hadamard
 from quantcli.runner.load import load_model
 from quantcli.runner.session import Session
 
 RANDOM = np.random.default_rng(3)
 PROMPT = [1, 403, 407, 261, 378]  # "Once upon a time"
-SIZES = LayerSizes(heads=4, kv_heads=2, key_size=16, value_size=16, window=0, chunked=False, turns=True)
+SIZES = LayerMemory(kv_heads=2, key_size=16, value_size=16, rotated="first")
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +73,7 @@ def test_a_cache_goes_back_to_what_it_holds_or_to_nothing(loaded):
     np.testing.assert_allclose(loaded.model.forward(tokens[5:], cache), first, rtol=1e-4, atol=1e-4)
     layer = cache.layers[2]
     layer.first = 4  # as a window that has moved
-    layer._sizes = replace(layer._sizes, window=2)
+    layer.sizes = replace(layer.sizes, window=2)
     assert cache.rewind(5) == 5
     assert cache.rewind(4) == 0
     assert cache.layers[2].first == 0
@@ -82,8 +81,8 @@ def test_a_cache_goes_back_to_what_it_holds_or_to_nothing(loaded):
 
 def test_states_know_one_number_of_tokens(loaded):
     sizes = loaded.model.sizes
-    states = (replace(sizes.layer[0], states=((2, 3),)), *sizes.layer[1:])
-    cache = Cache(replace(sizes, layer=states), 16)
+    memory = (replace(sizes.memory[0], states=((2, 3),)), *sizes.memory[1:])
+    cache = Cache(SimpleNamespace(memory=memory), 16)
     cache.states[0][0][...] = 7
     cache.length = 5
     assert cache.rewind(5) == 5
@@ -157,9 +156,8 @@ def test_in_the_first_layer_what_moved_is_as_if_it_had_been_read_there(wide_head
     model.forward(session.tokens, fresh)
     found, expected = (cache.layers[0] for cache in (session.cache, fresh))
     share = 1e-5 if cache_type == "f32" else 0.03
-    for arrays in ((found.keys, expected.keys), (found.values, expected.values)):
-        restored = [found._kernels.storage.restore(np.ascontiguousarray(array[:, :13])) for array in arrays]
-        assert np.abs(restored[0] - restored[1]).max() <= share * np.ptp(restored[1])
+    for moved, read in zip(found.stored(0, 13), expected.stored(0, 13), strict=True):
+        assert np.abs(moved - read).max() <= share * np.ptp(read)
 
 
 @pytest.mark.parametrize("keep", [0, 2, 12])

@@ -208,8 +208,7 @@ def test_a_router_that_does_not_say_how_it_counts_counts_as_the_architecture_doe
         bare = {key: value for key, value in file.metadata.items() if not key.endswith("expert_gating_func")}
         for said, expected in ((None, "sigmoid"), (u32(0), "sigmoid"), (u32(1), "softmax"), (u32(2), "sigmoid")):
             more = {} if said is None else {"glm4moe.expert_gating_func": said}
-            experts = Model(replace(file, metadata={**bare, **more})).sizes.experts
-            assert experts is not None
+            experts = Model(replace(file, metadata={**bare, **more})).sizes.feed_forward["experts"]
             assert experts.gating == expected
 
 

@@ -159,7 +159,7 @@ def test_biases_are_added_where_the_file_has_them(tmp_path):
     with open_gguf(tiny_file(tmp_path / "tiny.gguf", change)) as file:
         tiny = Model(file)
     attention, mlp = tiny.layers[0].mixer, tiny.layers[0].mlp
-    query, key, _ = attention.parts
+    query, key, _ = attention.projections
     x = np.ones((2, WIDTH), np.float32)
     assert query.bias is not None
     weights = query.weights.view(np.float32)
@@ -219,7 +219,7 @@ def rotary(tmp_path, divisors=None, **keys):
         metadata |= {f"llama.{key}": value for key, value in keys.items()}
 
     with open_gguf(tiny_file(tmp_path / "rope.gguf", change)) as file:
-        return make_rotary(read_hyperparameters(file)[0], divisors)
+        return make_rotary(read_hyperparameters(file)[0].rope, divisors)
 
 
 def test_frequencies_fall_from_one_and_are_stretched(tmp_path):

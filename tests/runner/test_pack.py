@@ -40,7 +40,7 @@ def test_a_packed_model_is_the_quantized_file(folder, monkeypatch):
 def test_rows_that_do_not_fit_and_what_is_small_already_stay(folder, stories):
     # Of its rows of 64 and 172 numbers, blocks of 32 divide the first.
     model = load_model(stories, TYPES["Q4_0"]).model
-    assert {layer.mixer.parts[0].type.name for layer in model.layers} == {"Q4_0"}
+    assert {layer.mixer.projections[0].type.name for layer in model.layers} == {"Q4_0"}
     assert {layer.mlp.down.type.name for layer in model.layers} == {"F32"}
     assert np.isfinite(model.forward(TOKENS, Cache(model.sizes, 8))).all()
     quantized = load_model(folder / "Q8_0.gguf", TYPES["Q4_0"])

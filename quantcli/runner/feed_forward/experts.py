@@ -1,4 +1,4 @@
-"""A mixture of experts for an MLP: a router chooses a few for each token, and weighs what they give."""
+"""A mixture of experts: a router chooses a few for each token, and weighs what they give."""
 
 from __future__ import annotations
 
@@ -11,14 +11,71 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.architectures.graph import Graph
+from quantcli.formats.errors import ModelError
 from quantcli.kernels.activations import Activation, activation
-from quantcli.runner.hyperparameters import Experts, Hyperparameters
-from quantcli.runner.mlp import Mlp, read_mlp
+from quantcli.runner.feed_forward.dense import Mlp, load_mlp
+from quantcli.runner.metadata import MetadataReader
+from quantcli.runner.model_file import metadata_value
 from quantcli.runner.step import Step
 from quantcli.runner.weights import Floats, Matrix, Stack, Weights
 
 Chosen = NDArray[np.int64]
 """Numbers of experts, `(tokens, used)`."""
+
+GATINGS: Final[Mapping[int, str]] = MappingProxyType(
+    {1: "softmax", 2: "sigmoid", 3: "softmax_of_chosen", 4: "sqrt_softplus"}
+)
+"""The values of expert_gating_func."""
+
+
+@dataclass(frozen=True)
+class ExpertSizes:
+    """How many experts a mixture has and uses for a token, and in how many groups they are chosen; 0 experts: the file does
+    not say, and no layer may have any.
+
+    `norm` says that the weights of the chosen are made to sum to one, `scale` is what they are multiplied by.
+    """
+
+    count: int = 0
+    used: int = 0
+    groups: int = 0
+    groups_used: int = 0
+    shared: bool = False
+    gating: str = "softmax"
+    norm: bool = False
+    scale: float = 1.0
+
+    def load(self, weights: Weights, graph: Graph, width: int, prefix: str) -> Mixture:
+        """The experts of the layer whose tensors begin with `prefix`.
+
+        Raises:
+            ModelError, UnsupportedError: for tensors that are missing, misshapen or of a type that nothing multiplies by.
+        """
+        if not self.count:
+            key = f"{metadata_value(weights.file, 'general.architecture')}.expert_count"
+            raise ModelError(f"{weights.file.path}: there are experts, and no {key} says how many")
+        fused = weights.has(f"{prefix}ffn_gate_up_exps.weight")
+        up = weights.stack(f"{prefix}ffn_{'gate_up' if fused else 'up'}_exps", self.count, None, width)
+        gated = graph.mlp != "plain" and not fused
+        gate = weights.stack(f"{prefix}ffn_gate_exps", self.count, up.rows, width) if gated else None
+        inner = up.rows // 2 if fused else up.rows
+        shared = shared_gate = None
+        if self.shared or weights.has(f"{prefix}ffn_up_shexp.weight"):
+            shared = load_mlp(weights, graph, width, prefix, "_shexp")
+            shared_gate = weights.optional_vector(f"{prefix}ffn_gate_inp_shexp.weight", width)
+        return Mixture(
+            sizes=self,
+            router=weights.matrix(f"{prefix}ffn_gate_inp", self.count, width, packs=False),
+            choice_bias=weights.optional_vector(f"{prefix}exp_probs_b.bias", self.count),
+            gate=gate,
+            up=up,
+            down=weights.stack(f"{prefix}ffn_down_exps", self.count, width, inner),
+            activation=activation(graph.activation),
+            weights_before=graph.expert_weights_before,
+            shared=shared,
+            shared_gate=shared_gate,
+        )
+
 
 _LEAST_SUM: Final = np.float32(6.103515625e-5)
 """The smallest normal half: what weights that are made to sum to one are divided by at least."""
@@ -62,7 +119,7 @@ def best(scores: Floats, count: int) -> Chosen:
     return np.argsort(-scores, axis=1, kind="stable")[:, :count]
 
 
-def choose(logits: Floats, sizes: Experts, bias: Floats | None) -> tuple[Chosen, Floats]:
+def choose(logits: Floats, sizes: ExpertSizes, bias: Floats | None) -> tuple[Chosen, Floats]:
     """The experts of each token, and their weights, float32 `(tokens, used)`, from a router's numbers `(tokens, experts)`.
 
     `bias` counts for the choice and not for the weights. With several groups only the experts of the best are there to be
@@ -85,7 +142,7 @@ def choose(logits: Floats, sizes: Experts, bias: Floats | None) -> tuple[Chosen,
     return chosen, weights
 
 
-def _best_groups_only(scores: Floats, sizes: Experts) -> Floats:
+def _best_groups_only(scores: Floats, sizes: ExpertSizes) -> Floats:
     grouped = scores.reshape(len(scores), sizes.groups, -1)
     two = np.sort(grouped, axis=2)[:, :, -2:].sum(axis=2)
     kept = np.full_like(grouped, -np.inf)
@@ -113,7 +170,7 @@ class Mixture:
     """The experts of a layer: `gate` is None where they are plain or have gate and up in one. `shared` is one for every
     token, behind a gate of its own where there is a `shared_gate`."""
 
-    sizes: Experts
+    sizes: ExpertSizes
     router: Matrix
     choice_bias: Floats | None
     gate: Stack | None
@@ -161,32 +218,45 @@ class Mixture:
         return self.down(expert, inner)
 
 
-def read_mixture(weights: Weights, graph: Graph, sizes: Hyperparameters, prefix: str) -> Mixture:
-    """The experts of the layer whose tensors begin with `prefix`.
+def read_sizes(read: MetadataReader, graph: Graph) -> ExpertSizes:
+    """The experts of a model. Expressions may use `expert_norm`, and the code of the gating as `expert_gating`.
 
     Raises:
-        ModelError, UnsupportedError: for tensors that are missing, misshapen or of a type that cannot be multiplied by.
+        ModelError: for metadata that are missing or contradict each other.
     """
-    experts = sizes.experts
-    assert experts is not None
-    fused = weights.has(f"{prefix}ffn_gate_up_exps.weight")
-    up = weights.stack(f"{prefix}ffn_{'gate_up' if fused else 'up'}_exps", experts.count, None, sizes.width)
-    gated = graph.mlp != "plain" and not fused
-    gate = weights.stack(f"{prefix}ffn_gate_exps", experts.count, up.rows, sizes.width) if gated else None
-    inner = up.rows // 2 if fused else up.rows
-    shared = shared_gate = None
-    if experts.shared or weights.has(f"{prefix}ffn_up_shexp.weight"):
-        shared = read_mlp(weights, graph, sizes.width, prefix, "_shexp")
-        shared_gate = weights.optional_vector(f"{prefix}ffn_gate_inp_shexp.weight", sizes.width)
-    return Mixture(
-        sizes=experts,
-        router=weights.matrix(f"{prefix}ffn_gate_inp", experts.count, sizes.width, packs=False),
-        choice_bias=weights.optional_vector(f"{prefix}exp_probs_b.bias", experts.count),
-        gate=gate,
-        up=up,
-        down=weights.stack(f"{prefix}ffn_down_exps", experts.count, sizes.width, inner),
-        activation=activation(graph.activation),
-        weights_before=graph.expert_weights_before,
-        shared=shared,
-        shared_gate=shared_gate,
+    count = read.count("expert_count", 0)
+    if not count:
+        return ExpertSizes()
+    used, groups = read.count("expert_used_count"), read.count("expert_group_count", 0)
+    groups_used = read.count("expert_group_used_count", 0)
+    if used > count:
+        read.refuse("expert_used_count", used, f"no more than the {count} experts")
+    if groups > 1:
+        if count % groups or count == groups:
+            read.refuse("expert_group_count", groups, f"groups of two and more of the {count} experts")
+        if not 0 < groups_used <= groups:
+            read.refuse("expert_group_used_count", groups_used, f"some of the {groups} groups")
+        if used > groups_used * (count // groups):
+            read.refuse("expert_used_count", used, f"no more than {groups_used} of {groups} groups hold")
+    sizes = ExpertSizes(
+        count=count,
+        used=used,
+        groups=groups,
+        groups_used=groups_used,
+        shared=bool(read.count("expert_shared_count", 0) or read.count("expert_shared_feed_forward_length", 0)),
+        gating=_gating(read, graph) if graph.expert_gating == "as_declared" else graph.expert_gating,
+        norm=bool(read.evaluate(graph.expert_norm)),
+        scale=read.formula("expert_scale", graph.expert_scale) or 1.0,
     )
+    codes = (code for code, name in GATINGS.items() if name == sizes.gating)
+    read.scope["expert_norm"], read.scope["expert_gating"] = sizes.norm, next(codes, 0)
+    return sizes
+
+
+def _gating(read: MetadataReader, graph: Graph) -> str:
+    declared = read.count("expert_gating_func", 0)
+    if declared == 0:
+        return graph.expert_gating_undeclared
+    if declared not in GATINGS:
+        read.refuse("expert_gating_func", declared, f"one of {', '.join(map(str, GATINGS))}")
+    return GATINGS[declared]

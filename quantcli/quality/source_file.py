@@ -1,0 +1,72 @@
+"""A conversion's source as the runner takes a file: a checkpoint is run without writing a GGUF file of it first."""
+
+from __future__ import annotations
+
+import mmap
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcli.architectures.transforms import Renamed
+from quantcli.conversion.source import Source
+from quantcli.formats.files import InputFile
+from quantcli.formats.gguf_spec import Metadata
+from quantcli.formats.tensor import StoredTensor, Tensor, TensorInfo
+
+ALIGNMENT: Final = 8
+"""Bytes: a tensor that lies at a multiple of them is mapped, as kernels may read it."""
+
+
+@dataclass(frozen=True, eq=False)
+class SourceFile:
+    """The runner's `ModelFile` made of an open source. Tensors have the types of the source.
+
+    What lies in a local file as it is multiplied stays there, mapped. What is computed (permuted, stacked, decoded) or
+    lies elsewhere is read into memory.
+    """
+
+    source: Source
+    mappings: dict[InputFile, mmap.mmap] = field(default_factory=dict, repr=False)
+
+    @property
+    def path(self) -> Path:
+        """Where the checkpoint lies."""
+        return self.source.path
+
+    @property
+    def metadata(self) -> Metadata:
+        """Metadata by their GGUF keys."""
+        return self.source.metadata
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The lazy tensors by their GGUF names."""
+        return self.source.tensors
+
+    def map(self, tensor: TensorInfo, /) -> NDArray[np.uint8]:
+        """The rows of a tensor, uint8 `(rows, row_bytes)`, read-only; they stay good when the source is closed.
+
+        Raises:
+            KeyError: for a tensor of another source.
+            FormatError, UnsupportedError: if the tensor cannot be read.
+        """
+        lazy = stored = self.source.tensors[tensor.name]
+        while isinstance(stored, Renamed):
+            stored = stored.source
+        # Subclasses read in other ways.
+        plain = type(stored) is StoredTensor and stored.nbytes > 0 and stored.offset % ALIGNMENT == 0
+        if plain and isinstance(stored, StoredTensor) and isinstance(stored.file, InputFile):
+            flat = np.frombuffer(self._mapping(stored.file), np.uint8, stored.nbytes, stored.offset)
+            return flat.reshape(lazy.rows, lazy.row_bytes)
+        rows = np.empty((lazy.rows, lazy.row_bytes), np.uint8)
+        lazy.read(0, lazy.rows, rows)
+        rows.flags.writeable = False
+        return rows
+
+    def _mapping(self, file: InputFile) -> mmap.mmap:
+        if file not in self.mappings:
+            self.mappings[file] = mmap.mmap(file.fileno(), file.size, access=mmap.ACCESS_READ)
+        return self.mappings[file]

@@ -1,0 +1,82 @@
+"""The common hyperparameters of a model, and what each kind of layer has of its own: the contracts of the registries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from quantcli.architectures.graph import Graph
+from quantcli.runner.cache import LayerMemory
+from quantcli.runner.rotary import Rope
+from quantcli.runner.step import Step, Temperature
+from quantcli.runner.weights import Floats, Weights
+
+Sublayer = Callable[[Floats, Step], Floats]
+"""A token mixer or a feed-forward network, ready to run: rows `(tokens, width)` to rows of the same shape."""
+
+
+class MixerSizes(Protocol):
+    """The hyperparameters of one layer's token mixer, whatever its kind."""
+
+    @property
+    def memory(self) -> LayerMemory:
+        """What the layer keeps between passes."""
+
+    @property
+    def rotatable(self) -> int:
+        """Numbers of a query or key that RoPE may rotate; 0 for a kind without queries and keys."""
+
+    def load(self, weights: Weights, graph: Graph, sizes: Hyperparameters, index: int) -> Sublayer:
+        """The mixer of layer `index`.
+
+        Raises:
+            ModelError, UnsupportedError: for tensors that are missing, misshapen or of a type that nothing multiplies by.
+        """
+
+
+class FeedForwardSizes(Protocol):
+    """The hyperparameters of a kind of feed-forward network, the same in all layers that have it."""
+
+    def load(self, weights: Weights, graph: Graph, width: int, prefix: str) -> Sublayer:
+        """The network whose tensors begin with `prefix`.
+
+        Raises:
+            ModelError, UnsupportedError: for tensors that are missing, misshapen or of a type that nothing multiplies by.
+        """
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """What all models have, by the names of the GGUF specification, and beside it what their layers' kinds have.
+
+    `layers` are those that are run. Behind them a file may have `mtp_layers` more, for multi-token prediction. `mixers` has
+    an entry for each layer, `feed_forward` one for each kind.
+    """
+
+    architecture: str
+    layers: int
+    mtp_layers: int
+    context: int
+    width: int
+    norm_epsilon: float
+    causal: bool
+    parallel: bool
+    embedding_scale: float
+    residual_scale: float
+    logit_scale: float
+    logit_softcap: float
+    rope: Rope
+    temperature: Temperature | None
+    mixers: tuple[MixerSizes, ...]
+    feed_forward: Mapping[str, FeedForwardSizes]
+
+    @property
+    def memory(self) -> tuple[LayerMemory, ...]:
+        """What each layer keeps between passes."""
+        return tuple(mixer.memory for mixer in self.mixers)
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether some layer keeps more than keys and values, so that the past cannot be cut or moved."""
+        return any(memory.states for memory in self.memory)

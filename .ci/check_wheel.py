@@ -7,7 +7,13 @@ names = zipfile.ZipFile(sys.argv[1]).namelist()
 top = {name.split("/")[0] for name in names if ".dist-info/" not in name}
 if top != {"quantcli"}:
     sys.exit(f"{sys.argv[1]}: expected the top-level package quantcli alone, found {', '.join(sorted(top))}")
-data = {"quantcli/conversion/recipes.toml", "quantcli/architectures/llama.toml", "quantcli/py.typed"}
+data = {
+    "quantcli/conversion/recipes.toml",
+    "quantcli/architectures/models/llama.toml",
+    "quantcli/architectures/defaults/llama.toml",
+    "quantcli/architectures/pre_tokenizers.toml",
+    "quantcli/py.typed",
+}
 if not data <= set(names):
     sys.exit(f"{sys.argv[1]}: missing {', '.join(sorted(data - set(names)))}")
 print(f"{len(names)} files, all of them in quantcli")

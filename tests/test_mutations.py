@@ -13,7 +13,7 @@ import pytest
 from changed_file import write_changed
 from tiny_model import write_model
 
-from quantcli.cli import inspect
+from quantcli.cli.commands import inspect
 from quantcli.cli.output import print_json, show
 from quantcli.formats.errors import QuantcliError, clipped
 from quantcli.formats.gguf_reader import GGUFFile, open_gguf
@@ -23,7 +23,8 @@ from quantcli.runner.cache import Cache
 from quantcli.runner.embed import POOLINGS, pooling_of
 from quantcli.runner.load import LoadedModel
 from quantcli.runner.model import Model
-from quantcli.runner.sampling import Sampler, SamplingOptions
+from quantcli.runner.sampling import Sampler
+from quantcli.runner.sampling_options import SamplingOptions
 from quantcli.runner.tokenizer import load_tokenizer
 
 CASES = runpy.run_path(str(Path(__file__).parent / "golden/logit_cases.py"))["CASES"]

@@ -102,7 +102,7 @@ def called(*words: str) -> str:
     return f"from quantcli.cli.main import cli\ntry: cli({list(words)})\nexcept SystemExit as stop: assert not stop.code"
 
 
-@pytest.mark.parametrize("code", ["import quantcli.cli.convert, quantcli.cli.run, quantcli.cli.tokenize"])
+@pytest.mark.parametrize("code", ["from quantcli.cli.commands import convert, run, tokenize"])
 def test_nothing_heavy_is_imported_early(code: str) -> None:
     assert not HEAVY & imported_by(code)
 
@@ -111,7 +111,7 @@ def test_nothing_heavy_is_imported_early(code: str) -> None:
     "code",
     [
         "import quantcli",
-        "import quantcli.cli.inspect, quantcli.cli.types",
+        "from quantcli.cli.commands import inspect, run, types",
         called("--help"),
         called("types"),
         *(called("inspect", str(INSPECTED), *options) for options in ([], ["--metadata"], ["--tensors"], ["--json"])),

@@ -2,7 +2,8 @@
 
 A `config.json` holds what differed from somebody's defaults. The reference converter reads it through `transformers`, so
 what it writes depends on that library's defaults and on its way of folding old and new spellings of the rotary parameters
-into one table. The defaults are data (`[defaults.MODEL_TYPE]` of an architecture file); the folding is here.
+into one table. The defaults are data (`defaults/MODEL_TYPE.toml`, made of the configuration class, under
+`[defaults.MODEL_TYPE]` of an architecture file); the folding is here.
 """
 
 from __future__ import annotations

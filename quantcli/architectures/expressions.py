@@ -1,4 +1,4 @@
-"""The little language in which architecture files state sizes and conditions.
+"""The little language in which data files state sizes and conditions: architectures, recipes, graphs.
 
 Python's own expression syntax, cut down to what a data file needs: names, constants, lists, arithmetic, comparisons,
 `and`/`or`/`not`, `a if c else b`, `table.key`, and the functions of `FUNCTIONS`. A name that is not defined is `None`, and
@@ -10,16 +10,21 @@ from __future__ import annotations
 import ast
 import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from functools import cache
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from quantcli.formats.errors import ModelError, clipped, shown
 
-Scope = Mapping[str, Any]
-"""What the names of an expression stand for."""
+
+class Scope(Protocol):
+    """What the names of an expression stand for: a mapping, or another object that is asked for those it needs."""
+
+    def get(self, name: str, /) -> Any:
+        """What a name stands for, None where it is not defined."""
+
 
 _ARITHMETIC: Final[Mapping[type[ast.operator], Callable[[Any, Any], Any]]] = MappingProxyType(
     {
@@ -151,6 +156,20 @@ class Expression:
     def __post_init__(self) -> None:
         object.__setattr__(self, "_body", _body_of(self.source))
 
+    @classmethod
+    def about(cls, source: str, facts: Set[str]) -> Expression:
+        """An expression that names nothing but `facts`. Raises `ValueError` for any other text."""
+        made = cls(source)
+        if unknown := sorted(made.names - facts):
+            raise ValueError(f"{unknown[0]!r} is not a fact; the facts are {', '.join(sorted(facts))}")
+        return made
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names it asks for, those of functions left out."""
+        called = {node.func for node in ast.walk(self._body) if isinstance(node, ast.Call)}
+        return frozenset(node.id for node in ast.walk(self._body) if isinstance(node, ast.Name) and node not in called)
+
     def evaluate(self, scope: Scope, origin: str = "config.json") -> Any:
         """The value, with names taken from `scope`, which is of `origin`.
 
@@ -195,7 +214,7 @@ def _body_of(source: str) -> ast.expr:
 
 def _parsed(source: str, what: str) -> ast.expr:
     try:
-        return ast.parse(source.strip(), mode="eval").body
+        return ast.parse(f"({source.strip()}\n)", mode="eval").body  # in parentheses it may have several lines
     except (SyntaxError, RecursionError, MemoryError) as error:  # the last two mean: nested too deeply
         raise ValueError(f"{source[:99]!r} is not {what}") from error
 

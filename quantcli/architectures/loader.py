@@ -161,17 +161,33 @@ def _architecture(path: Path) -> Architecture:
     return Architecture(declaration)
 
 
-def graph_of(gguf: str) -> Graph:
-    """The flags of the forward pass for a value of `general.architecture`.
+def graph_of(gguf: str, extra_file: Path | None = None) -> Graph:
+    """The flags of the forward pass for a value of `general.architecture`, which files of one such value have in common.
+
+    Args:
+        gguf: the value.
+        extra_file: an architecture file from outside the package, taken in place of the package's.
 
     Raises:
-        UnsupportedError: if no architecture of the package has this value, or it has no forward pass.
+        UnsupportedError: if no architecture of the package has this value, or `extra_file` another, or there is no forward
+            pass.
+        FormatError: if `extra_file` cannot be read.
     """
-    path = next((heading.path for heading in headings() if heading.gguf == gguf), None)
-    if path is None:
-        known = sorted({heading.gguf for heading in headings()})
-        raise UnsupportedError(f"GGUF architecture {gguf!r} is not supported, only {', '.join(known)}")
-    graph = _package_architecture(path).graph
+    if extra_file is not None:
+        architecture = _architecture(Path(extra_file))
+        if architecture.gguf != gguf:
+            what = f"describes the GGUF architecture {architecture.gguf!r}, expected {gguf!r}, which the model has"
+            raise UnsupportedError(f"{extra_file}: {what}")
+    else:
+        path = next((heading.path for heading in headings() if heading.gguf == gguf), None)
+        if path is None:
+            known = sorted({heading.gguf for heading in headings()})
+            raise UnsupportedError(
+                f"GGUF architecture {gguf!r} is not supported, only {', '.join(known)}",
+                hint="a TOML file of your own can describe another: --arch-file FILE",
+            )
+        architecture = _package_architecture(path)
+    graph = architecture.graph
     if graph is None:
         raise UnsupportedError(f"architecture {gguf!r} cannot be run: nothing describes its graph")
     return graph

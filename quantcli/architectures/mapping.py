@@ -12,7 +12,7 @@ from functools import reduce
 from typing import Any, Final, TypeVar
 
 from quantcli.architectures.expressions import Call
-from quantcli.architectures.name_ranges import LISTED, listed
+from quantcli.architectures.name_ranges import LISTED, listed_names
 from quantcli.architectures.schema import Declaration, IgnoreRow, TensorRow, placeholders
 from quantcli.architectures.transforms import (
     BF16,
@@ -27,6 +27,7 @@ from quantcli.architectures.transforms import (
     have_same_numbers,
 )
 from quantcli.formats.errors import ModelError, UnsupportedError, clipped, shown
+from quantcli.formats.listing import listed
 from quantcli.formats.tensor import Tensor, TensorInfo
 from quantcli.kernels.types import OPAQUE_TYPES
 
@@ -59,15 +60,14 @@ class _Problems:
             ModelError: if there is anything to tell.
         """
         kinds = {"missing": self.missing, "unknown": self.unknown}
-        told = [f"{len(names)} {kind}: {listed(list(names))}" for kind, names in kinds.items() if names]
+        told = [f"{len(names)} {kind}: {listed_names(names)}" for kind, names in kinds.items() if names]
         if self.misshapen:
             count = sum(map(len, self.misshapen.values()))
-            pairs = list(self.misshapen.items())
             shapes = [
-                f"{listed(list(names))} {have} where config.json says {want}" for (have, want), names in pairs[:LISTED]
+                f"{listed_names(names)} {have} where config.json says {want}"
+                for (have, want), names in self.misshapen.items()
             ]
-            rest = [f"and {len(pairs) - LISTED} more shapes"] if len(pairs) > LISTED else []
-            told.append(f"{count} of another shape: {', '.join(shapes + rest)}")
+            told.append(f"{count} of another shape: {listed(shapes, most=LISTED)}")
         if told:
             message = f"the {whose}'s tensors are not those of a {gguf} model as config.json describes it; "
             raise ModelError(message + "; ".join(told), hint=hint)
@@ -148,7 +148,7 @@ def _refuse_opaque(used: Sequence[Tensor]) -> None:
         kinds = ", ".join(sorted({tensor.type.name for tensor in opaque}))
         raise UnsupportedError(
             f"{len(opaque)} tensors are stored as {kinds}, which cannot be converted: "
-            + listed([tensor.name for tensor in opaque]),
+            + listed_names(tensor.name for tensor in opaque),
             hint="Use a checkpoint in bfloat16, float16 or float32.",
         )
 

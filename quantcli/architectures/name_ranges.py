@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from quantcli.formats.listing import listed
+
 LISTED: Final = 100
 """How many names or patterns an error tells before it only counts. No model has as many; a file that is none may."""
 
@@ -13,14 +15,12 @@ _NUMBER: Final = re.compile(r"(?<![^.])(?:0|[1-9]\d{0,8})(?![^.])")
 """A part of a name, between dots, that is a number."""
 
 
-def listed(names: Sequence[str]) -> str:
+def listed_names(names: Iterable[str]) -> str:
     """All the names, in the order in which they or the first of their kind come."""
-    told = ranges(names)
-    rest = len(told) - LISTED
-    return ", ".join(told[:LISTED]) + (f" and {rest} more" if rest > 0 else "")
+    return listed(ranges(names), most=LISTED)
 
 
-def ranges(names: Sequence[str]) -> list[str]:
+def ranges(names: Iterable[str]) -> list[str]:
     """Patterns that stand for exactly these names: `{0-3,7}` where a number takes these values."""
     numbers_by_kind: dict[str, list[tuple[int, ...]]] = {}
     for name in names:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import string as string_module
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
@@ -17,7 +18,7 @@ from quantcli.architectures.config import OrNull
 from quantcli.architectures.expressions import Call, Expression
 from quantcli.architectures.fields import FIELD_TYPES
 from quantcli.architectures.graph import Graph
-from quantcli.architectures.tables import merged_tables
+from quantcli.architectures.tables import class_defaults, merged_tables
 from quantcli.architectures.transforms import GATHERS, GENERATORS, TRANSFORMS
 from quantcli.formats.errors import FormatError
 from quantcli.formats.gguf_spec import MAX_NAME_LENGTH
@@ -26,6 +27,7 @@ _FILE_KEYS: Final = {
     "gguf",
     "title",
     "classes",
+    "model_types",
     "when",
     "classless",
     "base_prefix",
@@ -37,6 +39,7 @@ _FILE_KEYS: Final = {
     "ignore",
     "store_as_float32",
     "indices",
+    "kinds",
     "values",
     "metadata",
     "metadata_order",
@@ -263,7 +266,8 @@ def _declaration(path: Path, tables: dict[str, Any]) -> Declaration:
         rows = {row.key: row for row in metadata}
         metadata = (*_in_their_places(metadata, last), *(rows[key] for key in last))
     indices = {name: _expression(source) for name, source in tables.get("indices", {}).items()}
-    tensors = _rows(tables["tensors"], _tensor_row)
+    kinds = {name: _expression(source).source for name, source in tables.get("kinds", {}).items()}
+    tensors = _rows(tables["tensors"], partial(_tensor_row, kinds=kinds))
     for row in tensors:
         _check_placeholders(row, indices)
     return Declaration(
@@ -291,10 +295,7 @@ def _declaration(path: Path, tables: dict[str, Any]) -> Declaration:
         generated=_rows(tables.get("generated", {}), _generated_row),
         tensors=tensors,
         graph=Graph.parse(tables["graph"]) if "graph" in tables else None,
-        defaults={
-            kind: {key: _default_value(value) for key, value in values.items()}
-            for kind, values in tables.get("defaults", {}).items()
-        },
+        defaults=_defaults(_texts("model_types", tables), tables.get("defaults", {})),
     )
 
 
@@ -348,10 +349,13 @@ def _metadata_row(key: str, entry: dict[str, Any]) -> MetadataRow:
     return MetadataRow(**{**entry, "key": key, "value": _expression(entry["value"]), "when": _condition(entry, "when")})
 
 
-def _tensor_row(name: str, entry: dict[str, Any]) -> TensorRow:
+def _tensor_row(name: str, entry: dict[str, Any], kinds: Mapping[str, str]) -> TensorRow:
     entry = _without_false(entry)
     others = entry.pop("or", ())
-    alternatives = tuple(_tensor_row(name, {**entry, **other}) for other in others)
+    alternatives = tuple(_tensor_row(name, {**entry, **other}, kinds) for other in others)
+    if (kind := entry.pop("kind", None)) is not None:
+        _one_of(kind, kinds, "kind of layer")
+        entry["when"] = f"({kinds[kind]}) and ({_condition(entry, 'when').source})"
     given = entry.pop("from")
     sources = tuple(given) if isinstance(given, list) else (given,)
     transforms = tuple(Call.parse(source) for source in entry.pop("transforms", ()))
@@ -396,6 +400,15 @@ def _condition(entry: dict[str, Any], key: str) -> Expression:
 def _one_of(name: str, vocabulary: Mapping[str, Any], kind: str) -> None:
     if name not in vocabulary:
         raise ValueError(f"unknown {kind} {name!r}, expected one of {', '.join(sorted(vocabulary))}")
+
+
+def _defaults(kinds: Sequence[str], own: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The defaults of each model type: what the file says of it, laid over what its configuration class assumes."""
+    of_classes = {kind: class_defaults(kind) for kind in kinds}
+    return {
+        kind: {key: _default_value(value) for key, value in {**of_classes.get(kind, {}), **own.get(kind, {})}.items()}
+        for kind in dict.fromkeys([*kinds, *own])
+    }
 
 
 def _default_value(value: Any) -> Any:

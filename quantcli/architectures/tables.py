@@ -17,11 +17,17 @@ from typing import Any, Final
 
 from quantcli.formats.errors import FormatError
 
-PACKAGE_DIRECTORY: Final = Path(__file__).parent
+PACKAGE_DIRECTORY: Final = Path(__file__).parent / "models"
 """Where the architecture files of the package lie."""
+
+DEFAULTS_DIRECTORY: Final = Path(__file__).parent / "defaults"
+"""Where it is said what the configuration class of each model type assumes."""
 
 _FIRST_TABLE: Final = re.compile(r"^\[", re.MULTILINE)
 """Where the first table of a file begins. No list in front of it has a line that begins so."""
+
+_TELLING: Final = ("classes", "model_types", "when", "classless", "defaults")
+"""What tells a configuration of an architecture: not inherited."""
 
 Tables = dict[str, Any]
 
@@ -34,6 +40,7 @@ class Heading:
     gguf: str
     title: str
     classes: tuple[str, ...]
+    model_types: tuple[str, ...]
 
     @property
     def name(self) -> str:
@@ -52,7 +59,8 @@ def headings() -> tuple[Heading, ...]:
     for path in sorted(PACKAGE_DIRECTORY.glob("*.toml")):
         own = _merged(path, (), _heading_tables)
         if "gguf" in own:
-            found.append(Heading(path, own["gguf"], own.get("title", path.stem), tuple(own.get("classes", ()))))
+            lists = (tuple(own.get(key, ())) for key in ("classes", "model_types"))
+            found.append(Heading(path, own["gguf"], own.get("title", path.stem), *lists))
     return tuple(found)
 
 
@@ -64,6 +72,13 @@ def merged_tables(path: Path) -> Tables:
         FormatError: if a file is missing, is not TOML, or extends one that is not there or itself.
     """
     return _merged(path, (), _tables)
+
+
+def class_defaults(model_type: str) -> Tables:
+    """What the configuration class of a model type assumes; nothing for a type that transformers does not know. What is
+    nested is not to be changed."""
+    path = DEFAULTS_DIRECTORY / f"{model_type}.toml"
+    return _package_tables(path) if path.parent == DEFAULTS_DIRECTORY and path.is_file() else {}
 
 
 def _merged(path: Path, above: tuple[Path, ...], read: Callable[[Path], Tables]) -> Tables:
@@ -80,7 +95,7 @@ def _merged(path: Path, above: tuple[Path, ...], read: Callable[[Path], Tables])
     if parent_path in above:
         raise FormatError(path, f"extends {parent!r}, which extends it in turn")
     inherited = _merged(parent_path, (*above, path), read)
-    for own in ("classes", "when", "classless", "defaults"):  # what tells a configuration of this architecture
+    for own in _TELLING:
         inherited.pop(own, None)
     return _merge(inherited, tables)
 

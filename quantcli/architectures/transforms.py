@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.architectures.transposed import Transposed
+from quantcli.formats.bfloat16 import bfloat16_to_float32
 from quantcli.formats.columns import BLOCK_BYTES
 from quantcli.formats.errors import ModelError
 from quantcli.formats.tensor import Tensor
@@ -168,11 +169,6 @@ class Generated(Tensor):
 # --- Numbers --------------------------------------------------------------------------------------------------------------
 
 
-def _widen_bf16(bits: NDArray[Any]) -> NDArray[np.float32]:
-    """BF16 is the upper half of F32."""
-    return (bits.astype(np.uint32) << 16).view(np.float32)
-
-
 def _to_float32(values: NDArray[Any]) -> NDArray[np.float32]:
     return values.astype(np.float32)
 
@@ -182,7 +178,7 @@ def as_float32(tensor: Tensor) -> Tensor:
     if tensor.type is F32:
         return tensor
     _plain(tensor)
-    return Computed(tensor.name, tensor.shape, F32, tensor, _widen_bf16 if tensor.type is BF16 else _to_float32)
+    return Computed(tensor.name, tensor.shape, F32, tensor, bfloat16_to_float32 if tensor.type is BF16 else _to_float32)
 
 
 def _arithmetic(tensor: Tensor) -> Tensor:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from threading import RLock
 from typing import Any, Final
-from weakref import ref
 
 import numpy as np
 from numpy.typing import NDArray
 
+from quantcli.formats.array_cache import ArrayCache, Same
 from quantcli.formats.columns import column_blocks
 from quantcli.formats.tensor import Tensor
 
@@ -46,7 +44,7 @@ class Transposed(Tensor):
             return
         for start in range(first - first % width, last, width):
             stop = min(start + width, self.source.row_length)
-            strip = _STRIPS.find(self.source, top, start, partial(self._loaded, top, start, stop))
+            strip = _STRIPS.get((Same(self.source), top, start), partial(self._loaded, top, start, stop))
             low, high = max(first, start), min(last, stop)
             target[low - first : high - first] = strip[low - start : high - start]
 
@@ -60,24 +58,5 @@ class Transposed(Tensor):
             target[:, rows] = block.T
 
 
-class _Strips:
-    """The few strips that were transposed last, for all threads, which work on neighbouring rows."""
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-        self._lock = RLock()  # a strip may be made of strips of another tensor
-        self._held: list[tuple[ref[Tensor], int, int, NDArray[Any]]] = []
-
-    def find(self, source: Tensor, top: int, first: int, load: Callable[[], NDArray[Any]]) -> NDArray[Any]:
-        """The strip of this matrix that begins with this column, loaded by one thread while others wait for it."""
-        with self._lock:
-            for owner, held_top, held_first, strip in self._held:
-                if owner() is source and (held_top, held_first) == (top, first):
-                    return strip
-            strip = load()
-            alive = [entry for entry in self._held if entry[0]() is not None]
-            self._held = [*alive[1 - self._count :], (ref(source), top, first, strip)]
-            return strip
-
-
-_STRIPS: Final = _Strips(2)
+_STRIPS: Final = ArrayCache(2 * STRIP_BYTES)
+"""The few strips that were transposed last."""

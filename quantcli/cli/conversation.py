@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import click
 
 from quantcli.cli.main import INTERRUPTED, report
-from quantcli.cli.models import stream, warn_of_full_context
+from quantcli.cli.running import stream, warn_of_full_context
 from quantcli.formats.errors import GenerationError
 
 if TYPE_CHECKING:

@@ -16,27 +16,12 @@ from typing import Any, Final
 import click
 
 from quantcli import __version__
+from quantcli.cli.commands import SUMMARIES
 from quantcli.cli.environment import numba_variables, without_unusable
 from quantcli.cli.output import printable
 from quantcli.formats.errors import QuantcliError, QuantcliWarning, warn
 
-COMMANDS: Final = {
-    "convert": "Turn a checkpoint into a quantized GGUF file (the default command).",
-    "inspect": "Show what is inside a GGUF file.",
-    "run": "Generate text from a GGUF file on the CPU.",
-    "eval": "Measure perplexity, and what quantization cost.",
-    "bench": "Measure how fast a GGUF file runs on the CPU.",
-    "embed": "Make embeddings of texts with a GGUF file.",
-    "tokenize": "Show the tokens of a text.",
-    "lora": "Turn a LoRA adapter into a GGUF adapter.",
-    "split": "Write a GGUF file in parts.",
-    "merge": "Write the parts of a model as one GGUF file.",
-    "architectures": "List the model architectures that are converted.",
-    "types": "List the types and recipes --type takes.",
-}
-"""Every command: the module `quantcli.cli.<name>` holds its click command, `command`. Loaded when it is called."""
-
-WITHOUT_KERNELS: Final = frozenset(COMMANDS) - {"convert", "run", "eval", "bench", "embed", "lora"}
+WITHOUT_KERNELS: Final = frozenset(SUMMARIES) - {"convert", "run", "eval", "bench", "embed", "lora"}
 """Commands that compute nothing."""
 
 INTERRUPTED: Final = 130
@@ -48,23 +33,23 @@ class CommandGroup(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Every command's name, without loading any."""
-        return list(COMMANDS)
+        return list(SUMMARIES)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Load a command's module."""
-        if cmd_name not in COMMANDS:
+        if cmd_name not in SUMMARIES:
             return None
-        command: click.Command = import_module(f"quantcli.cli.{cmd_name}").command
+        command: click.Command = import_module(f"quantcli.cli.commands.{cmd_name}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands from the table: `--help` loads none of them."""
         with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+            formatter.write_dl(list(SUMMARIES.items()))
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         """A first word that is no command is a model to convert."""
-        if args and args[0] not in COMMANDS:
+        if args and args[0] not in SUMMARIES:
             args = ["convert", *args]
         return super().resolve_command(ctx, args)
 

@@ -14,7 +14,7 @@ from typing import Any, Final, TextIO
 
 import click
 
-from quantcli.cli.views import Table, Text, View
+from quantcli.cli.text_tables import Table, Text, View
 
 LOOKS: Final[Mapping[str, Mapping[str, Any]]] = {
     "heading": {"bold": True, "fg": "cyan"},

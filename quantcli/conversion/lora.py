@@ -11,8 +11,9 @@ from typing import Any
 
 from quantcli.architectures.loader import Architecture
 from quantcli.architectures.transforms import BF16, F16, F32, Renamed
-from quantcli.conversion.merged import Matrices, Merged, Product, Vector
+from quantcli.conversion.merged import KEPT_BYTES, Merged, Product, Vector
 from quantcli.formats.adapters import Adapter, LowRank, open_adapter
+from quantcli.formats.array_cache import ArrayCache
 from quantcli.formats.checkpoint import Checkpoint
 from quantcli.formats.errors import ModelError, UnsupportedError, UsageError
 from quantcli.formats.listing import listed
@@ -119,7 +120,7 @@ class _Merger:
         self._tensors = tensors
         self._scale = scale
         self._problems = problems
-        self._cache = Matrices()
+        self._cache = ArrayCache(KEPT_BYTES)
 
     def merge(self, name: str, pair: LowRank) -> None:
         """Add a pair to the tensor `name`, and its bias to the bias beside it."""

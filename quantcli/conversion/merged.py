@@ -5,9 +5,8 @@ The arithmetic is that of peft's merge: the product in float32, added to the wei
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
-from threading import Lock
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -15,11 +14,13 @@ from numpy.typing import NDArray
 
 from quantcli.architectures.transforms import as_float32, transpose
 from quantcli.formats.adapters import LowRank
+from quantcli.formats.array_cache import ArrayCache
+from quantcli.formats.bfloat16 import float32_to_bfloat16
 from quantcli.formats.tensor import Tensor
 from quantcli.kernels.types import BlockType
 
-LOADED: Final = 4
-"""Matrices that are kept in memory: as many as threads work with at a time where a model's tensors are read in turn."""
+KEPT_BYTES: Final = 1 << 26
+"""How much of the adapters' matrices is kept in memory: those of the few tensors that threads work on at a time."""
 
 
 @dataclass(frozen=True)
@@ -54,28 +55,7 @@ def _encode(values: NDArray[np.float32], out: NDArray[Any]) -> None:
     if out.dtype in (np.float32, np.float16):
         out[...] = values
     else:
-        bits = values.view(np.uint32)
-        rounded = (bits + (np.uint32(0x7FFF) + ((bits >> 16) & 1))) >> 16
-        out[...] = np.where(np.isnan(values), np.uint32(0x7FC0), rounded)
-
-
-class Matrices:
-    """The matrices that were used last, in float32."""
-
-    def __init__(self) -> None:
-        self._held: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
-        self._lock = Lock()
-
-    def load(self, tensor: Tensor) -> NDArray[np.float32]:
-        """All of a tensor."""
-        with self._lock:
-            found = self._held.get(tensor.name)
-            if found is None:
-                found = self._held[tensor.name] = _floats(tensor)
-                if len(self._held) > LOADED:
-                    self._held.popitem(last=False)
-            self._held.move_to_end(tensor.name)
-            return found
+        out[...] = float32_to_bfloat16(values)
 
 
 def _floats(tensor: Tensor) -> NDArray[np.float32]:
@@ -90,14 +70,16 @@ class Product:
     pair: LowRank
     transposed: bool
     scaling: float
-    cache: Matrices
+    cache: ArrayCache
 
     def add(self, start: int, stop: int, values: NDArray[np.float32], type: BlockType) -> None:
         """Add the rows `start:stop` to `values`, which will be rounded to `type`."""
         a, b = self.pair.a, self.pair.b
         left = np.empty((stop - start, self.pair.rank), np.float32)
         as_float32(transpose(a) if self.transposed else b).read(start, stop, left.view(np.uint8))
-        right = self.cache.load(b).T if self.transposed else self.cache.load(a)
+        held = b if self.transposed else a
+        right = self.cache.get(held.name, partial(_floats, held))
+        right = right.T if self.transposed else right
         product = left @ right
         product *= np.float32(self.scaling)
         if self.pair.embedding:  # peft rounds it by itself, only there

@@ -18,6 +18,7 @@ from quantcli.conversion.recipes import BlockCounts, ModelFacts, Policy, Recipe,
 from quantcli.conversion.roles import Role
 from quantcli.formats.errors import ModelError, UnsupportedError, UsageError, clipped, shown
 from quantcli.formats.gguf_spec import Field
+from quantcli.formats.listing import listed
 from quantcli.formats.tensor import TensorInfo
 from quantcli.kernels.types import TYPES, BlockType, block_type
 
@@ -221,7 +222,7 @@ def model_facts(metadata: Mapping[str, Field], policy: Policy, *, importance: bo
     groups = number("attention.head_count_kv", heads)
     return ModelFacts(
         architecture=architecture,
-        blocks=counted(BlockCounts(block_count, number("num_loops", 1))) if counted else block_count,
+        blocks=counted.evaluate(BlockCounts(block_count, number("num_loops", 1))) if counted else block_count,
         layers=block_count - number("nextn_predict_layers"),
         experts=number("expert_count"),
         heads_per_group=heads // groups if groups else 0,
@@ -397,8 +398,7 @@ class _Planner:
 
 
 def _named(tensors: Sequence[PlannedTensor]) -> str:
-    others = f" and {len(tensors) - 1} more" if len(tensors) > 1 else ""
-    return f"tensor {tensors[0].name!r}{others}"
+    return f"tensor {listed([repr(tensor.name) for tensor in tensors], most=1)}"
 
 
 def _dimensions(tensor: TensorInfo) -> int:

@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from functools import cached_property
 from typing import Any, Final
 
-from quantcli.conversion.conditions import Condition, compile_condition
+from quantcli.architectures.expressions import Expression
 from quantcli.conversion.roles import Role, read_roles, recipe_text, role_of
 from quantcli.formats.errors import ModelError, UsageError
 from quantcli.kernels.types import BlockType, block_type
@@ -27,6 +27,10 @@ class ModelFacts:
     heads_per_group: int = 0
     heads_differ: bool = False
     importance: bool = False
+
+    def get(self, name: str, /) -> Any:
+        """A fact by its name, for expressions."""
+        return getattr(self, name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +75,10 @@ class BlockCounts:
     block_count: int
     num_loops: int
 
+    def get(self, name: str, /) -> Any:
+        """One of them by its name, for expressions."""
+        return getattr(self, name)
+
 
 BLOCK_COUNTS: Final = frozenset(entry.name for entry in fields(BlockCounts))
 """The names a formula under [blocks] may use."""
@@ -107,13 +115,13 @@ class Clause:
     """A named condition in a rule, or its opposite."""
 
     name: str
-    test: Condition = field(repr=False, compare=False)
+    test: Expression = field(repr=False, compare=False)
     says: str
     negated: bool = False
 
     def holds(self, facts: TensorFacts) -> bool:
         """Whether this is so for a tensor."""
-        return bool(self.test(facts)) != self.negated
+        return bool(self.test.evaluate(facts, "recipes.toml")) != self.negated
 
 
 @dataclass(frozen=True)
@@ -145,7 +153,7 @@ class Policy:
     """What all recipes share."""
 
     roles: Mapping[str, Role]
-    blocks: Mapping[str, Condition]
+    blocks: Mapping[str, Expression]
     """By architecture, how many blocks a model has that says so otherwise than by `block_count`, from `BlockCounts`."""
     keep: tuple[Keep, ...]
     fallbacks: Mapping[BlockType, BlockType]
@@ -191,7 +199,7 @@ def load_recipes(text: str) -> dict[str, Recipe]:
     roles = read_roles(document)
     policy = Policy(
         roles=roles,
-        blocks={name: compile_condition(text, BLOCK_COUNTS) for name, text in document["blocks"].items()},
+        blocks={name: Expression.about(text, BLOCK_COUNTS) for name, text in document["blocks"].items()},
         keep=tuple(_keep(**entry) for entry in document["keep"]),
         fallbacks={block_type(wanted): block_type(instead) for wanted, instead in document["fallbacks"].items()},
         importance_exempt=tuple(document["importance"]["exempt"]),
@@ -251,7 +259,7 @@ class _RuleParser:
         self._shared: Mapping[str, list[Any]] = document["rules"]
         self._roles = roles
         self._clauses = {
-            name: Clause(name, compile_condition(entry["test"], FACTS), entry["says"])
+            name: Clause(name, Expression.about(entry["test"], FACTS), entry["says"])
             for name, entry in document["conditions"].items()
         }
 

@@ -1,4 +1,4 @@
-"""The one error tree. `quantcli.cli.errors` turns it into a line and an exit status; nothing else does.
+"""The one error tree. `quantcli.cli.main` turns it into a line and an exit status; nothing else does.
 
     QuantcliError
     |-- UsageError             the request itself is wrong: unknown type, contradictory options    (exit status 2)

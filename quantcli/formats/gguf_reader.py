@@ -37,6 +37,7 @@ from quantcli.formats.gguf_spec import (
     decode_string,
     is_alignment,
 )
+from quantcli.formats.listing import listed
 from quantcli.formats.tensor import StoredTensor, TensorInfo
 from quantcli.kernels.types import TYPES_BY_ID
 
@@ -187,8 +188,8 @@ def _open_others(first: Path, count: int) -> Iterator[GGUFFile]:
         raise FormatError(first, what, hint="give all parts the names they had")
     missing = [path.name for path in paths if not path.exists()]
     if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise FormatError(first, f"parts of the model are missing: {missing[0]}{more}", hint="put them beside the first")
+        what = f"parts of the model are missing: {listed(missing, most=1)}"
+        raise FormatError(first, what, hint="put them beside the first")
     for number, path in enumerate(paths[1:], 2):
         part = _open_file(path)
         part.close()

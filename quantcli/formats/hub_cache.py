@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from quantcli.formats.errors import FormatError, ModelError
+from quantcli.formats.listing import listed
 
 _PREFIX: Final = "models--"
 _SNAPSHOTS: Final = "snapshots"
@@ -79,7 +80,7 @@ def _snapshot(repository: Path) -> Path:
     if not found:
         raise FormatError(repository, "no snapshot in this folder of the hub's cache", hint="Download the model again.")
     if len(found) > 1:
-        names = ", ".join(f"{_SNAPSHOTS}/{folder.name}" for folder in found[:8])
+        names = listed([f"{_SNAPSHOTS}/{folder.name}" for folder in found])
         hint = "Give the path of one of them."
         raise ModelError(f"{repository}: which of its snapshots is the model? {names}", hint=hint)
     return found[0]

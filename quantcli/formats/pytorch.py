@@ -19,6 +19,7 @@ from typing import Any, Final
 from quantcli.formats.errors import FormatError, ModelError, UnsupportedError
 from quantcli.formats.files import DataFile, data_file
 from quantcli.formats.inert_pickle import Constructor, load_pickle, plain_dict
+from quantcli.formats.listing import listed
 from quantcli.formats.strided import StridedTensor, is_contiguous
 from quantcli.formats.tensor import MAX_COUNT, MAX_DIMENSIONS, Tensor, stored_tensor
 from quantcli.kernels.types import ELEMENT_TYPES, BlockType
@@ -339,7 +340,7 @@ def _state_dict(file: DataFile, root: Any) -> Iterator[tuple[str, _View]]:
         raise FormatError(file.path, f"holds a {kind}, expected a state dict")
     found = _find_state_dict(root, len(NESTS))
     if not found:
-        keys = ", ".join(repr(str(key)[:40]) for key in list(root)[:8])
+        keys = listed([repr(str(key)[:40]) for key in root])
         raise ModelError(f"{file.path}: no tensors in it, expected a state dict: its keys are {keys or 'none'}")
     for name, value in found.items():
         if isinstance(value, _View):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from quantcli.architectures.graph import Graph
 from quantcli.architectures.loader import graph_of
 from quantcli.formats.errors import ModelError, UnsupportedError
@@ -16,8 +18,8 @@ from quantcli.runner.sizes import Hyperparameters, MixerSizes
 from quantcli.runner.step import Temperature
 
 
-def read_hyperparameters(file: ModelFile) -> tuple[Hyperparameters, Graph]:
-    """The sizes and the forward pass of a file.
+def read_hyperparameters(file: ModelFile, architecture_file: Path | None = None) -> tuple[Hyperparameters, Graph]:
+    """The sizes and the forward pass of a file, whose architecture `architecture_file` describes if not the package.
 
     Raises:
         ModelError: for a key that is missing, not of its kind, or contradicts another.
@@ -28,7 +30,7 @@ def read_hyperparameters(file: ModelFile) -> tuple[Hyperparameters, Graph]:
     if not isinstance(name, str):
         raise ModelError(f"{file.path}: no general.architecture, so nothing says how to run it")
     read = MetadataReader(file, name)
-    graph = graph_of(name).resolve(read.scope)
+    graph = graph_of(name, architecture_file).resolve(read.scope)
     if graph.missing:
         raise UnsupportedError(f"architecture {name!r} cannot be run: its graph needs {', '.join(graph.missing)}")
     layers, mtp_layers = _layer_counts(read)

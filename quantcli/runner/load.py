@@ -32,18 +32,28 @@ class LoadedModel:
         return load_tokenizer(self.metadata)
 
 
-def load_model(path: str | PathLike[str], packing: BlockType | None = None) -> LoadedModel:
+def load_model(
+    path: str | PathLike[str], packing: BlockType | None = None, architecture_file: Path | None = None
+) -> LoadedModel:
     """Open a GGUF file, or the first of its parts, to run it; with `packing`, its plain numbers as blocks of that type.
+
+    `architecture_file` describes the file's architecture in place of the package.
 
     Raises:
         FormatError: if it is no sound GGUF file.
         UnsupportedError, ModelError: if its model cannot be run; see `Model`.
     """
     with open_gguf(path) as file:
-        return prepare_model(file, packing)
+        return prepare_model(file, packing, architecture_file=architecture_file)
 
 
-def prepare_model(file: ModelFile, packing: BlockType | None = None, observer: Observer | None = None) -> LoadedModel:
+def prepare_model(
+    file: ModelFile,
+    packing: BlockType | None = None,
+    observer: Observer | None = None,
+    *,
+    architecture_file: Path | None = None,
+) -> LoadedModel:
     """A file made ready to run, as `load_model` does; `observer` sees the inputs of every matrix product.
 
     Raises:
@@ -52,6 +62,6 @@ def prepare_model(file: ModelFile, packing: BlockType | None = None, observer: O
     return LoadedModel(
         path=file.path,
         metadata=file.metadata,
-        model=Model(file, packing, observer),
+        model=Model(file, packing, observer, architecture_file=architecture_file),
         parameters=sum(tensor.size for tensor in file.tensors.values()),
     )

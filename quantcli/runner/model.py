@@ -7,12 +7,14 @@ its norms; a pass keeps a few rows of numbers per token.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.formats import vocabulary_spec
 from quantcli.formats.errors import GenerationError, ModelError, UnsupportedError
+from quantcli.formats.listing import listed
 from quantcli.kernels.rows import dequantize
 from quantcli.kernels.types import BlockType
 from quantcli.runner.cache import BATCH, Cache
@@ -34,7 +36,8 @@ def _check_vocabulary(file: ModelFile, rows: int) -> None:
 class Model:
     """A model in a file; its matrices of plain numbers are made blocks of the type `packing`, where there is one.
 
-    `observer` sees the inputs of every matrix product. `weights_bytes` are those of all tensors, in the file or as they
+    `observer` sees the inputs of every matrix product. `architecture_file` describes the architecture in place of the
+    package. `weights_bytes` are those of all tensors, in the file or as they
     were packed. `forward` and `hidden` run all layers. `embed`, `run_layer` and `logits` do the same in steps: one layer
     after another on many tokens.
 
@@ -43,8 +46,15 @@ class Model:
         ModelError: for metadata or tensors that are missing or contradict each other.
     """
 
-    def __init__(self, file: ModelFile, packing: BlockType | None = None, observer: Observer | None = None) -> None:
-        self.sizes, self.graph = read_hyperparameters(file)
+    def __init__(
+        self,
+        file: ModelFile,
+        packing: BlockType | None = None,
+        observer: Observer | None = None,
+        *,
+        architecture_file: Path | None = None,
+    ) -> None:
+        self.sizes, self.graph = read_hyperparameters(file, architecture_file)
         sizes, graph, weights = self.sizes, self.graph, Weights(file, packing, observer)
         centred, weighed = graph.norm != "rms", graph.norm != "layer_without_weight"
         norms = Norms(weights, sizes.norm_epsilon, centred, weighed)
@@ -64,10 +74,9 @@ class Model:
         self.weights_bytes = sum(tensor.nbytes for tensor in file.tensors.values()) - sum(weights.saved.values())
         mtp = [f"blk.{index}." for index in range(sizes.layers, sizes.layers + sizes.mtp_layers)]
         if unused := [name for name in weights.unused() if not name.startswith((*graph.heads, *mtp))]:
-            raise UnsupportedError(
-                f"{file.path}: the graph of architecture {sizes.architecture!r} has no place for tensor {unused[0]!r}"
-                + (f" and {len(unused) - 1} more" if len(unused) > 1 else "")
-            )
+            names = listed([repr(name) for name in unused], most=1)
+            what = f"the graph of architecture {sizes.architecture!r} has no place for tensor {names}"
+            raise UnsupportedError(f"{file.path}: {what}")
 
     def _read_learned_positions(self, weights: Weights) -> Matrix | None:
         name = "position_embd"

@@ -144,6 +144,21 @@ def test_alternatives_are_laid_over_their_row(own):
     assert first.shape == second.shape == rows["output.weight"].shape
 
 
+def test_a_kind_of_layer_says_once_which_layers_have_its_tensors(own):
+    text = OWN.replace(
+        "[tensors]", '[kinds]\nattention = "layer % 2 == 0"\n\n[tensors]\n"blk.{layer}.attn_q.bias" = { when = "biased" }'
+    )
+    rows = {row.name: row for row in find_architecture({}, own(text)).declaration.tensors}
+
+    def layers_with(name: str, **scope: bool) -> list[int]:
+        return [layer for layer in range(4) if rows[f"blk.{{layer}}.{name}"].when.evaluate({"layer": layer, **scope})]
+
+    assert layers_with("attn_q.weight") == [0, 2]
+    assert layers_with("attn_q.bias", biased=True) == [0, 2]
+    assert layers_with("attn_q.bias", biased=False) == []
+    assert layers_with("ffn_up.weight") == [0, 1, 2, 3]
+
+
 def test_what_is_written_early_comes_after_the_name_of_the_architecture(own):
     text = OWN.replace('value = "attention_multiplier"', 'value = "attention_multiplier", early = true')
     architecture = find_architecture({}, own(text))
@@ -167,6 +182,11 @@ def test_what_is_written_early_comes_after_the_name_of_the_architecture(own):
         (OWN.replace("[values]", 'rename_endings = { ".a" = 1 }\n[values]'), "'.a' is 1, expected a text"),
         (OWN.replace("[values]", '[refused]\n"with x" = 3\n[values]'), "3 is not an expression"),
         (OWN.replace('{ from = "head.weight" }', '"head.weight"'), "'output.weight' is 'head.weight', expected a table"),
+        (
+            OWN.replace('"head.weight" }', '"head.weight", kind = "heads" }'),
+            "unknown kind of layer 'heads', expected one of att",
+        ),
+        (OWN + "[kinds]\nattention = 1\n", "1 is not an expression"),
         (OWN + "[tokens]\n", "unknown keys tokens"),
         (OWN + '[ignore]\n"model.{layers" = "beyond"\n', "expected '}'"),
         (OWN.replace("3 * hidden", "3 ** hidden"), "not part of the expression language"),

@@ -50,6 +50,8 @@ SCOPE |= {"labels": {"10": "k", "0": "a", "2": "c"}, "words": {"z": "k", "10": "
         ("in_order(nothing)", None),
         ("numbered('LABEL_', 2)", ["LABEL_0", "LABEL_1"]),
         ("numbered('LABEL_', nothing)", None),
+        ("7 * hidden // 8", 56),
+        ("\n    flag\n    or heads == 4\n", True),
     ],
 )
 def test_values(source, value):
@@ -88,3 +90,33 @@ def test_calls():
     for source in ("1", "a.b(1)", "f(x=1)", "f(", "f(open(1))"):
         with pytest.raises(ValueError, match=r"not a call|not part of"):
             Call.parse(source)
+
+
+class Facts:
+    """Facts that are found out when they are asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def get(self, name: str, /) -> int:
+        self.asked.append(name)
+        return {"position": 5, "total": 17}[name]
+
+
+def test_what_need_not_be_known_is_not_asked():
+    facts = Facts()
+    assert Expression("position == 5 or total == 1 // 0").evaluate(facts) is True
+    assert facts.asked == ["position"]
+
+
+def test_the_names_that_an_expression_asks_for():
+    assert Expression("first(max, rope.factor) + len([hidden])").names == {"max", "rope", "hidden"}
+
+
+def test_an_expression_about_facts_names_nothing_else():
+    assert Expression.about("position <= total // 3", {"position", "total"}).evaluate(Facts()) is True
+    with pytest.raises(ValueError, match="'other' is not a fact; the facts are position, total"):
+        Expression.about("other == position", {"position", "total"})
+    for source in ("position <", "", "position = 1", "position ** 2", "lambda: 1"):
+        with pytest.raises(ValueError, match="expression"):
+            Expression.about(source, {"position", "total"})

@@ -8,7 +8,7 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from quantcli.architectures.loader import architectures
-from quantcli.cli.architectures import command
+from quantcli.cli.commands.architectures import command
 
 README = Path(__file__).parents[2] / "README.md"
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from quantcli.cli.convert import command
+from quantcli.cli.commands.convert import command
 from quantcli.formats.errors import UsageError
 from quantcli.formats.gguf_reader import open_gguf
 from quantcli.formats.gguf_spec import f32, u32

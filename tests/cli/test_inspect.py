@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from quantcli.cli.inspect import command, document
+from quantcli.cli.commands.inspect import command, document
 from quantcli.formats.errors import FormatError
 from quantcli.formats.gguf_reader import open_gguf
 from quantcli.formats.gguf_spec import Metadata, ValueType, array, boolean, f32, i32, string, u32
@@ -262,7 +262,7 @@ def test_inspecting_imports_nothing_heavy(golden: Path) -> None:
         result = run(code, "inspect", str(golden / "gguf_files" / "every-value.gguf"), *options)
         assert result.returncode == 0, result.stderr
         imported = set(result.stderr.strip().splitlines()[-1].split("|"))
-        assert "quantcli.cli.inspect" in imported
+        assert "quantcli.cli.commands.inspect" in imported
         assert not {"numpy", "numba", "torch", "tokenizers", "jinja2"} & imported
 
 

@@ -9,12 +9,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from quantcli.__main__ import main
+from quantcli.cli import commands
+from quantcli.cli.commands import run as run_module
+from quantcli.runner.sampling_options import SamplingOptions
 
 ROOT = Path(__file__).parents[2]
 STORYTELLER = ROOT / "examples" / "storyteller"
@@ -180,3 +185,18 @@ def test_an_interruption_leaves_nothing(number: signal.Signals, large_model: Pat
     assert errors.splitlines()[-1] == "error: interrupted"
     assert not output
     assert not list(target.iterdir())
+
+
+def test_the_help_of_every_command_begins_with_its_summary() -> None:
+    modules = {path.stem for path in Path(commands.__file__).parent.glob("*.py")} - {"__init__"}
+    assert set(commands.SUMMARIES) == modules
+    for name, summary in commands.SUMMARIES.items():
+        command = import_module(f"quantcli.cli.commands.{name}").command
+        assert command.name == name
+        assert command.help.startswith(f"{summary}\n\n")
+
+
+def test_run_samples_as_the_library_does_where_no_option_says_otherwise() -> None:
+    defaults = {parameter.name: parameter.default for parameter in run_module.command.params}
+    options = asdict(SamplingOptions())
+    assert {name: defaults[name] for name in options} == options

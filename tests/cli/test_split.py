@@ -10,7 +10,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from quantcli.cli import inspect, merge, split
+from quantcli.cli.commands import inspect, merge, split
 from quantcli.formats.errors import UsageError
 
 

@@ -7,7 +7,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from quantcli.cli.tokenize import command
+from quantcli.cli.commands.tokenize import command
 
 
 @pytest.fixture

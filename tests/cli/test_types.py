@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from quantcli.cli.types import FAMILIES, command, document
+from quantcli.cli.commands.types import FAMILIES, command, document
 from quantcli.conversion.recipes import RECIPES
 from quantcli.kernels.types import TYPES
 

@@ -29,7 +29,7 @@ from quantized_models import (
 )
 from tiny_checkpoint import write_checkpoint
 
-from quantcli.cli.convert import command
+from quantcli.cli.commands.convert import command
 from quantcli.conversion.already_quantized import look_at_weights
 from quantcli.conversion.convert import convert
 from quantcli.conversion.plan import check_plan, make_plan, quantized_twice

@@ -253,7 +253,7 @@ def test_all_modules_that_do_not_fit_are_listed() -> None:
     }
     message = refusal(given | more, config)
     assert "layer.0: layer.0.qzeros is missing; layer.1: " in message
-    assert message.endswith("; and 2 more")
+    assert message.endswith(" and 2 more")
 
 
 def test_bits_that_the_configuration_denies() -> None:

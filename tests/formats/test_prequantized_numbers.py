@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import struct
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Barrier
 
 import numpy as np
 import pytest
@@ -15,7 +13,7 @@ from quantcli.formats.files import InputFile
 from quantcli.formats.prequantized import decode, strips
 from quantcli.formats.prequantized.numbers import FLOAT_TABLES, PackedRows, integers, read_floats, unpack, with_rows
 from quantcli.formats.prequantized.scaled import column_grid, group_width, scale_grid
-from quantcli.formats.prequantized.strips import StripCache, packed_across, packed_down, turned_floats
+from quantcli.formats.prequantized.strips import packed_across, packed_down, strip_cache, turned_floats
 from quantcli.formats.pytorch import open_pytorch
 from quantcli.formats.strided import StridedTensor
 from quantcli.formats.tensor import Tensor, stored_tensor
@@ -57,8 +55,8 @@ def test_levels_packed_down_and_across(bits: int, outputs: int, tmp_path: Path, 
         stored(tmp_path, np.stack([stream(c.tolist(), bits) for c in levels.T]).T.copy(), "I32"), bits, integers(bits)
     )
     for numbers in (
-        packed_down(down, bits, 64, integers(bits), StripCache()),
-        packed_across(across, bits, integers(bits), StripCache()),
+        packed_down(down, bits, 64, integers(bits), strip_cache()),
+        packed_across(across, bits, integers(bits), strip_cache()),
         rows,
     ):
         for start, stop in ((0, outputs), (5, 6), (29, 32), (31, outputs - 1), (7, 7)):
@@ -151,42 +149,6 @@ def test_scales_that_do_not_fit(scales: tuple[int, ...], block: tuple[int, int] 
         scale_grid(source, (4, 6), block)
 
 
-def test_a_strip_that_several_threads_want_is_made_once() -> None:
-    cache, made, together = StripCache(), [], Barrier(8)
-
-    def make() -> np.ndarray:
-        made.append(1)
-        return np.zeros(4)
-
-    def get(_: int) -> np.ndarray:
-        together.wait()
-        return cache.get(("a", 0), make)
-
-    with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(get, range(8)))
-    assert len(made) == 1
-    assert all(strip is found[0] for strip in found)
-
-
-def test_old_strips_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(strips, "KEPT_BYTES", 3000)
-    cache, made = StripCache(), []
-
-    def get(index: int) -> None:
-        cache.get(("a", index), lambda: made.append(index) or np.zeros(125))
-
-    for index in (0, 1, 2, 0, 3, 0, 1):
-        get(index)
-    assert made == [0, 1, 2, 3, 1]
-
-
-def test_a_strip_that_fails_is_tried_again() -> None:
-    cache = StripCache()
-    with pytest.raises(OSError, match="once"):
-        cache.get(("a", 0), lambda: (_ for _ in ()).throw(OSError("once")))
-    assert cache.get(("a", 0), lambda: np.ones(1)).tolist() == [1]
-
-
 def test_views_are_decoded_like_what_lies_in_one_piece(tmp_path: Path) -> None:
     """Transposed tensors, as PyTorch files have them."""
     path = tmp_path / "x.bin"
@@ -261,6 +223,6 @@ def test_columns_of_any_type_as_rows(kind: str, tmp_path: Path) -> None:
     code = floats.get(kind) or f"<{kind[0].lower()}{int(kind.lstrip('BFIU')) // 8}"
     values = np.array([[1, 2, 3], [100, 250 if kind[0] == "U" else 25, 7]])
     raw = (values.astype("<f4").view("<u4") >> 16).astype("<u2") if kind == "BF16" else values.astype(code)
-    turned = turned_floats(stored(tmp_path, raw, kind), StripCache())
+    turned = turned_floats(stored(tmp_path, raw, kind), strip_cache())
     np.testing.assert_array_equal(turned.rows(0, 3), values.T.astype(np.float32))
     assert turned.rows(1, 2).dtype == np.float32

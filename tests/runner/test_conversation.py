@@ -10,7 +10,8 @@ from quantcli.runner.cache import Cache
 from quantcli.runner.chat import ChatTemplate, Conversation
 from quantcli.runner.generate import Generation, Limits
 from quantcli.runner.load import load_model
-from quantcli.runner.sampling import Sampler, SamplingOptions
+from quantcli.runner.sampling import Sampler
+from quantcli.runner.sampling_options import SamplingOptions
 from quantcli.runner.session import Session
 
 GREEDY = SamplingOptions(temperature=0)

@@ -10,7 +10,8 @@ from quantcli.formats.gguf_reader import open_gguf
 from quantcli.runner.cache import Cache
 from quantcli.runner.generate import Generation, Limits, context_size
 from quantcli.runner.model import Model
-from quantcli.runner.sampling import Sampler, SamplingOptions
+from quantcli.runner.sampling import Sampler
+from quantcli.runner.sampling_options import SamplingOptions
 from quantcli.runner.session import Session
 from quantcli.runner.tokenizer import load_tokenizer
 

@@ -271,7 +271,8 @@ def test_graphs_name_kinds_that_are_there():
 
 
 def test_a_kind_that_is_not_there_is_refused_by_name(monkeypatch):
-    monkeypatch.setattr("quantcli.runner.hyperparameters.graph_of", lambda gguf: replace(GRAPH, mixer="wavelets"))
+    graph = replace(GRAPH, mixer="wavelets")
+    monkeypatch.setattr("quantcli.runner.hyperparameters.graph_of", lambda gguf, extra_file=None: graph)
     keys = {"block_count": 1, "context_length": 8, "embedding_length": 8, "attention.head_count": 2}
     metadata = {"general.architecture": string("llama"), **{f"llama.{key}": u32(value) for key, value in keys.items()}}
     with pytest.raises(UnsupportedError, match="layers of the kind 'wavelets', expected one of attention, mla, "):
@@ -302,7 +303,7 @@ def test_a_new_kind_is_a_file_and_a_row(monkeypatch):
     row = {"mean": lambda read, graph, count, layers: [MeanSizes(read.count("embedding_length"))] * len(layers)}
     monkeypatch.setattr("quantcli.runner.hyperparameters.MIXERS", {**MIXERS, **row})
     graph = replace(GRAPH, rope="none", recurrent="mean", mlp="none", mlp_norm=())
-    monkeypatch.setattr("quantcli.runner.hyperparameters.graph_of", lambda gguf: graph)
+    monkeypatch.setattr("quantcli.runner.hyperparameters.graph_of", lambda gguf, extra_file=None: graph)
     keys = {"block_count": 1, "context_length": 32, "embedding_length": WIDTH}
     metadata = {"general.architecture": string("llama"), **{f"llama.{key}": u32(value) for key, value in keys.items()}}
     metadata["llama.attention.layer_norm_rms_epsilon"] = f32(1e-5)

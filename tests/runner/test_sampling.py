@@ -9,7 +9,6 @@ from quantcli.formats.errors import GenerationError, UsageError
 from quantcli.runner.sampling import (
     Candidates,
     Sampler,
-    SamplingOptions,
     keep_min_p,
     keep_top_k,
     keep_top_p,
@@ -17,6 +16,7 @@ from quantcli.runner.sampling import (
     penalize,
     probabilities,
 )
+from quantcli.runner.sampling_options import SamplingOptions
 
 
 def logits_of(seed: int) -> np.ndarray:

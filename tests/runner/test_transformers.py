@@ -179,7 +179,7 @@ def test_logits_are_those_of_transformers_and_of_the_reference(name, tmp_path):
 def test_chunks_and_temperature_of_long_texts(tmp_path, monkeypatch):
     """Llama 4 has chunks of 8,192 positions, and steps of temperature as long; here they are shorter, as in no file."""
     short = replace(graph_of("llama4"), window=Expression("12"), temperature_length=Expression("16"), variants=())
-    monkeypatch.setattr("quantcli.runner.hyperparameters.graph_of", lambda gguf: short)
+    monkeypatch.setattr("quantcli.runner.hyperparameters.graph_of", lambda gguf, extra_file=None: short)
     sizes = {**LLAMA4, "attention_chunk_size": 12, "floor_scale": 16}
     found, expected, _ = logits(tmp_path, "llama4_text", sizes)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.ptp(expected))

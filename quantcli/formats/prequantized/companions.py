@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
+from quantcli.formats.array_cache import ArrayCache
 from quantcli.formats.errors import ModelError, shown
 from quantcli.formats.files import DataFile
-from quantcli.formats.prequantized.strips import StripCache
+from quantcli.formats.listing import listed
+from quantcli.formats.prequantized.strips import strip_cache
 from quantcli.formats.tensor import StoredTensor, Tensor
-
-_LISTED: Final = 5
-"""Faults that an error spells out; the rest are counted."""
 
 
 @dataclass
@@ -26,7 +25,7 @@ class Companions:
 
     tensors: Mapping[str, Tensor]
     config: Mapping[str, Any]
-    cache: StripCache = field(default_factory=StripCache)
+    cache: ArrayCache = field(default_factory=strip_cache)
     _taken: set[str] = field(default_factory=set)
     _made: dict[str, Tensor] = field(default_factory=dict)
     _faults: list[str] = field(default_factory=list)
@@ -120,10 +119,8 @@ class Companions:
             if _must_be_a_weight(name, tensor) and tensor.type.family is None and self.is_left(name)
         ]
         if faults:
-            rest = len(faults) - _LISTED
-            told = "; ".join(faults[:_LISTED]) + (f"; and {rest} more" if rest > 0 else "")
             raise ModelError(
-                f"the checkpoint's tensors are not as {method} has them: {told}",
+                f"the checkpoint's tensors are not as {method} has them: {listed(faults, most=5, separator='; ')}",
                 hint="Is this config.json the checkpoint's own? Its quantization_config says how the tensors are stored.",
             )
         tensors: dict[str, Tensor] = {}

@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from quantcli.formats.bfloat16 import bfloat16_to_float32
 from quantcli.formats.errors import UnsupportedError
 from quantcli.formats.tensor import OpaqueTensor, StoredTensor, Tensor
 from quantcli.kernels.types import ELEMENT_TYPES, OPAQUE_TYPES, TYPES, BlockType
@@ -113,7 +114,7 @@ def to_floats(raw: NDArray[Any], kind: BlockType) -> Floats:
     if kind.name in FLOAT_TABLES:
         return np.take(FLOAT_TABLES[kind.name], raw.view(np.uint8))
     if kind.name == "BF16":
-        return (raw.astype(np.uint32) << 16).view(np.float32)
+        return bfloat16_to_float32(raw)
     if kind.name not in _PLAIN:
         raise _no_numbers(kind)
     return raw.view(_PLAIN[kind.name]).astype(np.float32)

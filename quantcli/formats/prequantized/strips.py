@@ -6,16 +6,15 @@ columns is read and unpacked at once and kept for the next chunks of rows; the f
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from threading import Lock
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from quantcli.formats.array_cache import ArrayCache
 from quantcli.formats.columns import column_blocks
 from quantcli.formats.prequantized.numbers import Floats, Numbers, as_bits, to_floats, unpack
 from quantcli.formats.tensor import Tensor
@@ -27,39 +26,9 @@ KEPT_BYTES: Final = 1 << 25
 """How much is kept in all."""
 
 
-class _Slot:
-    """Room for one strip, and the lock of whoever makes it."""
-
-    def __init__(self) -> None:
-        self.lock = Lock()
-        self.strip: NDArray[Any] | None = None
-
-
-class StripCache:
-    """The strips that were used last. Of several threads that want the same one, one makes it and the others wait."""
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._slots: OrderedDict[tuple[str, int], _Slot] = OrderedDict()
-
-    def get(self, key: tuple[str, int], make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
-        """The strip of that key, made by `make` where it is not kept."""
-        with self._lock:
-            slot = self._slots.setdefault(key, _Slot())
-            self._slots.move_to_end(key)
-        with slot.lock:
-            if slot.strip is None:
-                slot.strip = make()
-            strip = slot.strip
-        self._drop_oldest()
-        return strip
-
-    def _drop_oldest(self) -> None:
-        with self._lock:
-            held = sum(slot.strip.nbytes for slot in self._slots.values() if slot.strip is not None)
-            while held > KEPT_BYTES and len(self._slots) > 1:
-                _, slot = self._slots.popitem(last=False)
-                held -= 0 if slot.strip is None else slot.strip.nbytes
+def strip_cache() -> ArrayCache:
+    """An empty cache for the strips of a checkpoint."""
+    return ArrayCache(KEPT_BYTES)
 
 
 Unpack = Callable[[NDArray[Any]], NDArray[Any]]
@@ -77,7 +46,7 @@ class Turned(Numbers):
     source: Tensor
     length: int
     unpack: Unpack = field(repr=False, compare=False)
-    cache: StripCache = field(repr=False, compare=False)
+    cache: ArrayCache = field(repr=False, compare=False)
     table: Floats | None = field(default=None, repr=False, compare=False)
     rows_held: int = 1
     columns_held: int = 1
@@ -105,7 +74,7 @@ class Turned(Numbers):
         return self.unpack(columns)
 
 
-def turned_floats(source: Tensor, cache: StripCache) -> Turned:
+def turned_floats(source: Tensor, cache: ArrayCache) -> Turned:
     """The columns of a tensor of plain numbers as rows."""
 
     def unpack_floats(columns: NDArray[Any]) -> Floats:
@@ -114,13 +83,13 @@ def turned_floats(source: Tensor, cache: StripCache) -> Turned:
     return Turned(source, source.rows, unpack_floats, cache)
 
 
-def packed_down(source: Tensor, bits: int, length: int, table: Floats, cache: StripCache) -> Turned:
+def packed_down(source: Tensor, bits: int, length: int, table: Floats, cache: ArrayCache) -> Turned:
     """Levels packed along the columns of `source`: each column holds one row of `length` levels."""
     return Turned(source, length, lambda columns: unpack(columns.T, bits, length), cache, table)
 
 
 def packed_across(
-    source: Tensor, bits: int, table: Floats, cache: StripCache, order: tuple[int, ...] | None = None
+    source: Tensor, bits: int, table: Floats, cache: ArrayCache, order: tuple[int, ...] | None = None
 ) -> Turned:
     """Levels packed along the rows of `source`, of which each level belongs to a row of the result. `order` names, of the
     levels of a word, the place of the first, the second ... where they are not in their order."""

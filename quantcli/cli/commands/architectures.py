@@ -1,0 +1,28 @@
+"""`quantize architectures`: which model architectures are supported, from their data files."""
+
+from __future__ import annotations
+
+from quantcli.cli.commands import described
+from quantcli.cli.options import json_option
+from quantcli.cli.output import columns, print_json, show
+
+
+@described("architectures")
+@json_option()
+def command(as_json: bool) -> None:
+    """With each stand the classes in config.json that mean it.
+
+    Another one can be described in a file of your own: `quantize MODEL --type T --arch-file FILE`. The commands that run a
+    model take the same file.
+    """
+    from quantcli.architectures.tables import headings
+
+    known = sorted(headings(), key=lambda heading: heading.name)
+    if as_json:
+        facts = ("name", "gguf", "title", "classes")
+        print_json([{fact: getattr(entry, fact) for fact in facts} for entry in known])
+        return
+    table = columns("Architecture", "GGUF", "Models", "Classes in config.json")
+    for entry in known:
+        table.add_row(entry.name, entry.gguf, entry.title, ", ".join(entry.classes))
+    show(table)

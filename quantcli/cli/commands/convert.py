@@ -1,0 +1,224 @@
+"""`quantize MODEL --type T`: a checkpoint to GGUF files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from quantcli.cli.commands import described
+from quantcli.cli.options import arch_file_option, json_option, overwrite_option, threads_option
+from quantcli.cli.output import binary_size, byte_progress, columns, decimal_count, print_json, show
+from quantcli.cli.texts import read_text
+from quantcli.formats.errors import UsageError
+from quantcli.formats.gguf_spec import Metadata, replace_keys
+
+if TYPE_CHECKING:
+    from quantcli.conversion.changes import Changes
+    from quantcli.conversion.convert import Conversion, Progress
+    from quantcli.conversion.plan import PlanOptions
+
+
+@described("convert")
+@click.argument("model")
+@click.option("-t", "--type", "types", metavar="T[,T...]", help="Recipe, or several; `quantize types` lists them.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), metavar="FILE",
+    help="File to write, or a directory; {type} stands for the recipe. Default: MODEL-TYPE.gguf here.",
+)  # fmt: skip
+@click.option("--split-max-size", metavar="SIZE", help="Write parts of at most so much tensor data: 2G, 500M.")
+@click.option("--remote", is_flag=True, help="Read a model of the hub where it is, without downloading it.")
+@overwrite_option
+@click.option("--dry-run", is_flag=True, help="Show what would be written and why; write nothing.")
+@json_option()
+@threads_option
+@click.option("--imatrix", type=click.Path(path_type=Path), metavar="FILE", help="Importance matrix (GGUF or .dat).")
+@click.option("--tensor-type", "overrides", multiple=True, metavar="REGEX=T", help="Type by tensor name; first match wins.")
+@click.option("--tensor-type-file", type=click.Path(path_type=Path), metavar="FILE", help="File of REGEX=T.")
+@click.option("--output-tensor-type", metavar="T", help="Type for output.weight.")
+@click.option("--token-embedding-type", metavar="T", help="Type for token_embd.weight.")
+@click.option("--pure", is_flag=True, help="Every tensor in the recipe's base type.")
+@click.option("--leave-output-tensor", is_flag=True, help="Keep output.weight as it is.")
+@click.option("--allow-requantize", is_flag=True, help="Quantize tensors that are quantized already, at a loss.")
+@click.option("--no-fallback", is_flag=True, help="Fail where a row does not fit a type's block, instead of using another.")
+@click.option("--lora", "adapters", multiple=True, metavar="DIR[:SCALE]", help="Merge a LoRA adapter into the checkpoint.")
+@click.option("--override-kv", multiple=True, metavar="KEY=TYPE:VALUE", help="Set metadata; TYPE: int, float, bool, str.")
+@click.option("--prune-layers", metavar="L[,L...]", help="Leave these layers out, counted from 0.")
+@arch_file_option
+@click.option("--pre-tokenizer", metavar="NAME", help="How a text is split before tokenizing, where it is not recognised.")
+@click.option("--as-reference", is_flag=True, help="Write what llama.cpp's tools write, also where it is wrong.")
+def command(
+    model: str,
+    types: str | None,
+    output: Path | None,
+    split_max_size: str | None,
+    remote: bool,
+    overwrite: bool,
+    dry_run: bool,
+    as_json: bool,
+    threads: int | None,
+    imatrix: Path | None,
+    adapters: Sequence[str],
+    override_kv: Sequence[str],
+    prune_layers: str | None,
+    arch_file: Path | None,
+    pre_tokenizer: str | None,
+    as_reference: bool,
+    **plan: Any,
+) -> None:
+    """MODEL is a Hugging Face directory, a .safetensors or PyTorch file, or a GGUF file; of a split one, the first part.
+    Or a model of the Hugging Face hub, ORG/NAME or ORG/NAME@REVISION: its files are downloaded to the hub's cache.
+    """
+    if types is None:
+        raise UsageError("no --type given", hint="a good first choice is --type Q4_K_M; `quantize types` lists all")
+    names = [name.strip() for name in types.split(",") if name.strip()]
+    from quantcli.conversion.convert import convert
+    from quantcli.conversion.lora import parse_adapter
+    from quantcli.formats.gguf_parts import parse_size
+    from quantcli.formats.imatrix import read_imatrix
+
+    with _progress() as progress:
+        results = convert(
+            model,
+            names,
+            output,
+            options=_plan_options(**plan),
+            imatrix=read_imatrix(imatrix) if imatrix else None,
+            changes=_changes(override_kv, prune_layers),
+            adapters=[parse_adapter(text) for text in adapters],
+            architecture_file=arch_file,
+            pre_tokenizer=pre_tokenizer,
+            as_reference=as_reference,
+            max_part_bytes=None if split_max_size is None else parse_size(split_max_size),
+            threads=threads,
+            remote=remote,
+            overwrite=overwrite,
+            dry_run=dry_run,
+            progress=progress,
+        )
+    if imatrix:
+        _warn_of_unguided(results)
+    _warn_of_second_quantization(results)
+    _tell_of_grids(results)
+    if as_json:
+        documents = [result.as_json() for result in results]
+        print_json(documents[0] if len(names) == 1 else documents)
+    else:
+        for result in results:
+            _show(result)
+
+
+def _plan_options(
+    overrides: Sequence[str],
+    tensor_type_file: Path | None,
+    output_tensor_type: str | None,
+    token_embedding_type: str | None,
+    *,
+    pure: bool,
+    leave_output_tensor: bool,
+    allow_requantize: bool,
+    no_fallback: bool,
+) -> PlanOptions:
+    from quantcli.conversion.plan import PlanOptions, parse_override, parse_overrides, weight_type
+
+    parsed = [parse_override(text) for text in overrides]
+    if tensor_type_file:
+        parsed += parse_overrides(read_text(tensor_type_file, "the list of types"))
+    return PlanOptions(
+        overrides=parsed,
+        output_tensor_type=weight_type(output_tensor_type) if output_tensor_type else None,
+        token_embedding_type=weight_type(token_embedding_type) if token_embedding_type else None,
+        pure=pure,
+        leave_output_tensor=leave_output_tensor,
+        allow_requantize=allow_requantize,
+        no_fallback=no_fallback,
+    )
+
+
+def _changes(override_kv: Sequence[str], prune_layers: str | None) -> Changes:
+    from quantcli.conversion.changes import Changes
+    from quantcli.conversion.output_metadata import parse_metadata_override
+    from quantcli.conversion.prune import parse_layers
+
+    # The last of several for one key counts, and stands where it was given.
+    metadata: Metadata = {}
+    for text in override_kv:
+        key, entry = parse_metadata_override(text)
+        replace_keys(metadata, {key: entry})
+    return Changes(metadata=metadata, prune_layers=() if prune_layers is None else parse_layers(prune_layers))
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """One bar in bytes, of the download and then of the source, and a line when kernels have to be compiled."""
+    from quantcli.conversion.convert import Progress
+
+    with byte_progress("quantizing") as bar:
+
+        def compiling(types: Sequence[str]) -> Callable[[float], None]:
+            from quantcli.kernels.jit import keeps_kernels
+
+            once, kept = (", once", ", kept for the next time") if keeps_kernels() else ("", "")
+            click.echo(f"compiling kernels for this machine{once}: {', '.join(types)}", err=True)
+            return lambda seconds: click.echo(f"compiled in {seconds:.1f} s{kept}", err=True)
+
+        def begin(what: str, total: int) -> Callable[[int], Any]:
+            bar.set_description(what, refresh=False)
+            bar.reset(total)
+            return bar.update  # type: ignore[no-any-return]
+
+        yield Progress(partial(begin, "downloading"), compiling, partial(begin, "quantizing"), bar.update)
+
+
+def _warn_of_unguided(results: Sequence[Conversion]) -> None:
+    """Say which tensors are quantized without values from the importance matrix that was given."""
+    from quantcli.conversion.plan import without_importance
+
+    for result in results:
+        names = [tensor.name for tensor in without_importance(result.plan)]
+        if names:
+            click.echo(f"{result.type}: the importance matrix has no values for {', '.join(names)}", err=True)
+
+
+def _warn_of_second_quantization(results: Sequence[Conversion]) -> None:
+    """Say that what the checkpoint has quantized already loses quality once more."""
+    from quantcli.conversion.plan import quantized_twice
+
+    for result in results:
+        found = quantized_twice(result.plan)
+        if found:
+            origins = ", ".join(sorted({tensor.origin for tensor in found}))
+            what = f"{len(found)} tensors that the checkpoint has as {origins} are quantized a second time, at a loss"
+            click.echo(f"{result.type}: {what}", err=True)
+
+
+def _tell_of_grids(results: Sequence[Conversion]) -> None:
+    """Say that a checkpoint was trained or quantized for a type already."""
+    from quantcli.conversion.plan import repacked_exactly
+
+    for result in results:
+        found = repacked_exactly(result.plan)
+        if found:
+            grids = ", ".join(sorted({tensor.type.name for tensor in found}))
+            what = f"the weights of {len(found)} tensors lie on a {grids} grid already"
+            click.echo(f"{result.type}: {what} and lose nothing", err=True)
+
+
+def _show(result: Conversion) -> None:
+    size = f"{binary_size(result.output_bytes)}, {result.bits_per_weight:.2f} bits per weight"
+    what = f"{result.type}, {decimal_count(result.parameters)} parameters, {size}"
+    if result.output is None:
+        table = columns("tensor", "shape", "from", "to", "bytes", "because", right=("bytes",))
+        for tensor in result.plan:
+            shape = " x ".join(str(length) for length in reversed(tensor.shape))
+            source, target = tensor.source_type.name, tensor.type.name
+            table.add_row(tensor.name, shape, source, target, f"{tensor.nbytes:,}", tensor.reason)
+        show(table)
+        click.echo(f"would write {what}; nothing was written")
+    else:
+        parts = f", the first of {len(result.parts)} parts" if len(result.parts) > 1 else ""
+        click.echo(f"{result.output}{parts}: {what}, in {result.seconds:.1f} s")

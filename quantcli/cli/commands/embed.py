@@ -1,0 +1,114 @@
+"""`quantize embed FILE --prompt TEXT`: texts as vectors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from quantcli.cli.commands import described
+from quantcli.cli.options import file_argument, json_option, model_options, text_file_option
+from quantcli.cli.output import columns, heading, print_json, printable, show
+from quantcli.cli.running import open_model, warn_beyond_training
+from quantcli.cli.text_tables import Table
+from quantcli.cli.texts import checked_text, lines, read_text
+from quantcli.formats.errors import UsageError
+
+if TYPE_CHECKING:
+    from quantcli.runner.embed import Embedding
+
+
+@described("embed")
+@file_argument
+@click.option("-p", "--prompt", "prompts", multiple=True, metavar="TEXT", help="A text; may be repeated.")
+@text_file_option("A file of texts, one a line; - reads stdin. Lines without a word are left out.")
+@click.option(
+    "--pooling", metavar="NAME", help="How tokens make one vector: mean, cls, last or none. Default: as the file says.",
+)  # fmt: skip
+@click.option("--normalize/--no-normalize", default=True, help="Make vectors of length 1 (the default), or leave them.")
+@click.option(
+    "--ctx", "context", type=click.IntRange(min=1), metavar="N",
+    help="Tokens of a text at most. Default: as the model was trained.",
+)  # fmt: skip
+@model_options
+@json_option("Print one JSON document: the vectors, and the tokens of each.")
+def command(
+    file: Path,
+    prompts: tuple[str, ...],
+    text: Path | None,
+    pooling: str | None,
+    normalize: bool,
+    context: int | None,
+    weights: str | None,
+    arch_file: Path | None,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """The file holds an encoder, such as BERT, or any model that generates.
+    Without --json it shows how vectors begin, and how alike the texts are: the cosines between them.
+
+    \b
+    quantize embed bge-small.gguf --prompt "A cat sleeps." --prompt "A kitten is napping."
+    quantize embed bge-small.gguf --text lines.txt --json | jq '.embeddings[0].embedding'
+    """
+    texts = [checked_text(prompt, "the prompt") for prompt in prompts]
+    if text is not None:
+        content = read_text(None if str(text) == "-" else text, "the text")
+        texts += [line for line in lines(content) if line.strip()]
+    if not texts:
+        raise UsageError("there is no text", hint="--prompt TEXT, or --text F")
+    loaded = open_model(file, threads=threads, weights=weights, cache_type="f32", arch_file=arch_file)
+    if context is not None:
+        warn_beyond_training(loaded, context)
+    from quantcli.runner.embed import embed, pooling_of
+
+    chosen = pooling or pooling_of(loaded)
+    found = list(embed(loaded, texts, pooling=chosen, normalize=normalize, context=context))
+    if as_json:
+        print_json(_document(file, chosen, normalize, found))
+    else:
+        show(_vectors_view(texts, found), *_likeness_view(found))
+
+
+def _document(file: Path, pooling: str, normalize: bool, found: list[Embedding]) -> dict[str, Any]:
+    pooled = pooling != "none"
+    return {
+        "path": str(file),
+        "pooling": pooling,
+        "normalized": normalize,
+        "dimensions": found[0].rows.shape[1],
+        "embeddings": [
+            {
+                "tokens": list(embedding.tokens),
+                "embedding": embedding.rows[0].tolist() if pooled else embedding.rows.tolist(),
+            }
+            for embedding in found
+        ],
+    }
+
+
+def _vectors_view(texts: list[str], found: list[Embedding]) -> Table:
+    right = ("", "Tokens", "Vector")
+    table = columns("", "Text", "Tokens", "Vector", right=right)
+    for index, (text, embedding) in enumerate(zip(texts, found, strict=True), start=1):
+        facts = str(index), printable(text), str(len(embedding.tokens))
+        for number, row in enumerate(embedding.rows):
+            begun = " ".join(f"{value:.4f}" for value in row[:4]) + f" ... ({len(row)})"
+            table.add_row(*(facts if number == 0 else ("", "", "")), begun)
+    return table
+
+
+def _likeness_view(found: list[Embedding]) -> list[Any]:
+    """The cosines between vectors, where there is one of each text and there are several."""
+    if len(found) < 2 or any(len(embedding.rows) > 1 for embedding in found):
+        return []
+    import numpy as np
+
+    rows = np.concatenate([embedding.rows for embedding in found]).astype(np.float64)
+    rows /= np.maximum(np.sqrt((rows**2).sum(axis=1, keepdims=True)), np.finfo(np.float64).tiny)
+    names = [str(index + 1) for index in range(len(found))]
+    table = columns("", *names, right=("", *names))
+    for name, row in zip(names, rows @ rows.T, strict=True):
+        table.add_row(name, *(f"{value:.3f}" for value in row))
+    return [heading("Cosines"), table]

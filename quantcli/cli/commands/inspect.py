@@ -1,0 +1,197 @@
+"""`quantize inspect`: what is inside a GGUF file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from quantcli.cli import gguf_description
+from quantcli.cli.commands import described
+from quantcli.cli.options import file_argument, json_option
+from quantcli.cli.output import binary_size, columns, decimal_count, heading, print_json, printable, show
+from quantcli.cli.text_tables import Table, Text, View
+from quantcli.formats import vocabulary_spec as vocabulary
+from quantcli.formats.gguf_reader import GGUFFile, open_gguf
+from quantcli.formats.gguf_spec import Field, ValueType
+from quantcli.formats.tensor import StoredTensor
+
+_TEMPLATE_LINES: Final = 6
+_TEMPLATE_WIDTH: Final = 110
+_OTHER: Final = "norms, biases and others"
+
+
+@described("inspect")
+@file_argument
+@click.option("--tensors", is_flag=True, help="List every tensor: name, shape, type, size, place.")
+@click.option("--metadata", is_flag=True, help="List every metadata key with its type and value.")
+@json_option("Print everything as one JSON document, arrays in full.")
+def command(file: Path, tensors: bool, metadata: bool, as_json: bool) -> None:
+    """Without options: what model it is, how big, which types its tensors have, the tokenizer, the chat template. Shapes
+    are in GGUF's order, the row length first. A model in parts is given by its first part.
+
+    \b
+    quantize inspect model.gguf
+    quantize inspect model.gguf --tensors | grep ffn_down
+    quantize inspect model.gguf --json | jq -r '.metadata["tokenizer.chat_template"]'
+    """
+    with open_gguf(file, allow_part=True) as opened:
+        if as_json:
+            print_json(document(opened))
+            return
+        views: list[View] = []
+        if metadata:
+            views += [heading("Metadata"), _metadata_view(opened)]
+        if tensors:
+            views += [heading("Tensors"), _tensors_view(opened)]
+        show(*(views or _summary(opened)))
+
+
+def document(file: GGUFFile) -> dict[str, Any]:
+    """The JSON document. Shapes are in GGUF order; `offset` counts from the start of the file.
+
+    For a model in parts, `parts` are their files, and each tensor has the number of the `part` that its `offset` is in.
+
+    JSON has no bytes and no infinities: bytes that are not UTF-8 become U+FFFD, and numbers that are not finite null.
+    """
+    parts = {path: number for number, path in enumerate(file.paths, 1)} if len(file.paths) > 1 else {}
+    return {
+        "path": str(file.path),
+        **({"parts": list(map(str, parts))} if parts else {}),
+        "version": file.version,
+        "architecture": file.architecture,
+        "alignment": file.alignment,
+        "file_bytes": file.file_bytes,
+        "parameters": gguf_description.parameters(file),
+        "bits_per_weight": gguf_description.bits_per_weight(file),
+        "metadata": {_sound(key): _json_value(field) for key, field in file.metadata.items()},
+        "tensors": [
+            {
+                "name": _sound(tensor.name),
+                "shape": list(reversed(tensor.shape)),
+                "type": tensor.type.name,
+                "offset": tensor.offset,
+                "bytes": tensor.nbytes,
+                **({"part": parts[tensor.file.path]} if parts else {}),
+            }
+            for tensor in file.tensors.values()
+        ],
+    }
+
+
+def _json_value(field: Field) -> Any:
+    if field.type == ValueType.STRING:
+        return _sound(field.value)
+    if field.type != ValueType.ARRAY:
+        return field.value if math.isfinite(field.value) else None
+    if field.element == ValueType.STRING:
+        return _all_sound(field.elements())
+    return [value if math.isfinite(value) else None for value in field.elements()]
+
+
+def _all_sound(texts: list[str]) -> list[str]:
+    """`_sound` for many: a vocabulary that is UTF-8, as nearly all are, is found so by one encoding."""
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:
+        return [_sound(text) for text in texts]
+    return texts
+
+
+def _sound(text: str) -> str:
+    return text if text.isascii() else text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _summary(file: GGUFFile) -> list[View]:
+    title = printable(str(file.get("general.name", file.path.name)))
+    facts = columns("", "")
+    for label, text in gguf_description.describe(file):
+        facts.add_row(label, text)
+    views: list[View] = [Text(title, "title"), Text(f"{file.path}\n", "aside"), facts]
+    if file.tensors:
+        views += [heading("Tensor types"), _types_view(file)]
+    if file.tensors and file.architecture:
+        views += [heading("Where they are"), _roles_view(file)]
+    template = file.get(vocabulary.CHAT_TEMPLATE)
+    if isinstance(template, str):
+        views += [heading("Chat template"), _template_view(template)]
+    return views
+
+
+def _types_view(file: GGUFFile) -> Table:
+    right = ("Bits", "Tensors", "Weights", "Size", "Share")
+    table = columns("Type", *right, right=right)
+    total = sum(tensor.nbytes for tensor in file.tensors.values()) or 1
+    grouped = _grouped(file.tensors.values(), lambda tensor: tensor.type.name)
+    for name, group in sorted(grouped.items(), key=lambda item: -_bytes(item[1])):
+        table.add_row(
+            name,
+            f"{group[0].type.bits_per_weight:g}",
+            f"{len(group):,}",
+            decimal_count(sum(tensor.size for tensor in group)),
+            binary_size(_bytes(group)),
+            f"{_bytes(group) / total:.1%}",
+        )
+    return table
+
+
+def _roles_view(file: GGUFFile) -> Table:
+    from quantcli.conversion.roles import known_roles, role_of
+
+    roles = known_roles()
+    labels = [role.label for role in roles.values()] + [_OTHER]
+
+    def label(tensor: StoredTensor) -> str:
+        role = role_of(tensor.name, roles)
+        return role.label if role else _OTHER
+
+    right = ("Tensors", "Weights", "Size")
+    table = columns("Role", *right, "Types", right=right)
+    for name, group in sorted(_grouped(file.tensors.values(), label).items(), key=lambda item: labels.index(item[0])):
+        by_type = _grouped(group, lambda tensor: tensor.type.name)
+        types = ", ".join(f"{kind} x{len(some)}" if len(by_type) > 1 else kind for kind, some in by_type.items())
+        weights = decimal_count(sum(tensor.size for tensor in group))
+        table.add_row(name.removeprefix("the "), f"{len(group):,}", weights, binary_size(_bytes(group)), types)
+    return table
+
+
+def _template_view(template: str) -> Text:
+    lines = template.splitlines()
+    shown = [
+        printable(line) if len(line) <= _TEMPLATE_WIDTH else printable(line[: _TEMPLATE_WIDTH - 3]) + "..."
+        for line in islice(lines, _TEMPLATE_LINES)
+    ]
+    rest = len(lines) - len(shown)
+    said = f"({len(template):,} characters" + (f", {rest} more lines)" if rest > 0 else ")")
+    return Text("\n".join([*shown, said]), "aside")
+
+
+def _metadata_view(file: GGUFFile) -> Table:
+    table = columns("Key", "Type", "Value")
+    for key, field in file.metadata.items():
+        table.add_row(printable(key), gguf_description.type_name(field), gguf_description.short_value(field))
+    return table
+
+
+def _tensors_view(file: GGUFFile) -> Table:
+    right = ("Bytes", "Offset")
+    table = columns("Name", "Shape", "Type", *right, right=right)
+    for tensor in file.tensors.values():
+        shape = " x ".join(str(length) for length in reversed(tensor.shape)) or "scalar"
+        table.add_row(printable(tensor.name), shape, tensor.type.name, f"{tensor.nbytes}", f"{tensor.offset}")
+    return table
+
+
+def _grouped(tensors: Iterable[StoredTensor], key: Callable[[StoredTensor], str]) -> dict[str, list[StoredTensor]]:
+    groups: dict[str, list[StoredTensor]] = {}
+    for tensor in tensors:
+        groups.setdefault(key(tensor), []).append(tensor)
+    return groups
+
+
+def _bytes(tensors: Iterable[StoredTensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors)

@@ -1,0 +1,64 @@
+"""`quantize lora ADAPTER`: a LoRA adapter to a GGUF adapter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from quantcli.cli.commands import described
+from quantcli.cli.options import arch_file_option, json_option, overwrite_option, threads_option
+from quantcli.cli.output import binary_size, byte_progress, decimal_count, print_json
+
+
+@described("lora")
+@click.argument("adapter", type=click.Path(path_type=Path))
+@click.option(
+    "--base", metavar="MODEL",
+    help="The model the adapter is for, or its config.json; only that is read. Default: what the adapter names.",
+)  # fmt: skip
+@click.option(
+    "-t", "--type", "--outtype", "type_", default="F32", show_default=True, metavar="T",
+    help="F32, F16, BF16 or Q8_0.",
+)  # fmt: skip
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), metavar="FILE",
+    help="File to write, or a directory. Default: ADAPTER-TYPE.gguf here.",
+)  # fmt: skip
+@overwrite_option
+@json_option()
+@threads_option
+@arch_file_option
+def command(
+    adapter: Path,
+    base: str | None,
+    type_: str,
+    output: Path | None,
+    overwrite: bool,
+    as_json: bool,
+    threads: int | None,
+    arch_file: Path | None,
+) -> None:
+    """ADAPTER is a directory that peft has saved. llama.cpp applies the file to a model with `--lora FILE`; to have the
+    adapter in the model itself, use `quantize MODEL --lora ADAPTER`.
+    """
+    from quantcli.conversion.adapter import ADAPTER_TYPES, convert_adapter
+    from quantcli.conversion.convert import Progress
+
+    known = {name.lower(): name for name in ADAPTER_TYPES}
+    with byte_progress("converting") as bar:
+        result = convert_adapter(
+            adapter,
+            known.get(type_.lower(), type_),
+            output,
+            base=base,
+            architecture_file=arch_file,
+            threads=threads,
+            overwrite=overwrite,
+            progress=Progress(start=bar.reset, advance=bar.update),
+        )
+    if as_json:
+        print_json(result.as_json())
+    else:
+        what = f"{decimal_count(result.parameters)} parameters, {binary_size(result.output_bytes)}"
+        click.echo(f"{result.output}: a {result.architecture} adapter in {result.type}, {what}, in {result.seconds:.1f} s")

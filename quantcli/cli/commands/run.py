@@ -1,0 +1,203 @@
+"""`quantize run FILE --prompt TEXT`: generate text on the CPU."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from quantcli.cli.commands import described
+from quantcli.cli.main import INTERRUPTED
+from quantcli.cli.options import cache_type_option, file_argument, json_option, model_options, sampling_options
+from quantcli.cli.output import print_json
+from quantcli.cli.running import open_model, show_statistics, stream, warn_beyond_training, warn_of_full_context
+from quantcli.cli.texts import checked_text, read_text
+from quantcli.formats.errors import UsageError
+
+if TYPE_CHECKING:
+    from quantcli.runner.generate import Generation, Limits
+    from quantcli.runner.load import LoadedModel
+    from quantcli.runner.sampling import Sampler
+    from quantcli.runner.session import Session
+
+
+@described("run")
+@file_argument
+@click.option("-p", "--prompt", metavar="TEXT", help="What to continue or answer; - reads stdin, as does a pipe.")
+@click.option(
+    "-f", "--prompt-file", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="F",
+    help="Read the prompt from a file.",
+)  # fmt: skip
+@click.option(
+    "-n", "--tokens", "limit", type=click.IntRange(min=0), metavar="N",
+    help="Tokens to generate at most. Default: until the model ends.",
+)  # fmt: skip
+@click.option(
+    "--chat", is_flag=True,
+    help="Put the prompt as a user's message, by the file's chat template; without one, hold a conversation.",
+)  # fmt: skip
+@click.option("--system", metavar="TEXT", help="With --chat: a message that says how to answer.")
+@click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text; may be repeated.")
+@click.option("--ignore-eos", is_flag=True, help="Go on where the model would end.")
+@sampling_options
+@click.option(
+    "--ctx", "context", type=click.IntRange(min=1), metavar="N",
+    help="Tokens of context. Default: as the model was trained, up to 4096.",
+)  # fmt: skip
+@click.option("--context-shift", is_flag=True, help="When the context is full, forget half of it and go on.")
+@click.option(
+    "--keep", type=click.IntRange(min=-1), metavar="N",
+    help="With --context-shift: never forget the first N tokens; -1: the prompt. Default: the begin token.",
+)  # fmt: skip
+@cache_type_option
+@model_options
+@json_option()
+def command(
+    file: Path,
+    prompt: str | None,
+    prompt_file: Path | None,
+    limit: int | None,
+    chat: bool,
+    system: str | None,
+    stop: tuple[str, ...],
+    ignore_eos: bool,
+    context: int | None,
+    context_shift: bool,
+    keep: int | None,
+    cache_type: str,
+    weights: str | None,
+    arch_file: Path | None,
+    threads: int | None,
+    as_json: bool,
+    **sampling: Any,
+) -> None:
+    """The answer goes to stdout as it comes; speeds go to stderr at the end where that is a terminal.
+
+    \b
+    quantize run model.gguf --prompt "Once upon a time" -n 100
+    quantize run model.gguf --chat --prompt "Why is the sky blue?"
+    quantize run model.gguf --chat
+    """
+    if system is not None and not chat:
+        raise UsageError("--system has no effect without --chat")
+    if system is not None:
+        checked_text(system, "the system message")
+    if keep is not None and not context_shift:
+        raise UsageError("--keep has no effect without --context-shift")
+    text = _prompt(prompt, prompt_file)
+    if text is None and (as_json or not chat):
+        raise UsageError("there is no prompt", hint="--prompt TEXT, --prompt-file F, or --chat for a conversation")
+    from quantcli.runner.generate import Limits
+    from quantcli.runner.sampling import Sampler
+    from quantcli.runner.sampling_options import SamplingOptions
+    from quantcli.runner.stops import StopStrings
+
+    limits, sampler = Limits(limit, StopStrings(stop).strings, ignore_eos), Sampler(SamplingOptions(**sampling))
+    begin = time.perf_counter()
+    loaded = open_model(file, threads=threads, weights=weights, cache_type=cache_type, arch_file=arch_file)
+    ids = [] if text is None else _read(loaded, text, chat, system)
+    kept = _kept(loaded, keep, len(ids)) if context_shift else None
+    session = _session(loaded, len(ids), limit, context, cache_type, kept)
+    ready = _Ready(loaded, session, sampler, limits, time.perf_counter() - begin)
+    if text is None:
+        _converse(ready, system)
+    else:
+        _answer(ready, ids, as_json)
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """Everything an answer takes, and the seconds it took to get there."""
+
+    loaded: LoadedModel
+    session: Session
+    sampler: Sampler
+    limits: Limits
+    load_seconds: float
+
+
+def _prompt(prompt: str | None, file: Path | None) -> str | None:
+    """What was asked; None where a terminal is there to be asked."""
+    if prompt is not None and file is not None:
+        raise UsageError("--prompt and --prompt-file exclude each other")
+    if file is not None:
+        return read_text(file, "the prompt")
+    if prompt == "-" or (prompt is None and not sys.stdin.isatty()):
+        return read_text(None, "the prompt")
+    return None if prompt is None else checked_text(prompt, "the prompt")
+
+
+def _read(loaded: LoadedModel, text: str, chat: bool, system: str | None) -> list[int]:
+    """The prompt's tokens."""
+    if not chat:
+        return loaded.tokenizer.encode(text, parse_special=True) if text else []
+    from quantcli.runner.chat import chat_prompt
+
+    messages = [] if system is None else [{"role": "system", "content": system}]
+    return chat_prompt(loaded.metadata, loaded.tokenizer, [*messages, {"role": "user", "content": text}])
+
+
+def _kept(loaded: LoadedModel, keep: int | None, prompt: int) -> int:
+    """How many tokens are never forgotten."""
+    begin = int(loaded.tokenizer.settings.add_bos)
+    if keep is None:
+        return begin
+    return max(prompt, begin) if keep == -1 else keep
+
+
+def _session(
+    loaded: LoadedModel, prompt: int, limit: int | None, context: int | None, cache_type: str, kept: int | None
+) -> Session:
+    from quantcli.runner.cache import Cache
+    from quantcli.runner.generate import context_size
+    from quantcli.runner.session import Session
+
+    size = context or context_size(loaded.model.sizes.context, prompt, limit)
+    warn_beyond_training(loaded, size)
+    return Session(loaded.model, Cache(loaded.model.sizes, size, cache_type), kept)
+
+
+def _answer(ready: _Ready, ids: list[int], as_json: bool) -> None:
+    from quantcli.runner.generate import Generation
+
+    generation = Generation(ready.session, ready.loaded.tokenizer, ids, ready.sampler, ready.limits)
+    try:
+        if as_json:
+            print_json(_document(ready, generation, "".join(generation)))
+            return
+        stream(generation)
+    except KeyboardInterrupt:
+        if as_json:
+            raise
+        # The answer so far is the user's; all that is missing is the end of its line.
+        click.echo()
+        sys.exit(INTERRUPTED)
+    warn_of_full_context(generation)
+    show_statistics(ready.loaded, ready.session.cache, ready.load_seconds, [generation])
+
+
+def _converse(ready: _Ready, system: str | None) -> None:
+    from quantcli.cli.conversation import converse
+    from quantcli.runner.chat import ChatTemplate, Conversation
+
+    template = ChatTemplate(ready.loaded.metadata, ready.loaded.tokenizer)
+    answers = converse(Conversation(template, ready.session, ready.sampler, ready.limits, system))
+    show_statistics(ready.loaded, ready.session.cache, ready.load_seconds, answers)
+
+
+def _document(ready: _Ready, generation: Generation, text: str) -> dict[str, Any]:
+    return {
+        "prompt_tokens": list(generation.prompt),
+        "tokens": generation.tokens,
+        "text": text,
+        "stopped": generation.stopped,
+        "prompt_tokens_per_second": generation.prompt_tokens_per_second,
+        "tokens_per_second": generation.tokens_per_second,
+        "load_seconds": ready.load_seconds,
+        "weights_bytes": ready.loaded.model.weights_bytes,
+        "cache_bytes": generation.session.cache.nbytes,
+    }

@@ -1,0 +1,50 @@
+"""`quantize tokenize`: the tokens a model would read a text as."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from quantcli.cli.commands import described
+from quantcli.cli.options import file_argument, json_option
+from quantcli.cli.output import columns, print_json, printable, show
+from quantcli.formats.gguf_reader import open_gguf
+
+
+@described("tokenize")
+@file_argument
+@click.argument("text")
+@click.option("--no-bos", is_flag=True, help="Add no begin token, even where the model wants one.")
+@click.option(
+    "--parse-special/--no-parse-special",
+    default=True,
+    help="Read texts such as <|eot_id|> as the control tokens they name (the default), or as text.",
+)
+@json_option("Print one JSON document: the ids and their texts.")
+def command(file: Path, text: str, no_bos: bool, parse_special: bool, as_json: bool) -> None:
+    """TEXT is read in the vocabulary of the file. It may be -, for standard input.
+
+    Options and defaults are those of llama-tokenize. A token may end within a character; in JSON, bytes that are not whole
+    characters are U+FFFD.
+
+    \b
+    quantize tokenize model.gguf "Hello, world"
+    quantize tokenize model.gguf - --json < text.txt | jq '.tokens | length'
+    """
+    from quantcli.runner.tokenizer import load_tokenizer
+
+    with open_gguf(file) as opened:
+        tokenizer = load_tokenizer(opened.metadata)
+    if text == "-":
+        text = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
+    ids = tokenizer.encode(text, add_special=not no_bos, parse_special=parse_special)
+    pieces = [tokenizer.piece(id_) for id_ in ids]
+    if as_json:
+        print_json({"tokens": ids, "pieces": [piece.decode("utf-8", "replace") for piece in pieces]})
+        return
+    table = columns("Token", "Text", right=("Token",))
+    for id_, piece in zip(ids, pieces, strict=True):
+        table.add_row(str(id_), printable(piece.decode("utf-8", "surrogateescape")))
+    show(table)

@@ -1,0 +1,111 @@
+"""`quantize types`: what tensors can be stored as, and the recipes `--type` takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from quantcli.cli.commands import described
+from quantcli.cli.options import json_option
+from quantcli.cli.output import columns, heading, print_json, show
+from quantcli.cli.text_tables import Table
+from quantcli.conversion.recipes import RECIPES, Recipe
+from quantcli.kernels.types import TYPES, BlockType
+
+FAMILIES: Final[Mapping[str | None, str]] = {
+    "floats": "plain numbers",
+    "legacy": "blocks with a scale of their own, some with a minimum",
+    "k_affine": "super-blocks, a scale and a minimum for each sub-block",
+    "k_symmetric": "super-blocks, a scale for each sub-block",
+    "i_lattice": "groups of weights from a codebook; best with an importance matrix",
+    "i_nonlinear": "4 bits on a curve of 16 values",
+    "ternary": "weights of -1, 0 and 1, for models trained so",
+    "microscale": "4-bit floats that share a scale",
+    None: "stored or used in computing, not a target",
+}
+"""What the types of a family have in common, for people who choose one."""
+
+
+@described("types")
+@json_option()
+def command(as_json: bool) -> None:
+    """A recipe gives each tensor a type: most of them its base type, the sensitive ones a better one.
+    """
+    if as_json:
+        print_json(document())
+    else:
+        show(heading("Recipes, for --type"), _recipes_view(), heading("Tensor types, for --tensor-type"), _types_view())
+
+
+def document() -> dict[str, Any]:
+    """The JSON document."""
+    return {
+        "recipes": [
+            {
+                "name": recipe.name,
+                "aliases": list(recipe.aliases),
+                "file_type": recipe.file_type,
+                "base": recipe.base.name if recipe.base else None,
+                "others": [kind.name for kind in _others(recipe)],
+                "needs_imatrix": needs_importance(recipe),
+            }
+            for recipe in RECIPES.values()
+        ],
+        "types": [
+            {
+                "name": kind.name,
+                "id": kind.id,
+                "block_length": kind.block_length,
+                "block_bytes": kind.block_bytes,
+                "bits_per_weight": kind.bits_per_weight,
+                "family": kind.family,
+                "target": kind.family is not None,
+            }
+            for kind in TYPES.values()
+        ],
+    }
+
+
+def needs_importance(recipe: Recipe) -> bool:
+    """Whether the recipe has a type that is not made without an importance matrix."""
+    return not recipe.importance_required.isdisjoint(_types(recipe))
+
+
+def _types(recipe: Recipe) -> set[BlockType]:
+    return {rule.type for rule in recipe.rules} | ({recipe.base} if recipe.base else set())
+
+
+def _others(recipe: Recipe) -> list[BlockType]:
+    """The types rules give to some tensors, the largest first."""
+    return sorted(_types(recipe) - {recipe.base}, key=lambda kind: (-kind.bits_per_weight, kind.name))
+
+
+def _recipes_view() -> Table:
+    right = ("File type", "Bits")
+    table = columns("Recipe", *right, "Base", "Some tensors", "Also called", "Importance matrix", right=right)
+    for recipe in RECIPES.values():
+        table.add_row(
+            recipe.name,
+            "" if recipe.file_type is None else str(recipe.file_type),
+            f"{recipe.base.bits_per_weight:g}" if recipe.base else "",
+            recipe.base.name if recipe.base else "as it is",
+            ", ".join(kind.name for kind in _others(recipe)),
+            ", ".join(recipe.aliases),
+            "needed" if needs_importance(recipe) else "",
+        )
+    return table
+
+
+def _types_view() -> Table:
+    right = ("Id", "Block", "Bytes", "Bits")
+    table = columns("Type", *right, "What it is", right=right)
+    for kind in TYPES.values():
+        table.add_row(
+            kind.name,
+            str(kind.id),
+            str(kind.block_length),
+            str(kind.block_bytes),
+            f"{kind.bits_per_weight:g}",
+            FAMILIES[kind.family],
+        )
+    return table

@@ -1,0 +1,55 @@
+"""Tables and lines as a terminal gets them."""
+
+from __future__ import annotations
+
+import pytest
+
+from quantcli.cli.text_tables import Table, Text, View
+
+FACTS = Table(("", ""), rows=[("Kind", "a model of many words")])
+
+
+def marked(text: str, look: str) -> str:
+    return f"<{look}:{text}>"
+
+
+def shown(view: View, width: int | None = None) -> list[str]:
+    return list(view.lines(width, marked))
+
+
+def test_headings_stand_over_their_columns() -> None:
+    table = Table(("Name", "Count"), frozenset({"Count"}), [("a", "1"), ("longer", "1,000")])
+    assert shown(table) == ["<label:Name    Count>", "a           1", "longer  1,000"]
+
+
+def test_facts_have_labels_and_no_heading() -> None:
+    assert shown(FACTS) == ["<label:Kind>  a model of many words"]
+
+
+def test_text_is_painted_line_by_line() -> None:
+    assert shown(Text("a\nb", "aside")) == ["<aside:a>", "<aside:b>"]
+
+
+def test_a_terminal_folds_the_widest_column_of_text_between_words() -> None:
+    assert shown(FACTS, 23) == ["<label:Kind>  a model of many", "<label:    >  words"]
+
+
+def test_a_word_too_long_is_folded_and_not_cut() -> None:
+    table = Table(("Name", "Bytes"), frozenset({"Bytes"}), [("x" * 30, "12345")])
+    _, first, second = shown(table, 27)
+    assert first == "x" * 20 + "  12345"
+    assert second == "x" * 10
+
+
+def test_a_terminal_too_narrow_to_fold_breaks_lines_itself() -> None:
+    assert shown(FACTS, 12) == shown(FACTS)
+
+
+def test_wide_and_combining_characters_keep_columns_straight() -> None:
+    table = Table(("Text", "Next"), rows=[("日本", "x"), ("e\u0301", "x"), ("▁a", "x")])
+    assert shown(table)[1:] == ["日本  x", "e\u0301     x", "▁a    x"]
+
+
+def test_a_row_has_a_cell_for_each_column() -> None:
+    with pytest.raises(ValueError, match="1 cells for 2 columns"):
+        Table(("a", "b")).add_row("x")

@@ -16,8 +16,8 @@ from typing import Any, Final
 import numpy as np
 
 from quantcli.kernels.blocks import Codec
-from quantcli.kernels.blocks.packed_fields import half_at, nibbles, offsets
-from quantcli.kernels.blocks.reader import PART, PackedReader
+from quantcli.kernels.blocks.packed_fields import half_at, nibbles, offsets, store_nibbles
+from quantcli.kernels.blocks.reader import PART, CodeWriter, PackedReader
 from quantcli.kernels.half import float_to_half
 from quantcli.kernels.jit import inline, kernel
 from quantcli.kernels.lanes import transpose, transpose_back
@@ -32,6 +32,7 @@ from quantcli.kernels.simd import (
     load_scalar,
     maximum,
     minimum,
+    reinterpret,
     select,
     splat,
     sqrt,
@@ -249,9 +250,30 @@ def _scales_xs(weights: Any, offset: Any) -> Any:
     return (convert(levels, np.float32) - F32(32)) * half_at(weights, offset + _XS_D)
 
 
+# --- writing codes -------------------------------------------------------------------------------------------------------
+
+
+def _level_writer(at: int, parts: int) -> CodeWriter:
+    """The writer of a type whose blocks keep their codes from byte `at` on, in `parts` of 32."""
+
+    @inline
+    def store_codes(packed: Bytes, offset: int, codes: Bytes) -> None:
+        for part in range(parts):
+            level = convert(reinterpret(load(codes, part * PART, PART), np.int8), np.float32)
+            code = convert(convert(_nearest_code(level), np.int32), np.uint8)
+            store_nibbles(packed, offset + at + part * _PAIRS, code)
+
+    # Of two equally near levels the upper is taken, as by `_nearest_level`.
+    return CodeWriter(store_codes, tuple(reversed(LEVELS)))
+
+
 CODECS: Final[Mapping[str, Codec]] = {
     "IQ4_NL": Codec(
-        *_quantizers(_BLOCK, _write_plain), PackedReader(_codes_nl, _scales_nl, group=PART, signed=True, scale_half=_NL_D)
+        *_quantizers(_BLOCK, _write_plain), PackedReader(_codes_nl, _scales_nl, group=PART, signed=True, scale_half=_NL_D),
+        _level_writer(_NL_CODES, 1),
     ),
-    "IQ4_XS": Codec(*_quantizers(SUPER_BLOCK, _write_super), PackedReader(_codes_xs, _scales_xs, group=PART, signed=True)),
+    "IQ4_XS": Codec(
+        *_quantizers(SUPER_BLOCK, _write_super), PackedReader(_codes_xs, _scales_xs, group=PART, signed=True),
+        _level_writer(_XS_CODES, _XS_BLOCKS),
+    ),
 }

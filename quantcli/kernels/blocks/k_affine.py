@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from quantcli.kernels.blocks import Codec
 from quantcli.kernels.blocks.packed_fields import bits_from, bits_to, eight_levels, half_from, offsets, pair_of_words
-from quantcli.kernels.blocks.reader import PART, IntegerScales, with_integer_scales
+from quantcli.kernels.blocks.reader import PART, CodeWriter, IntegerScales, with_integer_scales
 from quantcli.kernels.blocks.super_blocks import (
     batch_spread,
     gather_batch,
@@ -216,6 +216,9 @@ def _scale_quantizer(bits: int, weighted: bool) -> Any:
     return quantize_scales
 
 
+_PACK: Final = MappingProxyType({2: _pack_2, 4: _pack_4, 5: _pack_5})
+
+
 def _quantizer(bits: int, weighted: bool) -> Any:
     """The quantizer of a type: `bits` per level, with an importance vector or without. The rest follows: how many weights a
     sub-block has, the trials, how the scales are stored."""
@@ -227,7 +230,7 @@ def _quantizer(bits: int, weighted: bool) -> Any:
     (at_levels,) = offsets(f"Q{bits}_K", "qs")
     search, quantize_scales = _group_searcher(bits, weighted), _scale_quantizer(bits, weighted)
     write_scales = _scale_writer(bits)
-    pack = {2: _pack_2, 4: _pack_4, 5: _pack_5}[bits]
+    pack = _PACK[bits]
 
     @inline
     def run(x: NDArray[np.float32], importance: NDArray[np.float32], out: NDArray[np.uint8]) -> None:
@@ -335,6 +338,22 @@ _READERS: Final = {
     5: with_integer_scales(_codes_5, _SCALES_45, group=32, apart=2),
 }
 
+# --- writing codes -------------------------------------------------------------------------------------------------------
+
+
+def _writer(bits: int) -> CodeWriter:
+    (at_levels,), pack = offsets(f"Q{bits}_K", "qs"), _PACK[bits]
+
+    @inline
+    def store_codes(packed: NDArray[np.uint8], offset: int, codes: NDArray[np.uint8]) -> None:
+        pack(codes, 0, packed, offset + at_levels)
+
+    return CodeWriter(store_codes, range(1 << bits))
+
+
 CODECS: Final = MappingProxyType(
-    {f"Q{bits}_K": Codec(_quantizer(bits, False), _quantizer(bits, True), reader) for bits, reader in _READERS.items()}
+    {
+        f"Q{bits}_K": Codec(_quantizer(bits, False), _quantizer(bits, True), reader, _writer(bits))
+        for bits, reader in _READERS.items()
+    }
 )

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from quantcli.kernels.blocks import Codec
 from quantcli.kernels.blocks.packed_fields import bits_from, bits_to, eight_levels, half_from, offsets, pair_of_words
-from quantcli.kernels.blocks.reader import PART, IntegerScales, with_integer_scales
+from quantcli.kernels.blocks.reader import PART, CodeWriter, IntegerScales, with_integer_scales
 from quantcli.kernels.blocks.super_blocks import (
     batch_spread,
     gather_batch,
@@ -124,8 +124,8 @@ def _importance_scales_3(scale_t: Scratch, weights_t: Scratch, stored: Scratch) 
 
 
 @inline
-def _pack_3(levels: NDArray[np.uint8], stored: Scratch, block: int, half: Any, out: NDArray[np.uint8], at: int) -> None:
-    """hmask (bit 2 of levels 32 apart share a byte), qs (low two bits, likewise), twelve bytes of scales, d."""
+def _pack_levels_3(levels: NDArray[np.uint8], block: int, out: NDArray[np.uint8], at: int) -> None:
+    """hmask (bit 2 of levels 32 apart share a byte), qs (low two bits, likewise)."""
     first = block * K
     for element in range(32):
         high = np.uint8(0)
@@ -137,6 +137,12 @@ def _pack_3(levels: NDArray[np.uint8], stored: Scratch, block: int, half: Any, o
             place = first + part * 128 + element
             a, b, c, d = levels[place], levels[place + 32], levels[place + 64], levels[place + 96]
             out[at + _Q3_LOW + part * 32 + element] = (a & 3) | (b & 3) << 2 | (c & 3) << 4 | (d & 3) << 6
+
+
+@inline
+def _pack_3(levels: NDArray[np.uint8], stored: Scratch, block: int, half: Any, out: NDArray[np.uint8], at: int) -> None:
+    """The levels, twelve bytes of scales, d."""
+    _pack_levels_3(levels, block, out, at)
     for sub in range(8):
         a, b = stored[sub * LANES + block] + 32, stored[(sub + 8) * LANES + block] + 32
         out[at + _Q3_SCALES + sub] = np.uint8((a & 15) | ((b & 15) << 4))
@@ -160,8 +166,8 @@ def _weights_6(x: Scratch, base: int, importance: Scratch, weighted: bool, weigh
 
 
 @inline
-def _pack_6(levels: NDArray[np.uint8], stored: Scratch, block: int, half: Any, out: NDArray[np.uint8], at: int) -> None:
-    """ql (low nibbles of levels 64 apart share a byte), qh (the high two bits of levels 32 apart), scales, d."""
+def _pack_levels_6(levels: NDArray[np.uint8], block: int, out: NDArray[np.uint8], at: int) -> None:
+    """ql (low nibbles of levels 64 apart share a byte), qh (the high two bits of levels 32 apart)."""
     for part in range(2):
         for element in range(32):
             place = block * K + part * 128 + element
@@ -169,6 +175,12 @@ def _pack_6(levels: NDArray[np.uint8], stored: Scratch, block: int, half: Any, o
             out[at + _Q6_LOW + part * 64 + element] = (a & 15) | (c & 15) << 4
             out[at + _Q6_LOW + part * 64 + 32 + element] = (b & 15) | (d & 15) << 4
             out[at + _Q6_HIGH + part * 32 + element] = (a >> 4) | (b >> 4 << 2) | (c >> 4 << 4) | (d >> 4 << 6)
+
+
+@inline
+def _pack_6(levels: NDArray[np.uint8], stored: Scratch, block: int, half: Any, out: NDArray[np.uint8], at: int) -> None:
+    """The levels, scales, d."""
+    _pack_levels_6(levels, block, out, at)
     for sub in range(PER_BLOCK):
         out[at + _Q6_SCALES + sub] = np.uint8(stored[sub * LANES + block] & 255)
     store_half(out, at + _Q6_D, half)
@@ -327,6 +339,22 @@ _READERS: Final = {
     6: with_integer_scales(_codes_6, IntegerScales(_levels_6, half_from(_Q6_D)), group=16, zero=32, apart=4),
 }
 
+# --- writing codes -------------------------------------------------------------------------------------------------------
+
+
+def _writer(bits: int, pack: Any) -> CodeWriter:
+    @inline
+    def store_codes(packed: NDArray[np.uint8], offset: int, codes: NDArray[np.uint8]) -> None:
+        pack(codes, 0, packed, offset)
+
+    return CodeWriter(store_codes, range(1 << bits))
+
+
+_WRITERS: Final = {3: _writer(3, _pack_levels_3), 6: _writer(6, _pack_levels_6)}
+
 CODECS: Final = MappingProxyType(
-    {f"Q{bits}_K": Codec(_quantizer(bits, False), _quantizer(bits, True), reader) for bits, reader in _READERS.items()}
+    {
+        f"Q{bits}_K": Codec(_quantizer(bits, False), _quantizer(bits, True), reader, _WRITERS[bits])
+        for bits, reader in _READERS.items()
+    }
 )

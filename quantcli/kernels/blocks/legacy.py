@@ -16,8 +16,8 @@ from typing import Any, Final
 import numpy as np
 
 from quantcli.kernels.blocks import Codec
-from quantcli.kernels.blocks.packed_fields import half_at, nibbles, offsets
-from quantcli.kernels.blocks.reader import PART, PackedReader
+from quantcli.kernels.blocks.packed_fields import half_at, nibbles, offsets, store_nibbles
+from quantcli.kernels.blocks.reader import PART, CodeWriter, PackedReader
 from quantcli.kernels.half import float_to_half
 from quantcli.kernels.jit import inline, kernel
 from quantcli.kernels.lanes import mean_squares, transpose, transpose_back
@@ -39,7 +39,6 @@ from quantcli.kernels.simd import (
     reinterpret,
     round_away,
     select,
-    shuffle,
     splat,
     sqrt,
     store,
@@ -48,7 +47,6 @@ from quantcli.kernels.simd import (
 from quantcli.kernels.types import TYPES
 
 _BLOCK: Final = 32
-_NIBBLE_PAIRS: Final = 16
 _NO_FIELD: Final = -1
 """The place of a field that a type does not have."""
 
@@ -60,10 +58,6 @@ def _places(name: str) -> tuple[int, ...]:
 
 # Four and five bits: how 32 levels lie in a block
 
-_first_half = shuffle(*range(_NIBBLE_PAIRS))
-_second_half = shuffle(*range(_NIBBLE_PAIRS, _BLOCK))
-_joined = shuffle(*range(_BLOCK))
-
 
 @inline
 def _store_levels(packed: Bytes, at: int, low_at: int, high_at: int, levels: Vec) -> None:
@@ -71,7 +65,7 @@ def _store_levels(packed: Bytes, at: int, low_at: int, high_at: int, levels: Vec
     where the type has them (`high_at` is not -1), are the bits of one uint32."""
     if high_at != _NO_FIELD:
         store_scalar(packed, at + high_at, mask_bits((levels & U8(16)) != U8(0)))
-    store(packed, at + low_at, (_first_half(levels, levels) & U8(15)) | (_second_half(levels, levels) << U8(4)))
+    store_nibbles(packed, at + low_at, levels)
 
 
 # Four and five bits without importance: a block is one vector
@@ -257,6 +251,14 @@ _Q2_BYTES: Final = TYPES["Q2_0"].block_bytes
 _Q2_QUADS: Final = _Q2_BLOCK // 4
 
 
+@inline
+def _quads(levels: Vec) -> Vec:
+    """Four neighbouring levels, uint8, in each byte."""
+    # The bytes of a word move together into its lowest byte.
+    quads = reinterpret(levels, np.uint32)
+    return convert(quads | (quads >> U32(6)) | (quads >> U32(12)) | (quads >> U32(18)), np.uint8)
+
+
 @kernel
 def _quantize_q2(x: Floats, out: Bytes) -> None:
     values, packed = x.reshape(-1), out.reshape(-1)
@@ -268,10 +270,7 @@ def _quantize_q2(x: Floats, out: Bytes) -> None:
         middle = F32(1) if inverse != F32(0) or scale == F32(0) else F32(0)
         store_scalar(packed, at, float_to_half(scale))
         levels = convert(convert(round_away(value * inverse) + middle, np.int32), np.uint8)
-        # Four neighbouring levels, the bytes of a word, move together into its lowest byte.
-        quads = reinterpret(levels, np.uint32)
-        quads = quads | (quads >> U32(6)) | (quads >> U32(12)) | (quads >> U32(18))
-        store(packed, at + _Q2_LEVELS, convert(quads, np.uint8))
+        store(packed, at + _Q2_LEVELS, _quads(levels))
 
 
 # --- reading -------------------------------------------------------------------------------------------------------------
@@ -319,8 +318,6 @@ def _codes_2(weights: Any, offset: Any, part: Any) -> Any:
     return reinterpret(quads, np.uint8)
 
 
-
-
 def _scales(name: str) -> Callable[..., Any]:
     """A block's scale, for each of its parts."""
     (place,), parts = offsets(name, "d"), TYPES[name].block_length // PART
@@ -349,6 +346,43 @@ def _reader(name: str, codes: Callable[..., Any], **how: Any) -> PackedReader:
     return PackedReader(codes, _scales(name), group=PART, scale_half=place, **how)
 
 
+# --- writing codes -------------------------------------------------------------------------------------------------------
+
+
+def _level_writer(name: str, bits: int) -> CodeWriter:
+    """The writer of codes of four or five bits."""
+    _, low_at, high_at, _ = _places(name)
+
+    @inline
+    def store_codes(packed: Bytes, offset: int, codes: Bytes) -> None:
+        _store_levels(packed, offset, low_at, high_at, load(codes, 0, _BLOCK))
+
+    return CodeWriter(store_codes, range(1 << bits))
+
+
+@inline
+def _store_8(packed: Bytes, offset: int, codes: Bytes) -> None:
+    store(packed, offset + _Q8_LEVELS, load(codes, 0, _BLOCK))
+
+
+@inline
+def _store_1(packed: Bytes, offset: int, codes: Bytes) -> None:
+    for word in range(_Q1_BLOCK // _WORD):
+        positive = mask_bits(load(codes, word * _WORD, _WORD) != U8(0))
+        store_scalar(packed, offset + _Q1_LEVELS + word * _WORD // 8, positive)
+
+
+@inline
+def _store_2(packed: Bytes, offset: int, codes: Bytes) -> None:
+    store(packed, offset + _Q2_LEVELS, _quads(load(codes, 0, _Q2_BLOCK)))
+
+
+# The reference makes no -128 of Q8_0, which has no opposite, and the positive one of two equally near weights of Q1_0.
+_WRITER_8: Final = CodeWriter(_store_8, range(-127, 128))
+_WRITER_1: Final = CodeWriter(_store_1, (2, 0))
+_WRITER_2: Final = CodeWriter(_store_2, range(4))
+
+
 def _codes(name: str, bits: int) -> Callable[..., Any]:
     return _low_bits(name) if bits == 4 else _five_bits(name)
 
@@ -356,13 +390,13 @@ def _codes(name: str, bits: int) -> Callable[..., Any]:
 def _symmetric(name: str, bits: int) -> Codec:
     half = 1 << (bits - 1)
     reader = _reader(name, _codes(name, bits), zero=half)
-    return Codec(_symmetric_plain(name, half), _weighted(name, _symmetric_fit(half)), reader)
+    return Codec(_symmetric_plain(name, half), _weighted(name, _symmetric_fit(half)), reader, _level_writer(name, bits))
 
 
 def _affine(name: str, bits: int) -> Codec:
     top = (1 << bits) - 1
     reader = _reader(name, _codes(name, bits), minimums=_minimum(name))
-    return Codec(_affine_plain(name, top), _weighted(name, _affine_fit(top)), reader)
+    return Codec(_affine_plain(name, top), _weighted(name, _affine_fit(top)), reader, _level_writer(name, bits))
 
 
 CODECS: Final[Mapping[str, Codec]] = {
@@ -370,7 +404,7 @@ CODECS: Final[Mapping[str, Codec]] = {
     "Q4_1": _affine("Q4_1", 4),
     "Q5_0": _symmetric("Q5_0", 5),
     "Q5_1": _affine("Q5_1", 5),
-    "Q8_0": Codec(_quantize_q8, None, _reader("Q8_0", _codes_8, signed=True)),
-    "Q1_0": Codec(_quantize_q1, None, PackedReader(_codes_1, _scales("Q1_0"), group=PART, zero=1)),
-    "Q2_0": Codec(_quantize_q2, None, PackedReader(_codes_2, _scales("Q2_0"), group=PART, zero=1)),
+    "Q8_0": Codec(_quantize_q8, None, _reader("Q8_0", _codes_8, signed=True), _WRITER_8),
+    "Q1_0": Codec(_quantize_q1, None, PackedReader(_codes_1, _scales("Q1_0"), group=PART, zero=1), _WRITER_1),
+    "Q2_0": Codec(_quantize_q2, None, PackedReader(_codes_2, _scales("Q2_0"), group=PART, zero=1), _WRITER_2),
 }

@@ -16,8 +16,8 @@ from typing import Any, Final
 import numpy as np
 
 from quantcli.kernels.blocks import Codec
-from quantcli.kernels.blocks.packed_fields import bits_from, nibbles, offsets
-from quantcli.kernels.blocks.reader import PackedReader
+from quantcli.kernels.blocks.packed_fields import bits_from, nibbles, offsets, store_nibbles
+from quantcli.kernels.blocks.reader import PART, CodeWriter, PackedReader
 from quantcli.kernels.jit import inline, kernel
 from quantcli.kernels.shorthand import F32, I32, U8, U32, Bytes, Floats, Vec
 from quantcli.kernels.simd import (
@@ -178,6 +178,8 @@ _ZERO: Final = 16
 _level_of = byte_table(*(level + _ZERO for level in LEVELS))
 # Eight bytes hold 16 weights: their lower halves, then their upper ones.
 _by_sixteens = shuffle(*range(8), *range(16, 24), *range(8, 16), *range(24, 32))
+# The way back, for `store_nibbles`: the lower halves of both eights, then the upper ones.
+_by_eights = shuffle(*range(8), *range(16, 24), *range(8, 16), *range(24, 32))
 _pair, _quad = shuffle(0, 1), shuffle(0, 1, 2, 3)
 
 
@@ -210,7 +212,40 @@ def _scales_nv(weights: Any, offset: Any) -> Any:
     return _quad(first, _pair(_scale_nv(weights, at + 2), _scale_nv(weights, at + 3)))
 
 
+# --- writing codes -------------------------------------------------------------------------------------------------------
+
+_MAGNITUDES: Final = LEVELS[:8]
+_code_of = byte_table(*(_MAGNITUDES.index(level) if level in _MAGNITUDES else 0 for level in range(16)))
+# The levels in the order of their codes: of two equally near ones the first is taken, as by `_code_search`.
+_CODES: Final = tuple(dict.fromkeys(level + _ZERO for level in LEVELS))
+
+
+@inline
+def _four_bits(codes: Vec) -> Vec:
+    """The four bits of 32 levels, which are uint8, plus `_ZERO`. A zero is a positive one."""
+    negative = codes < U8(_ZERO)
+    magnitude = select(negative, U8(_ZERO) - codes, codes - U8(_ZERO))
+    bits = reinterpret(_code_of(magnitude), np.uint8)
+    return select(negative, bits | U8(8), bits)
+
+
+@inline
+def _store_mx(packed: Bytes, offset: int, codes: Bytes) -> None:
+    store_nibbles(packed, offset + _MX_CODES, _four_bits(load(codes, 0, PART)))
+
+
+@inline
+def _store_nv(packed: Bytes, offset: int, codes: Bytes) -> None:
+    for part in range(_NV_BLOCK // PART):
+        bits = _four_bits(load(codes, part * PART, PART))
+        store_nibbles(packed, offset + _NV_CODES + part * 16, _by_eights(bits, bits))
+
+
 CODECS: Final[Mapping[str, Codec]] = {
-    "MXFP4": Codec(_quantize_mx, None, PackedReader(_codes_mx, _scales_mx, group=32, zero=_ZERO)),
-    "NVFP4": Codec(_quantize_nv, None, PackedReader(_codes_nv, _scales_nv, group=16, zero=_ZERO)),
+    "MXFP4": Codec(
+        _quantize_mx, None, PackedReader(_codes_mx, _scales_mx, group=32, zero=_ZERO), CodeWriter(_store_mx, _CODES)
+    ),
+    "NVFP4": Codec(
+        _quantize_nv, None, PackedReader(_codes_nv, _scales_nv, group=16, zero=_ZERO), CodeWriter(_store_nv, _CODES)
+    ),
 }

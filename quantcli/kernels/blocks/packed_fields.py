@@ -1,4 +1,4 @@
-"""Fields of packed blocks: halves, bits and nibbles as the readers of several families take them."""
+"""Fields of packed blocks: halves, bits and nibbles, as the readers and the writers of several families take them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import numpy as np
 
 from quantcli.kernels.half import half_to_float
 from quantcli.kernels.jit import inline
-from quantcli.kernels.simd import convert, load, load_scalar, reinterpret, shuffle, splat
+from quantcli.kernels.simd import convert, load, load_scalar, reinterpret, shuffle, splat, store
 from quantcli.kernels.types import TYPES
 
 _join_sixteens = shuffle(*range(32))
+_first_sixteen, _last_sixteen = shuffle(*range(16)), shuffle(*range(16, 32))
 _join_words = shuffle(0, 1)
 _join_pairs = shuffle(0, 1, 2, 3)
 
@@ -49,6 +50,22 @@ def nibbles(weights: Any, place: Any) -> Any:
     """The 32 half bytes of 16 bytes, uint8: all the lower ones, then all the upper ones."""
     pairs = load(weights, place, 16)
     return _join_sixteens(bits_from(pairs, 0, np.uint8(15)), bits_from(pairs, 4, np.uint8(15)))
+
+
+@inline
+def store_nibbles(packed: Any, place: Any, codes: Any) -> None:
+    """Write the low four bits of 32 codes, uint8, into 16 bytes: codes j and j + 16 share byte j."""
+    store(packed, place, (_first_sixteen(codes, codes) & np.uint8(15)) | (_last_sixteen(codes, codes) << np.uint8(4)))
+
+
+@inline
+def store_fourths(packed: Any, place: Any, codes: Any, first: Any) -> None:
+    """Write the low two bits of the 128 codes from `codes[first]` on, uint8, into 32 bytes: codes 32 apart share a byte."""
+    mask = np.uint8(3)
+    byte = load(codes, first, 32) & mask
+    byte = byte | ((load(codes, first + 32, 32) & mask) << np.uint8(2))
+    byte = byte | ((load(codes, first + 64, 32) & mask) << np.uint8(4))
+    store(packed, place, byte | (load(codes, first + 96, 32) << np.uint8(6)))
 
 
 @inline

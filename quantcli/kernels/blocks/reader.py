@@ -1,6 +1,6 @@
-"""How the weights of a block are read: the one description of each packed layout.
+"""How the weights of a block are read, and how codes are written back: the one description of each packed layout.
 
-Everything that uses weights is derived from it: `blocks.dequantize` and the matrix products.
+Everything that uses weights is derived from it: `blocks.dequantize`, the matrix products, and rounding under fixed scales.
 """
 
 from __future__ import annotations
@@ -72,6 +72,20 @@ class PackedReader:
     integers: IntegerScales | None = None
     apart: int = 1
     scale_half: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CodeWriter:
+    """How the codes of a packed type are written: the inverse of `PackedReader.codes`.
+
+    store(packed, offset, codes)   an `inline` function: packs all codes of the block at byte `offset`; scales stay.
+                                   codes uint8 (block length,), the bytes of what the reader gives
+    codes                          the codes that exist, as the reader gives them: a range where weights are evenly spaced,
+                                   otherwise a tuple, in which of two equally near codes the first is taken
+    """
+
+    store: Callable[..., None]
+    codes: range | tuple[int, ...]
 
 
 def with_integer_scales(

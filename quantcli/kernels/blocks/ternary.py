@@ -14,8 +14,8 @@ from typing import Any, Final
 import numpy as np
 
 from quantcli.kernels.blocks import Codec
-from quantcli.kernels.blocks.packed_fields import bits_from, half_at, offsets
-from quantcli.kernels.blocks.reader import PART, PackedReader
+from quantcli.kernels.blocks.packed_fields import bits_from, half_at, offsets, store_fourths
+from quantcli.kernels.blocks.reader import PART, CodeWriter, PackedReader
 from quantcli.kernels.half import float_to_half
 from quantcli.kernels.jit import inline, kernel
 from quantcli.kernels.search import finite_inverse
@@ -82,6 +82,7 @@ def _quantize_tq2(x: Floats, out: Bytes) -> None:
 _TQ1_BYTES: Final = TYPES["TQ1_0"].block_bytes
 _TQ1_LEVELS, _TQ1_REST, _TQ1_SCALE = offsets("TQ1_0", "qs", "qh", "d")
 _NARROW: Final = 16
+_LAST: Final = 4
 _SECOND: Final = 5 * _STRIPE
 _THIRD: Final = _SECOND + 5 * _NARROW
 
@@ -157,7 +158,38 @@ def _scale_at(place: int) -> Callable[..., Any]:
     return scales
 
 
+# --- writing codes -------------------------------------------------------------------------------------------------------
+
+
+@inline
+def _store_tq1(packed: Bytes, offset: int, codes: Bytes) -> None:
+    # The digits of a number are 32, 16 or 4 codes apart: the inverse of `_codes_tq1`.
+    wide, narrow, rest = splat(U8(0), _STRIPE), splat(U8(0), _NARROW), splat(U8(0), _LAST)
+    for digit in range(5):
+        wide = wide + wide + wide + load(codes, digit * _STRIPE, _STRIPE)
+        narrow = narrow + narrow + narrow + load(codes, _SECOND + digit * _NARROW, _NARROW)
+    for digit in range(4):
+        rest = rest + rest + rest + load(codes, _THIRD + digit * _LAST, _LAST)
+    store(packed, offset + _TQ1_LEVELS, _fraction(wide))
+    store(packed, offset + _TQ1_LEVELS + _STRIPE, _fraction(narrow))
+    store(packed, offset + _TQ1_REST, _fraction(rest + rest + rest))
+
+
+@inline
+def _store_tq2(packed: Bytes, offset: int, codes: Bytes) -> None:
+    for half in range(2):
+        store_fourths(packed, offset + _TQ2_LEVELS + half * _STRIPE, codes, half * 4 * _STRIPE)
+
+
+_TERNARY: Final = range(3)
+
 CODECS: Final[Mapping[str, Codec]] = {
-    "TQ1_0": Codec(_quantize_tq1, None, PackedReader(_codes_tq1, _scale_at(_TQ1_SCALE), group=PART, zero=1)),
-    "TQ2_0": Codec(_quantize_tq2, None, PackedReader(_codes_tq2, _scale_at(_TQ2_SCALE), group=PART, zero=1)),
+    "TQ1_0": Codec(
+        _quantize_tq1, None, PackedReader(_codes_tq1, _scale_at(_TQ1_SCALE), group=PART, zero=1),
+        CodeWriter(_store_tq1, _TERNARY),
+    ),
+    "TQ2_0": Codec(
+        _quantize_tq2, None, PackedReader(_codes_tq2, _scale_at(_TQ2_SCALE), group=PART, zero=1),
+        CodeWriter(_store_tq2, _TERNARY),
+    ),
 }

@@ -1,7 +1,8 @@
 """What happens to a tensor between a checkpoint and a GGUF file: pure functions from lazy tensors to a lazy tensor.
 
 `TRANSFORMS` takes one tensor, `GATHERS` takes several; architecture files name both. A result holds no data: it reads the
-rows it is asked for from its source, in memory of about the size of those rows, from any number of threads at once.
+rows it is asked for from its source, in memory of about the size of those rows, from any number of threads at once. It can
+be pickled, and then reads the same files in another process.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from types import MappingProxyType
 from typing import Any, Final
@@ -197,7 +199,11 @@ def _plain(tensor: Tensor) -> None:
 def add(tensor: Tensor, addend: float) -> Tensor:
     """`tensor + addend`, for norms whose weight is stored around zero."""
     source = _arithmetic(tensor)
-    return Computed(source.name, source.shape, source.type, source, lambda values: values + values.dtype.type(addend))
+    return Computed(source.name, source.shape, source.type, source, partial(_plus, addend))
+
+
+def _plus(addend: float, values: NDArray[Any]) -> NDArray[Any]:
+    return values + values.dtype.type(addend)  # type: ignore[no-any-return]
 
 
 def negative_exp(tensor: Tensor) -> Tensor:
@@ -208,11 +214,11 @@ def negative_exp(tensor: Tensor) -> Tensor:
     models start out, none.
     """
     source = _arithmetic(tensor)
+    return Computed(source.name, source.shape, source.type, source, _negative_exp)
 
-    def function(values: NDArray[Any]) -> NDArray[Any]:
-        return -np.exp(values.astype(np.float64)).astype(np.float32).astype(values.dtype)
 
-    return Computed(source.name, source.shape, source.type, source, function)
+def _negative_exp(values: NDArray[Any]) -> NDArray[Any]:
+    return -np.exp(values.astype(np.float64)).astype(np.float32).astype(values.dtype)
 
 
 def rearrange_rows(tensor: Tensor, extents: Sequence[int], axes: Sequence[int]) -> Tensor:

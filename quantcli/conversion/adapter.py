@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, Final
@@ -161,7 +162,7 @@ def _scaled(pair: LowRank, factor: float) -> LowRank:
     if math.isclose(factor, 1.0, rel_tol=1e-9):
         return pair
     source = as_float32(pair.b)
-    scaled = Computed(source.name, source.shape, F32, source, lambda values: values * np.float32(factor))
+    scaled = Computed(source.name, source.shape, F32, source, partial(np.multiply, np.float32(factor)))
     return replace(pair, b=scaled)
 
 

@@ -185,6 +185,13 @@ class InputFile(DataFile):
     def __del__(self) -> None:
         self.close()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """In another process the file is opened there, and must be the same one."""
+        return {"path": self.path, "size": self.size, "_identity": self._identity}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= {**state, "_descriptor": None, "_lock": Lock()}
+
     def _open(self) -> int:
         with self._lock:
             if self._descriptor is None:

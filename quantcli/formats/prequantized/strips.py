@@ -18,6 +18,7 @@ from quantcli.formats.array_cache import ArrayCache
 from quantcli.formats.columns import column_blocks
 from quantcli.formats.prequantized.numbers import Floats, Numbers, as_bits, to_floats, unpack
 from quantcli.formats.tensor import Tensor
+from quantcli.kernels.types import BlockType
 
 STRIP_BYTES: Final = 1 << 22
 """About how large a strip is, as it is kept."""
@@ -76,16 +77,20 @@ class Turned(Numbers):
 
 def turned_floats(source: Tensor, cache: ArrayCache) -> Turned:
     """The columns of a tensor of plain numbers as rows."""
+    return Turned(source, source.rows, partial(_floats_of_columns, source.type), cache)
 
-    def unpack_floats(columns: NDArray[Any]) -> Floats:
-        return to_floats(np.ascontiguousarray(columns.T), source.type)
 
-    return Turned(source, source.rows, unpack_floats, cache)
+def _floats_of_columns(type_: BlockType, columns: NDArray[Any]) -> Floats:
+    return to_floats(np.ascontiguousarray(columns.T), type_)
 
 
 def packed_down(source: Tensor, bits: int, length: int, table: Floats, cache: ArrayCache) -> Turned:
     """Levels packed along the columns of `source`: each column holds one row of `length` levels."""
-    return Turned(source, length, lambda columns: unpack(columns.T, bits, length), cache, table)
+    return Turned(source, length, partial(_levels_down, bits, length), cache, table)
+
+
+def _levels_down(bits: int, length: int, columns: NDArray[Any]) -> NDArray[Any]:
+    return unpack(columns.T, bits, length)
 
 
 def packed_across(
@@ -97,11 +102,11 @@ def packed_across(
     word = 8 * source.type.block_bytes
     columns_held = bits if word % bits else 1
     rows_held = columns_held * word // bits
+    return Turned(source, source.rows, partial(_levels_across, bits, word, order), cache, table, rows_held, columns_held)
 
-    def unpack_columns(columns: NDArray[Any]) -> NDArray[Any]:
-        levels = unpack(columns, bits, columns.shape[1] * word // bits)
-        if order is not None:
-            levels = levels.reshape(len(levels), -1, len(order))[:, :, list(order)].reshape(levels.shape)
-        return np.ascontiguousarray(levels.T)
 
-    return Turned(source, source.rows, unpack_columns, cache, table, rows_held, columns_held)
+def _levels_across(bits: int, word: int, order: tuple[int, ...] | None, columns: NDArray[Any]) -> NDArray[Any]:
+    levels = unpack(columns, bits, columns.shape[1] * word // bits)
+    if order is not None:
+        levels = levels.reshape(len(levels), -1, len(order))[:, :, list(order)].reshape(levels.shape)
+    return np.ascontiguousarray(levels.T)

@@ -1,1 +1,1 @@
-"""Checkpoint to GGUF: the plan, the vocabulary, the metadata, the pipeline."""
+"""Checkpoint to GGUF: the plan of tensor types, the vocabulary, the metadata, the quantization pipeline."""

@@ -1,8 +1,8 @@
-"""From a LoRA adapter to a GGUF file that llama.cpp applies to a model: `--lora FILE` there.
+"""Convert a LoRA adapter to a GGUF adapter, which llama.cpp applies to a model with `--lora FILE`.
 
-Names, order, types and metadata are those of `convert_lora_to_gguf.py` of llama.cpp. Where layers have scalings of their
-own (rsLoRA, `alpha_pattern`), which the file has no place for, they are worked into the matrices; there llama.cpp's
-converter loses them.
+Names, order, types and metadata are those of `convert_lora_to_gguf.py` of llama.cpp. A GGUF adapter has one `alpha` for all
+layers. Where a layer's scaling differs (rsLoRA, `alpha_pattern`), the factor is multiplied into its matrix B. llama.cpp's
+converter loses such scalings.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from quantcli.kernels.rows import compile_kernels
 from quantcli.kernels.types import TYPES, BlockType
 
 ADAPTER_TYPES: Final = ("F32", "F16", "BF16", "Q8_0")
-"""What the matrices can be stored as."""
+"""The tensor types of the matrices A and B."""
 
 _EMBEDDING: Final = "token_embd.weight"
 
@@ -59,14 +59,21 @@ def convert_adapter(
     overwrite: bool = False,
     progress: Progress = SILENT,
 ) -> Conversion:
-    """Turn a LoRA adapter, a directory as peft saves it, into a GGUF adapter.
+    """Convert a LoRA adapter, a directory as peft or mlx-lm saves it, to a GGUF adapter.
 
-    `type` is one of `ADAPTER_TYPES`; rows that do not divide into blocks of Q8_0 become F16. `base` is the model that the
-    adapter is for, of which only config.json is needed: a directory, the file itself, or a model of the hub; by default the
-    one that the adapter names. `output` is a file, or an existing directory; by default `ADAPTER-TYPE.gguf` here.
+    Args:
+        adapter: the directory.
+        type: one of `ADAPTER_TYPES`. Rows that do not divide into blocks of Q8_0 become F16.
+        output: a file or an existing directory; by default `ADAPTER-TYPE.gguf` in the current directory.
+        base: the base model, of which only config.json is needed: a directory, config.json itself, or a model of the hub;
+            by default the one that the adapter names.
+        architecture_file: describes an unknown architecture.
+        threads: by default one for each processor.
+        overwrite: replace an existing output.
+        progress: where to report to.
 
     Raises:
-        UsageError: for an unknown type, or if the adapter does not tell its base model.
+        UsageError: for an unknown type, or if the adapter does not name its base model.
         FormatError, ModelError, UnsupportedError: if the adapter cannot be read, does not fit the model, or has what a GGUF
             adapter cannot hold.
         HubError: if the hub does not give the base model's config.json.
@@ -74,7 +81,7 @@ def convert_adapter(
     """
     started = time.perf_counter()
     if type not in ADAPTER_TYPES:
-        raise UsageError(f"{type!r} is no type of an adapter", hint=f"the types are {', '.join(ADAPTER_TYPES)}")
+        raise UsageError(f"{type!r} is not a type for adapters", hint=f"the types are {', '.join(ADAPTER_TYPES)}")
     with open_adapter(adapter) as opened:
         _refuse_what_is_not_low_rank(opened)
         config = _base_config(opened, base)
@@ -123,7 +130,7 @@ def _refuse_what_is_not_low_rank(adapter: Adapter) -> None:
         raise UnsupportedError(what, hint=f"Put the tokens into {CONFIG}.")
 
 
-# --- the model it is for --------------------------------------------------------------------------------------------------
+# --- the base model -------------------------------------------------------------------------------------------------------
 
 
 def _base_config(adapter: Adapter, base: str | PathLike[str] | None) -> dict[str, Any]:
@@ -147,8 +154,11 @@ def _base_config(adapter: Adapter, base: str | PathLike[str] | None) -> dict[str
 
 
 def _with_alpha(adapter: Adapter, pairs: Sequence[LowRank]) -> tuple[float, list[LowRank]]:
-    """The one `alpha` of the file, from which readers compute `alpha / rank` for each pair, and the pairs, changed where
-    that is not their scaling. llama.cpp takes an alpha of 0 for a scaling of 1, so it is never written."""
+    """The `alpha` of the file, and the pairs, rescaled where `alpha / rank` is not their scaling.
+
+    Readers compute the scaling of every pair as `alpha / rank`. llama.cpp takes an alpha of 0 for a scaling of 1, so 0 is
+    never written.
+    """
     wanted = [pair.scaling * pair.rank for pair in pairs]
     candidates = [alpha for alpha in (adapter.alpha, *wanted[:1]) if alpha]
     for alpha in candidates:
@@ -170,7 +180,7 @@ def _scaled(pair: LowRank, factor: float) -> LowRank:
 
 
 def _halves(pair: LowRank) -> tuple[Tensor, Tensor]:
-    """The two tensors of a pair. The rows of an embedding are looked up in the first, which therefore stands upright."""
+    """The tensors `lora_a` and `lora_b` of a pair. For an embedding `lora_a` is transposed: llama.cpp looks its rows up."""
     a, b = (pair.b, transpose(pair.a)) if pair.name == _EMBEDDING else (pair.a, pair.b)
     return tuple(  # type: ignore[return-value]
         Renamed(f"{pair.name}.{half}", tensor.shape, tensor.type, tensor) for half, tensor in (("lora_a", a), ("lora_b", b))
@@ -178,7 +188,7 @@ def _halves(pair: LowRank) -> tuple[Tensor, Tensor]:
 
 
 def _measured(pair: LowRank) -> TensorInfo:
-    """What counts for the size of the model: the weight, as llama.cpp's converter sees it."""
+    """What the size label counts: the adapted weight, in the shape that llama.cpp's converter gives it."""
     shape = (pair.shape[-1], pair.rank) if pair.name == _EMBEDDING else pair.shape
     return TensorInfo(pair.name, shape, pair.type)
 
@@ -212,7 +222,7 @@ def _metadata(adapter: Adapter, architecture: str, tensors: Sequence[TensorInfo]
     tokens = adapter.config.get("alora_invocation_tokens")
     if tokens:
         if not isinstance(tokens, list) or not all(type(token) is int and 0 <= token < 1 << 32 for token in tokens):
-            raise FormatError(adapter.path / CONFIG, "alora_invocation_tokens are not ids of tokens")
+            raise FormatError(adapter.path / CONFIG, "alora_invocation_tokens are not token ids")
         metadata["adapter.alora.invocation_tokens"] = array(ValueType.UINT32, tokens)
     metadata["general.quantization_version"] = u32(QUANTIZATION_VERSION)
     return metadata

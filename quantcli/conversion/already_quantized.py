@@ -1,9 +1,9 @@
-"""What a plan cannot tell from names and shapes: which weights were quantized before, and which lie on a type's grid.
+"""What names and shapes cannot tell a plan: which weights were quantized before, and which lie on the grid of their type.
 
-Weights on a grid that the planned type holds are packed without loss: dequantized, and rounded to BF16 or F16 where the
-checkpoint has them in that, they are the checkpoint's numbers. That is found out for a tensor as a whole: where one block
-does not lie on the grid, all are quantized as ever. It costs one row of a tensor whose weights do not lie on it; only where
-some rows do is all of the tensor read.
+Weights lie on the grid of a type if some block of it dequantizes to exactly them. Where the checkpoint holds BF16 or F16,
+the dequantized values are rounded to that type before they are compared. Such weights are packed so that the round trip is
+exact. The question is answered for a whole tensor: one block off the grid, and all blocks are quantized as usual. A tensor
+off the grid mostly costs the reading of one row. The whole tensor is read only if its sample rows lie on the grid.
 """
 
 from __future__ import annotations
@@ -24,30 +24,31 @@ from quantcli.kernels.grids import GRIDS, ROUNDED, lies_on_grid, may_lie_on_grid
 from quantcli.kernels.rows import dequantize
 
 _SAMPLES: Final = 8
-"""Rows that are looked at, one after another, before all are."""
+"""Sample rows that are tested, one after another, before the whole tensor is."""
 
 _CHUNK_WEIGHTS: Final = 1 << 18
 
 
-def look_at_weights(
+def inspect_weights(
     plan: Sequence[PlannedTensor], tensors: Mapping[str, Tensor], threads: int, *, read: bool = True
 ) -> list[PlannedTensor]:
-    """The plan, with what the tensors it is for tell: see `PlannedTensor.origin` and `PlannedTensor.exact`. The reasons
-    say it too. Without `read` no row is read, and no tensor is found to be exact.
+    """The plan with `PlannedTensor.origin` and `PlannedTensor.exact` set from the tensors, and the reasons extended.
+
+    Without `read` no row is read, and no tensor is found to be exact.
 
     Raises:
         FormatError, ModelError, HubError: if rows cannot be read.
     """
     with ThreadPoolExecutor(threads) as pool:
-        return [_looked_at(planned, tensors[planned.name], pool if read else None) for planned in plan]
+        return [_inspected(planned, tensors[planned.name], pool if read else None) for planned in plan]
 
 
 def origin_of(tensor: Tensor) -> str:
-    """How the checkpoint has what a tensor is made of, if that was quantized: its first part's method."""
+    """The quantization method of the first quantized source tensor, such as `GPTQ 4-bit`; empty if none was quantized."""
     return next((part.origin for part in made_of(tensor) if isinstance(part, Decoded)), "")
 
 
-def _looked_at(planned: PlannedTensor, tensor: Tensor, pool: ThreadPoolExecutor | None) -> PlannedTensor:
+def _inspected(planned: PlannedTensor, tensor: Tensor, pool: ThreadPoolExecutor | None) -> PlannedTensor:
     origin, exact, reasons = origin_of(tensor), False, [planned.reason]
     if planned.type is planned.source_type and planned.type.is_quantized and origin:
         reasons.append(f"the checkpoint's {origin} blocks, repacked without loss")
@@ -65,7 +66,7 @@ def _looked_at(planned: PlannedTensor, tensor: Tensor, pool: ThreadPoolExecutor 
 def _is_on_grid(planned: PlannedTensor, tensor: Tensor, pool: ThreadPoolExecutor) -> bool:
     if not tensor.size:
         return False
-    # The middle row first: the ends of an embedding may be unused.
+    # The middle row first: the first and last rows of an embedding may be unused.
     samples = (tensor.rows // 2, *range(0, tensor.rows, max(1, tensor.rows // _SAMPLES)))
     for row in samples:
         values = _floats(tensor, row, row + 1)
@@ -83,7 +84,7 @@ def _is_on_grid(planned: PlannedTensor, tensor: Tensor, pool: ThreadPoolExecutor
         for _ in pool.map(look, range(0, tensor.rows, step)):
             pass
     except BaseException:
-        off_grid.set()  # what is still to be looked at need not be
+        off_grid.set()  # the chunks that are still queued are skipped
         raise
     return not off_grid.is_set()
 
@@ -91,7 +92,7 @@ def _is_on_grid(planned: PlannedTensor, tensor: Tensor, pool: ThreadPoolExecutor
 def _floats(tensor: Tensor, start: int, stop: int) -> Floats:
     raw = np.empty((stop - start, tensor.row_bytes), np.uint8)
     tensor.read(start, stop, raw)
-    # Without a kernel where none is needed: a dry run of ordinary weights compiles nothing.
+    # Plain types need no kernel, so that a dry run of an unquantized checkpoint compiles nothing.
     return (
         dequantize(raw, tensor.type) if tensor.type.is_quantized else to_floats(raw.view(tensor.type.layout), tensor.type)
     )

@@ -1,4 +1,4 @@
-"""From a checkpoint to GGUF files: a request is planned, carried out, and told about."""
+"""Convert a checkpoint to GGUF files: plan a request, execute it, and report the results."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Final, TypedDict, Unpack
 
-from quantcli.conversion.changes import Changes
 from quantcli.conversion.execute import Output, encoders_for, execute, kernels_needed
 from quantcli.conversion.job import Job, open_job
 from quantcli.conversion.lora import AdapterRequest
+from quantcli.conversion.model_changes import Changes
 from quantcli.conversion.plan import PlannedTensor, PlanOptions
 from quantcli.conversion.request import Request
 from quantcli.formats.gguf_writer import Part
@@ -22,8 +22,8 @@ from quantcli.formats.imatrix import Imatrix
 from quantcli.kernels.rows import compile_kernels, uncompiled
 
 
-class Asked(TypedDict, total=False):
-    """What `convert` takes beside a model, types and an output: the fields of `Request`."""
+class RequestFields(TypedDict, total=False):
+    """The keyword arguments of `convert` that it passes on: fields of `Request`."""
 
     options: PlanOptions
     imatrix: Imatrix | None
@@ -39,14 +39,14 @@ class Asked(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a conversion reports to. The default reports nowhere.
+    """The callbacks of a conversion's progress. The defaults do nothing.
 
-    fetching(total)    called before a model is downloaded, with the bytes there are; returns a function that is called with
-                       the bytes that have come since the last call
-    compiling(types)   called before kernels are compiled for these types, which happens once per machine; returns a
-                       function that is called with the seconds it took
-    start(total)       source bytes there are to convert
-    advance(done)      source bytes converted since the last call
+    fetching(total)    called before a model is downloaded, with the total of bytes. Returns a function that is called with
+                       the bytes received since the last call.
+    compiling(types)   called before kernels are compiled for these types, once per machine. Returns a function that is
+                       called with the seconds it took.
+    start(total)       called before the first chunk, with the source bytes to convert
+    advance(done)      called after each chunk, with the source bytes converted since the last call
     """
 
     fetching: Callable[[int], Callable[[int], Any]] = lambda total: lambda done: None
@@ -58,17 +58,17 @@ class Progress:
 SILENT: Final = Progress()
 
 MOST_THREADS: Final = 1024
-"""More threads than any machine has a use for; each takes memory."""
+"""An upper bound on threads, since each has buffers of its own."""
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """One output of a conversion, or what it would be."""
+    """The result of one output, written or planned by a dry run."""
 
     parts: Sequence[Part]
-    """The file, or those a split model is in."""
+    """The file, or the parts of a split model."""
     dry_run: bool
-    """Whether nothing was written."""
+    """Whether this was a dry run, which writes nothing."""
     type: str
     architecture: str
     source_bytes: int
@@ -77,7 +77,7 @@ class Conversion:
 
     @property
     def output(self) -> Path | None:
-        """The file that was written, or the first part, which stands for all; None for a dry run."""
+        """The file that was written, or the first part of a split model; None for a dry run."""
         return None if self.dry_run else self.parts[0].path
 
     @property
@@ -87,7 +87,7 @@ class Conversion:
 
     @property
     def parameters(self) -> int:
-        """Weights in all tensors."""
+        """The number of weights in all tensors."""
         return sum(tensor.info.size for tensor in self.plan)
 
     @property
@@ -96,7 +96,7 @@ class Conversion:
         return 8 * sum(tensor.nbytes for tensor in self.plan) / max(1, self.parameters)
 
     def as_json(self) -> dict[str, Any]:
-        """The document of `--json`; shapes are in GGUF order, the row length first. Only a split model has `parts`."""
+        """The document of `--json`. Shapes are in GGUF order, the row length first. Only a split model has `parts`."""
         parts = [{"path": str(part.path), "tensors": part.tensors, "bytes": part.file_bytes} for part in self.parts]
         return {
             "output": None if self.output is None else str(self.output),
@@ -130,12 +130,12 @@ def convert(
     threads: int | None = None,
     dry_run: bool = False,
     progress: Progress = SILENT,
-    **more: Unpack[Asked],
+    **more: Unpack[RequestFields],
 ) -> list[Conversion]:
-    """Turn a checkpoint (or a GGUF file) into a GGUF file for each of `types`, reading it once.
+    """Convert a checkpoint or a GGUF file to a GGUF file for each of `types`, reading the source once.
 
-    `model`, `types`, `output` and further arguments are those of `conversion.request.Request`. `threads` is the number of
-    processors by default. With `dry_run` nothing is written and the results say what would be.
+    `model`, `types`, `output` and further arguments are fields of `conversion.request.Request`. `threads` defaults to the
+    number of processors. With `dry_run` nothing is written, and the results describe what would be.
 
     Raises:
         As `carry_out`.
@@ -148,11 +148,11 @@ def convert(
 def carry_out(
     request: Request, *, threads: int | None = None, dry_run: bool = False, progress: Progress = SILENT
 ) -> list[Conversion]:
-    """Plan what is asked for, and write it unless `dry_run`.
+    """Plan a request, and write its outputs unless `dry_run` is set.
 
     Raises:
-        UsageError: for an unknown type, options that contradict each other, `remote` for what is no model of the hub, or an
-            output that is the model itself.
+        UsageError: for an unknown type, contradictory options, `remote` for a model that is not on the hub, or an output
+            that is the model itself.
         FormatError, ModelError, UnsupportedError: if the model cannot be read, is incomplete or not supported.
         HubError: if the hub does not give the model.
         ValueRangeError: if weights are NaN or infinite, or too large for their type.
@@ -180,10 +180,10 @@ def carry_out(
 
 
 def _write(job: Job, threads: int, progress: Progress) -> None:
-    """Carry the plans out."""
+    """Write all outputs of a job."""
     model, plans = job.model, [output.plan for output in job.outputs]
     with ExitStack() as stack:
-        # Room for every file is taken first: a full disk or an existing file shows before any work is done.
+        # Every output is created and allocated first: a full disk or an existing file shows before any work is done.
         for output in job.outputs:
             stack.enter_context(output.writer)
         encoders = [encoders_for(plan, model.imatrix) for plan in plans]
@@ -200,12 +200,12 @@ def _write(job: Job, threads: int, progress: Progress) -> None:
 
 
 def working_threads(asked: int | None) -> int:
-    """How many threads work: those asked for, by default one for each processor."""
+    """The number of threads: `asked`, or by default one for each processor; at most `MOST_THREADS`."""
     return min(asked or available_processors(), MOST_THREADS)
 
 
 def available_processors() -> int:
-    """Processors this process may use."""
+    """The number of processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""How rows of a planned tensor become what the file holds: an encoder for each tensor, chosen before any row is read."""
+"""Encoders, which quantize rows of float32. Each planned tensor has one, chosen before any row is read."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ Bytes = NDArray[np.uint8]
 
 
 class Encoder(Protocol):
-    """Turns rows of a tensor into rows of a type.
+    """Quantizes rows of a tensor.
 
-    encode(values, start, out)   values: float32 (rows, row length), the rows of the tensor from `start` on, of one matrix
-                                 where it is a stack; out: uint8 (rows, bytes of a row). Several threads call it at once.
+    encode(values, start, out)   values  float32 (rows, row length), rows `start` and following of the tensor
+                                 out     uint8 (rows, row bytes)
+
+    The rows of one call belong to one matrix of a stack. Calls from several threads at once are safe.
     """
 
     def encode(self, values: Floats, start: int, out: Bytes) -> None:
@@ -29,13 +31,12 @@ class Encoder(Protocol):
 
     @property
     def needs(self) -> tuple[set[BlockType], set[tuple[BlockType, bool]]]:
-        """The kernels that it calls: types that are dequantized, and types that are quantized to, each with importance or
-        without."""
+        """The kernels it calls: types to dequantize; types to quantize to, each with or without importance."""
 
 
 @dataclass(frozen=True)
 class ReferenceEncoder:
-    """The reference's rounding without an importance matrix."""
+    """llama.cpp's quantization without an importance matrix."""
 
     type: BlockType
 
@@ -51,9 +52,10 @@ class ReferenceEncoder:
 
 @dataclass(frozen=True, eq=False)
 class ImportanceEncoder:
-    """The reference's rounding guided by an importance matrix.
+    """llama.cpp's quantization with an importance matrix.
 
-    `importance` is float32 `(matrices, row length)`: a vector for each matrix of `height` rows.
+    importance   float32 (matrices, row length), one vector for each stacked matrix
+    height       rows of one matrix
     """
 
     type: BlockType
@@ -77,8 +79,10 @@ class ImportanceEncoder:
 
 @dataclass(frozen=True)
 class ExactEncoder:
-    """Weights that lie on the grid of the type, packed so that their round trip is exact: see `rows.repack_inexact`.
-    `otherwise` is the encoder for blocks that come back exactly by themselves."""
+    """Packs weights that lie on the grid of the type so that their round trip is exact.
+
+    Blocks are first quantized by `otherwise`. Those whose round trip is not exact are then repacked: `rows.repack_inexact`.
+    """
 
     otherwise: ReferenceEncoder | ImportanceEncoder
     source_type: BlockType
@@ -95,7 +99,7 @@ class ExactEncoder:
 
 
 def encoder_for(planned: PlannedTensor, imatrix: Imatrix | None) -> Encoder | None:
-    """The encoder of a planned tensor; None for one that is copied as it is."""
+    """The encoder of a planned tensor; None if its bytes are copied."""
     if planned.type is planned.source_type:
         return None
     encoder: ReferenceEncoder | ImportanceEncoder = ReferenceEncoder(planned.type)

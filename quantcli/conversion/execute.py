@@ -1,8 +1,8 @@
-"""Carry plans out: rows are read, dequantized, checked, encoded and written, in chunks, by a pool of threads.
+"""Execute plans: a pool of threads reads, dequantizes, checks, quantizes and writes the rows, chunk by chunk.
 
-A chunk is some whole rows of one tensor. Every thread takes the next chunk, does all of the work on it in buffers of its
-own, and writes the result to its place in the file, so nothing waits for an order and memory does not grow with the model.
-The kernels release the GIL. How the rows are cut does not change a byte.
+A chunk is a number of whole rows of one tensor. Each thread takes the next chunk, processes it in buffers of its own, and
+writes the result to its place in the file. So no thread waits for another, and memory does not grow with the model. The
+kernels release the GIL. The size of the chunks does not change a byte.
 """
 
 from __future__ import annotations
@@ -26,14 +26,21 @@ from quantcli.kernels import rows
 from quantcli.kernels.types import BlockType
 
 CHUNK_WEIGHTS: Final = 1 << 19
-"""Weights in a chunk, about: two megabytes of float32, which stay in a core's second-level cache while five steps pass over
-them, and enough work that handing it out costs nothing. A single longer row is one chunk."""
+"""About how many weights are in a chunk: two megabytes of float32.
+
+They stay in a core's second-level cache while five steps pass over them. They are enough work that the cost of scheduling
+does not matter. A single longer row is one chunk.
+"""
 
 
 @dataclass(frozen=True)
 class Output:
-    """One model to be written: its plan, in file order, an encoder for each tensor (None: copied), and the open writer that
-    expects these tensors."""
+    """One model to be written.
+
+    plan       its tensors in file order
+    encoders   one for each tensor, None where the bytes are copied
+    writer     the open writer of these tensors
+    """
 
     plan: Sequence[PlannedTensor]
     encoders: Sequence[Encoder | None]
@@ -42,7 +49,7 @@ class Output:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Rows `start` to `stop` of tensor `index` of the plans."""
+    """Rows `start:stop` of tensor `index` of the plans."""
 
     index: int
     start: int
@@ -57,7 +64,7 @@ def encoders_for(plan: Sequence[PlannedTensor], imatrix: Imatrix | None) -> list
 def kernels_needed(
     plans: Sequence[Sequence[PlannedTensor]], encoders: Sequence[Sequence[Encoder | None]]
 ) -> tuple[set[BlockType], set[tuple[BlockType, bool]]]:
-    """What the plans call for: the types to dequantize, and the types to quantize to, each with or without importance."""
+    """The kernels that the plans need: types to dequantize, and types to quantize to, each with whether with importance."""
     decoded: set[BlockType] = set()
     encoded: set[tuple[BlockType, bool]] = set()
     for plan, chosen in zip(plans, encoders, strict=True):
@@ -78,9 +85,11 @@ def execute(
 ) -> None:
     """Write every tensor of every output, reading the source once.
 
-    `tensors` are the sources by the plans' names; all plans list the same names in the same order. `advance` is called with
-    the source bytes of each finished chunk, from any thread, one at a time. The first error of any thread ends all of them
-    and is raised here; so does Ctrl-C. `interrupt` is called then, to end the reads that wait for something.
+    tensors     the sources by the plans' names; all plans list the same names in the same order
+    advance     called with the source bytes of each finished chunk, from any thread, one call at a time
+    interrupt   called after an error, to end blocking reads
+
+    The first error of any thread stops all threads and is raised here. So does Ctrl-C.
 
     Raises:
         ValueRangeError: if a weight is NaN or infinite, or too large for its type.
@@ -113,7 +122,7 @@ def execute(
             pool.append(Thread(target=work, name=f"quantize-{number}"))
             try:
                 pool[-1].start()
-            except RuntimeError:  # the system gives no more threads: those that run do all of the work
+            except RuntimeError:  # the system has no more threads: the running ones do all of the work
                 del pool[-1]
                 if not pool:
                     raise
@@ -132,7 +141,7 @@ def execute(
 
 
 def _chunks(tensors: Sequence[Tensor], plan: Sequence[PlannedTensor]) -> Iterator[Chunk]:
-    """Cut every tensor into chunks that stay within one matrix of a stack, since each has importance values of its own."""
+    """Cut every tensor into chunks. With importance values a chunk stays within one stacked matrix, which has its own."""
     for index, (tensor, planned) in enumerate(zip(tensors, plan, strict=True)):
         per_matrix = tensor.shape[-2] if planned.importance and len(tensor.shape) > 2 else tensor.rows
         step = max(1, CHUNK_WEIGHTS // max(1, tensor.row_length))
@@ -142,7 +151,7 @@ def _chunks(tensors: Sequence[Tensor], plan: Sequence[PlannedTensor]) -> Iterato
 
 
 class _Worker:
-    """One thread's buffers, and the steps of a chunk."""
+    """The buffers of one thread, and the steps for a chunk."""
 
     def __init__(self, tensors: Mapping[str, Tensor], outputs: Sequence[Output]) -> None:
         self._tensors = tensors
@@ -150,7 +159,7 @@ class _Worker:
         self._buffers: dict[str, NDArray[np.uint8]] = {}
 
     def _buffer(self, purpose: str, shape: tuple[int, int], dtype: Any) -> NDArray[Any]:
-        """Room for an array, kept for the next chunk."""
+        """A buffer for an array, reused for the next chunk."""
         size = math.prod(shape) * np.dtype(dtype).itemsize
         held = self._buffers.get(purpose)
         if held is None or held.size < size:
@@ -159,7 +168,7 @@ class _Worker:
         return room
 
     def convert(self, chunk: Chunk) -> int:
-        """Carry one chunk through to every output; returns its source bytes."""
+        """Convert one chunk for every output. Returns its source bytes."""
         tensor = self._tensors[self._outputs[0].plan[chunk.index].name]
         count = chunk.stop - chunk.start
         raw = self._buffer("raw", (count, tensor.row_bytes), np.uint8)

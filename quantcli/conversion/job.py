@@ -1,4 +1,4 @@
-"""A conversion that is planned and not carried out yet: the model as it will be read, and the outputs."""
+"""A conversion that is planned and not executed yet: the open model and the planned outputs."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from quantcli.conversion.already_quantized import look_at_weights
-from quantcli.conversion.changes import ChangedModel, change
+from quantcli.conversion.already_quantized import inspect_weights
 from quantcli.conversion.locate import locate
+from quantcli.conversion.model_changes import ChangedModel, apply_changes
 from quantcli.conversion.plan import PlannedTensor, check_plan, make_plan
 from quantcli.conversion.recipes import Recipe, find_recipe
 from quantcli.conversion.request import Request
@@ -26,7 +26,7 @@ from quantcli.formats.hub import HubModel
 
 @dataclass(frozen=True)
 class OutputPlan:
-    """One output: where it goes, its metadata, and its tensors in file order."""
+    """One output: its path, its metadata, and its tensors in file order."""
 
     recipe: Recipe
     path: Path
@@ -37,7 +37,7 @@ class OutputPlan:
 
     @cached_property
     def writer(self) -> TensorWriter:
-        """What writes it: a file, or the parts of a split model. Nothing is opened before it is entered."""
+        """The writer of one file or of the parts of a split model. No file is opened before the writer is entered."""
         tensors = [planned.info for planned in self.plan]
         if self.max_part_bytes is None:
             return GGUFWriter(self.path, self.metadata, tensors, overwrite=self.overwrite)
@@ -47,17 +47,18 @@ class OutputPlan:
 
 @dataclass(frozen=True)
 class Job:
-    """The model with its changes, and an output for each type of the request."""
+    """A request with its model opened and changed, and an output for each of its types."""
 
     request: Request
     model: ChangedModel
     outputs: tuple[OutputPlan, ...]
 
     def check(self) -> None:
-        """Refuse what cannot be carried out; planning shows it without asking here.
+        """Refuse a plan that cannot be executed. A dry run shows such a plan without this check.
 
         Raises:
-            UsageError: if a type needs importance values, or a quantized tensor would be quantized again without leave.
+            UsageError: if a type needs an importance matrix, or a quantized tensor would be quantized again without
+                `allow_requantize`.
             UnsupportedError: if a tensor's type cannot be converted.
             OutputError: if an output would replace the model.
         """
@@ -75,13 +76,13 @@ def open_job(
     dry_run: bool = False,
     fetching: Callable[[int], Callable[[int], Any]] = lambda total: lambda done: None,
 ) -> Iterator[Job]:
-    """Open the model of a request and plan its outputs; the model's files are closed on leaving.
+    """Open the model of a request and plan its outputs. The model's files are closed on leaving.
 
-    With `dry_run` a model of the hub is not downloaded, and planned by its headers. `fetching` is called before a download:
-    see `formats.hub.fetch_model`.
+    With `dry_run` a model of the hub is not downloaded; the plan is made from its headers. `fetching` is called before a
+    download: see `formats.hub.fetch_model`.
 
     Raises:
-        UsageError: for an unknown type, options that contradict each other, or `remote` for what is no model of the hub.
+        UsageError: for an unknown type, contradictory options, or `remote` for a model that is not on the hub.
         FormatError, ModelError, UnsupportedError: if the model cannot be read, is incomplete or not supported.
         HubError: if the hub does not give the model.
     """
@@ -96,11 +97,11 @@ def open_job(
         adapters=request.adapters,
         as_reference=request.as_reference,
     ) as source:
-        model, options = change(source, request.changes, request.imatrix), request.options
+        model, options = apply_changes(source, request.changes, request.imatrix), request.options
         if model.imatrix:
             options = replace(options, importance=model.imatrix.sizes)
         infos = list(model.tensors.values())
-        # A dry run of a model of the hub is answered from its headers; the reference does not look for grids.
+        # A dry run of a model of the hub reads its headers only. llama.cpp does not look for weights on a grid.
         read = not (dry_run and isinstance(located.place, HubModel)) and not request.as_reference
         plans = [make_plan(infos, model.metadata, recipe, options) for recipe in recipes]
         outputs = [
@@ -108,7 +109,7 @@ def open_job(
                 recipe,
                 path,
                 model.output_metadata(recipe),
-                tuple(look_at_weights(plan, model.tensors, threads, read=read)),
+                tuple(inspect_weights(plan, model.tensors, threads, read=read)),
                 request.max_part_bytes,
                 request.overwrite,
             )
@@ -118,7 +119,7 @@ def open_job(
 
 
 def output_paths(name: str, recipes: Sequence[Recipe], output: Path | None) -> list[Path]:
-    """Where each recipe's file of the model called `name` goes: see `Request.output`.
+    """The output path of each recipe for the model called `name`: see `Request.output`.
 
     Raises:
         UsageError: if several files would go to one path.

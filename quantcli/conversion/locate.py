@@ -1,4 +1,4 @@
-"""Where the model lies that an argument names: a path, a folder of the hub's cache, or the hub itself."""
+"""Locate the model that an argument names: at a path, in the hub's cache, or on the hub."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from quantcli.formats.hub_cache import find_cached_model
 
 @dataclass(frozen=True)
 class Location:
-    """A model: where it is read, what files made of it are called, and its name on the hub, where it has one."""
+    """The place a model is read from, its name for output files, and its id on the hub, if it has one."""
 
     place: Path | HubModel
     name: str
@@ -31,12 +31,14 @@ def locate(
     dry_run: bool = False,
     started: Callable[[int], Callable[[int], Any]] = lambda total: lambda done: None,
 ) -> Location:
-    """Find a model. One of the hub is downloaded, unless `remote` says that it is read there; with `dry_run` it is read
-    where it is. `started` is called before a download: see `formats.hub.fetch_model`.
+    """Find a model.
+
+    A model of the hub is downloaded. With `remote` it is read from the hub instead. With `dry_run` it is read from the
+    cache if it is there, else from the hub. `started` is called before a download: see `formats.hub.fetch_model`.
 
     Raises:
-        UsageError: for `remote` and a path.
-        FormatError, ModelError: for a folder of the hub's cache that does not tell its snapshot.
+        UsageError: for `remote` with a path.
+        FormatError, ModelError: for a folder of the hub's cache without a snapshot, or with several.
         HubError: if the hub does not give the model.
     """
     hub = find_hub_model(model)
@@ -51,10 +53,10 @@ def locate(
 
 
 def locate_path(path: Path) -> Location:
-    """A model that is a path.
+    """Find a model at a path.
 
-    It is called as its directory is, or its file without the ending and the part's number. In the hub's cache, where
-    folders are named after commits, it is called as on the hub.
+    Its name is that of its directory, or that of its file without suffix and part number. In the hub's cache, where
+    directories are named after commits, it is the name on the hub.
     """
     cached = find_cached_model(path)
     if path.is_file():
@@ -63,6 +65,6 @@ def locate_path(path: Path) -> Location:
             return Location(path, name, cached.id if cached else None)
     if cached:
         return Location(cached.path, cached.name, cached.id)
-    # A link to a file has the place of the link; for a directory that of its target says more.
+    # A link to a file keeps the directory of the link. A link to a directory takes the name of its target.
     folder = path.resolve() if path.is_dir() else Path(os.path.abspath(path)).parent  # noqa: PTH100
     return Location(path, folder.name)

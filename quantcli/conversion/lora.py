@@ -1,4 +1,4 @@
-"""Merge LoRA adapters into a checkpoint: a view of it in which the adapted weights are `W + scale * scaling * B A`."""
+"""Merge LoRA adapters into a checkpoint: a lazy view of it in which adapted weights are `W + scale * scaling * B A`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from quantcli.kernels.types import OPAQUE_TYPES
 
 @dataclass(frozen=True)
 class AdapterRequest:
-    """An adapter to merge, and how much of it."""
+    """An adapter to merge, and the factor to merge it with."""
 
     path: Path
     scale: float = 1.0
@@ -33,7 +33,7 @@ def parse_adapter(text: str) -> AdapterRequest:
     """Read `DIR` or `DIR:SCALE`.
 
     Raises:
-        UsageError: if the scale is no number that can be used.
+        UsageError: if the scale is not finite.
     """
     path, colon, number = text.rpartition(":")
     if not colon or not path:
@@ -41,15 +41,15 @@ def parse_adapter(text: str) -> AdapterRequest:
     try:
         scale = float(number)
     except ValueError:
-        return AdapterRequest(Path(text))  # the colon belongs to the path
+        return AdapterRequest(Path(text))  # the colon is part of the path
     if not math.isfinite(scale):
-        raise UsageError(f"--lora {text}: {number} is no scale")
+        raise UsageError(f"--lora {text}: the scale {number} is not finite")
     return AdapterRequest(Path(path), scale)
 
 
 @contextmanager
 def merged(checkpoint: Checkpoint, architecture: Architecture, requests: Sequence[AdapterRequest]) -> Iterator[Checkpoint]:
-    """The checkpoint with adapters merged into it, one after another; their files are closed on leaving.
+    """The checkpoint with adapters merged into it, one after another. The adapters' files are closed on leaving.
 
     Raises:
         FormatError, UnsupportedError, ModelError: as `open_adapter` and `merge_adapter`.
@@ -66,14 +66,14 @@ def merge_adapter(
 ) -> Checkpoint:
     """A checkpoint with an adapter merged into it.
 
-    Weights that the adapter holds whole take the place of the checkpoint's. Where the output is tied to the embedding, what
-    is added to one is added to both, as peft does it. If one of the two was trained whole they are untied, and the other
-    stays as it was.
+    Fully trained weights of the adapter replace those of the checkpoint. Where input and output embedding are tied, a
+    low-rank update of one is added to both, as in peft. If one of the two was fully trained they become untied, and the
+    other keeps its weights.
 
     Raises:
-        ModelError: if tensors of the adapter match none of the checkpoint, or not in their shapes.
-        UnsupportedError: if a weight is in an encoding that cannot be computed with, or the embedding was trained apart
-            from an output that GGUF has no place for.
+        ModelError: if tensors of the adapter match none of the checkpoint, or have other shapes.
+        UnsupportedError: if a weight is quantized, or the input embedding was trained apart from a tied output that the
+            architecture has no tensor for.
     """
     tensors, tied = dict(checkpoint.tensors), _tied(checkpoint, architecture)
     if tied and _trains_embedding(adapter, tied):
@@ -93,7 +93,7 @@ def merge_adapter(
         else:
             tensors[name] = replace(whole, name=name)
     merger = _Merger(tensors, scale, problems)
-    for pair in sorted(adapter.pairs.values(), key=lambda pair: not pair.embedding):  # as the layers follow one another
+    for pair in sorted(adapter.pairs.values(), key=lambda pair: not pair.embedding):  # embeddings first, as in the model
         targets = names.targets(pair.name)
         if not targets:
             problems.append(f"{pair.name} is not in the model")
@@ -114,7 +114,7 @@ def _made_for(adapter: Adapter) -> str | None:
 
 
 class _Merger:
-    """Puts merged tensors in the place of those in `tensors`; what does not fit is added to `problems`."""
+    """Replaces tensors in `tensors` by merged ones. Adapter tensors that do not fit are added to `problems`."""
 
     def __init__(self, tensors: dict[str, Tensor], scale: float, problems: list[str]) -> None:
         self._tensors = tensors
@@ -123,7 +123,7 @@ class _Merger:
         self._cache = ArrayCache(KEPT_BYTES)
 
     def merge(self, name: str, pair: LowRank) -> None:
-        """Add a pair to the tensor `name`, and its bias to the bias beside it."""
+        """Add a pair to the weight `name`, and the pair's bias to the bias of that layer."""
         weight, scaling = self._tensors[name], pair.scaling * self._scale
         transposed = self._orientation(weight, pair)
         if transposed is None:
@@ -135,13 +135,15 @@ class _Merger:
         if pair.bias is not None:
             bias = self._tensors.get(name.removesuffix("weight") + "bias")
             if bias is None or bias.shape != pair.bias.shape:
-                self._problems.append(f"{pair.module}: its lora_B.bias has no bias in the model to be added to")
+                self._problems.append(f"{pair.module}: it has a lora_B.bias, but the model's layer has no bias")
             else:
                 self._add(bias, Vector(pair.bias, scaling))
 
     def _orientation(self, weight: Tensor, pair: LowRank) -> bool | None:
-        """Whether the product must be transposed, None if it does not fit. The shape knows better than the configuration,
-        which has one word for all layers."""
+        """Whether the product must be transposed; None if it does not fit either way.
+
+        The shape decides before the configuration, whose `fan_in_fan_out` is one value for all layers.
+        """
         if weight.shape == pair.shape:
             return pair.transposed
         return not pair.transposed if weight.shape == pair.shape[::-1] else None
@@ -149,7 +151,7 @@ class _Merger:
     def _add(self, tensor: Tensor, delta: Product | Vector) -> None:
         if tensor.type.is_quantized or tensor.type.name in OPAQUE_TYPES:
             raise UnsupportedError(
-                f"tensor {tensor.name!r} is stored as {tensor.type.name}, into which nothing can be merged",
+                f"tensor {tensor.name!r} is stored as {tensor.type.name}, into which adapters cannot be merged",
                 hint="Use the model in bfloat16, float16 or float32.",
             )
         kept = tensor.type if tensor.type in (BF16, F16) else F32
@@ -159,13 +161,13 @@ class _Merger:
 def _check_magnitude(pair: LowRank, magnitude: Tensor, *, transposed: bool) -> None:
     if transposed or magnitude.size != pair.shape[0]:
         raise UnsupportedError(
-            f"DoRA on {pair.module}, an embedding or a layer that is stored as (in, out), is not done",
+            f"DoRA on {pair.module}, an embedding or a layer that is stored as (in, out), is not supported",
             hint="Let peft merge it (`merge_and_unload`) and convert the merged model.",
         )
 
 
 def _check_frozen(adapter: Adapter, tensors: Mapping[str, Tensor], names: _Names, problems: list[str]) -> None:
-    """Copies of the base model's weights tell whether this is the model: one with more tokens is another."""
+    """Compare the shapes of base weights that the adapter holds copies of: a resized vocabulary is another model."""
     for given, copy in adapter.frozen.items():
         name = names.find(given) or names.tied(given)
         if name is not None and tensors[name].shape != copy.shape:
@@ -178,8 +180,10 @@ def _check_frozen(adapter: Adapter, tensors: Mapping[str, Tensor], names: _Names
 
 
 def _tied(checkpoint: Checkpoint, architecture: Architecture) -> tuple[str, str | None] | None:
-    """The names of an embedding and the output that is tied to it, None where the output has weights of its own. The output
-    has no name where the architecture has none but the embedding."""
+    """The names of the tied input and output embedding; None if they are not tied.
+
+    The name of the output is None where the architecture has no tensor for it.
+    """
     sources = {row.name: row.sources[0] for row in architecture.declaration.tensors if len(row.sources) == 1}
     embedding, output = sources.get("token_embd.weight"), sources.get("output.weight")
     said = architecture.hyperparameters(checkpoint.config).get("tie_word_embeddings")
@@ -190,9 +194,9 @@ def _tied(checkpoint: Checkpoint, architecture: Architecture) -> tuple[str, str 
 
 
 def _trains_embedding(adapter: Adapter, tied: tuple[str, str | None]) -> bool:
-    """Whether peft unties the output by training a copy of the embedding (`modules_to_save`).
+    """Whether peft unties the output by fully training a copy of the embedding (`modules_to_save`).
 
-    With `ensure_weight_tying` it saves both. An embedding that was saved because tokens were added is not in that list.
+    With `ensure_weight_tying` peft saves both. An embedding that was saved because tokens were added is not in that list.
     """
     saved = adapter.config.get("modules_to_save") or []
     module = tied[0].removesuffix(".weight")
@@ -207,7 +211,7 @@ def _trains_embedding(adapter: Adapter, tied: tuple[str, str | None]) -> bool:
 def _untied(
     tensors: Mapping[str, Tensor], tied: tuple[str, str | None], checkpoint: Checkpoint, architecture: Architecture
 ) -> dict[str, Tensor]:
-    """The output as a tensor of its own: what the embedding was before."""
+    """The output embedding as a tensor of its own: the input embedding as it was before merging."""
     embedding, output = tied
     if output is None:
         what = f"the output of {architecture.title} is its embedding, and the adapter has trained the embedding alone"
@@ -225,7 +229,7 @@ def _untied_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class _Names:
-    """Finds what an adapter calls a tensor among the names a checkpoint has: with or without a prefix of the model's."""
+    """Finds the checkpoint's tensor for a name in an adapter. Either name may have a prefix that the other lacks."""
 
     def __init__(self, tensors: Iterable[str], tied: tuple[str, str | None] | None) -> None:
         self._by_end: dict[str, list[str]] = {}
@@ -234,20 +238,20 @@ class _Names:
         self._pair = () if tied is None or tied[1] is None else (tied[0], tied[1])
 
     def find(self, given: str) -> str | None:
-        """The tensor of a name, or the only one that has it as its end or is the end of it."""
+        """The tensor of that name, or the only one of which one name is a suffix of the other."""
         near = [name for name in self._by_end.get(_end(given), ()) if _same(name, given)]
         return given if given in near else near[0] if len(near) == 1 else None
 
     def tied(self, given: str) -> str | None:
-        """The embedding for the name of an output that is tied to it."""
+        """The input embedding, if `given` is the output tied to it."""
         return self.find(self._pair[0]) if self._pair and _same(given, self._pair[1]) else None
 
     def untied(self, given: str) -> str | None:
-        """The name that a tied output would have if it were not."""
+        """The name of the output embedding, if `given` is the tied output."""
         return self._pair[1] if self._pair and _same(given, self._pair[1]) else None
 
     def targets(self, given: str) -> list[str]:
-        """The tensors that what is added to one goes to: of tied ones all that are there."""
+        """The tensors that an update of `given` is added to: for tied embeddings all that exist."""
         if self._pair and any(_same(given, name) for name in self._pair):
             return [found for name in self._pair if (found := self.find(name)) is not None]
         found = self.find(given)
@@ -259,5 +263,5 @@ def _same(first: str, second: str) -> bool:
 
 
 def _end(name: str) -> str:
-    """The last two words of a name, which a prefix does not change."""
+    """The last two components of a name, which do not depend on a prefix."""
     return ".".join(name.split(".")[-2:])

@@ -1,6 +1,7 @@
-"""Tensors to which the products of an adapter are added, row by row as they are read.
+"""Lazy tensors with the low-rank update of an adapter added, row by row as they are read.
 
-The arithmetic is that of peft's merge: the product in float32, added to the weight, rounded once to the weight's own type.
+The arithmetic is that of peft's merge. The product `B A` is computed in float32, added to the weight, and the sum is
+rounded once to the weight's own type.
 """
 
 from __future__ import annotations
@@ -25,23 +26,23 @@ KEPT_BYTES: Final = 1 << 26
 
 @dataclass(frozen=True)
 class Merged(Tensor):
-    """A tensor to which something is added."""
+    """A weight or bias with an adapter's update added."""
 
     source: Tensor
     delta: Product | Vector
 
     def read(self, start: int, stop: int, out: NDArray[np.uint8]) -> None:
-        """See `Tensor.read`. Takes about three times the rows in float32."""
+        """See `Tensor.read`. Needs about three times the memory of the rows in float32."""
         values = np.empty((stop - start, self.row_length), np.float32)
         as_float32(self.source).read(start, stop, values.view(np.uint8))
-        with np.errstate(all="ignore"):  # what is no number any more is found out when it is quantized
+        with np.errstate(all="ignore"):  # NaN and infinity are reported when the weights are quantized
             self.delta.add(start, stop, values, self.type)
             _encode(values, out.view(self.type.layout))
 
 
 @dataclass(frozen=True)
 class _Rounded(Tensor):
-    """Numbers rounded to a type."""
+    """An array rounded to a type."""
 
     values: NDArray[np.float32]
 
@@ -51,7 +52,7 @@ class _Rounded(Tensor):
 
 
 def _encode(values: NDArray[np.float32], out: NDArray[Any]) -> None:
-    """Round to the nearest number of a type, of two equally near to the even one, as torch does."""
+    """Round to nearest, ties to even, as torch does."""
     if out.dtype in (np.float32, np.float16):
         out[...] = values
     else:
@@ -65,7 +66,7 @@ def _floats(tensor: Tensor) -> NDArray[np.float32]:
 
 @dataclass(frozen=True, eq=False)
 class Product:
-    """The low-rank matrix of a pair: of one factor a row is read for each row that is wanted, the other is held."""
+    """The low-rank update `scaling * B A`. Of the left factor only the needed rows are read; the right one is cached."""
 
     pair: LowRank
     transposed: bool
@@ -73,7 +74,7 @@ class Product:
     cache: ArrayCache
 
     def add(self, start: int, stop: int, values: NDArray[np.float32], type: BlockType) -> None:
-        """Add the rows `start:stop` to `values`, which will be rounded to `type`."""
+        """Add the rows `start:stop` to `values`, float32 `(stop - start, row length)`, which will be rounded to `type`."""
         a, b = self.pair.a, self.pair.b
         left = np.empty((stop - start, self.pair.rank), np.float32)
         as_float32(transpose(a) if self.transposed else b).read(start, stop, left.view(np.uint8))
@@ -82,7 +83,7 @@ class Product:
         right = right.T if self.transposed else right
         product = left @ right
         product *= np.float32(self.scaling)
-        if self.pair.embedding:  # peft rounds it by itself, only there
+        if self.pair.embedding:  # peft rounds the product itself only for embeddings
             product = _floats(_Rounded("", product.shape, type, product))
         values += product
         if self.pair.magnitude is not None:
@@ -99,5 +100,5 @@ class Vector:
     scaling: float
 
     def add(self, start: int, stop: int, values: NDArray[np.float32], type: BlockType) -> None:
-        """Add it to `values`, its only row."""
+        """Add the bias to `values`, float32 `(1, length)`."""
         values += _floats(self.bias) * np.float32(self.scaling)

@@ -1,7 +1,7 @@
-"""The `general.*` metadata of a GGUF file: what the model is called, where it comes from, how it likes to be sampled.
+"""The `general.*` metadata of a GGUF file: the model's name, its origin, its recommended sampling parameters.
 
-Read from the model card's front matter, the configuration, the directory's name and the generation configuration, with the
-precedence, keys, types and order of `gguf-py/gguf/metadata.py` of llama.cpp.
+They are read from the model card's front matter, config.json, the directory's name and generation_config.json. Precedence,
+keys, types and order are those of `gguf-py/gguf/metadata.py` of llama.cpp.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from quantcli.formats.gguf_spec import Metadata, ValueType, array, string, u32
 from quantcli.formats.tensor import TensorInfo
 
 MAX_CARD: Final = 1 << 20
-"""Bytes of a model card that are looked at; front matter is at its start."""
+"""Bytes of a model card that are read; the front matter is at its start."""
 
 _SAMPLING: Final[Mapping[str, tuple[tuple[str, ...], str]]] = MappingProxyType(
     {
@@ -40,7 +40,7 @@ _SAMPLING: Final[Mapping[str, tuple[tuple[str, ...], str]]] = MappingProxyType(
         "mirostat_eta": (("mirostat_eta",), "f32"),
     }
 )
-"""`general.sampling.KEY`: the keys of generation_config.json it is taken from, and its type."""
+"""KEY of `general.sampling.KEY` -> the keys of generation_config.json it is taken from, and its type."""
 
 _CARD: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
@@ -61,7 +61,7 @@ _CARD: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "source.repo_url": ("repo_url", "model_repo_url"),
     }
 )
-"""`general.KEY`, in the order they are written, and the keys of the model card's front matter it is taken from."""
+"""KEY of `general.KEY`, in the order of writing -> the keys of the model card's front matter it is taken from."""
 
 _RELATED: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
@@ -69,7 +69,7 @@ _RELATED: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "dataset": ("datasets", "dataset", "dataset_sources"),
     }
 )
-"""`general.KEY.count` and `general.KEY.N.*`, and where the card has the list."""
+"""KEY of `general.KEY.count` and `general.KEY.N.*` -> the keys of the model card's list."""
 
 _RELATED_FIELDS: Final = ("name", "author", "version", "organization", "description", "url", "doi", "uuid", "repo_url")
 
@@ -79,7 +79,7 @@ _LISTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "languages": ("languages", "language"),
     }
 )
-"""`general.KEY`, and the keys of the card whose entries it gathers."""
+"""KEY of `general.KEY` -> the keys of the model card whose entries it collects."""
 
 _HUB_URL: Final = re.compile(r"https?://huggingface.co/([^/]+/[^/]+)$")
 
@@ -93,15 +93,15 @@ def general_metadata(
     adapter: str | None = None,
     as_reference: bool = False,
 ) -> Metadata:
-    """Everything under `general.` but the file type and the quantization version, in the order of the reference converter.
+    """Everything under `general.` but the file type and the quantization version, in llama.cpp's order.
 
     Args:
-        checkpoint: where the model card and the configurations are.
+        checkpoint: has the model card and the configurations.
         architecture: the value of `general.architecture`.
-        tensors: the tensors of the GGUF file, for the size label.
-        model_id: what the model is called, where the directory's name does not say it (`ORG/NAME` of the hub).
-        adapter: the kind of adapter that is described, with `tensors` of the size of what it is added to; None for a model.
-        as_reference: whether a model card is read as the reference reads it, which takes words such as `on` for booleans.
+        tensors: the tensors of the GGUF file, for the size label. For an adapter: the weights that it adapts.
+        model_id: the name of the model, where the directory's name is another (`ORG/NAME` of the hub).
+        adapter: the kind of an adapter, such as `lora`; None for a model.
+        as_reference: read the model card as llama.cpp does, where words such as `on` are booleans.
     """
     parameters, size_label = count_parameters(tensors)
     if adapter:
@@ -128,10 +128,10 @@ def general_metadata(
 
 
 def read_model_card(path: Path | None, *, as_reference: bool = False) -> dict[str, Any]:
-    """The YAML front matter of a model card; empty where there is none that can be read, since nothing depends on it.
+    """The YAML front matter of a model card; empty where there is none or it cannot be parsed, since nothing depends on it.
 
     Booleans are those of YAML 1.2, `true` and `false`: `no` and `on` are strings. With `as_reference` they are those of
-    YAML 1.1, except for an entry `no` of a list.
+    YAML 1.1, except that a list entry `no` is a string.
     """
     if path is None:
         return {}
@@ -142,19 +142,19 @@ def read_model_card(path: Path | None, *, as_reference: bool = False) -> dict[st
         return {}
     end = lines.index("---", 1) if "---" in lines[1:] else len(lines)
     text = "\n".join(lines[1:end]) + "\n"
-    text = text.replace("- no\n", '- "no"\n').replace("\t", "  ")  # as the reference does; tabs are no YAML
+    text = text.replace("- no\n", '- "no"\n').replace("\t", "  ")  # as llama.cpp does; YAML forbids tabs
     import yaml  # type: ignore[import-untyped]
 
     loader = yaml.SafeLoader if as_reference else _loader_of_yaml_1_2(yaml)
     try:
         card = yaml.load(text, loader)
-    except Exception:  # of a value with a wrong tag PyYAML raises whatever it stumbles over
+    except Exception:  # for a value with a wrong tag PyYAML raises errors of any class
         return {}
     return card if isinstance(card, dict) else {}
 
 
 def _loader_of_yaml_1_2(yaml: Any) -> Any:
-    """A safe loader that takes `true` and `false` alone for booleans."""
+    """A safe loader whose only booleans are `true` and `false`."""
     boolean = "tag:yaml.org,2002:bool"
     loader: Any = type("CoreLoader", (yaml.SafeLoader,), {})
     loader.yaml_implicit_resolvers = {
@@ -178,7 +178,7 @@ def _entries(value: Any) -> list[Any]:
 def _described(
     checkpoint: Checkpoint, card: Mapping[str, Any], model_id: str | None, parameters: int
 ) -> dict[str, str | None]:
-    """The texts of `_CARD`, and where the card is silent what the model's names say."""
+    """The strings of `_CARD`, from the model card or else from the model's names."""
     texts: dict[str, str | None] = {key: _text(_first(card, card_keys)) for key, card_keys in _CARD.items()}
     for name in _names(checkpoint, model_id):
         parsed = _titled(parse_model_id(name, parameters))
@@ -189,7 +189,7 @@ def _described(
 
 
 def _names(checkpoint: Checkpoint, model_id: str | None) -> list[str]:
-    """What the model is called, most trusted first."""
+    """The names of the model, the most trusted first."""
     configured = checkpoint.config.get("_name_or_path")
     trusted = [configured] if isinstance(configured, str) and configured.count("/") <= 1 else []
     return [*trusted, model_id or checkpoint.directory.name or checkpoint.directory.resolve().name]
@@ -204,17 +204,17 @@ def _titled(parsed: ModelId) -> ModelId:
 
 
 def _text(value: Any) -> str | None:
-    """A card's value as text: a list, such as of licences, with commas; what YAML took for a number as a number."""
+    """A value of the model card as a string. A list, such as one of licenses, is joined by commas."""
     return ",".join(_texts(value if isinstance(value, list) else [value])) or None
 
 
 def _texts(values: Sequence[Any]) -> list[str]:
-    """The values that are a text, a number or a date; tables and lists have no place here."""
+    """The values that are a string, a number or a date, as strings. Tables and lists are dropped."""
     return [_joined(str(value)) for value in values if isinstance(value, str | int | float | date)]
 
 
 def _joined(text: str) -> str:
-    """A text whose surrogates are joined to characters, as JSON spells an emoji; what is left of them is U+FFFD."""
+    """A string with surrogate pairs, as JSON writes an emoji, joined to characters. Lone surrogates become U+FFFD."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
@@ -222,7 +222,7 @@ def _sampling(checkpoint: Checkpoint) -> Metadata:
     generation, found = checkpoint.generation_config(), Metadata()
     for key, (names, kind) in _SAMPLING.items():
         value = _first(generation, names)
-        # It only recommends: what is no value of its type is passed over.
+        # generation_config.json only recommends: values of a wrong type are skipped.
         with suppress(TypeError, ValueError, OverflowError):
             if value != "":
                 found[f"general.sampling.{key}"] = FIELD_TYPES[kind](value)
@@ -240,7 +240,7 @@ def _related(key: str, value: Any, parameters: int) -> Metadata:
 
 
 def _related_entry(entry: Any, parameters: int) -> Mapping[str, Any]:
-    """A base model or a dataset: a table as it is, a name or an address taken apart."""
+    """A base model or a dataset: a table as it is, a name or a URL parsed."""
     if isinstance(entry, dict):
         return entry
     if not isinstance(entry, str):

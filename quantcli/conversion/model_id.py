@@ -1,7 +1,7 @@
-"""What a model's name says: organization, base name, size, version, finetune.
+"""Parse a model's name: organization, base name, size label, version, finetune.
 
 The heuristics, their order and their patterns are those of `gguf-py/gguf/metadata.py` and `utility.py` of llama.cpp, so
-that a converted file calls itself what the reference converter would have called it.
+that a converted file has the name that llama.cpp's converter gives it.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _FINETUNE: Final = re.compile(r"chat|instruct|vision|lora", re.IGNORECASE)
 _KEEPS_ITS_CASE: Final = re.compile(r"v\d+(?:\.\d+)*|\d.*")
 
 _SUFFIXES: Final = ((1e12, 1e-12, "T"), (1e9, 1e-9, "B"), (1e6, 1e-6, "M"), (-1.0, 1e-3, "K"))
-"""Above which count, by which factor, and as what."""
+"""The count above which a suffix applies, the factor, the suffix."""
 
 
 @dataclass(frozen=True)
 class ModelId:
-    """The parts of a model's name; None where the name does not tell."""
+    """The components of a model's name; None for those it does not have."""
 
     name: str | None = None
     organization: str | None = None
@@ -37,17 +37,17 @@ class ModelId:
 
 @dataclass
 class _Word:
-    """A piece of the name between hyphens, and what it may be."""
+    """A word of the name between hyphens, and the components it may belong to."""
 
     text: str
     kinds: set[str] = field(default_factory=set)
 
 
 def parse_model_id(model_id: str, parameters: int = 0) -> ModelId:
-    """Take a name such as `meta-llama/Llama-3.2-1B-Instruct` apart.
+    """Parse a name such as `meta-llama/Llama-3.2-1B-Instruct`.
 
-    `parameters` is the true number of weights, 0 where it is unknown: a size that is far from it is no size but part of the
-    finetune's name, most often a context length. For an adapter it is negative: its model has more weights than that.
+    `parameters` is the true number of weights, 0 if unknown. A size that is far from it is taken for part of the finetune's
+    name, most often a context length. For an adapter `parameters` is negative: the base model has more weights than that.
     """
     if " " in model_id:
         return ModelId(name=model_id)
@@ -103,8 +103,10 @@ def _classify_size(word: _Word, parameters: int) -> None:
 
 
 def _is_far_off(size: str, parameters: int) -> bool:
-    """Whether a size such as 7B is further than 7/8 of the model from it; of an adapter, less than an eighth of what it is
-    for. A size in words is never far off."""
+    """Whether a size such as 7B differs from the number of weights by more than 7/8 of it.
+
+    For an adapter: whether it is less than an eighth of the adapted weights. A size in words is never far off.
+    """
     try:
         claimed = float(size[:-1]) * 1000.0 ** " KMBT".find(size[-1])
     except ValueError:
@@ -113,7 +115,7 @@ def _is_far_off(size: str, parameters: int) -> bool:
 
 
 def _prefer_numeric_sizes(words: Sequence[_Word]) -> None:
-    """Where a size is given in numbers, sizes in words are not sizes."""
+    """Discard sizes in words where there is one in numbers."""
     sizes = [word for word in words if "size_label" in word.kinds]
     if any(letter.isdecimal() for word in sizes for letter in word.text):
         for word in sizes:
@@ -122,7 +124,7 @@ def _prefer_numeric_sizes(words: Sequence[_Word]) -> None:
 
 
 def _mark_basename(words: Sequence[_Word]) -> None:
-    """The base name is what stands at the front; what nothing else explains behind it is the finetune."""
+    """Mark the base name, which is at the front. Later words without a kind belong to the finetune."""
     at_start = True
     for word in words:
         if at_start and ((not word.kinds and word.text[0].isalpha()) or "version" in word.kinds):
@@ -131,22 +133,22 @@ def _mark_basename(words: Sequence[_Word]) -> None:
             at_start = False
             if not word.kinds:
                 word.kinds.add("finetune")
-    for word in reversed(words):  # a version at its end is not part of it
+    for word in reversed(words):  # a version at the end of the base name is not part of it
         if "basename" not in word.kinds or len(word.kinds) == 1:
             break
         word.kinds.discard("basename")
 
 
 def title(name: str) -> str:
-    """A name as a title: words in lower case get a capital, versions and acronyms stay."""
+    """A name in title case. Versions, acronyms and words in mixed case stay."""
     words = name.strip().replace("-", " ").split()
     return " ".join(word.title() if word.islower() and not _KEEPS_ITS_CASE.fullmatch(word) else word for word in words)
 
 
 def count_parameters(tensors: Sequence[TensorInfo]) -> tuple[int, str]:
-    """The number of weights, and the size label they make: `1.1B`, or for experts as `8x7B` the size of one path.
+    """The number of weights, and the size label: `1.1B`, or `8x7B` for a mixture of experts.
 
-    An expert's weights count once in the label, since that is how such models are called.
+    The label of a mixture of experts counts one expert of each layer, as is usual in names of models.
     """
     experts = [tensor for tensor in tensors if "_exps." in tensor.name and len(tensor.shape) >= 3 and tensor.size]
     total = sum(tensor.size for tensor in tensors)
@@ -158,7 +160,7 @@ def count_parameters(tensors: Sequence[TensorInfo]) -> tuple[int, str]:
 
 
 def rounded(count: int, digits: int = 2) -> str:
-    """A count as people say it, with at least `digits` digits: 1.1B, 135M, 260K."""
+    """A count with at least `digits` digits and a suffix: 1.1B, 135M, 260K."""
     factor, suffix = next((factor, suffix) for above, factor, suffix in _SUFFIXES if count > above)
     scaled = count * factor
     decimals = max(digits - len(str(round(scaled)).lstrip("0")), 0)

@@ -1,7 +1,7 @@
-"""The metadata of a quantized file: the source's, with what quantizing changes, in llama-quantize's order.
+"""The metadata of a quantized file: those of the source with llama-quantize's changes, in its order.
 
-Keys that are set move to the end, as they do in `gguf.cpp`, where setting is removing and appending: two files can only be
-equal byte for byte if their keys come in the same order. Source: `llama_model_quantize_impl` of llama.cpp.
+A key that is set moves to the end, as in `gguf.cpp`, which removes and appends it. Files can only be equal byte for byte if
+their keys are in the same order. Source: `llama_model_quantize_impl` of llama.cpp.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ QUANTIZATION_VERSION: Final = 2
 """The version of the packed types, `GGML_QNT_VERSION` of `ggml.h`."""
 
 GUESSED: Final = 1024
-"""Added to a file type that was told from the tensors. Source: `LLAMA_FTYPE_GUESSED`."""
+"""Added to a file type that was guessed from the tensors. Source: `LLAMA_FTYPE_GUESSED`."""
 
 _FILE_TYPE: Final = "general.file_type"
 
@@ -38,8 +38,8 @@ def quantized_metadata(
 ) -> Metadata:
     """The metadata of the file that `recipe` makes of a source with the metadata `source`.
 
-    `overrides` are a user's own, which planning must have seen as well. `tensors` are the source's, needed where the recipe
-    keeps the file type and the source does not say it.
+    overrides   the user's entries, with which the plan must have been made too
+    tensors     those of the source, to guess a file type that the recipe keeps and the source does not have
     """
     metadata = dict(source)
     file_type = _kept_file_type(source, tensors) if recipe.file_type is None else recipe.file_type
@@ -52,10 +52,10 @@ def quantized_metadata(
 
 
 def parse_metadata_override(text: str) -> tuple[str, Field]:
-    """Read `KEY=TYPE:VALUE`, where the type is `int`, `float`, `bool` or `str`. Whole numbers become UINT32.
+    """Parse `KEY=TYPE:VALUE`, where the type is `int`, `float`, `bool` or `str`. An `int` becomes UINT32.
 
     Raises:
-        UsageError: if the text is not of this form, the value not of the type, or the key says how a model is split.
+        UsageError: if the argument is not of this form, the value is not of the type, or the key describes a split.
     """
     key, separator, typed = text.partition("=")
     kind, colon, value = typed.partition(":")
@@ -64,7 +64,7 @@ def parse_metadata_override(text: str) -> tuple[str, Field]:
         hint = f"the types are {', '.join(_OVERRIDE_TYPES)}"
         raise UsageError(f"{clipped(repr(text))} is not of the form KEY=TYPE:VALUE", hint=hint)
     if key in gguf_parts.KEYS:
-        raise UsageError(f"{key} is set by what splits a model", hint="--split-max-size SIZE")
+        raise UsageError(f"{key} is set when a model is split, and cannot be overridden", hint="--split-max-size SIZE")
     try:
         return key, parse(value)
     except ValueError:
@@ -72,7 +72,10 @@ def parse_metadata_override(text: str) -> tuple[str, Field]:
 
 
 def _kept_file_type(source: Mapping[str, Field], tensors: Iterable[TensorInfo]) -> int:
-    """The file type of a source: what it says, or what most of its tensors are; of equals, what was first that often."""
+    """The file type of a source: its metadata's, else a guess from the most frequent tensor type.
+
+    Of equally frequent types the one that reaches that count first in file order is taken, as in llama.cpp.
+    """
     if _FILE_TYPE in source:
         return whole_number(source, _FILE_TYPE, 0)
     counts: Counter[str] = Counter()

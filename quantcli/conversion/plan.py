@@ -1,8 +1,8 @@
-"""The plan: which type each tensor gets, and why, from names, shapes and metadata alone.
+"""The plan: the type of each tensor and the reason for it, from names, shapes and metadata alone.
 
-A plan is a pure function; `--dry-run` prints it, the converter carries it out. It equals what llama-quantize decides
-(`llama_tensor_get_type` and what surrounds it in `src/llama-quant.cpp` of llama.cpp), with two differences: a pattern that
-matches no tensor is an error, and patterns also work where the base type is F32, F16 or BF16.
+Planning is a pure function. `--dry-run` prints the plan, the converter executes it. The types are those of llama-quantize
+(`llama_tensor_get_type` and its callers in `src/llama-quant.cpp` of llama.cpp), with two differences. A pattern that
+matches no tensor is an error. Patterns also apply if the base type is F32, F16 or BF16.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from quantcli.kernels.types import TYPES, BlockType, block_type
 
 @dataclass(frozen=True)
 class Override:
-    """Gives `type` to every tensor whose name `pattern` is found in."""
+    """Gives `type` to every tensor whose name matches `pattern` anywhere."""
 
     pattern: re.Pattern[str]
     type: BlockType
@@ -33,12 +33,12 @@ class Override:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanOptions:
-    """What a user may ask for beyond the recipe."""
+    """A user's options for the plan, besides the recipe."""
 
     importance: Mapping[str, int] | None = None
-    """The tensors an importance matrix has values for, and how many; None without an importance matrix."""
+    """Tensor name -> how many values the importance matrix has for it; None without an importance matrix."""
     overrides: Sequence[Override] = ()
-    """The first that matches a tensor wins over the recipe's rules."""
+    """The first that matches a tensor takes precedence over the recipe's rules."""
     output_tensor_type: BlockType | None = None
     token_embedding_type: BlockType | None = None
     pure: bool = False
@@ -46,7 +46,7 @@ class PlanOptions:
     leave_output_tensor: bool = False
     allow_requantize: bool = False
     no_fallback: bool = False
-    """Refuse a model with rows that do not divide into the blocks of their type, instead of falling back to another."""
+    """Refuse a model with rows that do not divide into the blocks of their type, instead of using a fallback type."""
 
 
 DEFAULT_OPTIONS: Final = PlanOptions()
@@ -54,27 +54,26 @@ DEFAULT_OPTIONS: Final = PlanOptions()
 
 @dataclass(frozen=True)
 class PlannedTensor:
-    """A tensor of the output, in the order of the file. `shape` is in NumPy order (the row length last)."""
+    """A tensor of the output. `shape` is in NumPy order, the row length last."""
 
     name: str
     shape: tuple[int, ...]
     source_type: BlockType
     type: BlockType
     reason: str
-    """Why this type, in a sentence for people."""
+    """The reason for the type, for users."""
     rule: str
-    """What decided: `keep`, `option`, `override`, `base`, or a rule's place in `recipes.toml` such as `Q4_K_M[1]`."""
+    """What chose it: `keep`, `option`, `override`, `base`, or a rule's place in `recipes.toml` such as `Q4_K_M[1]`."""
     wanted: BlockType
-    """The type decided on, of which `type` is a fallback where they differ."""
+    """The type that was chosen before the row length was looked at. `type` differs from it if it is a fallback."""
     importance: bool
-    """Whether the importance matrix has values that guide this tensor's quantization."""
+    """Whether the tensor is quantized with values of the importance matrix."""
     importance_required: bool
-    """Whether the tensor may not be written without such values."""
+    """Whether the tensor must not be written without such values."""
     origin: str = ""
-    """How the checkpoint has the tensor, if it is quantized in a way that GGUF does not have: `GPTQ 4-bit`."""
+    """The quantization method of the checkpoint's tensor, if GGUF does not have its format: `GPTQ 4-bit`."""
     exact: bool = False
-    """Whether the weights lie on the grid of `type` already: what is written, rounded to `source_type`, is the checkpoint's
-    numbers."""
+    """Whether the weights already lie on the grid of `type`. Their round trip, rounded to `source_type`, is then exact."""
 
     @property
     def info(self) -> TensorInfo:
@@ -88,15 +87,15 @@ class PlannedTensor:
 
     @property
     def fallback_bytes(self) -> int:
-        """Bytes the fallback costs beyond the wanted type, 0 without a fallback."""
+        """Bytes of the tensor beyond those in the wanted type; 0 without a fallback."""
         return self.nbytes - self.info.size * self.wanted.block_bytes // self.wanted.block_length
 
 
 def parse_override(text: str) -> Override:
-    """Read `REGEX=TYPE`. The expression is searched in tensor names and taken in lower case, as llama-quantize does.
+    """Parse `REGEX=TYPE`. The expression is lower-cased and may match anywhere in a name, as in llama-quantize.
 
     Raises:
-        UsageError: if a part is missing, the expression is malformed or the type cannot hold weights.
+        UsageError: if a part is missing, the expression is malformed, or the type is not for weights.
     """
     pattern, separator, name = text.partition("=")
     if not (pattern and separator and name):
@@ -108,7 +107,7 @@ def parse_override(text: str) -> Override:
 
 
 def parse_overrides(text: str) -> list[Override]:
-    """Read a file of overrides: `REGEX=TYPE`, separated by blanks or line ends, which are those of ASCII as in llama.cpp.
+    """Parse the contents of a file of overrides: `REGEX=TYPE`, separated by ASCII whitespace as in llama.cpp.
 
     Raises:
         UsageError: as `parse_override` does.
@@ -117,10 +116,10 @@ def parse_overrides(text: str) -> list[Override]:
 
 
 def weight_type(name: str) -> BlockType:
-    """The type called `name`, whatever the case, if it can hold the weights of a model.
+    """The type called `name`, in any case, if it can hold the weights of a model.
 
     Raises:
-        UsageError: if there is none, or it is one for intermediate results.
+        UsageError: if there is none, or it is a type of activations only.
     """
     try:
         found = block_type(name)
@@ -139,13 +138,13 @@ def make_plan(
 ) -> list[PlannedTensor]:
     """Decide the type of every tensor of a model, in the order in which they are written.
 
-    Of `metadata`, `general.architecture` and the counts of blocks, heads and experts matter. Whether the plan may be
-    carried out is for `check_plan` to say.
+    Of `metadata`, `general.architecture` and the counts of blocks, heads and experts are used. `check_plan` says whether
+    the plan may be executed.
 
     Raises:
-        UsageError: if an override matches nothing, or a type asked for does not fit.
-        UnsupportedError: if no type fits a tensor's rows, or only one that `no_fallback` forbids.
-        ModelError: if the importance matrix was made from another model, or a name does not tell the layer.
+        UsageError: if an override matches no tensor, or rows do not divide into the blocks of a requested type.
+        UnsupportedError: if no type fits a tensor's rows, or only a fallback that `no_fallback` forbids.
+        ModelError: if the importance matrix was made from another model, or a name has no layer number.
     """
     _check_overrides(tensors, recipe, options)
     facts = model_facts(metadata, recipe.policy, importance=options.importance is not None)
@@ -154,11 +153,11 @@ def make_plan(
 
 
 def check_plan(plan: Sequence[PlannedTensor], options: PlanOptions = DEFAULT_OPTIONS) -> None:
-    """Refuse what llama-quantize refuses when it carries a plan out. A dry run shows such a plan without asking here.
+    """Refuse what llama-quantize refuses when it executes a plan. A dry run shows such a plan without this check.
 
     Raises:
         UsageError: if a type needs importance values and has none, or a quantized tensor would be quantized again
-            without leave.
+            without `allow_requantize`.
         UnsupportedError: if a tensor's source type cannot be converted.
     """
     unguided = [tensor for tensor in plan if tensor.importance_required and not tensor.importance]
@@ -172,7 +171,7 @@ def check_plan(plan: Sequence[PlannedTensor], options: PlanOptions = DEFAULT_OPT
     if foreign:
         types = f"{foreign[0].source_type.name} to {foreign[0].type.name}"
         raise UnsupportedError(f"{_named(foreign)}: there is no conversion from {types}")
-    # A checkpoint in which somebody has quantized already is all there is to convert; a GGUF file has an original.
+    # A quantized GGUF file was made from an original. A quantized checkpoint may have none, so it may be requantized.
     quantized = [tensor for tensor in converted if tensor.source_type.is_quantized and not tensor.origin]
     if quantized and not options.allow_requantize:
         raise UsageError(
@@ -182,7 +181,7 @@ def check_plan(plan: Sequence[PlannedTensor], options: PlanOptions = DEFAULT_OPT
 
 
 def without_importance(plan: Sequence[PlannedTensor]) -> list[PlannedTensor]:
-    """The tensors that are quantized with no importance values to guide it: worth a note where a matrix is given."""
+    """The tensors that are quantized without importance values. The CLI mentions them if an importance matrix is given."""
     return [
         tensor
         for tensor in plan
@@ -191,7 +190,7 @@ def without_importance(plan: Sequence[PlannedTensor]) -> list[PlannedTensor]:
 
 
 def quantized_twice(plan: Sequence[PlannedTensor]) -> list[PlannedTensor]:
-    """The tensors that were quantized in the checkpoint and are again, at a loss: worth a note."""
+    """The tensors that are quantized in the checkpoint and are quantized again with a loss. The CLI mentions them."""
     return [
         tensor
         for tensor in plan
@@ -200,17 +199,17 @@ def quantized_twice(plan: Sequence[PlannedTensor]) -> list[PlannedTensor]:
 
 
 def repacked_exactly(plan: Sequence[PlannedTensor]) -> list[PlannedTensor]:
-    """The tensors whose weights lie on the grid of their type already: worth a note, since nothing of them is lost."""
+    """The tensors whose round trip is exact, since they lie on the grid of their type. The CLI mentions them."""
     return [tensor for tensor in plan if tensor.exact]
 
 
 def file_order(name: str) -> tuple[int, str]:
-    """The sort key of a tensor in the output: tensors of no block first, then block by block, each by name."""
+    """The sort key of a tensor in the output: tensors outside blocks first, then block by block, each by name."""
     return layer_of(name), name
 
 
 def model_facts(metadata: Mapping[str, Field], policy: Policy, *, importance: bool) -> ModelFacts:
-    """What the rules may ask about the model that `metadata` describes."""
+    """The facts that rules may test, for the model that `metadata` describes."""
     named = metadata.get("general.architecture")
     architecture = str(named.value) if named else ""
 
@@ -232,10 +231,10 @@ def model_facts(metadata: Mapping[str, Field], policy: Policy, *, importance: bo
 
 
 def whole_number(metadata: Mapping[str, Field], key: str, default: int) -> int:
-    """The whole number of a key, or the first of an array that has one for each layer.
+    """The integer of a key, or the first of an array with one for each layer; `default` without the key.
 
     Raises:
-        ModelError: if the key has none.
+        ModelError: if the value is not an integer.
     """
     if key not in metadata:
         return default
@@ -248,7 +247,7 @@ def whole_number(metadata: Mapping[str, Field], key: str, default: int) -> int:
 
 def _check_overrides(tensors: Sequence[TensorInfo], recipe: Recipe, options: PlanOptions) -> None:
     if recipe.base is None and options.overrides:
-        raise UsageError(f"{recipe.name} leaves every tensor as it is, and takes no tensor types")
+        raise UsageError(f"{recipe.name} copies every tensor, so tensor types cannot be overridden")
     for override in options.overrides:
         if not any(override.pattern.search(tensor.name) for tensor in tensors):
             raise UsageError(
@@ -259,7 +258,7 @@ def _check_overrides(tensors: Sequence[TensorInfo], recipe: Recipe, options: Pla
 
 @dataclass(frozen=True)
 class _Choice:
-    """A decision before the shape is looked at. `exact` forbids a fallback."""
+    """A chosen type, before the row length is looked at. `exact` forbids a fallback."""
 
     type: BlockType
     rule: str
@@ -268,7 +267,7 @@ class _Choice:
 
 
 class _Planner:
-    """Plans the tensors of one model one after another, counting those of each role that rules have judged."""
+    """Plans the tensors of one model in file order, counting for each role those that the rules were asked about."""
 
     def __init__(self, tensors: Sequence[TensorInfo], model: ModelFacts, recipe: Recipe, options: PlanOptions) -> None:
         self._model = model
@@ -300,7 +299,7 @@ class _Planner:
         return dataclasses.replace(planned, reason=f"{choice.reason}; {_fallback_reason(planned)}")
 
     def _kept(self, tensor: TensorInfo, role: Role | None) -> _Choice | None:
-        """The choice of a tensor that is not converted at all."""
+        """The choice for a tensor that keeps its type; None if it is converted."""
 
         def because(reason: str) -> _Choice:
             return _Choice(tensor.type, "keep", f"kept as {tensor.type.name}: {reason}")
@@ -310,14 +309,14 @@ class _Planner:
         if _dimensions(tensor) < 2:
             return because("it has one dimension")
         if self._options.leave_output_tensor and role and role.name == "output":
-            return because("the output tensor is to be left")
+            return because("--leave-output-tensor keeps the output")
         if self._recipe.base is TYPES["F32"] and tensor.type.name in ("F16", "BF16"):
-            return None  # nothing is lost, and the reference's converter leaves nothing narrower in such a file
+            return None  # nothing is lost, and llama.cpp's converter writes an F32 file without F16 or BF16 tensors
         kept = (keep for keep in self._recipe.policy.keep if keep.applies(tensor.name, self._model.architecture))
         return next((because(keep.reason) for keep in kept), None)
 
     def _choose(self, tensor: TensorInfo, role: Role | None) -> _Choice:
-        """Options for a role first, then overrides, then rules, then the base type."""
+        """The choice for a tensor: by an option for its role, else an override, else a rule, else the base type."""
         base = self._recipe.base
         assert base is not None
         override = next((entry for entry in self._options.overrides if entry.pattern.search(tensor.name)), None)
@@ -360,7 +359,7 @@ class _Planner:
         return _Choice(rule.type, rule.id, reason.rstrip())
 
     def _fit(self, tensor: TensorInfo, choice: _Choice) -> BlockType:
-        """The wanted type, or the fallback for a row that does not divide into its blocks."""
+        """The chosen type, or a fallback if the rows do not divide into its blocks."""
         fitting = self._recipe.policy.fit(choice.type, tensor.row_length)
         if fitting is choice.type:
             return fitting
@@ -368,7 +367,7 @@ class _Planner:
         if choice.exact:
             raise UsageError(what, hint=f"{fitting.name} would fit" if fitting else None)
         if fitting is None or self._options.no_fallback:
-            hint = f"{fitting.name} would take over without --no-fallback" if fitting else "choose another --type"
+            hint = f"without --no-fallback it becomes {fitting.name}" if fitting else "choose another --type"
             raise UnsupportedError(what, hint=hint)
         return fitting
 
@@ -388,7 +387,7 @@ class _Planner:
         expected = tensor.row_length * _matrices(tensor)
         if count is None or count == expected:
             return count is not None
-        # The rows of an embedding are looked up, not multiplied: values for it are those of a tied output.
+        # The input embedding is a table, not a matrix product: values for it were collected on a tied output.
         if role and role.name == "token_embedding":
             return False
         raise ModelError(
@@ -402,7 +401,7 @@ def _named(tensors: Sequence[PlannedTensor]) -> str:
 
 
 def _dimensions(tensor: TensorInfo) -> int:
-    """Dimensions as ggml counts them: leading ones (its trailing ones) do not."""
+    """The number of dimensions as ggml counts them, without leading ones (ggml's order: trailing ones)."""
     lengths = list(tensor.shape)
     while len(lengths) > 1 and lengths[0] == 1:
         del lengths[0]
@@ -410,7 +409,7 @@ def _dimensions(tensor: TensorInfo) -> int:
 
 
 def _matrices(tensor: TensorInfo) -> int:
-    """How many matrices are stacked in a tensor: the experts."""
+    """The number of matrices stacked in a tensor, such as experts."""
     return tensor.shape[-3] if len(tensor.shape) > 2 else 1
 
 

@@ -1,7 +1,7 @@
-"""Leave layers out: the tensors of some blocks go, those behind them move up.
+"""Prune layers: remove the tensors of some blocks and renumber the later blocks, as llama-quantize's `--prune-layers`.
 
-As llama-quantize does with `--prune-layers`. The plan of what is left is made with the metadata of the whole model: rules
-that speak of a share of the layers count those it had. Source: `remap_layer` in `src/llama-quant.cpp` of llama.cpp.
+The rest is planned with the metadata of the whole model: rules for a fraction of the layers count those of the whole model.
+Source: `remap_layer` in `src/llama-quant.cpp` of llama.cpp.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _BLOCK: Final = re.compile(r"blk\.(\d+)\.")
 
 
 def parse_layers(text: str) -> frozenset[int]:
-    """Read layer numbers separated by commas.
+    """Parse layer numbers separated by commas.
 
     Raises:
-        UsageError: if one is no number.
+        UsageError: if one is not a number.
     """
     words = [word.strip() for word in text.split(",")]
     if not all(_LAYER.fullmatch(word) for word in words):
@@ -35,10 +35,10 @@ def parse_layers(text: str) -> frozenset[int]:
 
 
 def pruned_names(names: Iterable[str], layers: Collection[int]) -> dict[str, str]:
-    """The names that are left without `layers`, each with the name it gets.
+    """Old name -> new name of every tensor that is kept without `layers`.
 
     Raises:
-        UsageError: if a layer does not exist, or none would be left.
+        UsageError: if a layer does not exist, or no layer would be left.
     """
     blocks = {name: _block(name) for name in names}
     existing = {block for block in blocks.values() if block is not None}
@@ -57,18 +57,18 @@ def pruned_names(names: Iterable[str], layers: Collection[int]) -> dict[str, str
 
 
 def prune_tensors(tensors: Mapping[str, AnyTensor], names: Mapping[str, str]) -> dict[str, AnyTensor]:
-    """The tensors that are left, under the names of `pruned_names`."""
+    """The tensors that are kept, under their new names. `names` is that of `pruned_names`."""
     return {new: dataclasses.replace(tensors[old], name=new) for old, new in names.items()}
 
 
 def prune_importance(imatrix: Imatrix, names: Mapping[str, str]) -> Imatrix:
-    """The importance values of the tensors that are left, under their new names."""
+    """The importance values of the tensors that are kept, under their new names."""
     entries = {new: imatrix.entries[old] for old, new in names.items() if old in imatrix.entries}
     return dataclasses.replace(imatrix, entries=entries)
 
 
 def pruned_block_count(architecture: str, names: Mapping[str, str]) -> dict[str, Field]:
-    """The one metadata entry that tells how many layers are left; it is set after all others."""
+    """The metadata entry with the number of layers that are kept. It is set after all others."""
     left = {_block(new) for new in names.values()} - {None}
     return {f"{architecture}.block_count": u32(len(left))}
 

@@ -1,4 +1,4 @@
-"""The recipes of `recipes.toml`, checked and ready to be asked: which rule speaks of a tensor."""
+"""The recipes of `recipes.toml`, parsed and checked: which rule applies to a tensor."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from quantcli.kernels.types import BlockType, block_type
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFacts:
-    """What rules may ask about a model. The facts are explained in `recipes.toml`, under its conditions."""
+    """The facts about a model that rules may test. `recipes.toml` explains them above its conditions."""
 
     architecture: str = ""
     blocks: int = 0
@@ -35,7 +35,7 @@ class ModelFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class TensorFacts(ModelFacts):
-    """What rules may ask about a tensor of a model; `role` is the one it plays, perhaps another's."""
+    """The facts about a tensor that rules may test. `role` may be the role it stands in for."""
 
     name: str
     role: Role | None
@@ -48,29 +48,29 @@ class TensorFacts(ModelFacts):
 
     @property
     def total(self) -> int:
-        """What `position` is counted against."""
+        """The number of layers, or of tensors of the role, that `position` is out of."""
         return self.role_tensors if self.role and self.role.counted_by == "tensors" else self.blocks
 
     @cached_property
     def position(self) -> int:
-        """Where in the model this tensor stands among those of its role.
+        """The position of the tensor among those of its role: the layer number in a mixture of experts, else a count.
 
-        Experts may be spread over several tensors of a layer, so that counting tensors would not find the layer.
+        The experts of a layer may be several tensors, so that counting tensors does not give the layer.
 
         Raises:
-            ModelError: if the position is a layer and the name does not tell a layer of the model.
+            ModelError: if the position is a layer number, and the name has none of this model.
         """
         if self.experts <= 1 or self.role is None or self.role.counted_by == "tensors":
             return self.occurrence
         layer = layer_of(self.name)
         if not 0 <= layer < self.blocks:
-            raise ModelError(f"tensor {self.name!r}: its name tells no layer between 0 and {self.blocks - 1}")
+            raise ModelError(f"tensor {self.name!r}: its name has no layer number from 0 to {self.blocks - 1}")
         return layer
 
 
 @dataclass(frozen=True)
 class BlockCounts:
-    """Hyperparameters that tell how many blocks a model has."""
+    """The hyperparameters that the number of blocks is computed from."""
 
     block_count: int
     num_loops: int
@@ -90,14 +90,14 @@ FACTS: Final = frozenset(
 
 
 def layer_of(name: str) -> int:
-    """The block a tensor belongs to by its name, -1 for tensors of no block."""
+    """The number of the block that a tensor belongs to by its name; -1 outside blocks."""
     found = re.match(r"blk\.(\d+)", name)
     return int(found[1]) if found else -1
 
 
 @dataclass(frozen=True)
 class Keep:
-    """Tensors that are never quantized: those whose name `pattern` is found in, in these architectures (or all)."""
+    """Tensors that are never quantized: those whose name matches `pattern`, in `architectures` or, if empty, in all."""
 
     reason: str
     pattern: re.Pattern[str]
@@ -112,7 +112,7 @@ class Keep:
 
 @dataclass(frozen=True)
 class Clause:
-    """A named condition in a rule, or its opposite."""
+    """A named condition of a rule, or its negation."""
 
     name: str
     test: Expression = field(repr=False, compare=False)
@@ -120,7 +120,7 @@ class Clause:
     negated: bool = False
 
     def holds(self, facts: TensorFacts) -> bool:
-        """Whether this is so for a tensor."""
+        """Whether the condition holds for a tensor."""
         return bool(self.test.evaluate(facts, "recipes.toml")) != self.negated
 
 
@@ -135,7 +135,7 @@ class Rule:
     clauses: tuple[Clause, ...] = ()
 
     def applies(self, facts: TensorFacts) -> bool:
-        """Whether the rule speaks of this tensor."""
+        """Whether the rule applies to a tensor."""
         return (
             (not self.roles or (facts.role is not None and facts.role.name in self.roles))
             and (self.name is None or self.name.search(facts.name) is not None)
@@ -144,27 +144,27 @@ class Rule:
 
     @property
     def circumstances(self) -> str:
-        """When the rule applies, in words; the absence of something goes without saying."""
+        """The conditions of the rule in words, without the negated ones."""
         return " ".join(clause.says for clause in self.clauses if not clause.negated)
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What all recipes share."""
+    """The tables that all recipes share."""
 
     roles: Mapping[str, Role]
     blocks: Mapping[str, Expression]
-    """By architecture, how many blocks a model has that says so otherwise than by `block_count`, from `BlockCounts`."""
+    """Architecture -> the number of blocks as an expression in `BlockCounts`, where it is not `block_count`."""
     keep: tuple[Keep, ...]
     fallbacks: Mapping[BlockType, BlockType]
     importance_exempt: tuple[str, ...]
 
     def role_of(self, name: str) -> Role | None:
-        """The role of the tensor `name`, None for one that no rule speaks of."""
+        """The role of the tensor `name`; None if it has none."""
         return role_of(name, self.roles)
 
     def fit(self, type: BlockType, row: int) -> BlockType | None:
-        """`type`, or the first of its fallbacks whose blocks a row of `row` weights divides into; None without any."""
+        """`type`, or its first fallback whose block length divides `row` weights; None if there is none."""
         fitting: BlockType | None = type
         while fitting and row % fitting.block_length:
             fitting = self.fallbacks.get(fitting)
@@ -173,11 +173,11 @@ class Policy:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A file type: what `--type` takes.
+    """A file type, as `--type` takes it.
 
-    `file_type` is the number of `general.file_type`. `base` is the type of the tensors no rule speaks of; None, as in COPY,
-    for a recipe that leaves every tensor and the file type as they are. `importance_required` are the types that this
-    recipe refuses to use without an importance matrix.
+    file_type             the number in `general.file_type`
+    base                  the type of tensors that no rule applies to; None, as in COPY, to keep all types and the file type
+    importance_required   the types that this recipe does not use without an importance matrix
     """
 
     name: str
@@ -193,7 +193,7 @@ def load_recipes(text: str) -> dict[str, Recipe]:
     """Every recipe of a TOML document laid out as `recipes.toml`, by name, in the order of the document.
 
     Raises:
-        ValueError: if the document speaks of a role, condition, fact, list or type that does not exist.
+        ValueError: if the document names a role, condition, fact, list or type that does not exist.
     """
     document = tomllib.loads(text)
     roles = read_roles(document)
@@ -210,10 +210,10 @@ def load_recipes(text: str) -> dict[str, Recipe]:
 
 
 def find_recipe(name: str) -> Recipe:
-    """The recipe called `name`, or of which it is an alias, whatever the case.
+    """The recipe with the name or alias `name`, in any case.
 
     Raises:
-        UsageError: for a name that no recipe has; the hint gives the nearest names.
+        UsageError: for an unknown name; the hint gives the nearest names.
     """
     wanted = name.upper()
     for recipe in RECIPES.values():
@@ -253,7 +253,7 @@ def _recipe(
 
 
 class _RuleParser:
-    """Reads lists of rules: splices the shared lists in, and resolves the names of roles, conditions and types."""
+    """Parses lists of rules: expands shared lists, and resolves the names of roles, conditions and types."""
 
     def __init__(self, document: Mapping[str, Any], roles: Mapping[str, Role]) -> None:
         self._shared: Mapping[str, list[Any]] = document["rules"]
@@ -264,14 +264,14 @@ class _RuleParser:
         }
 
     def rules(self, owner: str, entries: Sequence[Any]) -> Iterator[Rule]:
-        """The rules of the list `owner`, with those of the lists it names in their place."""
+        """The rules of the list `owner`. A name of a shared list is replaced by its rules."""
         for index, entry in enumerate(entries):
             if isinstance(entry, dict):
                 yield self._rule(f"{owner}[{index}]", entry)
             elif entry in self._shared:
                 yield from self.rules(entry, self._shared[entry])
             else:
-                raise ValueError(f"{owner}: no shared rules {entry!r}")
+                raise ValueError(f"{owner}: no shared list of rules is called {entry!r}")
 
     def _rule(self, id: str, entry: Mapping[str, Any]) -> Rule:
         unknown = entry.keys() - {"role", "name", "if", "type"}

@@ -1,4 +1,4 @@
-"""What is asked of a conversion, as a value: it can be kept, compared, and sent to another process."""
+"""A conversion request, as a value that can be compared, pickled and sent to another process."""
 
 from __future__ import annotations
 
@@ -7,27 +7,30 @@ from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 
-from quantcli.conversion.changes import NO_CHANGES, Changes
 from quantcli.conversion.lora import AdapterRequest
+from quantcli.conversion.model_changes import NO_CHANGES, Changes
 from quantcli.conversion.plan import DEFAULT_OPTIONS, PlanOptions
 from quantcli.formats.imatrix import Imatrix
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """A model, and the files that are to be made of it.
+    """A model, and the files to make of it.
 
-    model               a path, or where it is a string and no such path exists, a model of the Hugging Face hub, ORG/NAME
-                        or ORG/NAME@REVISION
-    types               names such as `Q4_K_M`; a file for each
-    output              a file, or an existing directory; by default `MODEL-TYPE.gguf` in the current directory. For several
-                        types a directory, or a name with `{type}` in it
-    options, imatrix    guide the plan
-    changes             are made to the model first, after `adapters` are merged into it
-    architecture_file   describes an architecture that is not known; `pre_tokenizer` names a pre-tokenizer likewise
-    as_reference        write what llama.cpp's tools write, also where that is wrong: docs/departures.md
+    model               a path; or, as a string that is not an existing path, a model of the Hugging Face hub: ORG/NAME or
+                        ORG/NAME@REVISION
+    types               names such as `Q4_K_M`, one file for each
+    output              a file or an existing directory; by default `MODEL-TYPE.gguf` in the current directory. For several
+                        types a directory, or a file name with `{type}` in it
+    options             options of the plan
+    imatrix             the importance matrix
+    changes             changes to the model, applied after `adapters` are merged
+    adapters            LoRA adapters to merge
+    architecture_file   describes an unknown architecture
+    pre_tokenizer       the name of the pre-tokenizer, if it is not recognised
+    as_reference        write what llama.cpp's tools write, even where that is wrong: docs/departures.md
     max_part_bytes      split each output into parts of at most so many bytes of tensors: `NAME-00001-of-00003.gguf`
-    remote              read a model of the hub where it is, without downloading it
+    remote              read a model of the hub without downloading it
     overwrite           replace existing outputs
     """
 

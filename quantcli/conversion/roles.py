@@ -1,6 +1,6 @@
-"""What tensors are by their names, and what file types are called: what of `recipes.toml` is asked without its rules.
+"""The roles of tensors by name, and the names of file types: the parts of `recipes.toml` that need no rules.
 
-Apart from `recipes` so that showing a file does not wait for every rule of every recipe to be read and checked.
+Separate from `recipes`, so that inspecting a file does not wait until all rules of all recipes are parsed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class Role:
-    """What a tensor is to the rules; the fields are explained in `recipes.toml`."""
+    """The role of a tensor, which rules select by. `recipes.toml` explains the fields."""
 
     name: str
     pattern: re.Pattern[str]
@@ -32,24 +32,24 @@ def recipe_text() -> str:
 
 
 def read_roles(document: Mapping[str, Any]) -> dict[str, Role]:
-    """The roles of a document laid out as `recipes.toml`, by name, in its order."""
+    """Name -> role of a document laid out as `recipes.toml`, in its order."""
     return {name: _role(name, **entry) for name, entry in document["roles"].items()}
 
 
 @cache
 def known_roles() -> Mapping[str, Role]:
-    """The roles of `recipes.toml`, by name."""
+    """Name -> role of `recipes.toml`."""
     return read_roles(_document())
 
 
 def role_of(name: str, roles: Mapping[str, Role]) -> Role | None:
-    """The role of the tensor `name`, None for one that no rule speaks of."""
+    """The role of the tensor `name`; None if it has none."""
     return next((role for role in roles.values() if role.pattern.search(name)), None)
 
 
 @cache
 def file_type_names() -> Mapping[int, str]:
-    """The recipes' names by their number in `general.file_type`."""
+    """Number in `general.file_type` -> the name of the recipe."""
     recipes = _document()["recipes"]
     return {entry["file_type"]: name for name, entry in recipes.items() if "file_type" in entry}
 

@@ -1,4 +1,4 @@
-"""What is converted, in GGUF's terms, wherever it came from: named lazy tensors and the metadata that goes with them."""
+"""The source of a conversion in GGUF terms, from a checkpoint or a GGUF file: lazy tensors by name, and metadata."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from quantcli.formats.tensor import FileTensor, Tensor
 
 @dataclass(frozen=True)
 class Source:
-    """A model to be written as GGUF: its tensors under their GGUF names, and its metadata but for what a recipe adds."""
+    """A model to be written as GGUF: its tensors by their GGUF names, and its metadata without what a recipe adds."""
 
     path: Path
     paths: tuple[Path, ...]
-    """The files on this machine that hold the tensors."""
+    """The local files that hold the tensors."""
     architecture: str
     tensors: dict[str, Tensor]
     metadata: Metadata
     source_bytes: int
     """Bytes of the tensors as they are stored."""
     interrupt: Callable[[], None] = field(default=lambda: None, repr=False)
-    """Makes reads fail that wait for a network; for any thread."""
+    """Makes blocking network reads fail. Safe to call from any thread."""
 
 
 @contextmanager
@@ -49,15 +49,20 @@ def open_source(
     adapters: Sequence[AdapterRequest] = (),
     as_reference: bool = False,
 ) -> Iterator[Source]:
-    """Open a checkpoint or a GGUF file for conversion; its files are closed on leaving. A model of the hub is read there.
+    """Open a checkpoint or a GGUF file for conversion. Its files are closed on leaving.
 
-    `model_id` is what a checkpoint is called where its directory does not say it, `ORG/NAME` of the hub;
-    `architecture_file` and `pre_tokenizer` say of a checkpoint what cannot be recognised; a GGUF file says it itself.
-    `adapters` are merged into a checkpoint. With `as_reference` its metadata are those that llama.cpp's converter writes,
-    also where transformers reads the checkpoint otherwise.
+    All arguments but the first are for checkpoints only.
+
+    Args:
+        path: a path, or a model that is read from the hub without downloading it.
+        model_id: the name of the model, where its directory has another: `ORG/NAME` of the hub.
+        architecture_file: describes an unknown architecture.
+        pre_tokenizer: the name of the pre-tokenizer, if it is not recognised.
+        adapters: LoRA adapters to merge.
+        as_reference: write the metadata of llama.cpp's converter, even where transformers reads the checkpoint differently.
 
     Raises:
-        FormatError, UnsupportedError, ModelError: as the readers and the architecture's mapping do.
+        FormatError, UnsupportedError, ModelError: as the readers and the architecture's mapping.
         HubError: if the hub does not give the model.
         UsageError: for adapters beside a GGUF file.
     """
@@ -72,7 +77,7 @@ def open_source(
             yield Source(path, file.paths, name, tensors, file.metadata, stored)
     else:
         with open_checkpoint(path) if isinstance(path, Path) else open_remote(path) as checkpoint:
-            # From here on views: each a checkpoint made of the one before.
+            # Lazy views, each a checkpoint made of the one before.
             decoded = decoded_checkpoint(checkpoint)
             architecture = find_architecture(decoded.config, architecture_file)
             _warn_of_adapter(checkpoint, adapters)
@@ -98,11 +103,11 @@ def _is_gguf(path: Path) -> bool:
 
 
 def _warn_of_adapter(checkpoint: Checkpoint, adapters: Sequence[AdapterRequest]) -> None:
-    """Say that an adapter lies beside the model, with which transformers would load it."""
+    """Warn of an adapter in the model's directory, which transformers would load with the model."""
     directory = checkpoint.directory
     lies_there = checkpoint.file(ADAPTER_CONFIG) is not None
     if lies_there and not any(request.path.resolve() == directory.resolve() for request in adapters):
-        warn(f"{directory}: an adapter lies in this directory and is not part of the output; --lora {directory} merges it")
+        warn(f"{directory}: this directory has an adapter too, which is not merged; --lora {directory} merges it")
 
 
 def checkpoint_metadata(

@@ -1,4 +1,4 @@
-"""Weights that are not finite, or that the type they are converted to cannot hold: how they are found, and what is said."""
+"""Find weights that are NaN or infinite, or that overflow the type they are converted to."""
 
 from __future__ import annotations
 
@@ -14,20 +14,23 @@ from quantcli.kernels.finite import first_not_finite
 from quantcli.kernels.types import BlockType
 
 LARGE: Final = 65504.0
-"""The largest half. Weights of no working model come near it; a block with a larger one is looked at closely."""
+"""The largest float16. Weights of working models are far below it. Blocks with larger weights get a round trip check."""
 
 _LOST: Final = 1 / 1024
-"""The searches for scales compute with squares and products of weights. Where these overflow the block comes back as next
-to nothing though its scale is finite. Where they do not, the largest weight comes back at 1/128 of its size at least."""
+"""A block is lost if its largest weight dequantizes to less than this fraction.
+
+The searches for scales compute squares and products of weights. If these overflow, the block dequantizes to almost nothing,
+though its scale is finite. If they do not, the largest weight dequantizes to at least 1/128 of its size.
+"""
 
 _DAMAGED: Final = "the checkpoint is damaged, or was saved after its training diverged"
 
 _WIDER: Final = (("BF16", 3.3895314e38), ("F32", float(np.finfo(np.float32).max)))
-"""Types that hold larger numbers than others, and the largest of each."""
+"""Types with a wide range, and the largest number of each."""
 
 
 def check_source(tensor: TensorInfo, start: int, values: NDArray[np.float32]) -> bool:
-    """Whether there are large weights among the rows of `tensor` from `start` on, `values`, float32 `(rows, row length)`.
+    """Whether weights are above `LARGE`. `values`, float32 `(rows, row length)`, are rows of `tensor` from `start` on.
 
     Raises:
         ValueRangeError: if one is NaN or infinite.
@@ -42,7 +45,7 @@ def check_source(tensor: TensorInfo, start: int, values: NDArray[np.float32]) ->
 
 
 def check_copied(tensor: TensorInfo, start: int, data: NDArray[np.uint8]) -> None:
-    """Check rows that are written as they are: `data`, uint8 `(rows, row bytes)`, of the rows from `start` on.
+    """Check rows that are copied. `data`, uint8 `(rows, row bytes)`, are rows of `tensor` from `start` on.
 
     Raises:
         ValueRangeError: if a weight or a block's scale is NaN or infinite.
@@ -65,10 +68,12 @@ def check_converted(
     tensor: TensorInfo, start: int, values: NDArray[np.float32], data: NDArray[np.uint8], target: BlockType, *,
     large: bool, weighted: bool,
 ) -> None:  # fmt: skip
-    """Check what became of finite weights.
+    """Check the quantized form of finite weights.
 
-    `values`, float32 `(rows, row length)`, are rows of `tensor` from `start` on, and `data`, uint8, what they are in the
-    type `target`. `large` is what `check_source` says of them; `weighted`, that an importance matrix took part.
+    values     float32 (rows, row length), rows `start` and following of `tensor`
+    data       uint8 (rows, row bytes), the same rows in the type `target`
+    large      the result of `check_source` for them
+    weighted   whether an importance matrix was used
 
     Raises:
         ValueRangeError: if the type cannot hold them.
@@ -87,14 +92,14 @@ def check_converted(
     wider = next((name for name, most in _WIDER if abs(value) <= most))
     hint = f"{wider} holds it: --tensor-type '{tensor.name}={wider}'"
     if weighted and abs(value) <= LARGE:
-        hint = "the importance matrix has values that are too large"
+        hint = "the values of the importance matrix are too large"
     raise ValueRangeError(
         f"tensor {tensor.name!r}: weight {_index(tensor, start + row, column + place)} is {value:.6g}; {what}", hint=hint
     )
 
 
 def _first_lost(values: NDArray[np.float32], data: NDArray[np.uint8], kind: BlockType) -> int:
-    """The first block whose largest weight, a large one, comes back as next to nothing; -1 where there is none."""
+    """The index of the first block that is lost (see `_LOST`) and whose largest weight is above `LARGE`; -1 without any."""
     before, after = (
         np.abs(numbers.reshape(-1, kind.block_length)).max(1) for numbers in (values, rows.dequantize(data, kind))
     )

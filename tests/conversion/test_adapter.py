@@ -168,7 +168,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[QuantcliError], str]] = {
         adapter(pair(Q, 16, 16), invocation_string="<go>"), UnsupportedError, "invocation_string without",
     ),
     "a condition of nonsense": (
-        adapter(pair(Q, 16, 16), alora_invocation_tokens=["x"]), FormatError, "alora_invocation_tokens are not ids",
+        adapter(pair(Q, 16, 16), alora_invocation_tokens=["x"]), FormatError, "alora_invocation_tokens are not token ids",
     ),
 }  # fmt: skip
 
@@ -199,7 +199,7 @@ def test_weights_that_a_pair_cannot_follow(tmp_path: Path) -> None:
 
 
 def test_an_unknown_type(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="'Q4_K' is no type of an adapter"):
+    with pytest.raises(UsageError, match="'Q4_K' is not a type for adapters"):
         convert_adapter(tmp_path, "Q4_K")
 
 

@@ -30,7 +30,7 @@ from quantized_models import (
 from tiny_checkpoint import write_checkpoint
 
 from quantcli.cli.commands.convert import command
-from quantcli.conversion.already_quantized import look_at_weights
+from quantcli.conversion.already_quantized import inspect_weights
 from quantcli.conversion.convert import convert
 from quantcli.conversion.plan import check_plan, make_plan, quantized_twice
 from quantcli.conversion.recipes import find_recipe
@@ -240,7 +240,7 @@ class Breaking(Counted):
 def looked_at(values: np.ndarray, *, read: bool = True) -> tuple[bool, int]:
     tensor = Counted("blk.0.ffn_up.weight", values.shape, TYPES["F32"], values)
     plan = make_plan([tensor], {"general.architecture": string("llama")}, find_recipe("Q4_0"))
-    (planned,) = look_at_weights(plan, {tensor.name: tensor}, 2, read=read)
+    (planned,) = inspect_weights(plan, {tensor.name: tensor}, 2, read=read)
     return planned.exact, sum(tensor.rows_read)
 
 
@@ -249,7 +249,7 @@ def test_a_file_that_breaks_ends_it_at_once() -> None:
     tensor = Breaking("blk.0.ffn_up.weight", grid.shape, TYPES["F32"], grid)
     plan = make_plan([tensor], {"general.architecture": string("llama")}, find_recipe("Q4_0"))
     with pytest.raises(FormatError, match="broken"):
-        look_at_weights(plan, {tensor.name: tensor}, 2)
+        inspect_weights(plan, {tensor.name: tensor}, 2)
     assert sum(tensor.rows_read) < 60_000
 
 

@@ -143,7 +143,7 @@ def test_requests(text: str, path: str, scale: float) -> None:
 
 @pytest.mark.parametrize("text", ["dir:nan", "dir:inf", "dir:-inf"])
 def test_scales_that_are_none(text: str) -> None:
-    with pytest.raises(UsageError, match="is no scale"):
+    with pytest.raises(UsageError, match="is not finite"):
         parse_adapter(text)
 
 
@@ -241,7 +241,7 @@ def test_all_that_does_not_fit_is_told_at_once(tmp_path: Path) -> None:
         "lm_head.weight is [48, 16] where the model has [40, 16]",
         "model.embed_tokens.weight was [48, 16] when it was trained, the model has [40, 16]",
         "model.layers.0.self_attn.v_proj.weight is [16, 16] where the model has [8, 16]",
-        "model.layers.1.mlp.up_proj: its lora_B.bias has no bias in the model to be added to",
+        "model.layers.1.mlp.up_proj: it has a lora_B.bias, but the model's layer has no bias",
         "model.layers.7.self_attn.q_proj.weight is not in the model",
         "score.weight is not in the model",
     ]
@@ -282,7 +282,7 @@ def test_faulty_adapters(tmp_path: Path, name: str) -> None:
         ({"trainable_token_indices": [1]}, "trainable_token_indices"),
         (
             {"layer_replication": [[0, 1]], "use_qalora": True},
-            r"layer_replication\), QALoRA \(use_qalora\), which is not done",
+            r"layer_replication\), QALoRA \(use_qalora\), which is not supported",
         ),
         ({"init_lora_weights": "pissa_niter_4"}, "'pissa_niter_4'"),
         ({"init_lora_weights": "olora"}, "'olora'"),
@@ -361,7 +361,7 @@ def test_weights_that_cannot_be_computed_with(tmp_path: Path) -> None:
     described = base()
     described["tensors"][f"{Q}.weight"] = ["U8", [16, 16]]
     place = write_adapter(tmp_path, adapter(pair(Q, 16, 16)))
-    with pytest.raises(UnsupportedError, match="is stored as U8, into which nothing can be merged"):
+    with pytest.raises(UnsupportedError, match="is stored as U8, into which adapters cannot be merged"):
         merge(write_bytes(tmp_path, described), place)
 
 
@@ -451,7 +451,7 @@ def test_the_command(tmp_path: Path) -> None:
         (("MODEL", "--type", "F16", "--lora", "nowhere"), 1, "nowhere: no such directory"),
         (("GGUF", "--type", "F16", "--lora", "ADAPTER"), 2, "--lora is for a checkpoint, not for a GGUF file"),
         (("lora", "ADAPTER"), 2, "adapter_config.json does not name the base model"),
-        (("lora", "ADAPTER", "--base", "MODEL", "--type", "Q4_K"), 2, "'Q4_K' is no type of an adapter"),
+        (("lora", "ADAPTER", "--base", "MODEL", "--type", "Q4_K"), 2, "'Q4_K' is not a type for adapters"),
         (("lora", "MODEL"), 1, "not an adapter: no adapter_config.json in it"),
         (("ADAPTER", "--type", "F16"), 1, "config.json: no such file"),
     ],

@@ -95,7 +95,7 @@ def test_an_adapter_in_the_folder_of_a_model_is_told(tmp_path: Path) -> None:
     for file in place.iterdir():
         file.rename(model / file.name)
     (model / "tokenizer.model").write_bytes((TESTS.parent / "examples/storyteller/tokenizer.model").read_bytes())
-    with pytest.warns(QuantcliWarning, match=r"an adapter lies in this directory and is not part of the output; --lora"):
+    with pytest.warns(QuantcliWarning, match=r"this directory has an adapter too, which is not merged; --lora"):
         convert(model, "F32", tmp_path / "out.gguf")
     convert(model, "F32", tmp_path / "merged.gguf", adapters=[AdapterRequest(model)])
     assert (tmp_path / "out.gguf").read_bytes() != (tmp_path / "merged.gguf").read_bytes()

@@ -198,7 +198,7 @@ def test_copying_changes_nothing_and_refuses_nothing() -> None:
 
 def test_an_expert_whose_name_tells_no_layer_is_refused() -> None:
     metadata = describe(expert_count=4)
-    with pytest.raises(ModelError, match="no layer between 0 and 7"):
+    with pytest.raises(ModelError, match="no layer number from 0 to 7"):
         make_plan(tensors("blk.8.ffn_down_exps.weight"), metadata, find_recipe("Q4_K_M"))
 
 

@@ -81,7 +81,7 @@ def test_a_recipe_is_added_by_one_entry() -> None:
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        ('"nonsense"', "no shared rules 'nonsense'"),
+        ('"nonsense"', "no shared list of rules is called 'nonsense'"),
         ('{ role = "nose", type = "Q8_0" }', "unknown nose"),
         ('{ if = "raining", type = "Q8_0" }', "no condition 'raining'"),
         ('{ type = "Q9_9" }', "unknown tensor type 'Q9_9'"),

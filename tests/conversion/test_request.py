@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quantcli.conversion.changes import Changes
 from quantcli.conversion.convert import carry_out
+from quantcli.conversion.model_changes import Changes
 from quantcli.conversion.plan import PlanOptions, parse_override
 from quantcli.conversion.request import Request
 from quantcli.formats.gguf_spec import string

@@ -111,4 +111,4 @@ def test_importance_so_large_that_sums_overflow_is_named(tmp_path: Path) -> None
     source = write_model(tmp_path / "in.gguf", {})
     imatrix = Imatrix("guide.gguf", (), 0, {MATRIX: np.full(LENGTH, 3e38, np.float32)})
     said = refusal(source, "IQ2_XXS", imatrix=imatrix)
-    assert "the importance matrix has values that are too large" in said
+    assert "the values of the importance matrix are too large" in said

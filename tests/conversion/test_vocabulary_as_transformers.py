@@ -226,7 +226,7 @@ def test_an_end_token_that_gguf_has_no_place_for_is_told(tmp_path):
         tokenizer_config_json={"added_tokens_decoder": decoder},
         generation_config_json={"eos_token_id": [2, 2048, 2049, 2050]},
     )
-    with pytest.warns(QuantcliWarning, match=r"no place for a further end token, '<\|end_2\|>' \(2050\)"):
+    with pytest.warns(QuantcliWarning, match=r"no key for another end token, '<\|end_2\|>' \(2050\)"):
         assert ends(convert(directory)) == {"eos": 2, "eot": 2048, "eom": 2049}
 
 

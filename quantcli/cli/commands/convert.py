@@ -18,8 +18,8 @@ from quantcli.formats.errors import UsageError
 from quantcli.formats.gguf_spec import Metadata, replace_keys
 
 if TYPE_CHECKING:
-    from quantcli.conversion.changes import Changes
     from quantcli.conversion.convert import Conversion, Progress
+    from quantcli.conversion.model_changes import Changes
     from quantcli.conversion.plan import PlanOptions
 
 
@@ -140,7 +140,7 @@ def _plan_options(
 
 
 def _changes(override_kv: Sequence[str], prune_layers: str | None) -> Changes:
-    from quantcli.conversion.changes import Changes
+    from quantcli.conversion.model_changes import Changes
     from quantcli.conversion.output_metadata import parse_metadata_override
     from quantcli.conversion.prune import parse_layers
 

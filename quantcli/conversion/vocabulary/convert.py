@@ -1,4 +1,4 @@
-"""Which of the tokenizer files a vocabulary is taken from, and what an architecture adds to it.
+"""Convert a checkpoint's vocabulary from the first tokenizer file that is usable, and apply the architecture's rules.
 
 Source: the methods `set_vocab` and `_set_vocab_*` of llama.cpp's converter.
 """
@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, Final
 from quantcli.architectures.fields import FIELD_TYPES, LARGEST_FLOAT
 from quantcli.architectures.schema import VocabularyRules
 from quantcli.conversion.vocabulary import hugging_face
-from quantcli.conversion.vocabulary.ends import missing_ends
+from quantcli.conversion.vocabulary.end_tokens import missing_end_tokens
 from quantcli.conversion.vocabulary.files import MERGES, SOUGHT, VOCABULARY, WORDS, Request, TokenizerFiles
 from quantcli.conversion.vocabulary.pre_tokenizer import check_pre_tokenizer, pre_tokenizer_name
 from quantcli.conversion.vocabulary.ranks import from_ranks
 from quantcli.conversion.vocabulary.sentencepiece import sentencepiece_tokens
 from quantcli.conversion.vocabulary.special import special_metadata
 from quantcli.conversion.vocabulary.tekken import from_tekken
-from quantcli.conversion.vocabulary.tokens import TokenTable, without_twins
+from quantcli.conversion.vocabulary.tokens import TokenTable, without_duplicate_texts
 from quantcli.conversion.vocabulary.unigram import from_sentencepiece_unigram, from_unigram
 from quantcli.conversion.vocabulary.word_piece import from_word_piece
 from quantcli.formats import vocabulary_spec as spec
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from quantcli.formats.checkpoint import Checkpoint
 
 NO_RULES: Final = VocabularyRules()
-"""For architectures without any of their own."""
+"""The rules of an architecture that has none."""
 
 
 def vocabulary_metadata(
@@ -42,11 +42,15 @@ def vocabulary_metadata(
     configuration: Mapping[str, Any] | None = None,
     as_reference: bool = False,
 ) -> Metadata:
-    """All metadata of the checkpoint's tokenizer, for a model with `vocabulary_size` embeddings (None: one per token).
+    """All metadata of a checkpoint's tokenizer.
 
-    `rules` are the architecture's; `pre_tokenizer` names the pre-tokenizer of a byte-level BPE instead of recognising it;
-    `configuration` is config.json with what its class assumes, the file itself where None. With `as_reference` the metadata
-    are those that llama.cpp's converter writes, also where transformers reads the checkpoint otherwise.
+    Args:
+        checkpoint: has the tokenizer files.
+        vocabulary_size: the number of embeddings; None for one per token.
+        rules: those of the architecture.
+        pre_tokenizer: the name of a byte-level BPE's pre-tokenizer; None to recognise it.
+        configuration: config.json with the defaults of its class; None for the file itself.
+        as_reference: write the metadata of llama.cpp's converter, even where transformers reads the checkpoint differently.
 
     Raises:
         ModelError: if there is no tokenizer, or it does not fit the model.
@@ -58,7 +62,7 @@ def vocabulary_metadata(
         check_pre_tokenizer(pre_tokenizer)
     files = TokenizerFiles.read(checkpoint, as_reference=as_reference)
     configuration = checkpoint.config if configuration is None else configuration
-    with hugging_face.panics(files):
+    with hugging_face.panics_as_errors(files):
         return _metadata(files, configuration, vocabulary_size, rules, pre_tokenizer)
 
 
@@ -83,7 +87,7 @@ def _metadata(
             raise _nothing_usable(request)
         metadata |= convert(request)
         if not files.as_reference:
-            metadata |= without_twins(checkpoint.directory, metadata)
+            metadata |= without_duplicate_texts(checkpoint.directory, metadata)
         added = {token["content"]: id_ for id_, token in files.added_tokens()}
         for role, text in rules.special_texts.items():
             if text in added:
@@ -93,7 +97,7 @@ def _metadata(
                 metadata[spec.SPECIAL_TOKENS[role]] = u32(added[text])
         metadata |= _replaced(checkpoint, rules, configuration)
         if not files.as_reference:
-            metadata |= missing_ends(files, metadata)
+            metadata |= missing_end_tokens(files, metadata)
         _check_values(metadata)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, OverflowError) as error:
         what = "a tokenizer file is valid JSON, but not of the shape such files have"
@@ -108,7 +112,7 @@ def _metadata(
 
 
 def _replaced(checkpoint: Checkpoint, rules: VocabularyRules, configuration: Mapping[str, Any]) -> Metadata:
-    """The special tokens that are others than the checkpoint's tokenizer says."""
+    """The special tokens for which the architecture's rules replace those of the checkpoint's tokenizer."""
     ids = {role: configuration.get(id_) if isinstance(id_, str) else id_ for role, id_ in rules.replaced.items()}
     if rules.first_end:
         ends = checkpoint.generation_config().get("eos_token_id")
@@ -117,10 +121,10 @@ def _replaced(checkpoint: Checkpoint, rules: VocabularyRules, configuration: Map
 
 
 def _check_values(metadata: Metadata) -> None:
-    """Refuse what GGUF cannot hold.
+    """Refuse values that GGUF cannot hold.
 
     Raises:
-        TypeError, ValueError: if a text is none or no Unicode, or a number is too large for its type.
+        TypeError, ValueError: if a string is not a string or not Unicode, or a number is out of range for its type.
     """
     for key, field in metadata.items():
         values = field.value if field.type is ValueType.ARRAY else [field.value]
@@ -130,7 +134,7 @@ def _check_values(metadata: Metadata) -> None:
         elif kind is ValueType.UINT32 and not all(0 <= value < 1 << 32 for value in values):
             raise ValueError(f"{key} would be {values[0]}")
         elif kind is ValueType.FLOAT32 and not all(abs(value) <= LARGEST_FLOAT for value in values):
-            raise ValueError(f"{key} would hold a number that is none or not finite")
+            raise ValueError(f"{key} would hold a number that is not finite")
 
 
 def _token_types(configuration: Mapping[str, Any]) -> int:
@@ -141,7 +145,7 @@ def _nothing_usable(request: Request) -> ModelError | UnsupportedError:
     files = request.files
     if files.tokenizer_path is None:
         usual = request.rules.usual_tokenizer
-        hint = f"Models of this architecture often come without: put the {usual} there." if usual else None
+        hint = f"Models of this architecture often come without one: put the {usual} there." if usual else None
         return ModelError(f"{files.checkpoint.directory}: no tokenizer; looked for {SOUGHT}", hint=hint)
     kind = files.model.get("type", "no model")
     return UnsupportedError(f"{files.tokenizer_path}: holds {kind}, expected BPE, WordPiece or Unigram")
@@ -197,4 +201,4 @@ _SOURCES: Final[tuple[tuple[Callable[[Request], bool], Callable[[Request], Metad
     (lambda request: request.files.has_alone(VOCABULARY, MERGES), _from_byte_level),
     (lambda request: request.files.has_alone(WORDS), from_word_piece),
 )
-"""Where a vocabulary can come from: how to see it, how to convert it. The first that is there counts."""
+"""The sources of a vocabulary: whether a checkpoint has it, and its conversion. The first one it has is used."""

@@ -1,4 +1,4 @@
-"""The tokenizer files of a checkpoint, each read once, and what a vocabulary is made of them for."""
+"""The tokenizer files of a checkpoint, each read once, and the request to convert them."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ TIKTOKEN: Final = "*.tiktoken"
 
 _OTHERS: Final = (*SENTENCEPIECE_MODELS[1:], TEKKEN, TIKTOKEN, f"{VOCABULARY} with {MERGES}", WORDS)
 SOUGHT: Final = f"{SENTENCEPIECE_MODELS[0]} and {TOKENIZER}, then {', '.join(_OTHERS)}"
-"""What a vocabulary can be in, in words."""
+"""The files that a vocabulary can be in, for error messages."""
 
 _PEEKED: Final = 1 << 12
 
 
 @dataclass(frozen=True)
 class TokenizerFiles:
-    """What a checkpoint says of its tokenizer. An absent JSON file is an empty object, any other None."""
+    """The tokenizer files of a checkpoint. A missing JSON file is an empty object, any other missing file is None."""
 
     checkpoint: Checkpoint
     tokenizer_path: Path | None
@@ -43,9 +43,9 @@ class TokenizerFiles:
     configuration: Mapping[str, Any]
     sentencepiece: Path | None
     ranks: Path | None
-    """Tokens of bytes by rank, as `tiktoken` has them."""
+    """A file of byte tokens and their ranks, as for `tiktoken`."""
     as_reference: bool = False
-    """Whether only what llama.cpp's converter looks at counts, and not what else transformers reads: docs/departures.md."""
+    """Whether to use only what llama.cpp's converter reads, and not what transformers reads besides: docs/departures.md."""
 
     @classmethod
     def read(cls, checkpoint: Checkpoint, *, as_reference: bool = False) -> Self:
@@ -55,7 +55,7 @@ class TokenizerFiles:
             FormatError: if one of them is not a JSON object.
         """
         models = [path for name in SENTENCEPIECE_MODELS if (path := checkpoint.file(name)) is not None]
-        # GLM calls it tokenizer.model too.
+        # GLM calls a file of ranks tokenizer.model too.
         texts = [checkpoint.file(path.name) for path in sorted(checkpoint.directory.glob(TIKTOKEN))]
         ranks = [path for path in (*texts, *models) if path is not None and _is_ranks(path)]
         return cls(
@@ -76,15 +76,17 @@ class TokenizerFiles:
 
     @cached_property
     def named_tokens(self) -> Mapping[str, Any]:
-        """tokenizer_config.json, in whose place special_tokens_map.json names the special tokens where it is older than
-        `added_tokens_decoder`: there transformers reads that file too."""
+        """tokenizer_config.json, with the special tokens of special_tokens_map.json if it has no `added_tokens_decoder`.
+
+        transformers reads that file too for such old configurations.
+        """
         if "added_tokens_decoder" in self.configuration:
             return self.configuration
         return {**self.configuration, **(self.checkpoint.json(SPECIAL_TOKENS) or {})}
 
     def added_tokens(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
-        """The tokens added around the vocabulary, id and attributes: those of tokenizer.json, then those that stand only in
-        tokenizer_config.json, and those that stand only in added_tokens.json."""
+        """The added tokens, each with its id and attributes: those of tokenizer.json, then those that only
+        tokenizer_config.json has, then those that only added_tokens.json has."""
         known: set[str] = set()
         for id_, token in self._listed_tokens():
             if token["content"] not in known:
@@ -100,17 +102,17 @@ class TokenizerFiles:
 
     @cached_property
     def sentencepiece_model(self) -> SentencePieceModel:
-        """The model in `sentencepiece`, which must be there.
+        """The model in the file `sentencepiece`, which must exist.
 
         Raises:
-            FormatError: if it is not one.
+            FormatError: if it is not a SentencePiece model.
         """
         assert self.sentencepiece is not None
         return read_sentencepiece_model(self.sentencepiece)
 
     @property
     def is_tekken(self) -> bool:
-        """Whether tekken.json is what there is; beside a tokenizer.json it is the same once more."""
+        """Whether to read tekken.json. Beside a tokenizer.json it has the same vocabulary again."""
         return self.has_alone(TEKKEN)
 
     def has(self, name: str) -> bool:
@@ -118,7 +120,7 @@ class TokenizerFiles:
         return self.checkpoint.file(name) is not None
 
     def text(self, name: str) -> str | None:
-        """The contents of a text file without a byte order mark, None where there is none.
+        """The contents of a text file without a byte order mark; None if there is no such file.
 
         Raises:
             FormatError: if it is not UTF-8.
@@ -132,12 +134,12 @@ class TokenizerFiles:
             raise FormatError(path, f"not UTF-8 ({error.reason})", offset=error.start) from error
 
     def has_alone(self, *names: str) -> bool:
-        """Whether the checkpoint has these files, and no tokenizer.json."""
+        """Whether the checkpoint has these files and no tokenizer.json."""
         return self.tokenizer_path is None and all(map(self.has, names))
 
 
 def _is_ranks(path: Path) -> bool:
-    """Whether a file is lines of a token in base 64 and its rank."""
+    """Whether each line of a file is a token in base64 and its rank, judged by the first line."""
     with path.open("rb") as file:
         fields = file.read(_PEEKED).split(b"\n")[0].split()
     return len(fields) == 2 and fields[1].isdigit() and fields[0].isascii()
@@ -145,11 +147,11 @@ def _is_ranks(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class Request:
-    """What a vocabulary is converted from and for."""
+    """The arguments of a vocabulary's conversion."""
 
     files: TokenizerFiles
     vocabulary_size: int | None
     rules: VocabularyRules
     pre_tokenizer: str | None
     token_types: int | None
-    """BERT's segment types, where their number is written."""
+    """The number of BERT's segment types, if it is to be written."""

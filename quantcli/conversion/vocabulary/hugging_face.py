@@ -1,7 +1,7 @@
-"""A `tokenizer.json` to GGUF: byte-level BPE as it is, BPE with byte fallback in the shape of a SentencePiece vocabulary.
+"""Convert `tokenizer.json`: byte-level BPE as it is, BPE with byte fallback as a SentencePiece vocabulary.
 
-Source: `get_vocab_base` of llama.cpp's converter and `LlamaHfVocab` of its `gguf-py/gguf/vocab.py`; what they ask of
-transformers is asked of `tokenizers`, on which it stands.
+Source: `get_vocab_base` of llama.cpp's converter and `LlamaHfVocab` of its `gguf-py/gguf/vocab.py`. Where they use
+transformers, this uses `tokenizers`, which transformers is based on.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ _BYTE_TOKEN: Final = re.compile("<0x[0-9A-Fa-f]{2}>")
 
 
 _TELLING: Final = {"BPE": "merges", "WordPiece": "max_input_chars_per_word", "Unigram": "unk_id"}
-"""What only models of a type have."""
+"""Type of a model -> a key that only models of this type have."""
 
 
 def is_byte_level(files: TokenizerFiles) -> bool:
-    """Whether tokenizer.json holds a BPE whose tokens are spelled in GPT-2's alphabet of bytes."""
+    """Whether tokenizer.json holds a BPE whose tokens are in GPT-2's byte alphabet."""
     return _is_bpe(files) and not files.model.get("byte_fallback", False)
 
 
 def has_byte_fallback(files: TokenizerFiles) -> bool:
-    """Whether tokenizer.json holds a BPE over characters with tokens `<0x00>` ... for the others: a SentencePiece model."""
+    """Whether tokenizer.json holds a BPE over characters with byte tokens `<0x00>` ...: a SentencePiece model."""
     return _is_bpe(files) and bool(files.model.get("byte_fallback", False))
 
 
@@ -43,13 +43,13 @@ def _is_bpe(files: TokenizerFiles) -> bool:
 
 
 def holds(files: TokenizerFiles, kind: str) -> bool:
-    """Whether tokenizer.json holds a model of this type. Old files do not name it; what only it has gives it away."""
+    """Whether tokenizer.json holds a model of this type. Old files do not name the type: a key tells it."""
     given = files.model.get("type")
     return given == kind or (given is None and _TELLING[kind] in files.model)
 
 
 def load(files: TokenizerFiles) -> Tokenizer:
-    """The tokenizer of tokenizer.json, or of what stands for it, with the tokens that tokenizer_config.json adds to it.
+    """The tokenizer of tokenizer.json, or of the files that replace it, with the tokens that tokenizer_config.json adds.
 
     Raises:
         FormatError: if `tokenizers` cannot read the file.
@@ -75,7 +75,7 @@ def load(files: TokenizerFiles) -> Tokenizer:
 
 
 def _added_token(attributes: Mapping[str, Any], named: Container[str]) -> AddedToken:
-    """An added token. One that has a role, whose text is in `named`, is special."""
+    """An added token. It is special if it is marked so, or if it has a role: its text is in `named`."""
     flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
     token = AddedToken(attributes["content"], **{flag: attributes[flag] for flag in flags if flag in attributes})
     token.special = token.special or token.content in named
@@ -83,15 +83,18 @@ def _added_token(attributes: Mapping[str, Any], named: Container[str]) -> AddedT
 
 
 def special_texts(configuration: Mapping[str, Any]) -> Iterator[str]:
-    """The texts that tokenizer_config.json names as special, by role and then those without one."""
+    """The special tokens that tokenizer_config.json names: those with a role, then those without."""
     yield from _named_texts(configuration)
     more = _without_role(configuration)
     yield from filter(None, map(token_text, () if isinstance(more, Mapping) else more))
 
 
 def _expected_texts(files: TokenizerFiles) -> Iterator[str]:
-    """The texts that become tokens if they are none. A model's own roles are left out but for the reference: most tokens
-    that are named and not there have no embedding either."""
+    """The texts that are added as tokens if the vocabulary lacks them.
+
+    Texts of roles that only some models have are left out, except with `as_reference`: most such tokens that the vocabulary
+    lacks have no embedding either.
+    """
     if files.as_reference:
         return special_texts(files.named_tokens)
     roles = {f"{role}_token" for role in _NAMED_TOKENS}
@@ -100,7 +103,7 @@ def _expected_texts(files: TokenizerFiles) -> Iterator[str]:
 
 
 def _named_texts(configuration: Mapping[str, Any]) -> Iterator[str]:
-    """The texts of tokens with a role: those that every model has, then a model's own, such as `image_token`."""
+    """The texts of tokens with a role: first the usual roles, then those of a model, such as `image_token`."""
     usual = [f"{role}_token" for role in _NAMED_TOKENS]
     own = [key for key in configuration if key.endswith("_token") and key not in usual]
     more = _without_role(configuration)
@@ -113,11 +116,13 @@ def _without_role(configuration: Mapping[str, Any]) -> Any:
 
 
 @contextmanager
-def panics(files: TokenizerFiles) -> Iterator[None]:
-    """What `tokenizers` gives up on is an error of the file.
+def panics_as_errors(files: TokenizerFiles) -> Iterator[None]:
+    """Turn a panic of the Rust code of `tokenizers` into an error of the file.
+
+    A panic is not an `Exception`, and its class cannot be imported.
 
     Raises:
-        FormatError: for a panic of its Rust code, which is no `Exception` and belongs to a class that cannot be imported.
+        FormatError: for a panic.
     """
     try:
         yield
@@ -129,10 +134,10 @@ def panics(files: TokenizerFiles) -> Iterator[None]:
 
 
 def encode(files: TokenizerFiles, tokenizer: Tokenizer, text: str, *, add_special_tokens: bool) -> list[int]:
-    """The ids of a text.
+    """The token ids of a text.
 
     Raises:
-        FormatError: if the tokenizer has no answer: a WordPiece without a token for the unknown, for example.
+        FormatError: if the tokenizer fails, for example a WordPiece without an unknown token.
     """
     try:
         ids: list[int] = tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
@@ -143,7 +148,7 @@ def encode(files: TokenizerFiles, tokenizer: Tokenizer, text: str, *, add_specia
 
 
 def listed_tokens(files: TokenizerFiles, tokenizer: Tokenizer, vocabulary_size: int | None) -> TokenTable:
-    """The tokens of a byte-level BPE or a WordPiece, unused ones where no text has an id.
+    """The tokens of a byte-level BPE or a WordPiece. Ids without a token are filled with unused tokens.
 
     Raises:
         ModelError: if a token's id is at or above `vocabulary_size`: the model has no embedding for it.
@@ -157,8 +162,8 @@ def listed_tokens(files: TokenizerFiles, tokenizer: Tokenizer, vocabulary_size: 
         if text is None:
             table.append(f"[PAD{len(table)}]", 0.0, TokenType.UNUSED)
         elif text in added:
-            # Tokens that are spelled in the alphabet of bytes, but for no text, decode to the same. The reference writes
-            # that, and llama.cpp aborts on such a vocabulary.
+            # Tokens in the byte alphabet that are not valid UTF-8 all decode to the same text. llama.cpp's converter writes
+            # that text several times, and llama.cpp aborts on such a vocabulary.
             kept = text if counts[found[text]] > 1 and not files.as_reference else found[text]
             placed, type_ = added_token(kept, {"special": added[text].special})
             table.append(placed, 0.0, type_)
@@ -168,7 +173,7 @@ def listed_tokens(files: TokenizerFiles, tokenizer: Tokenizer, vocabulary_size: 
 
 
 def _texts_by_id(files: TokenizerFiles, tokenizer: Tokenizer, vocabulary_size: int | None) -> list[str | None]:
-    """The text of every id below `vocabulary_size`, None where there is none."""
+    """The token of every id below `vocabulary_size`; None for an id without one."""
     path = files.tokenizer_path or files.checkpoint.directory
     texts: dict[int, str] = {}
     for text, id_ in tokenizer.get_vocab(with_added_tokens=True).items():
@@ -181,7 +186,7 @@ def _texts_by_id(files: TokenizerFiles, tokenizer: Tokenizer, vocabulary_size: i
 
 
 def _found_text(files: TokenizerFiles, tokenizer: Tokenizer, token: AddedToken) -> str:
-    """The text that an added token is found by: GGUF compares with texts as they are, so it is what decoding gives."""
+    """The text that an added token is matched by. GGUF matches raw text, so this is the decoded token."""
     text: str = token.content
     if not token.normalized:
         text = tokenizer.decode(encode(files, tokenizer, text, add_special_tokens=False), skip_special_tokens=False)
@@ -191,10 +196,10 @@ def _found_text(files: TokenizerFiles, tokenizer: Tokenizer, token: AddedToken) 
 def byte_fallback_tokens(
     files: TokenizerFiles, tokenizer: Tokenizer, vocabulary_size: int | None, *, flat_scores: bool
 ) -> TokenTable:
-    """The tokens of a BPE with byte fallback, unused ones where no text has an id.
+    """The tokens of a BPE with byte fallback. Ids without a token are filled with unused tokens.
 
-    tokenizer.json has an order of merges where SentencePiece has scores. They follow from it, the earlier merge the higher,
-    or are all the same with `flat_scores`.
+    tokenizer.json has ranked merges where SentencePiece has scores. The score of a token is minus the rank of its merge.
+    With `flat_scores` all scores are the same.
 
     Raises:
         ModelError: as `listed_tokens`.
@@ -213,7 +218,7 @@ def byte_fallback_tokens(
     table = TokenTable()
     texts = _texts_by_id(files, tokenizer, vocabulary_size)
     while files.as_reference and texts and texts[-1] is None:
-        texts.pop()  # it does not fill up to the embeddings, and llama.cpp refuses the file
+        texts.pop()  # llama.cpp's converter does not pad to the number of embeddings, and llama.cpp refuses the file
     for id_, text in enumerate(texts):
         if text is None:
             table.append(f"[PAD{id_}]", ADDED_TOKEN_SCORE, TokenType.UNUSED)
@@ -231,7 +236,7 @@ def _with_score(token: tuple[str, TokenType]) -> tuple[str, float, TokenType]:
 
 
 def _merge_ranks(merges: Iterable[str]) -> dict[str, int]:
-    """What merges join to -> the place of the first that does."""
+    """Token -> the rank of the first merge that gives it."""
     ranks: dict[str, int] = {}
     for rank, merge in enumerate(merges):
         ranks.setdefault(merge.replace(" ", ""), rank)
@@ -239,7 +244,7 @@ def _merge_ranks(merges: Iterable[str]) -> dict[str, int]:
 
 
 def merges(files: TokenizerFiles) -> list[str]:
-    """The merges, each as `LEFT RIGHT`: from tokenizer.json, else from merges.txt. A space within a part is written as `Ġ`.
+    """The merges, each as `LEFT RIGHT`, from tokenizer.json or else merges.txt. A space within LEFT or RIGHT becomes `Ġ`.
 
     Raises:
         ModelError: if there are none.

@@ -1,6 +1,6 @@
 """Tokenizers of checkpoints that have no tokenizer.json: vocab.json with merges.txt, or BERT's vocab.txt.
 
-What the classes of transformers take for granted there is filled in: GPT-2's splitting, BERT's names of special tokens.
+The defaults of the classes of transformers are filled in: GPT-2's pre-tokenizer, BERT's names of special tokens.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def add_side_tokens(tokenizer: Tokenizer, files: TokenizerFiles) -> None:
     """Add the tokens of added_tokens.json that the tokenizer does not have.
 
     Raises:
-        FormatError: if the id of one is not the next.
+        FormatError: if the ids do not continue those of the vocabulary.
     """
     added: dict[str, Any] = files.checkpoint.json(ADDED_TOKENS) or {}
     for text, id_ in sorted(added.items(), key=lambda entry: int(entry[1])):
@@ -105,5 +105,5 @@ def _word_piece(files: TokenizerFiles, path: Path) -> Tokenizer:
 
 
 def bert_tokens(configuration: Mapping[str, Any]) -> dict[str, str]:
-    """The texts of the special tokens by role: as tokenizer_config.json says, or as they always are."""
+    """Role -> text of the special tokens: those of tokenizer_config.json, or else BERT's usual ones."""
     return {role: token_text(configuration.get(f"{role}_token")) or text for role, text in _BERT_TOKENS.items()}

@@ -1,6 +1,6 @@
-"""Which pre-tokenizer a byte-level BPE has, found by what its tokenizer makes of a test text and by its patterns.
+"""Recognise the pre-tokenizer of a byte-level BPE by the hash of an encoded test text, or by its regular expressions.
 
-Source: `get_vocab_base_pre` of llama.cpp's converter, which knows the hashes only.
+Source: `get_vocab_base_pre` of llama.cpp's converter, which has only the hashes.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from quantcli.formats.errors import UnsupportedError, UsageError
 
 
 def pre_tokenizer_name(request: Request, tokenizer: Tokenizer) -> str:
-    """The name of the pre-tokenizer: the given one, else by the hash, else by the patterns in tokenizer.json.
+    """The name of the pre-tokenizer: the given one, else by the hash, else by the expressions in tokenizer.json.
 
-    A vocabulary without a tokenizer.json says nothing of its patterns; it is split in every known way until a hash fits.
+    A vocabulary without tokenizer.json has no expressions. All known ones are tried until a hash matches.
 
     Raises:
-        UnsupportedError: if neither is known.
+        UnsupportedError: if neither hash nor expressions are known.
     """
     if request.pre_tokenizer is not None:
         return request.pre_tokenizer
@@ -52,7 +52,7 @@ def pre_tokenizer_name(request: Request, tokenizer: Tokenizer) -> str:
 
 
 def _normalizer(normalizer: Mapping[str, Any] | None) -> str | None:
-    """The type of a normalizer of one step, None where there is no such."""
+    """The type of a normalizer of one step; None if it has no or several steps."""
     steps = [normalizer] if normalizer else []
     while steps and steps[0].get("type") == "Sequence":
         steps = steps[0]["normalizers"]
@@ -69,9 +69,9 @@ def _fitting(files: TokenizerFiles, tokenizer: Tokenizer) -> Iterator[str]:
 
 
 def test_ids(files: TokenizerFiles, tokenizer: Tokenizer) -> list[list[int]]:
-    """The ids of the test text, as the post-processor surrounds them and as the flags of tokenizer_config.json would.
+    """The ids of the test text, with the special tokens of the post-processor and with those of tokenizer_config.json.
 
-    Both occur, and may disagree; that with a begin token comes first, since tokenizers that have one were hashed with it.
+    Both occur and may differ. The longer one comes first, since tokenizers with a begin token were hashed with it.
     """
     variants = [encode(files, tokenizer, pre_tokenizers.TEST_TEXT, add_special_tokens=True)]
     flags = [(role, files.configuration.get(f"add_{role}_token")) for role in ("bos", "eos")]
@@ -88,10 +88,10 @@ def _special_id(files: TokenizerFiles, tokenizer: Tokenizer, role: str) -> int |
 
 
 def check_pre_tokenizer(name: str) -> None:
-    """Nothing, if there is such a pre-tokenizer.
+    """Check that a pre-tokenizer exists.
 
     Raises:
-        UsageError: if there is not.
+        UsageError: if it does not.
     """
     known = pre_tokenizers.pre_tokenizers()
     if name not in known:

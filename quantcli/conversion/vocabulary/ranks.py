@@ -1,4 +1,4 @@
-"""Vocabularies of `tiktoken`, tokens of bytes by rank, to GGUF: byte-level BPE whose merges are found again.
+"""Convert vocabularies of `tiktoken`, byte tokens with ranks, to byte-level BPE, whose merges are recovered from the ranks.
 
 Source: `_set_vocab_qwen` of llama.cpp's `conversion/base.py`.
 """
@@ -28,14 +28,14 @@ _END_OF_TEXT: Final = "<|endoftext|>"
 _SPECIAL: Final[Mapping[str, tuple[str, ...]]] = {
     "qwen.tiktoken": (_END_OF_TEXT, "<|im_start|>", "<|im_end|>", *(f"<|extra_{number}|>" for number in range(205))),
 }
-"""File name -> the special tokens that come after the ranks, where the checkpoint has them in code only."""
+"""File name -> the special tokens after the ranks, for checkpoints that define them only in code."""
 
 
 def from_ranks(request: Request) -> Metadata:
-    """The tokens in the order of their ranks, then special tokens, and the merge that makes each token of two.
+    """The tokens in the order of their ranks, then special tokens, and one merge for each token that has one.
 
     Raises:
-        FormatError: if the file is not lines of base 64 and a rank.
+        FormatError: if a line of the file is not a token in base64 and its rank.
         ModelError: if a token's id is at or above the number of embeddings.
     """
     files = request.files
@@ -74,7 +74,7 @@ def read_ranks(files: TokenizerFiles) -> dict[bytes, int]:
             encoded, rank = line.split()
             ranks[b64decode(encoded, validate=True)] = int(rank)
         except ValueError as error:
-            raise FormatError(path, f"line {number} is not a token in base 64 and its rank ({error})") from error
+            raise FormatError(path, f"line {number} is not a token in base64 and its rank ({error})") from error
     _check_ranks(path, ranks)
     return dict(sorted(ranks.items(), key=lambda entry: entry[1]))
 
@@ -82,18 +82,18 @@ def read_ranks(files: TokenizerFiles) -> dict[bytes, int]:
 def _check_ranks(path: Path, ranks: Mapping[bytes, int]) -> None:
     missing = next((byte for byte in range(256) if bytes([byte]) not in ranks), None)
     if missing is not None:
-        raise FormatError(path, f"the byte {missing} is no token")
+        raise FormatError(path, f"the byte {missing} is not a token")
     if len(set(ranks.values())) < len(ranks):
-        raise FormatError(path, "two tokens have one rank")
+        raise FormatError(path, "two tokens have the same rank")
 
 
 def spell(token: bytes) -> str:
-    """A token in GPT-2's alphabet of bytes."""
+    """A token in GPT-2's byte alphabet."""
     return "".join(_CHARACTERS[byte] for byte in token)
 
 
 def merges_of_ranks(ranks: Mapping[bytes, int]) -> Iterator[str]:
-    """The two tokens of lower ranks that each longer one is joined of last; a token that is not joined so has no merge."""
+    """The last merge in the BPE of each token with lower ranks only. A token that BPE does not reach has no merge."""
     for token, rank in ranks.items():
         parts = _joined(ranks, token, rank)
         if len(parts) == 2:
@@ -101,7 +101,7 @@ def merges_of_ranks(ranks: Mapping[bytes, int]) -> Iterator[str]:
 
 
 def _joined(ranks: Mapping[bytes, int], token: bytes, below: int) -> list[bytes]:
-    """`token` after all merges of ranks under `below`, the lowest first and the leftmost among equals."""
+    """The parts of `token` after all merges of ranks below `below`: the lowest rank first, of equals the leftmost."""
     parts = [token[index : index + 1] for index in range(len(token))]
     while len(parts) > 1:
         candidates = [ranks.get(parts[index] + parts[index + 1], below) for index in range(len(parts) - 1)]
@@ -114,7 +114,7 @@ def _joined(ranks: Mapping[bytes, int], token: bytes, below: int) -> list[bytes]
 
 
 def _special_tokens(files: TokenizerFiles, first: int) -> dict[int, tuple[str, TokenType]]:
-    """The special tokens by id: those of tokenizer_config.json, else those that a file of this name goes with."""
+    """Id -> special token: those of tokenizer_config.json, or else of `_SPECIAL`."""
     configured: Mapping[str, Any] = files.configuration.get("added_tokens_decoder", {})
     if configured:
         return {int(key): added_token(attributes["content"], attributes) for key, attributes in configured.items()}

@@ -1,4 +1,4 @@
-"""A SentencePiece `tokenizer.model` to GGUF: pieces, scores and types, then the tokens added around it.
+"""Convert a SentencePiece `tokenizer.model`: pieces, scores and types, then the added tokens.
 
 Source: `_create_vocab_sentencepiece` of llama.cpp's converter.
 """
@@ -16,11 +16,11 @@ from quantcli.formats.vocabulary_spec import TokenType
 
 PADDING_SCORE: Final = -10000.0
 _TYPES: Final = {TokenType.USER_DEFINED: TokenType.NORMAL}
-"""Piece types that change: what the trainer's user defined merges like any other piece."""
+"""Piece types that change: pieces that the trainer's user defined are merged like normal ones."""
 
 
 def piece_table(pieces: Sequence[Piece], size: int) -> TokenTable:
-    """The first `size` pieces, or all of them and unused tokens up to `size`."""
+    """The first `size` pieces, padded to `size` with unused tokens."""
     table = TokenTable()
     for piece in pieces[:size]:
         table.append(piece.text, piece.score, _TYPES.get(piece.type, piece.type))
@@ -62,10 +62,10 @@ def sentencepiece_tokens(files: TokenizerFiles, vocabulary_size: int | None, rul
 
 
 def complete(table: TokenTable, files: TokenizerFiles) -> None:
-    """Put in the added tokens that are missing from a table of pieces, wherever the checkpoint has them.
+    """Put the added tokens of all files into a table of pieces.
 
-    The reference looks for them in fewer files, and leaves `[PAD...]` at their ids: transformers 5 writes them to
-    tokenizer.json alone.
+    llama.cpp's converter reads fewer files and leaves `[PAD...]` at their ids. transformers 5 writes them only to
+    tokenizer.json.
     """
     if files.as_reference:
         return

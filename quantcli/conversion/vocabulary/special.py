@@ -1,9 +1,14 @@
-"""Special tokens and chat templates: which ids mean begin, end, unknown ..., and which of them encoding a text adds.
+"""Special tokens and chat templates: the ids of begin, end, unknown ... tokens, and which of them encoding a text adds.
 
-A checkpoint says this in up to four places that overlap: the post-processor and the added tokens of `tokenizer.json`,
-`tokenizer_config.json`, template files beside it, and `config.json`. What wins over what follows `SpecialVocab` of
-llama.cpp's `gguf-py/gguf/vocab.py`, so that the same keys come out in the same order; where transformers reads more, it
-comes after that, unless it is asked for what the reference writes (`TokenizerFiles.as_reference`).
+A checkpoint has them in up to four places that overlap:
+
+- the post-processor and the added tokens of `tokenizer.json`
+- `tokenizer_config.json`
+- chat template files
+- `config.json`
+
+The precedence is that of `SpecialVocab` in llama.cpp's `gguf-py/gguf/vocab.py`, so that the same keys are written in the
+same order. Places that only transformers reads come after these, and not at all with `TokenizerFiles.as_reference`.
 """
 
 from __future__ import annotations
@@ -25,7 +30,7 @@ if TYPE_CHECKING:
 NO_IDS: Final[Mapping[str, int]] = MappingProxyType({})
 
 ROLES: Final = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
-"""The roles looked for, in the order their keys are written; `eot` and `eom` join where a template demotes an `eos`."""
+"""The roles in the order of their keys. `eot` and `eom` are added where the post-processor has another `eos`."""
 
 
 def special_metadata(
@@ -37,8 +42,10 @@ def special_metadata(
 ) -> Metadata:
     """The metadata of special tokens, of the flags that add them, of chat templates and of normalization.
 
-    Ids at or above `vocabulary_size` are left out; with None every id is taken. A negative id stands for none. `alone` are
-    ids by role that count where the checkpoint names none, `late` those for roles it does not name.
+    Negative ids, and ids at or above `vocabulary_size` unless it is None, are left out.
+
+    alone   role -> id, used if the checkpoint names no special token at all
+    late    role -> id, used for roles that the checkpoint does not name
     """
     found = _Findings(list(ROLES))
     tokenizer, configuration = files.tokenizer, dict(files.configuration if files.as_reference else files.named_tokens)
@@ -65,31 +72,31 @@ def special_metadata(
 
 @dataclass
 class _Findings:
-    """What has been found so far; the order of each is the order in which its keys are written."""
+    """The special tokens found so far, each table in the order in which its keys are written."""
 
     roles: list[str]
     ids: dict[str, int] = field(default_factory=dict)
     add: dict[str, bool] = field(default_factory=dict)
     ends: dict[str, int] = field(default_factory=dict)
-    """The ids that the post-processor puts around a text."""
+    """The ids that the post-processor adds before and after a text."""
 
     def set_id(self, role: str, id_: object, vocabulary_size: int | None) -> None:
-        """Note the id of a role unless it is known already or cannot be one."""
+        """Set the id of a role unless it is already set or the id is invalid."""
         if not isinstance(id_, int) or isinstance(id_, bool) or id_ < 0 or role in self.ids:
             return
         if vocabulary_size is None or id_ < vocabulary_size:
             self.ids[role] = id_
 
     def set_ids(self, ids: Mapping[str, object], vocabulary_size: int | None) -> None:
-        """Note the ids of several roles."""
+        """Set the ids of several roles."""
         for role, id_ in ids.items():
             self.set_id(role, id_, vocabulary_size)
 
 
 def _read_post_processor(tokenizer: Mapping[str, Any], configuration: dict[str, Any], found: _Findings) -> None:
-    """Learn from `tokenizer.json` what its post-processor puts around a text; this also fills gaps in `configuration`."""
+    """Read the special tokens that the post-processor of `tokenizer.json` adds. Also fills gaps in `configuration`."""
     complete = bool(configuration)
-    # Without a configuration only the flags matter: what the readers note of the tokens goes nowhere.
+    # Without a configuration only the flags are used; the tokens that the readers set are dropped.
     entries = configuration if complete else {}
     for role, stand_in in (("bos", "cls"), ("eos", "sep")):
         if complete and not entries.get(f"{role}_token") and entries.get(f"{stand_in}_token"):
@@ -115,7 +122,7 @@ def _read_roberta(step: Mapping[str, Any], entries: dict[str, Any], found: _Find
 
 
 def _read_template(step: Mapping[str, Any], entries: dict[str, Any], found: _Findings, complete: bool) -> None:
-    """Read `TemplateProcessing`: `single` is a text between special tokens, `pair` two texts, perhaps with a separator."""
+    """Read `TemplateProcessing`: `single` is one text between special tokens, `pair` two texts, maybe with a separator."""
     single, pair = step.get("single", []), step.get("pair", [])
     first = last = None
     ids = step.get("special_tokens") or {}
@@ -136,8 +143,10 @@ def _read_template(step: Mapping[str, Any], entries: dict[str, Any], found: _Fin
 
 
 def _begins_with_text(processor: Mapping[str, Any]) -> bool:
-    """Whether a post-processor puts nothing in front of a text. Nothing is said of it then, and many readers begin a text
-    with a token where nothing is said."""
+    """Whether a post-processor adds no token before a text.
+
+    Then `add_bos_token` is written as false: many readers add a begin token if the key is missing.
+    """
     steps = [step for step in processor.get("processors", [processor]) if step.get("type") == "TemplateProcessing"]
     return bool(steps) and all(step["single"] and _sequence(step["single"][0]) == "A" for step in steps)
 
@@ -153,7 +162,7 @@ def _begin_with(token: str, entries: dict[str, Any], found: _Findings, complete:
 
 def _end_with(token: str, entries: dict[str, Any], found: _Findings, complete: bool) -> None:
     if complete and token != entries.get("eos_token"):
-        # The configured end of sequence ends something smaller then: a turn, or a message.
+        # The configured `eos` then ends a turn or a message.
         smaller = next((role for role in ("eot", "eom") if role not in found.roles), None)
         if smaller:
             found.roles.append(smaller)
@@ -165,7 +174,7 @@ def _end_with(token: str, entries: dict[str, Any], found: _Findings, complete: b
 def _separate_with(
     between: Sequence[str | None], ends: bool, entries: dict[str, Any], found: _Findings, complete: bool
 ) -> None:
-    """A pair is joined by `[sep]`, `[eos]` or `[eos][sep]`; a lone token counts unless `single` ends with one."""
+    """Read the separator of a pair: `[sep]`, `[eos]` or `[eos][sep]`. A single one counts unless `single` ends with one."""
     separators = (entries.get("sep_token"), entries.get("eos_token"))
     add = bool(between[0]) and between[0] in separators and not ends
     if len(between) == 2:
@@ -180,7 +189,7 @@ _POST_PROCESSORS: Final = {
     "RobertaProcessing": _read_roberta,
     "TemplateProcessing": _read_template,
 }
-"""Type of a post-processor step -> what it tells. Others tell nothing about special tokens."""
+"""Type of a post-processor step -> its reader. Steps of other types add no special tokens."""
 
 
 def _special(item: Mapping[str, Any]) -> str | None:
@@ -196,12 +205,12 @@ def _sequence(item: Mapping[str, Any]) -> str | None:
 def _read_roles(
     configuration: Mapping[str, Any], files: TokenizerFiles, found: _Findings, vocabulary_size: int | None
 ) -> None:
-    """Take flags and ids from `tokenizer_config.json`; a token counts where its text is that of an added token."""
+    """Take flags and ids from `tokenizer_config.json`. A token is used only if its text is that of an added token."""
     ids = {token["content"]: id_ for id_, token in files.added_tokens()}
     for role in found.roles:
         add = configuration.get(f"add_{role}_token")
         if isinstance(add, bool):
-            # The post-processor is what really runs, so it has the last word.
+            # The post-processor is what runs, so it takes precedence.
             found.add.setdefault(role, add)
         text = token_text(configuration.get(f"{role}_token"))
         if text is not None:
@@ -209,7 +218,7 @@ def _read_roles(
 
 
 def _read_ids(config: Mapping[str, Any], found: _Findings, vocabulary_size: int | None) -> None:
-    """Take the ids that are still unknown from `config.json`, at its root or in the text part of a multimodal model."""
+    """Take the ids that are still unknown from `config.json`, or from the `text_config` of a multimodal model."""
     text_config = config.get("text_config") or {}
     for role in found.roles:
         id_ = config.get(f"{role}_token_id")
@@ -217,7 +226,7 @@ def _read_ids(config: Mapping[str, Any], found: _Findings, vocabulary_size: int 
 
 
 def ends_of_generation(checkpoint: Checkpoint) -> list[Any]:
-    """The ids that end a text, as transformers' `generate` takes them: from generation_config.json, else config.json."""
+    """The end tokens, as transformers' `generate` takes them: from generation_config.json, else config.json."""
     text_config = checkpoint.config.get("text_config") or {}
     places = (checkpoint.generation_config(), checkpoint.config, text_config)
     ends: Any = next((given for place in places if (given := place.get("eos_token_id")) is not None), [])
@@ -225,17 +234,17 @@ def ends_of_generation(checkpoint: Checkpoint) -> list[Any]:
 
 
 def _read_generation(checkpoint: Checkpoint, found: _Findings, vocabulary_size: int | None) -> None:
-    """Take ids that are still unknown from generation_config.json; of a list of what ends a text, the first is `eos`."""
+    """Take ids that are still unknown from generation_config.json. Of a list of end tokens the first is `eos`."""
     generation = checkpoint.generation_config()
     ids = {role: generation.get(f"{role}_token_id") for role in ROLES}
     found.set_ids(ids | {"eos": next(iter(ends_of_generation(checkpoint)), None)}, vocabulary_size)
 
 
 def chat_templates(files: TokenizerFiles, configuration: Mapping[str, Any]) -> Any:
-    """The checkpoint's chat template: a text, a list of named ones, or None.
+    """The checkpoint's chat template: a string, a list of named templates, or None.
 
-    For transformers template files win over what tokenizer_config.json has, chat_template.json stands in where there is
-    neither. For the reference tokenizer_config.json wins, and without it there is no template.
+    As in transformers, template files take precedence over tokenizer_config.json, which takes precedence over
+    chat_template.json. With `as_reference`, tokenizer_config.json takes precedence, and without it there is no template.
 
     Raises:
         FormatError: if a template file is not UTF-8.
@@ -257,7 +266,7 @@ def _json_template(files: TokenizerFiles) -> Any:
 
 
 def _template_files(files: TokenizerFiles, default: str | None = None) -> Any:
-    """The templates that are files of their own; where these are named ones alone, `default` is the one without a name."""
+    """The templates in files. If only named ones exist, `default` is the one without a name."""
     folder, place = "additional_chat_templates", files.checkpoint.directory
     text = files.text("chat_template.jinja")
     if text is None and files.as_reference:
@@ -272,9 +281,9 @@ def _template_files(files: TokenizerFiles, default: str | None = None) -> Any:
 
 
 def template_metadata(template: Any) -> Metadata:
-    """The metadata of a chat template: a text, or a list of objects with `name` and `template`; anything else gives none.
+    """The metadata of a chat template: a string, or a list of objects with `name` and `template`; else no metadata.
 
-    Named templates come before the default one, and only letters, digits and underscores are kept in their names.
+    Named templates come before the default one. Characters in names other than letters and digits become underscores.
     """
     if isinstance(template, str):
         return {spec.CHAT_TEMPLATE: string(template)}

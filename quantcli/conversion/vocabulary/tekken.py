@@ -1,4 +1,4 @@
-"""Mistral's tekken.json to GGUF: special tokens first, then tokens of bytes by rank.
+"""Convert Mistral's tekken.json: special tokens first, then byte tokens by rank.
 
 Source: `_set_vocab_mistral` of llama.cpp's `conversion/base.py`, `MistralVocab` of its `gguf-py/gguf/vocab.py`, and
 `tekken.py` of mistral-common for the file.
@@ -29,15 +29,15 @@ _OLD_SPECIAL: Final = (
 """The special tokens of files that do not list them."""
 
 _TEMPLATES: Final = {"v3": "mistral-v3-tekken", "v7": "mistral-v7-tekken"}
-"""Version of the file -> the name by which llama.cpp knows its chat template."""
+"""Version of the file -> llama.cpp's name of its chat template."""
 
 
 def from_tekken(request: Request) -> Metadata:
     """The vocabulary of a tekken.json.
 
     Raises:
-        FormatError: if its ranks have holes, or a token cannot be joined of two others.
-        ModelError: if it has more tokens than the model embeddings.
+        FormatError: if its ranks have gaps, or a token is not the merge of two others.
+        ModelError: if it has more tokens than the model has embeddings.
     """
     checkpoint = request.files.checkpoint
     path = checkpoint.directory / TEKKEN
@@ -48,7 +48,7 @@ def from_tekken(request: Request) -> Metadata:
     tokens = tokens[: config["default_vocab_size"] - len(special)]
     ranks = {token: rank for rank, token in enumerate(tokens)}
     if [entry["rank"] for entry in tekken["vocab"][: len(tokens)]] != list(range(len(tokens))) or len(ranks) < len(tokens):
-        raise FormatError(path, "the ranks of its tokens are not 0, 1, 2 ..., each of another token")
+        raise FormatError(path, "the ranks of its tokens are not 0, 1, 2 ..., or two tokens are the same")
 
     table = TokenTable()
     for text in special:
@@ -58,7 +58,7 @@ def from_tekken(request: Request) -> Metadata:
     check_id(path, len(table) - 1, table.texts[-1], request.vocabulary_size)
     table.pad(request.vocabulary_size or len(table), 0.0)
 
-    merges = [merge for token, rank in ranks.items() if rank >= len(BYTE_RANKS) for merge in _ways(ranks, token)]
+    merges = [merge for token, rank in ranks.items() if rank >= len(BYTE_RANKS) for merge in _possible_merges(ranks, token)]
     metadata = {spec.MODEL: string("gpt2"), spec.PRE_TOKENIZER: string(request.pre_tokenizer or "tekken")}
     metadata[spec.MERGES] = array(ValueType.STRING, merges)
     metadata |= {spec.SPECIAL_TOKENS[role]: u32(special.index(text)) for role, text in _ROLES.items() if text in special}
@@ -81,11 +81,11 @@ def _special_texts(tekken: Mapping[str, Any]) -> list[str]:
     return texts + [f"<SPECIAL_{id_}>" for id_ in range(len(texts), tekken["config"]["default_num_special_tokens"])]
 
 
-def _ways(ranks: Mapping[bytes, int], token: bytes) -> Iterator[str]:
-    """All pairs of tokens that make `token`, those of low ranks first."""
+def _possible_merges(ranks: Mapping[bytes, int], token: bytes) -> Iterator[str]:
+    """All merges of two tokens that give `token`, those of low ranks first."""
     pairs = [(token[:cut], token[cut:]) for cut in range(1, len(token))]
     known = [(ranks[left], ranks[right], left, right) for left, right in pairs if left in ranks and right in ranks]
     if not known:
-        raise ValueError(f"the token {token!r} is not made of two others")
+        raise ValueError(f"the token {token!r} is not the merge of two others")
     for _, _, left, right in sorted(known):
         yield f"{spell(left)} {spell(right)}"

@@ -1,4 +1,4 @@
-"""A vocabulary on its way to GGUF: token texts, scores and types by id."""
+"""The tokens of a vocabulary by id: texts, scores and types."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ADDED_TOKEN_SCORE: Final = -1000.0
 """The score of a token that was added after the vocabulary was trained, as llama.cpp's converter writes it."""
 
 MAX_TOKENS: Final = 1 << 24
-"""More than any vocabulary has; the largest have a quarter of a million tokens."""
+"""An upper bound on the number of tokens. The largest vocabularies have a quarter of a million."""
 
 _CONTROL_TEXTS: Final = frozenset({"<pad>", "<mask>", "<2mass>", "[@BOS@]"})
 _CONTROL_BRACKETS: Final = (("<|", "|>"), ("<｜", "｜>"), ("<unused", ">"))
@@ -44,7 +44,7 @@ class TokenTable:
         self.texts[id_], self.scores[id_], self.types[id_] = text, score, type_
 
     def pad(self, size: int, score: float) -> None:
-        """Fill up to `size` tokens with unused ones: models often have more embeddings than tokens."""
+        """Pad to `size` with unused tokens: models often have more embeddings than tokens."""
         for id_ in range(len(self), size):
             self.append(f"[PAD{id_}]", score, TokenType.UNUSED)
 
@@ -57,10 +57,10 @@ class TokenTable:
 
 
 def check_id(path: Path, id_: int, text: str, vocabulary_size: int | None) -> None:
-    """Refuse a vocabulary whose last token has no embedding, or an id that no vocabulary reaches.
+    """Check the largest id of a vocabulary.
 
     Raises:
-        ModelError: if it has.
+        ModelError: if the token has no embedding, or the id is at or above `MAX_TOKENS`.
     """
     if vocabulary_size is not None and id_ >= vocabulary_size:
         what = f"token {text!r} has the id {id_}, but the model has only {vocabulary_size} embeddings"
@@ -69,11 +69,11 @@ def check_id(path: Path, id_: int, text: str, vocabulary_size: int | None) -> No
         raise ModelError(f"{path}: token {text!r} has the id {id_}, expected below {MAX_TOKENS}")
 
 
-def without_twins(path: Path, vocabulary: Metadata) -> Metadata:
-    """The arrays of texts and types with every text once, since llama.cpp aborts on a vocabulary that has one twice.
+def without_duplicate_texts(path: Path, vocabulary: Metadata) -> Metadata:
+    """The arrays of texts and types with unique texts, since llama.cpp aborts on a vocabulary with duplicates.
 
-    Of several tokens with a text an added one keeps it, else the first; the others become unused. Nothing where no text
-    comes twice.
+    Of tokens with the same text an added one keeps it, or else the first. The others become unused. The result is empty if
+    there are no duplicates.
     """
     texts, types = list(vocabulary[spec.TOKENS].value), list(vocabulary[spec.TOKEN_TYPES].value)
     if len(set(texts)) == len(texts):
@@ -82,15 +82,17 @@ def without_twins(path: Path, vocabulary: Metadata) -> Metadata:
     for id_, text in enumerate(texts):
         if text not in kept or _precedence(types[id_]) > _precedence(types[kept[text]]):
             kept[text] = id_
-    twins = [id_ for id_, text in enumerate(texts) if text and kept[text] != id_]  # readers name empty ones themselves
-    for id_ in twins:
+    duplicates = [id_ for id_, text in enumerate(texts) if text and kept[text] != id_]  # readers rename empty ones
+    for id_ in duplicates:
         if types[id_] != TokenType.UNUSED:
             warn(f"{path}: the tokens {kept[texts[id_]]} and {id_} are both {shown(texts[id_])}; {id_} becomes unused")
         text = f"[PAD{id_}]"
         while text in kept:
             text = f"[{text}]"
         kept[text], texts[id_], types[id_] = id_, text, int(TokenType.UNUSED)
-    return {spec.TOKENS: array(ValueType.STRING, texts), spec.TOKEN_TYPES: array(ValueType.INT32, types)} if twins else {}
+    if not duplicates:
+        return {}
+    return {spec.TOKENS: array(ValueType.STRING, texts), spec.TOKEN_TYPES: array(ValueType.INT32, types)}
 
 
 def _precedence(type_: int) -> int:
@@ -98,7 +100,7 @@ def _precedence(type_: int) -> int:
 
 
 def looks_special(text: str) -> bool:
-    """Whether an added token is meant as a control token although it is not marked as special.
+    """Whether an added token is a control token although it is not marked as special.
 
     Source: `does_token_look_special` of llama.cpp's converter (models of Cohere, DeepSeek and Gemma need it).
     """
@@ -108,7 +110,7 @@ def looks_special(text: str) -> bool:
 def added_token(text: str, attributes: Any) -> tuple[str, TokenType]:
     """The text and type of an added token, from its attributes in `tokenizer_config.json` or `tokenizer.json`.
 
-    Control tokens stay as they are; others are texts a user may write, so they get real spaces.
+    Control tokens keep their text. Others match user text, so `WORD_START` in them becomes a space.
     """
     if attributes.get("special") or looks_special(text):
         return text, TokenType.CONTROL
@@ -116,6 +118,6 @@ def added_token(text: str, attributes: Any) -> tuple[str, TokenType]:
 
 
 def token_text(entry: object) -> str | None:
-    """The text of a special token in tokenizer_config.json, which is a string or an object that holds one as `content`."""
+    """The text of a special token in tokenizer_config.json: a string, or the `content` of an object; else None."""
     text = entry.get("content") if isinstance(entry, Mapping) else entry
     return text if isinstance(text, str) else None

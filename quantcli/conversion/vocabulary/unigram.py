@@ -1,4 +1,4 @@
-"""Unigram, of SentencePiece or of tokenizer.json, to GGUF.
+"""Convert Unigram vocabularies of SentencePiece or tokenizer.json.
 
 Source: `T5Model.set_vocab` and `_xlmroberta_set_vocab` of llama.cpp's `conversion/t5.py` and `bert.py`.
 """
@@ -26,18 +26,18 @@ _FAIRSEQ_HEAD: Final = {
     "<unk>": TokenType.UNKNOWN,
 }
 _REPLACED_PIECES: Final = 3
-"""How many pieces those stand for; so all others move up by one."""
+"""How many pieces the head replaces. All later ids are shifted by one."""
 
 _UNKNOWN_ID: Final = 3
 
 _LENGTH: Final = 4
-"""Bytes of the length that a precompiled character map begins with."""
+"""Bytes of the length field at the start of a precompiled character map."""
 
 _ASSUMED: Final = {
     "bos_token": "<s>", "eos_token": "</s>", "sep_token": "</s>", "cls_token": "<s>", "unk_token": "<unk>",
     "pad_token": "<pad>", "mask_token": "<mask>",
 }  # fmt: skip
-"""What XLM-RoBERTa's class in transformers assumes where tokenizer_config.json names no token of a role."""
+"""The defaults of XLM-RoBERTa's class in transformers for roles that tokenizer_config.json does not name."""
 
 
 def from_sentencepiece_unigram(request: Request) -> Metadata:
@@ -88,7 +88,7 @@ def from_unigram(request: Request) -> Metadata:
         raise ModelError(f"{files.tokenizer_path}: {len(pieces)} pieces, but the model has only {size} embeddings")
     added = {token["content"]: token for token in files.tokenizer.get("added_tokens") or []}
     named = dict(files.named_tokens)
-    if files.as_reference:  # it asks transformers, for which these are special only where they are named or assumed
+    if files.as_reference:  # llama.cpp uses transformers, for which only named or default special tokens are special
         named = _ASSUMED | named
     special = {*hugging_face.special_texts(named)}
     if not files.as_reference:
@@ -111,7 +111,7 @@ def from_unigram(request: Request) -> Metadata:
 
 
 def _character_map(normalizer: Mapping[str, Any] | None) -> bytes:
-    """The precompiled character map among the steps of a normalizer, empty where there is none."""
+    """The precompiled character map of a normalizer; empty if it has none."""
     steps = [normalizer or {}]
     for step in steps:
         if step.get("type") == "Precompiled":
@@ -121,7 +121,7 @@ def _character_map(normalizer: Mapping[str, Any] | None) -> bytes:
 
 
 def _check_map(request: Request, character_map: bytes) -> None:
-    """Refuse a map whose trie, after its length, is not followed by replacements: llama.cpp does not load such a file."""
+    """Refuse a map without replacements after its length and trie: llama.cpp does not load such a file."""
     if len(character_map) < _LENGTH or int.from_bytes(character_map[:_LENGTH], "little") + _LENGTH >= len(character_map):
         place = request.files.sentencepiece or request.files.tokenizer_path or request.files.checkpoint.directory
         raise FormatError(place, f"the precompiled character map of its normalizer, {len(character_map)} bytes, is damaged")

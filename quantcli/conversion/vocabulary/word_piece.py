@@ -1,4 +1,4 @@
-"""WordPiece, of tokenizer.json or of BERT's own vocab.txt, to GGUF.
+"""Convert WordPiece vocabularies of tokenizer.json or of BERT's vocab.txt.
 
 Source: `BertModel.set_vocab` of llama.cpp's `conversion/bert.py`.
 """
@@ -22,14 +22,17 @@ from quantcli.formats.vocabulary_spec import WORD_START, TokenType
 
 _CONTINUES: Final = "##"
 _ASSUMED: Final = {"bos": 101, "unk": 100, "sep": 102, "pad": 0, "mask": 103}
-"""The special tokens of BERT's first vocabularies, which llama.cpp takes for granted."""
+"""The special tokens of BERT's first vocabularies, which are llama.cpp's defaults."""
 
 _ANY: Final = "default"
-"""The name of the pre-tokenizer where no hash knows it: readers of WordPiece do not look at it."""
+"""The name of a pre-tokenizer with an unknown hash: readers of WordPiece do not use it."""
 
 
 def from_word_piece(request: Request) -> Metadata:
-    """A token that begins a word gets `WORD_START` in front, one that continues a word loses its `##`."""
+    """The metadata of a WordPiece vocabulary.
+
+    A token that begins a word gets the prefix `WORD_START`. One that continues a word loses its prefix `##`.
+    """
     files, tokenizer = request.files, hugging_face.load(request.files)
     table = hugging_face.listed_tokens(files, tokenizer, request.vocabulary_size)
     table.texts = [_marked(text, type_) for text, type_ in zip(table.texts, table.types, strict=True)]
@@ -45,9 +48,9 @@ def from_word_piece(request: Request) -> Metadata:
 
 
 def _unlike_assumed(tokenizer: Tokenizer, configuration: Mapping[str, Any]) -> dict[str, int]:
-    """The ids of special tokens that are not those of the first BERT, if one is not.
+    """The ids of the special tokens, if one of them is not the default; else empty.
 
-    Special tokens are looked for in tokenizer.json, and where there is none the reference leaves it at what readers assume.
+    llama.cpp's converter reads special tokens only from tokenizer.json. Without it, its files rely on the defaults.
     """
     ids: dict[str, int] = {}
     for role, text in bert_tokens(configuration).items():

@@ -86,7 +86,7 @@ def _refuse_strange(directory: Path, config: Mapping[str, Any]) -> None:
     if isinstance(start, str) and start.lower().startswith(_CHANGING_STARTS):
         strange.append(f"a base model that was changed before the training (init_lora_weights = {start!r})")
     if strange:
-        raise UnsupportedError(f"{directory}: the adapter has {', '.join(strange)}, which is not done", hint=_PLAIN)
+        raise UnsupportedError(f"{directory}: the adapter has {', '.join(strange)}, which is not supported", hint=_PLAIN)
 
 
 # --- from tensors to pairs ------------------------------------------------------------------------------------------------

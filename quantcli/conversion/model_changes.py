@@ -1,4 +1,4 @@
-"""What a conversion changes in a model besides the types of its tensors: metadata that is set, layers that are left out."""
+"""What a conversion changes in a model besides the types of its tensors: metadata overrides and pruned layers."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from quantcli.formats.tensor import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Changes:
-    """What a user may want changed. The default changes nothing."""
+    """The changes that a user asks for. The default changes nothing."""
 
     metadata: Mapping[str, Field] = field(default_factory=dict)
-    """Entries to set, be they in the model or not. The plan is made with them too."""
+    """Entries to set or to replace. The plan is made with them too."""
     prune_layers: Collection[int] = ()
-    """Layers to leave out; those behind them move up."""
+    """Layers to remove. Later layers are renumbered."""
 
 
 NO_CHANGES: Final = Changes()
@@ -31,20 +31,20 @@ NO_CHANGES: Final = Changes()
 
 @dataclass(frozen=True)
 class ChangedModel:
-    """A model with its changes: what is planned and written. `tensors` and `imatrix` go by the names in the output."""
+    """A model with its changes applied, which is planned and written. `tensors` and `imatrix` have the output's names."""
 
     source: Source
     changes: Changes
     tensors: dict[str, Tensor]
     imatrix: Imatrix | None
     noted_imatrix: Imatrix | None
-    """The importance matrix before any layer was left out: what the output's metadata tell about it."""
+    """The importance matrix before pruning, which the output's metadata describe."""
     block_count: Metadata
-    """The number of layers, set after all other metadata; empty if none was left out."""
+    """The number of layers, set after all other metadata. Empty if none was pruned."""
 
     @property
     def metadata(self) -> Metadata:
-        """What the plan is made with: it counts the layers that the whole model had."""
+        """The metadata that the plan is made with. `block_count` is that of the whole model, before pruning."""
         return {**self.source.metadata, **self.changes.metadata}
 
     def output_metadata(self, recipe: Recipe) -> Metadata:
@@ -56,12 +56,12 @@ class ChangedModel:
         return metadata
 
 
-def change(source: Source, changes: Changes = NO_CHANGES, imatrix: Imatrix | None = None) -> ChangedModel:
-    """Apply `changes` to a model, and to the importance values that belong to it.
+def apply_changes(source: Source, changes: Changes = NO_CHANGES, imatrix: Imatrix | None = None) -> ChangedModel:
+    """Apply `changes` to a model and to its importance matrix.
 
     Raises:
-        UsageError: if a layer to leave out does not exist, or none would be left.
-        UnsupportedError: if layers are left out of a model whose metadata have a list with a value for each layer.
+        UsageError: if a layer to prune does not exist, or no layer would be left.
+        UnsupportedError: if layers are pruned from a model whose metadata have an array with a value for each layer.
     """
     if not changes.prune_layers:
         return ChangedModel(source, changes, source.tensors, imatrix, imatrix, {})
@@ -78,9 +78,9 @@ def change(source: Source, changes: Changes = NO_CHANGES, imatrix: Imatrix | Non
 
 
 def _refuse_lists_by_layer(source: Source) -> None:
-    """llama-quantize leaves such lists as they are, and llama.cpp refuses the file: they are longer than its layers."""
+    """Refuse arrays with a value for each layer. llama-quantize does not shorten them, and llama.cpp refuses its output."""
     layers = source.metadata.get(f"{source.architecture}.block_count")
     for key, entry in source.metadata.items():
         listed = entry.type == ValueType.ARRAY and key.startswith(f"{source.architecture}.")
         if listed and layers and len(entry.value) == layers.value:
-            raise UnsupportedError(f"{source.path}: {key} has a value for each layer, so that no layer can be left out")
+            raise UnsupportedError(f"{source.path}: {key} has a value for each layer, so layers cannot be pruned")

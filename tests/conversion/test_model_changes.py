@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from llama_quantize import reference_plan
 
-from quantcli.conversion.changes import Changes, change
 from quantcli.conversion.convert import Conversion, convert
+from quantcli.conversion.model_changes import Changes, apply_changes
 from quantcli.conversion.plan import PlanOptions
 from quantcli.conversion.recipes import RECIPES
 from quantcli.conversion.source import Source, open_source
@@ -91,7 +91,7 @@ def test_importance_goes_with_its_layer() -> None:
     with open_source(STORIES) as source:
         entries = {f"blk.{layer}.ffn_down.weight": np.full(172, layer, np.float32) for layer in range(5)}
         given = Imatrix("m.gguf", (), 1, entries)
-        changed = change(source, Changes(prune_layers=[0, 2]), given)
+        changed = apply_changes(source, Changes(prune_layers=[0, 2]), given)
         assert changed.imatrix is not None
         assert {name: values[0] for name, values in changed.imatrix.entries.items()} == {
             "blk.0.ffn_down.weight": 1,
@@ -108,9 +108,9 @@ def test_a_model_with_a_list_by_layer_is_not_pruned() -> None:
         "llama.attention.head_count_kv": array(ValueType.INT32, [1, 2, 1]),
     }
     source = Source(Path("m.gguf"), (), "llama", {}, metadata, 0)
-    assert change(source).metadata == metadata
+    assert apply_changes(source).metadata == metadata
     with pytest.raises(UnsupportedError, match=r"llama\.attention\.head_count_kv has a value for each layer"):
-        change(source, Changes(prune_layers=[0]))
+        apply_changes(source, Changes(prune_layers=[0]))
 
 
 # --- parts ----------------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The tokens that begin and end a text which the reference's converter does not find: docs/departures.md."""
+"""The begin and end tokens that llama.cpp's converter does not find: docs/departures.md."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from quantcli.formats.gguf_spec import Metadata, u32
 from quantcli.formats.vocabulary_spec import TokenType
 
 _MORE_ENDS: Final = ("eot", "eom")
-"""The roles that are left for what ends a text besides `eos`: the end of a turn, the end of a message."""
+"""The roles for end tokens besides `eos`: end of turn, end of message."""
 
 
-def missing_ends(files: TokenizerFiles, found: Metadata) -> Metadata:
-    """The ids of begin and end tokens that `found`, the metadata of the vocabulary, does not have yet.
+def missing_end_tokens(files: TokenizerFiles, found: Metadata) -> Metadata:
+    """The ids of begin and end tokens that `found`, the metadata of the vocabulary, lacks.
 
-    They are those that tokenizer_config.json names and that are tokens of the vocabulary itself, and all that end a text in
-    generation_config.json or config.json, as far as GGUF has places for them.
+    These are the tokens of the vocabulary that tokenizer_config.json names as `bos` and `eos`, and all end tokens of
+    generation_config.json or config.json, as far as GGUF has keys for them.
     """
     named = _named(files, found)
     return named | _others(files, found | named)
@@ -44,14 +44,14 @@ def _others(files: TokenizerFiles, found: Metadata) -> Metadata:
         if free:
             metadata[spec.SPECIAL_TOKENS[free.pop(0)]] = u32(id_)
         else:
-            warn(f"{files.checkpoint.directory}: GGUF has no place for a further end token, {tokens[id_]!r} ({id_})")
+            warn(f"{files.checkpoint.directory}: GGUF has no key for another end token, {tokens[id_]!r} ({id_})")
     return metadata
 
 
 def _unknown_ends(files: TokenizerFiles, found: Metadata) -> Iterator[int]:
-    """The ids that end a text, and that readers know neither by a key nor by their texts.
+    """The ids of end tokens that readers recognise neither by a key nor by their text.
 
-    An ordinary token is none: config.json may be that of the model this one was made from, with another vocabulary.
+    Normal tokens are left out: config.json may be that of the base model, with another vocabulary.
     """
     tokens, types = found[spec.TOKENS].value, found[spec.TOKEN_TYPES].value
     known = {found[key].value for role in ("eos", *_MORE_ENDS) if (key := spec.SPECIAL_TOKENS[role]) in found}

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 
 from quantcli import dequantize, quantize
-from quantcli.kernels.types import block_type
+from quantcli.core.block_types import block_type
 
 COMMON = ("Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q3_K", "Q2_K")
 ROWS, ROW_LENGTH = 256, 4096

@@ -14,7 +14,7 @@ from importlib import import_module
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from quantcli.conversion.convert import convert
-    from quantcli.formats.gguf_reader import open_gguf
+    from quantcli.formats.gguf.reader import open_gguf
     from quantcli.kernels.rows import dequantize, quantize
 
 __version__ = "0.1.0"
@@ -23,7 +23,7 @@ __all__ = ["__version__", "convert", "dequantize", "open_gguf", "quantize"]
 _PLACES = {
     "convert": "quantcli.conversion.convert",
     "dequantize": "quantcli.kernels.rows",
-    "open_gguf": "quantcli.formats.gguf_reader",
+    "open_gguf": "quantcli.formats.gguf.reader",
     "quantize": "quantcli.kernels.rows",
 }
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from quantcli.formats.gguf_reader import open_gguf
-from quantcli.formats.gguf_spec import Field, string
-from quantcli.formats.gguf_writer import GGUFWriter
-from quantcli.formats.tensor import TensorInfo
+from quantcli.formats.gguf.reader import open_gguf
+from quantcli.formats.gguf.spec import Field, string
+from quantcli.formats.gguf.writer import GGUFWriter
+from quantcli.tensors.tensor import TensorInfo
 
 STORY_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{{ message.content }}"

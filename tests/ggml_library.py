@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.kernels.types import BlockType, block_type
+from quantcli.core.block_types import BlockType, block_type
 
 Quantizer = Callable[..., NDArray[np.uint8]]
 

@@ -14,9 +14,9 @@ import numpy as np
 
 from quantcli.conversion.plan import PlanOptions
 from quantcli.conversion.recipes import Recipe
-from quantcli.formats.gguf_reader import open_gguf
-from quantcli.formats.gguf_spec import Metadata, ValueType
-from quantcli.formats.tensor import TensorInfo
+from quantcli.formats.gguf.reader import open_gguf
+from quantcli.formats.gguf.spec import Metadata, ValueType
+from quantcli.tensors.tensor import TensorInfo
 
 _LINE = re.compile(r"\[ *\d+/ *\d+\] (\S+) +- \[[^]]*\], type = +(\w+), size = [^\n(]*(?:\((\w+)\))?\n")
 

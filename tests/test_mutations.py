@@ -15,23 +15,23 @@ from tiny_model import write_model
 
 from quantcli.cli.commands import inspect
 from quantcli.cli.output import print_json, show
-from quantcli.formats.errors import QuantcliError, clipped
-from quantcli.formats.gguf_reader import GGUFFile, open_gguf
-from quantcli.formats.gguf_spec import Field, ValueType, array, string, u32
-from quantcli.formats.vocabulary_spec import BYTES
+from quantcli.core.errors import QuantcliError, clipped
+from quantcli.formats.gguf.reader import GGUFFile, open_gguf
+from quantcli.formats.gguf.spec import Field, ValueType, array, string, u32
+from quantcli.formats.gguf.vocabulary import BYTES
 from quantcli.runner.cache import Cache
 from quantcli.runner.embed import POOLINGS, pooling_of
 from quantcli.runner.load import LoadedModel
 from quantcli.runner.model import Model
-from quantcli.runner.sampling import Sampler
-from quantcli.runner.sampling_options import SamplingOptions
-from quantcli.runner.tokenizer import load_tokenizer
+from quantcli.runner.text.sampling import Sampler
+from quantcli.runner.text.sampling_options import SamplingOptions
+from quantcli.runner.text.tokenizer import load_tokenizer
 
 CASES = runpy.run_path(str(Path(__file__).parent / "golden/logit_cases.py"))["CASES"]
 MUTATIONS = 60
 TEXT = "Once upon\n a <s>tïme🚀</s> \udcff"
 
-pytestmark = pytest.mark.filterwarnings("ignore::quantcli.formats.errors.QuantcliWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::quantcli.core.errors.QuantcliWarning")
 
 INTEGERS = {
     ValueType.UINT8: (0, 255), ValueType.INT8: (-128, 127), ValueType.UINT16: (0, 65535), ValueType.INT16: (-32768, 32767),

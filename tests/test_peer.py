@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from quantcli.cli.main import cli
 from quantcli.conversion.convert import convert
-from quantcli.formats.gguf_reader import open_gguf
+from quantcli.formats.gguf.reader import open_gguf
 
 ROOT = Path(__file__).parents[1]
 MODELS = [ROOT / "examples" / "storyteller", ROOT / "tests" / "golden" / "stories260K"]

@@ -13,12 +13,12 @@ from tiny_checkpoint import write_checkpoint
 
 from quantcli.architectures.loader import find_architecture
 from quantcli.architectures.transforms import as_float32
-from quantcli.formats.checkpoint import open_checkpoint
-from quantcli.formats.gguf_spec import Metadata, string, u32
-from quantcli.formats.gguf_writer import GGUFWriter
-from quantcli.formats.tensor import TensorInfo
+from quantcli.core.block_types import TYPES
+from quantcli.formats.checkpoint.checkpoint import open_checkpoint
+from quantcli.formats.gguf.spec import Metadata, string, u32
+from quantcli.formats.gguf.writer import GGUFWriter
 from quantcli.kernels.rows import quantize
-from quantcli.kernels.types import TYPES
+from quantcli.tensors.tensor import TensorInfo
 
 ARCHITECTURES = Path(__file__).parent / "golden/architectures"
 LAYER = re.compile(r"\.(layers|h|blocks)\.(\d+)\.")

@@ -16,7 +16,7 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any, Final, Protocol
 
-from quantcli.formats.errors import ModelError, clipped, shown
+from quantcli.core.errors import ModelError, clipped, shown
 
 
 class Scope(Protocol):

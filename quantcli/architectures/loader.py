@@ -9,10 +9,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from quantcli.architectures.config import complete_config, hyperparameters
-from quantcli.architectures.fields import FIELD_TYPES
+from quantcli.architectures.adapter_mapping import map_adapter
+from quantcli.architectures.gguf_fields import FIELD_TYPES
 from quantcli.architectures.graph import Graph
-from quantcli.architectures.low_rank import map_adapter
+from quantcli.architectures.hf_config import complete_config, hyperparameters
 from quantcli.architectures.mapping import map_tensors
 from quantcli.architectures.schema import (
     Declaration,
@@ -21,10 +21,10 @@ from quantcli.architectures.schema import (
     read_declaration,
 )
 from quantcli.architectures.tables import headings
+from quantcli.core.errors import ModelError, UnsupportedError, clipped, shown
 from quantcli.formats.adapters import LowRank
-from quantcli.formats.errors import ModelError, UnsupportedError, clipped, shown
-from quantcli.formats.gguf_spec import Field, Metadata, string
-from quantcli.formats.tensor import Tensor
+from quantcli.formats.gguf.spec import Field, Metadata, string
+from quantcli.tensors.tensor import Tensor
 
 
 @dataclass(frozen=True)

@@ -14,22 +14,12 @@ from typing import Any, Final, TypeVar
 from quantcli.architectures.expressions import Call
 from quantcli.architectures.name_ranges import LISTED, listed_names
 from quantcli.architectures.schema import Declaration, IgnoreRow, TensorRow, placeholders
-from quantcli.architectures.transforms import (
-    BF16,
-    F16,
-    F32,
-    GATHERS,
-    GENERATORS,
-    TRANSFORMS,
-    Generated,
-    Renamed,
-    as_float32,
-    have_same_numbers,
-)
-from quantcli.formats.errors import ModelError, UnsupportedError, clipped, shown
-from quantcli.formats.listing import listed
-from quantcli.formats.tensor import Tensor, TensorInfo
-from quantcli.kernels.types import OPAQUE_TYPES
+from quantcli.architectures.transforms import BF16, F16, F32, GATHERS, GENERATORS, TRANSFORMS, as_float32, have_same_numbers
+from quantcli.core.block_types import OPAQUE_TYPES
+from quantcli.core.errors import ModelError, UnsupportedError, clipped, shown
+from quantcli.core.listing import listed
+from quantcli.tensors.derived import Generated, Renamed
+from quantcli.tensors.tensor import Tensor, TensorInfo
 
 MOST_ZEROS: Final = 1 << 20
 """How long a vector may be that is read to see whether it is all zero."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from quantcli.formats.listing import listed
+from quantcli.core.listing import listed
 
 LISTED: Final = 100
 """How many names or patterns an error tells before it only counts. No model has as many; a file that is none may."""

@@ -14,14 +14,14 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
-from quantcli.architectures.config import OrNull
 from quantcli.architectures.expressions import Call, Expression
-from quantcli.architectures.fields import FIELD_TYPES
+from quantcli.architectures.gguf_fields import FIELD_TYPES
 from quantcli.architectures.graph import Graph
+from quantcli.architectures.hf_config import OrNull
 from quantcli.architectures.tables import class_defaults, merged_tables
 from quantcli.architectures.transforms import GATHERS, GENERATORS, TRANSFORMS
-from quantcli.formats.errors import FormatError
-from quantcli.formats.gguf_spec import MAX_NAME_LENGTH
+from quantcli.core.errors import FormatError
+from quantcli.formats.gguf.spec import MAX_NAME_LENGTH
 
 _FILE_KEYS: Final = {
     "gguf",
@@ -128,7 +128,7 @@ class GeneratedRow:
 class VocabularyRules:
     """What the reference converter does to the vocabularies of an architecture beside what it does to all.
 
-    Roles of special tokens are those of `quantcli.formats.vocabulary_spec`: `bos`, `eos`, `eot` ...
+    Roles of special tokens are those of `quantcli.formats.gguf.vocabulary`: `bos`, `eos`, `eot` ...
     """
 
     copy_space_prefix: bool = False

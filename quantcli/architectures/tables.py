@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from quantcli.formats.errors import FormatError
+from quantcli.core.errors import FormatError
 
 PACKAGE_DIRECTORY: Final = Path(__file__).parent / "models"
 """Where the architecture files of the package lie."""

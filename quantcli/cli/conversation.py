@@ -13,11 +13,11 @@ import click
 
 from quantcli.cli.main import INTERRUPTED, report
 from quantcli.cli.running import stream, warn_of_full_context
-from quantcli.formats.errors import GenerationError
+from quantcli.core.errors import GenerationError
 
 if TYPE_CHECKING:
-    from quantcli.runner.chat import Conversation
-    from quantcli.runner.generate import Generation
+    from quantcli.runner.text.chat import Conversation
+    from quantcli.runner.text.generate import Generation
 
 HELP: Final = '''\
 /clear       forget the conversation

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from quantcli.cli.output import binary_size, decimal_count, printable
-from quantcli.formats import vocabulary_spec as vocabulary
-from quantcli.formats.gguf_reader import GGUFFile
-from quantcli.formats.gguf_spec import Field, ValueType
+from quantcli.formats.gguf import vocabulary
+from quantcli.formats.gguf.reader import GGUFFile
+from quantcli.formats.gguf.spec import Field, ValueType
 
 Lines = Iterator[tuple[str, str]]
 

@@ -19,7 +19,7 @@ from quantcli import __version__
 from quantcli.cli.commands import SUMMARIES
 from quantcli.cli.environment import numba_variables, without_unusable
 from quantcli.cli.output import printable
-from quantcli.formats.errors import QuantcliError, QuantcliWarning, warn
+from quantcli.core.errors import QuantcliError, QuantcliWarning, warn
 
 WITHOUT_KERNELS: Final = frozenset(SUMMARIES) - {"convert", "run", "eval", "bench", "embed", "lora"}
 """Commands that compute nothing."""

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import click
 
-from quantcli.runner.sampling_options import SamplingOptions
+from quantcli.runner.text.sampling_options import SamplingOptions
 
 Function = Callable[..., Any]
 Decorator = Callable[[Function], Function]

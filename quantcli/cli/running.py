@@ -14,8 +14,8 @@ from quantcli.cli.output import binary_size, say_aside
 
 if TYPE_CHECKING:
     from quantcli.runner.cache import Cache
-    from quantcli.runner.generate import Generation
     from quantcli.runner.load import LoadedModel
+    from quantcli.runner.text.generate import Generation
 
 _SHOWN_ESCAPED: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 """Characters that steer a terminal: an answer may hold them, and their codes are shown instead."""
@@ -40,7 +40,7 @@ def open_model(
     from quantcli.kernels.jit import use_threads
     from quantcli.runner.cache import check_cache_type
     from quantcli.runner.load import load_model
-    from quantcli.runner.pack import packing_type
+    from quantcli.runner.quantize_on_load import packing_type
 
     check_cache_type(cache_type)
     use_threads(threads)

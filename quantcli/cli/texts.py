@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from quantcli.formats.errors import UsageError
+from quantcli.core.errors import UsageError
 
 _OTHER_MARKS: Final = {
     "UTF-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),

@@ -19,9 +19,9 @@ import numpy as np
 from quantcli.conversion.plan import PlannedTensor
 from quantcli.formats.prequantized.numbers import Floats, to_floats
 from quantcli.formats.prequantized.scaled import Decoded
-from quantcli.formats.tensor import Tensor, made_of
-from quantcli.kernels.grids import GRIDS, ROUNDED, lies_on_grid, may_lie_on_grid
+from quantcli.kernels.rounding.exact_grids import GRIDS, ROUNDED, lies_on_grid, may_lie_on_grid
 from quantcli.kernels.rows import dequantize
+from quantcli.tensors.tensor import Tensor, made_of
 
 _SAMPLES: Final = 8
 """Sample rows that are tested, one after another, before the whole tensor is."""

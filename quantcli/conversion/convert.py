@@ -13,11 +13,11 @@ from typing import Any, Final, TypedDict, Unpack
 
 from quantcli.conversion.execute import Output, encoders_for, execute, kernels_needed
 from quantcli.conversion.job import Job, open_job
-from quantcli.conversion.lora import AdapterRequest
+from quantcli.conversion.lora.merge import AdapterRequest
 from quantcli.conversion.model_changes import Changes
 from quantcli.conversion.plan import PlannedTensor, PlanOptions
 from quantcli.conversion.request import Request
-from quantcli.formats.gguf_writer import Part
+from quantcli.formats.gguf.writer import Part
 from quantcli.formats.imatrix import Imatrix
 from quantcli.kernels.rows import compile_kernels, uncompiled
 

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.conversion.plan import PlannedTensor
+from quantcli.core.block_types import BlockType
 from quantcli.formats.imatrix import Imatrix
 from quantcli.kernels import rows
-from quantcli.kernels.types import BlockType
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from quantcli.conversion.encode import Encoder, encoder_for
 from quantcli.conversion.plan import PlannedTensor
 from quantcli.conversion.value_range import check_converted, check_copied, check_source
-from quantcli.formats.gguf_writer import TensorWriter
+from quantcli.core.block_types import BlockType
+from quantcli.formats.gguf.writer import TensorWriter
 from quantcli.formats.imatrix import Imatrix
-from quantcli.formats.tensor import Tensor
 from quantcli.kernels import rows
-from quantcli.kernels.types import BlockType
+from quantcli.tensors.tensor import Tensor
 
 CHUNK_WEIGHTS: Final = 1 << 19
 """About how many weights are in a chunk: two megabytes of float32.

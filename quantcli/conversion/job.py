@@ -16,12 +16,12 @@ from quantcli.conversion.plan import PlannedTensor, check_plan, make_plan
 from quantcli.conversion.recipes import Recipe, find_recipe
 from quantcli.conversion.request import Request
 from quantcli.conversion.source import open_source
-from quantcli.formats.errors import UsageError
-from quantcli.formats.gguf_parts import by_size, part_prefix
-from quantcli.formats.gguf_spec import Metadata
-from quantcli.formats.gguf_split import SplitWriter
-from quantcli.formats.gguf_writer import GGUFWriter, TensorWriter, refuse_overwriting
-from quantcli.formats.hub import HubModel
+from quantcli.core.errors import UsageError
+from quantcli.formats.gguf.parts import by_size, part_prefix
+from quantcli.formats.gguf.spec import Metadata
+from quantcli.formats.gguf.split import SplitWriter
+from quantcli.formats.gguf.writer import GGUFWriter, TensorWriter, refuse_overwriting
+from quantcli.formats.hub.models import HubModel
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def open_job(
     """Open the model of a request and plan its outputs. The model's files are closed on leaving.
 
     With `dry_run` a model of the hub is not downloaded; the plan is made from its headers. `fetching` is called before a
-    download: see `formats.hub.fetch_model`.
+    download: see `formats.hub.models.fetch_model`.
 
     Raises:
         UsageError: for an unknown type, contradictory options, or `remote` for a model that is not on the hub.

@@ -9,10 +9,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from quantcli.formats.errors import UsageError
-from quantcli.formats.gguf_parts import part_prefix
-from quantcli.formats.hub import HubModel, fetch_model, find_hub_model, stored_model
-from quantcli.formats.hub_cache import find_cached_model
+from quantcli.core.errors import UsageError
+from quantcli.formats.gguf.parts import part_prefix
+from quantcli.formats.hub.cache_folders import find_cached_model
+from quantcli.formats.hub.models import HubModel, fetch_model, find_hub_model, stored_model
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def locate(
     """Find a model.
 
     A model of the hub is downloaded. With `remote` it is read from the hub instead. With `dry_run` it is read from the
-    cache if it is there, else from the hub. `started` is called before a download: see `formats.hub.fetch_model`.
+    cache if it is there, else from the hub. `started` is called before a download: see `formats.hub.models.fetch_model`.
 
     Raises:
         UsageError: for `remote` with a path.

@@ -6,14 +6,14 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from quantcli.conversion.output_metadata import quantized_metadata
+from quantcli.conversion.metadata.output import quantized_metadata
 from quantcli.conversion.prune import prune_importance, prune_tensors, pruned_block_count, pruned_names
 from quantcli.conversion.recipes import Recipe
 from quantcli.conversion.source import Source
-from quantcli.formats.errors import UnsupportedError
-from quantcli.formats.gguf_spec import Field, Metadata, ValueType, replace_keys
+from quantcli.core.errors import UnsupportedError
+from quantcli.formats.gguf.spec import Field, Metadata, ValueType, replace_keys
 from quantcli.formats.imatrix import Imatrix
-from quantcli.formats.tensor import Tensor
+from quantcli.tensors.tensor import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,11 +16,11 @@ from typing import Final
 
 from quantcli.conversion.recipes import BlockCounts, ModelFacts, Policy, Recipe, TensorFacts, layer_of
 from quantcli.conversion.roles import Role
-from quantcli.formats.errors import ModelError, UnsupportedError, UsageError, clipped, shown
-from quantcli.formats.gguf_spec import Field
-from quantcli.formats.listing import listed
-from quantcli.formats.tensor import TensorInfo
-from quantcli.kernels.types import TYPES, BlockType, block_type
+from quantcli.core.block_types import TYPES, BlockType, block_type
+from quantcli.core.errors import ModelError, UnsupportedError, UsageError, clipped, shown
+from quantcli.core.listing import listed
+from quantcli.formats.gguf.spec import Field
+from quantcli.tensors.tensor import TensorInfo
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final, TypeVar
 
-from quantcli.formats.errors import UsageError, clipped
-from quantcli.formats.gguf_spec import Field, u32
+from quantcli.core.errors import UsageError, clipped
+from quantcli.formats.gguf.spec import Field, u32
 from quantcli.formats.imatrix import Imatrix
-from quantcli.formats.tensor import TensorInfo
+from quantcli.tensors.tensor import TensorInfo
 
 AnyTensor = TypeVar("AnyTensor", bound=TensorInfo)
 

@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from quantcli.architectures.expressions import Expression
 from quantcli.conversion.roles import Role, read_roles, recipe_text, role_of
-from quantcli.formats.errors import ModelError, UsageError
-from quantcli.kernels.types import BlockType, block_type
+from quantcli.core.block_types import BlockType, block_type
+from quantcli.core.errors import ModelError, UsageError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 
-from quantcli.conversion.lora import AdapterRequest
+from quantcli.conversion.lora.merge import AdapterRequest
 from quantcli.conversion.model_changes import NO_CHANGES, Changes
 from quantcli.conversion.plan import DEFAULT_OPTIONS, PlanOptions
 from quantcli.formats.imatrix import Imatrix

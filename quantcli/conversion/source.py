@@ -8,19 +8,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from quantcli.architectures.loader import Architecture, find_architecture
-from quantcli.conversion.lora import AdapterRequest, merged
-from quantcli.conversion.metadata import general_metadata
+from quantcli.conversion.lora.merge import AdapterRequest, merged
+from quantcli.conversion.metadata.general import general_metadata
 from quantcli.conversion.vocabulary import vocabulary_metadata
+from quantcli.core.errors import UsageError, warn
 from quantcli.formats.adapters import CONFIG as ADAPTER_CONFIG
-from quantcli.formats.checkpoint import Checkpoint, open_checkpoint
-from quantcli.formats.errors import UsageError, warn
-from quantcli.formats.files import InputFile
-from quantcli.formats.gguf_reader import open_gguf
-from quantcli.formats.gguf_spec import MAGIC, Metadata
-from quantcli.formats.hub import HubModel
+from quantcli.formats.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from quantcli.formats.gguf.reader import open_gguf
+from quantcli.formats.gguf.spec import MAGIC, Metadata
+from quantcli.formats.hub.models import HubModel
+from quantcli.formats.hub.remote import open_remote
 from quantcli.formats.prequantized import decoded_checkpoint
-from quantcli.formats.remote import open_remote
-from quantcli.formats.tensor import FileTensor, Tensor
+from quantcli.tensors.files import InputFile
+from quantcli.tensors.tensor import FileTensor, Tensor
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.formats.errors import ValueRangeError
-from quantcli.formats.tensor import TensorInfo
+from quantcli.core.block_types import BlockType
+from quantcli.core.errors import ValueRangeError
 from quantcli.kernels import rows
 from quantcli.kernels.finite import first_not_finite
-from quantcli.kernels.types import BlockType
+from quantcli.tensors.tensor import TensorInfo
 
 LARGE: Final = 65504.0
 """The largest float16. Weights of working models are far below it. Blocks with larger weights get a round trip check."""

@@ -18,11 +18,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.formats.errors import FormatError, ValueRangeError
-from quantcli.formats.files import InputFile
-from quantcli.formats.gguf_reader import GGUFFile, open_gguf
-from quantcli.formats.gguf_spec import MAGIC, Metadata, ValueType, decode_string, encode_string, string, u32
-from quantcli.formats.tensor import Tensor
+from quantcli.core.errors import FormatError, ValueRangeError
+from quantcli.formats.gguf.reader import GGUFFile, open_gguf
+from quantcli.formats.gguf.spec import MAGIC, Metadata, ValueType, decode_string, encode_string, string, u32
+from quantcli.tensors.files import InputFile
+from quantcli.tensors.tensor import Tensor
 
 _SUMS: Final = ".in_sum2"
 _COUNTS: Final = ".counts"

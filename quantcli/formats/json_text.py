@@ -6,7 +6,7 @@ import json
 from os import PathLike
 from typing import Any, Final
 
-from quantcli.formats.errors import FormatError
+from quantcli.core.errors import FormatError
 
 
 def parse_object(

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.kernels.types import TYPES, BlockType
+from quantcli.core.block_types import TYPES, BlockType
 
 
 class _Bits(NamedTuple):

@@ -110,9 +110,10 @@ def keeps_kernels() -> bool:
 
 @cache
 def sources_digest() -> str:
-    """A digest of every source file under `kernels/` and of the choice of instructions."""
+    """A digest of every source file under `kernels/`, of the block types, and of the choice of instructions."""
     digest = hashlib.sha256(os.environ.get("QUANTCLI_SIMD", "").encode())
-    for source in sorted(Path(__file__).parent.rglob("*.py")):
+    here = Path(__file__).parent
+    for source in (here.parent / "core" / "block_types.py", *sorted(here.rglob("*.py"))):
         digest.update(source.name.encode())
         digest.update(source.read_bytes())
     return digest.hexdigest()[:16]

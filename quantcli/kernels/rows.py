@@ -9,12 +9,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from quantcli.core.block_types import BlockType, block_type
 from quantcli.kernels.blocks import codec
 from quantcli.kernels.blocks.dequantize import dequantizer
-from quantcli.kernels.grids import repack
 from quantcli.kernels.jit import is_compiled, kernel
+from quantcli.kernels.rounding.exact_grids import repack
 from quantcli.kernels.simd import LANES, absolute, all_lanes, load, splat
-from quantcli.kernels.types import BlockType, block_type
 
 
 def quantize(

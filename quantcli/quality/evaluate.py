@@ -15,12 +15,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.formats.errors import GenerationError, ModelError, UsageError
+from quantcli.core.errors import GenerationError, ModelError, UsageError
 from quantcli.runner.cache import Cache
 from quantcli.runner.load import LoadedModel
 from quantcli.runner.model import Model
-from quantcli.runner.sampling import DIVERGED
-from quantcli.runner.tokenizer import Tokenizer
+from quantcli.runner.text.sampling import DIVERGED
+from quantcli.runner.text.tokenizer import Tokenizer
 
 DEFAULT_CONTEXT: Final = 512
 SHORTEST_CONTEXT: Final = 4

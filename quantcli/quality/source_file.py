@@ -10,11 +10,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.architectures.transforms import Renamed
 from quantcli.conversion.source import Source
-from quantcli.formats.files import InputFile
-from quantcli.formats.gguf_spec import Metadata
-from quantcli.formats.tensor import StoredTensor, Tensor, TensorInfo
+from quantcli.formats.gguf.spec import Metadata
+from quantcli.tensors.derived import Renamed
+from quantcli.tensors.files import InputFile
+from quantcli.tensors.tensor import StoredTensor, Tensor, TensorInfo
 
 ALIGNMENT: Final = 8
 """Bytes: a tensor that lies at a multiple of them is mapped, as kernels may read it."""

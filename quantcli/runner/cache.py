@@ -10,9 +10,9 @@ from typing import Any, Final, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.formats.errors import GenerationError, UsageError
-from quantcli.kernels.attention import attention_kernels
-from quantcli.kernels.cached import STORAGES, Storage
+from quantcli.core.errors import GenerationError, UsageError
+from quantcli.kernels.attention.cache_types import STORAGES, Storage
+from quantcli.kernels.attention.one_query import attention_kernels
 
 BATCH: Final = 512
 """Tokens that go through the layers together, at most: it bounds the memory of a long prompt, and of windows."""
@@ -59,7 +59,7 @@ def check_cache_type(cache_type: str) -> None:
 
 @dataclass(frozen=True)
 class View:
-    """What queries see and how: see `attend` of `kernels.attention`."""
+    """What queries see and how: see `attend` of `kernels.attention.one_query`."""
 
     scale: np.float32
     softcap: np.float32

@@ -10,10 +10,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.formats.errors import GenerationError, UnsupportedError, UsageError
+from quantcli.core.errors import GenerationError, UnsupportedError, UsageError
 from quantcli.runner.cache import Cache
 from quantcli.runner.load import LoadedModel
-from quantcli.runner.sampling import DIVERGED
+from quantcli.runner.text.sampling import DIVERGED
 
 Floats = NDArray[np.float32]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from quantcli.architectures.graph import Graph
 from quantcli.architectures.loader import graph_of
-from quantcli.formats.errors import ModelError, UnsupportedError
+from quantcli.core.errors import ModelError, UnsupportedError
 from quantcli.runner.feed_forward.registry import FEED_FORWARD
 from quantcli.runner.ignored import warn_of_ignored
 from quantcli.runner.metadata import REQUIRED, MetadataReader, shown_value

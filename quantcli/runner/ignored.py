@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from quantcli.architectures.expressions import Expression
-from quantcli.formats.errors import ModelError, warn
+from quantcli.core.errors import ModelError, warn
 from quantcli.runner.metadata import MetadataReader, shown_value
 
 _SCALES: Final = "not value in [0, 1]"

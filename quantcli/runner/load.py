@@ -7,12 +7,12 @@ from functools import cached_property
 from os import PathLike
 from pathlib import Path
 
-from quantcli.formats.gguf_reader import open_gguf
-from quantcli.formats.gguf_spec import Metadata
-from quantcli.kernels.types import BlockType
+from quantcli.core.block_types import BlockType
+from quantcli.formats.gguf.reader import open_gguf
+from quantcli.formats.gguf.spec import Metadata
 from quantcli.runner.model import Model
 from quantcli.runner.model_file import ModelFile
-from quantcli.runner.tokenizer import Tokenizer, load_tokenizer
+from quantcli.runner.text.tokenizer import Tokenizer, load_tokenizer
 from quantcli.runner.weights import Observer
 
 

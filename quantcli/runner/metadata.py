@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from quantcli.architectures.expressions import Expression
-from quantcli.formats.errors import ModelError, shown
+from quantcli.core.errors import ModelError, shown
 from quantcli.runner.model_file import ModelFile, metadata_value
 
 REQUIRED: Final = object()

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.formats import vocabulary_spec
-from quantcli.formats.errors import GenerationError, ModelError, UnsupportedError
-from quantcli.formats.listing import listed
+from quantcli.core.block_types import BlockType
+from quantcli.core.errors import GenerationError, ModelError, UnsupportedError
+from quantcli.core.listing import listed
+from quantcli.formats.gguf import vocabulary as vocabulary_spec
 from quantcli.kernels.rows import dequantize
-from quantcli.kernels.types import BlockType
 from quantcli.runner.cache import BATCH, Cache
 from quantcli.runner.hyperparameters import read_hyperparameters
 from quantcli.runner.layers import read_layer

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.formats.gguf_spec import Metadata
-from quantcli.formats.tensor import TensorInfo
+from quantcli.formats.gguf.spec import Metadata
+from quantcli.tensors.tensor import TensorInfo
 
 
 class ModelFile(Protocol):

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.architectures.graph import Graph
-from quantcli.formats.errors import UnsupportedError, shown
+from quantcli.core.errors import UnsupportedError, shown
 from quantcli.runner.metadata import MetadataReader
 
 SCALINGS: Final = ("none", "linear", "yarn", "longrope")

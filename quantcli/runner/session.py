@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.formats.errors import GenerationError, UsageError
+from quantcli.core.errors import GenerationError, UsageError
 from quantcli.runner.cache import Cache
+from quantcli.runner.context_shift import check_shift, shift
 from quantcli.runner.model import Model
-from quantcli.runner.shift import check_shift, shift
 
 
 class Session:

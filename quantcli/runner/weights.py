@@ -12,14 +12,14 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.formats.errors import ModelError, UnsupportedError
-from quantcli.formats.tensor import TensorInfo
+from quantcli.core.block_types import BlockType
+from quantcli.core.errors import ModelError, UnsupportedError
 from quantcli.kernels.elementwise import layer_norm, rms_norm
-from quantcli.kernels.matmul import Multiply, multiplier
+from quantcli.kernels.products.matmul import Multiply, multiplier
 from quantcli.kernels.rows import dequantize
-from quantcli.kernels.types import BlockType
 from quantcli.runner.model_file import ModelFile
-from quantcli.runner.pack import can_pack, pack
+from quantcli.runner.quantize_on_load import can_pack, pack
+from quantcli.tensors.tensor import TensorInfo
 
 Floats = NDArray[np.float32]
 

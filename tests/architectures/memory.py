@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.formats.tensor import Tensor
-from quantcli.kernels.types import TYPES
+from quantcli.core.block_types import TYPES
+from quantcli.tensors.tensor import Tensor
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from memory import memory_tensor
 from tiny_checkpoint import tensor_values
 
 from quantcli.architectures.loader import architectures, find_architecture
-from quantcli.formats.errors import QuantcliError
+from quantcli.core.errors import QuantcliError
 
 GOLDENS = Path(__file__).parents[1] / "golden/architectures"
 MOST_MEMORY = 1 << 24

@@ -10,8 +10,8 @@ from quantcli.architectures import loader
 from quantcli.architectures.loader import architectures, find_architecture, graph_of
 from quantcli.architectures.schema import read_declaration
 from quantcli.architectures.tables import PACKAGE_DIRECTORY, headings
-from quantcli.formats.errors import FormatError, ModelError, UnsupportedError
-from quantcli.formats.gguf_spec import f32, string, u32
+from quantcli.core.errors import FormatError, ModelError, UnsupportedError
+from quantcli.formats.gguf.spec import f32, string, u32
 
 OWN = """
 extends = "llama"

@@ -14,10 +14,10 @@ from tiny_checkpoint import write_checkpoint
 
 from quantcli.architectures.loader import find_architecture
 from quantcli.architectures.transforms import as_float32
-from quantcli.conversion.metadata import general_metadata
-from quantcli.formats.checkpoint import Checkpoint, open_checkpoint
-from quantcli.formats.gguf_spec import Metadata, ValueType
-from quantcli.formats.tensor import Tensor
+from quantcli.conversion.metadata.general import general_metadata
+from quantcli.formats.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from quantcli.formats.gguf.spec import Metadata, ValueType
+from quantcli.tensors.tensor import Tensor
 
 GOLDENS = Path(__file__).parents[1] / "golden/architectures"
 

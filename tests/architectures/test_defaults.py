@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from quantcli.architectures.config import complete_config
+from quantcli.architectures.hf_config import complete_config
 from quantcli.architectures.loader import find_architecture
 from quantcli.architectures.tables import DEFAULTS_DIRECTORY, class_defaults, headings
 

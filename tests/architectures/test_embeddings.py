@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from test_logits import SHARE, TOKENS, VOCABULARY, convert, saved_model
 
-from quantcli.formats.gguf_spec import u32
+from quantcli.formats.gguf.spec import u32
 from quantcli.runner.cache import Cache
 from quantcli.runner.load import load_model
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from quantcli.architectures.expressions import Call, Expression
-from quantcli.formats.errors import ModelError
+from quantcli.core.errors import ModelError
 
 SCOPE = {"hidden": 64, "heads": 4, "rope": {"factor": 2.0, "kind": "YARN", "inner": {"base": 10.0}}, "flag": False}
 SCOPE |= {"labels": {"10": "k", "0": "a", "2": "c"}, "words": {"z": "k", "10": "a"}}

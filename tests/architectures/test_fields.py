@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from quantcli.architectures.fields import FIELD_TYPES
-from quantcli.formats.gguf_spec import ValueType, array, boolean, f32, string, u32
+from quantcli.architectures.gguf_fields import FIELD_TYPES
+from quantcli.formats.gguf.spec import ValueType, array, boolean, f32, string, u32
 
 
 @pytest.mark.parametrize(

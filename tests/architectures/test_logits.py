@@ -17,9 +17,9 @@ import pytest
 
 from quantcli.architectures.loader import find_architecture
 from quantcli.architectures.transforms import as_float32
-from quantcli.formats.checkpoint import open_checkpoint
-from quantcli.formats.gguf_spec import Field, string, u32
-from quantcli.formats.gguf_writer import GGUFWriter
+from quantcli.formats.checkpoint.checkpoint import open_checkpoint
+from quantcli.formats.gguf.spec import Field, string, u32
+from quantcli.formats.gguf.writer import GGUFWriter
 
 TOKENS = [3, 14, 15, 92, 65, 35, 89, 79, 3, 23, 84, 62, 64, 33, 83, 27]
 VOCABULARY = 128

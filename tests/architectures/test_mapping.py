@@ -10,9 +10,9 @@ from memory import memory_tensor
 
 from quantcli.architectures.loader import find_architecture
 from quantcli.architectures.name_ranges import ranges
-from quantcli.formats.errors import ModelError, UnsupportedError
-from quantcli.formats.tensor import OpaqueTensor
-from quantcli.kernels.types import OPAQUE_TYPES
+from quantcli.core.block_types import OPAQUE_TYPES
+from quantcli.core.errors import ModelError, UnsupportedError
+from quantcli.tensors.tensor import OpaqueTensor
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 8, "intermediate_size": 12,

@@ -14,8 +14,8 @@ from tiny_checkpoint import write_checkpoint
 
 from quantcli.architectures.loader import find_architecture
 from quantcli.architectures.transforms import as_float32
-from quantcli.formats.checkpoint import open_checkpoint
-from quantcli.formats.errors import ModelError
+from quantcli.core.errors import ModelError
+from quantcli.formats.checkpoint.checkpoint import open_checkpoint
 from quantcli.formats.prequantized import decoded_checkpoint
 from quantcli.formats.prequantized.mlx_names import published
 

@@ -12,10 +12,10 @@ from tiny_checkpoint import write_checkpoint
 
 from quantcli.architectures.loader import find_architecture
 from quantcli.architectures.transforms import as_float32
-from quantcli.conversion.metadata import general_metadata
-from quantcli.formats.checkpoint import open_checkpoint
+from quantcli.conversion.metadata.general import general_metadata
+from quantcli.formats.checkpoint.checkpoint import open_checkpoint
 from quantcli.formats.prequantized import decoded_checkpoint
-from quantcli.formats.tensor import Tensor
+from quantcli.tensors.tensor import Tensor
 
 GOLDENS = Path(__file__).parents[1] / "golden/prequantized"
 CASES = {path.stem: json.loads(path.read_text()) for path in sorted(GOLDENS.glob("*.json"))}

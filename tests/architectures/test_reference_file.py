@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from quantcli.architectures.loader import find_architecture
-from quantcli.formats.checkpoint import open_checkpoint
-from quantcli.formats.gguf_reader import open_gguf
+from quantcli.formats.checkpoint.checkpoint import open_checkpoint
+from quantcli.formats.gguf.reader import open_gguf
 
 FILE_TYPE_BF16 = 32
 

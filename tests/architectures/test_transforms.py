@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from memory import counting, memory_tensor
 
-from quantcli.architectures import transposed
 from quantcli.architectures.transforms import (
     add,
     as_float32,
@@ -26,12 +25,12 @@ from quantcli.architectures.transforms import (
     transpose,
     ungroup_rows,
 )
-from quantcli.formats import columns
-from quantcli.formats.columns import BLOCK_BYTES, READ_BYTES
-from quantcli.formats.errors import ModelError
-from quantcli.formats.files import InputFile
-from quantcli.formats.tensor import StoredTensor
-from quantcli.kernels.types import TYPES
+from quantcli.core.block_types import TYPES
+from quantcli.core.errors import ModelError
+from quantcli.tensors import columns, transposed
+from quantcli.tensors.columns import BLOCK_BYTES, READ_BYTES
+from quantcli.tensors.files import InputFile
+from quantcli.tensors.tensor import StoredTensor
 
 
 def rope_permuted(weights, heads):

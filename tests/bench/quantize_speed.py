@@ -23,9 +23,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from ggml_library import Quantizer, find_quantizer
 
+from quantcli.core.block_types import TYPES, BlockType, block_type
 from quantcli.kernels.blocks import Codec, codec
 from quantcli.kernels.rows import quantize
-from quantcli.kernels.types import TYPES, BlockType, block_type
 
 Weights = NDArray[np.float32]
 

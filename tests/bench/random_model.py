@@ -14,11 +14,11 @@ import numpy as np
 
 from quantcli.conversion.plan import make_plan
 from quantcli.conversion.recipes import find_recipe
-from quantcli.formats.gguf_spec import Metadata, f32, string, u32
-from quantcli.formats.gguf_writer import GGUFWriter
-from quantcli.formats.tensor import TensorInfo
+from quantcli.core.block_types import TYPES
+from quantcli.formats.gguf.spec import Metadata, f32, string, u32
+from quantcli.formats.gguf.writer import GGUFWriter
 from quantcli.kernels.rows import quantize
-from quantcli.kernels.types import TYPES
+from quantcli.tensors.tensor import TensorInfo
 
 LAYERS, WIDTH, INNER, HEADS, KV_HEADS, VOCABULARY, CONTEXT = 22, 2048, 5632, 32, 4, 32000, 2048
 DISTINCT_ROWS = 32

@@ -84,7 +84,7 @@ class Ours:
     """quantcli's runner."""
 
     def __init__(self, path: str, threads: int, clock: Callable[[], float]) -> None:
-        from quantcli.formats.gguf_reader import open_gguf
+        from quantcli.formats.gguf.reader import open_gguf
         from quantcli.kernels.jit import use_threads
         from quantcli.runner.model import Model
 

@@ -17,11 +17,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from quantcli.formats import vocabulary_spec as vocabulary
-from quantcli.formats.gguf_spec import Metadata, ValueType, array, string, u32
-from quantcli.formats.gguf_writer import GGUFWriter
-from quantcli.formats.tensor import TensorInfo
-from quantcli.kernels.types import TYPES
+from quantcli.core.block_types import TYPES
+from quantcli.formats.gguf import vocabulary
+from quantcli.formats.gguf.spec import Metadata, ValueType, array, string, u32
+from quantcli.formats.gguf.writer import GGUFWriter
+from quantcli.tensors.tensor import TensorInfo
 
 HERE = Path(__file__).parents[2]
 QUANTIZE = "from quantcli.cli.main import main; main()"

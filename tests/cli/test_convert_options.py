@@ -10,9 +10,9 @@ import pytest
 from click.testing import CliRunner
 
 from quantcli.cli.commands.convert import command
-from quantcli.formats.errors import UsageError
-from quantcli.formats.gguf_reader import open_gguf
-from quantcli.formats.gguf_spec import f32, u32
+from quantcli.core.errors import UsageError
+from quantcli.formats.gguf.reader import open_gguf
+from quantcli.formats.gguf.spec import f32, u32
 
 
 def run(*arguments: object) -> str:

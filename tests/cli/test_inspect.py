@@ -13,12 +13,12 @@ import pytest
 from click.testing import CliRunner
 
 from quantcli.cli.commands.inspect import command, document
-from quantcli.formats.errors import FormatError
-from quantcli.formats.gguf_reader import open_gguf
-from quantcli.formats.gguf_spec import Metadata, ValueType, array, boolean, f32, i32, string, u32
-from quantcli.formats.gguf_writer import GGUFWriter
-from quantcli.formats.tensor import TensorInfo
-from quantcli.kernels.types import TYPES
+from quantcli.core.block_types import TYPES
+from quantcli.core.errors import FormatError
+from quantcli.formats.gguf.reader import open_gguf
+from quantcli.formats.gguf.spec import Metadata, ValueType, array, boolean, f32, i32, string, u32
+from quantcli.formats.gguf.writer import GGUFWriter
+from quantcli.tensors.tensor import TensorInfo
 
 EVERYTHING: Metadata = {
     "general.architecture": string("llama"),

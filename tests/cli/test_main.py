@@ -19,7 +19,7 @@ import pytest
 from quantcli.__main__ import main
 from quantcli.cli import commands
 from quantcli.cli.commands import run as run_module
-from quantcli.runner.sampling_options import SamplingOptions
+from quantcli.runner.text.sampling_options import SamplingOptions
 
 ROOT = Path(__file__).parents[2]
 STORYTELLER = ROOT / "examples" / "storyteller"

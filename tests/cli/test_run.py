@@ -14,9 +14,9 @@ from changed_file import write_changed, write_chat
 from command_line import run_command
 
 from quantcli.conversion.convert import convert
-from quantcli.formats.gguf_reader import open_gguf
-from quantcli.formats.gguf_spec import string
-from quantcli.formats.gguf_writer import GGUFWriter
+from quantcli.formats.gguf.reader import open_gguf
+from quantcli.formats.gguf.spec import string
+from quantcli.formats.gguf.writer import GGUFWriter
 
 STORY = ", there was a little girl named Lily. She lo"  # 13 tokens of llama.cpp's
 
@@ -226,6 +226,6 @@ def test_an_interrupted_document_is_an_error_and_nothing_else(stories, monkeypat
     def interrupted(self):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("quantcli.runner.generate.Generation.__iter__", interrupted)
+    monkeypatch.setattr("quantcli.runner.text.generate.Generation.__iter__", interrupted)
     status, out, err = run(capsys, stories, "--prompt", "Once", "--json")
     assert (status, out, err.strip()) == (130, "", "error: interrupted")

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from quantcli.cli.commands import inspect, merge, split
-from quantcli.formats.errors import UsageError
+from quantcli.core.errors import UsageError
 
 
 def run(command: click.Command, *arguments: object) -> str:

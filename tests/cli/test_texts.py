@@ -14,7 +14,7 @@ from command_line import run_command
 from quantcli.cli.texts import lines, read_text
 from quantcli.conversion.convert import convert
 from quantcli.conversion.plan import parse_overrides
-from quantcli.formats.errors import UsageError
+from quantcli.core.errors import UsageError
 
 NO_LINE_ENDS = "\v\f\x1c\x1d\x1e\x85\u2028\u2029\r"
 

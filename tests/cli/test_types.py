@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from quantcli.cli.commands.types import FAMILIES, command, document
 from quantcli.conversion.recipes import RECIPES
-from quantcli.kernels.types import TYPES
+from quantcli.core.block_types import TYPES
 
 
 def test_the_tables_list_every_recipe_and_type() -> None:

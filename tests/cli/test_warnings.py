@@ -7,7 +7,7 @@ import pytest
 from command_line import run_command
 
 from quantcli.cli import main as command_line
-from quantcli.formats.errors import ModelError, QuantcliWarning, warn
+from quantcli.core.errors import ModelError, QuantcliWarning, warn
 
 
 def run_body(monkeypatch, capsys, body) -> tuple[int, str, str]:

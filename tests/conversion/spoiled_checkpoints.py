@@ -4,7 +4,7 @@
 
 Every trial takes a tiny checkpoint, spoils some of its files, chooses options, some of them absurd, and calls the command.
 Either it must work, and then the file opens again and llama.cpp loads its vocabulary (where llama-cpp-python is installed);
-or it must be refused by an error of the tree in `quantcli/formats/errors.py`. A trial that does neither is told with its
+or it must be refused by an error of the tree in `quantcli/core/errors.py`. A trial that does neither is told with its
 number and kept in `--keep`. Exit status 1 where there is one.
 """
 
@@ -51,15 +51,15 @@ from spoiled_files import (  # noqa: E402
 )
 
 from quantcli.cli.main import cli  # noqa: E402
-from quantcli.formats.checkpoint import Checkpoint  # noqa: E402
-from quantcli.formats.errors import QuantcliError, QuantcliWarning  # noqa: E402
-from quantcli.formats.gguf_reader import open_gguf  # noqa: E402
-from quantcli.formats.gguf_spec import string, u32  # noqa: E402
-from quantcli.formats.gguf_writer import GGUFWriter  # noqa: E402
+from quantcli.core.block_types import TYPES  # noqa: E402
+from quantcli.core.errors import QuantcliError, QuantcliWarning  # noqa: E402
+from quantcli.formats.checkpoint.checkpoint import Checkpoint  # noqa: E402
+from quantcli.formats.checkpoint.safetensors import open_safetensors  # noqa: E402
+from quantcli.formats.gguf.reader import open_gguf  # noqa: E402
+from quantcli.formats.gguf.spec import string, u32  # noqa: E402
+from quantcli.formats.gguf.writer import GGUFWriter  # noqa: E402
 from quantcli.formats.prequantized import decoded_checkpoint  # noqa: E402
-from quantcli.formats.safetensors import open_safetensors  # noqa: E402
-from quantcli.formats.tensor import TensorInfo  # noqa: E402
-from quantcli.kernels.types import TYPES  # noqa: E402
+from quantcli.tensors.tensor import TensorInfo  # noqa: E402
 
 LONGEST: Final = 60
 """Seconds a trial may take."""

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from quantcli.conversion.adapter import convert_adapter
 from quantcli.conversion.convert import Conversion
+from quantcli.conversion.lora.gguf_adapter import convert_adapter
+from quantcli.core.errors import FormatError, ModelError, OutputError, QuantcliError, UnsupportedError, UsageError
 from quantcli.formats.adapters import open_adapter
-from quantcli.formats.errors import FormatError, ModelError, OutputError, QuantcliError, UnsupportedError, UsageError
-from quantcli.formats.gguf_reader import open_gguf
+from quantcli.formats.gguf.reader import open_gguf
 
 TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS / "golden"), str(TESTS)]

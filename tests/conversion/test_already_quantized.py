@@ -34,13 +34,13 @@ from quantcli.conversion.already_quantized import inspect_weights
 from quantcli.conversion.convert import convert
 from quantcli.conversion.plan import check_plan, make_plan, quantized_twice
 from quantcli.conversion.recipes import find_recipe
-from quantcli.formats.errors import FormatError
-from quantcli.formats.gguf_reader import open_gguf
-from quantcli.formats.gguf_spec import string
+from quantcli.core.block_types import TYPES
+from quantcli.core.errors import FormatError
+from quantcli.formats.gguf.reader import open_gguf
+from quantcli.formats.gguf.spec import string
 from quantcli.formats.imatrix import Imatrix
-from quantcli.formats.tensor import Tensor
 from quantcli.kernels.rows import dequantize, quantize
-from quantcli.kernels.types import TYPES
+from quantcli.tensors.tensor import Tensor
 
 NAMES = {"attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj"} | {
     f"ffn_{part}": f"mlp.{part}_proj" for part in ("gate", "up", "down")

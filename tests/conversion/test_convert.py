@@ -14,8 +14,8 @@ import pytest
 from quantcli.conversion.convert import Progress, convert
 from quantcli.conversion.plan import PlanOptions
 from quantcli.conversion.recipes import RECIPES
-from quantcli.formats.errors import ModelError, OutputError, QuantcliError, UsageError, ValueRangeError
-from quantcli.formats.gguf_reader import open_gguf
+from quantcli.core.errors import ModelError, OutputError, QuantcliError, UsageError, ValueRangeError
+from quantcli.formats.gguf.reader import open_gguf
 from quantcli.formats.imatrix import read_imatrix
 
 ROOT = Path(__file__).parents[2]

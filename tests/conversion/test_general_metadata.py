@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from quantcli.conversion.metadata import general_metadata, read_model_card
-from quantcli.formats.checkpoint import Checkpoint
-from quantcli.formats.errors import QuantcliWarning
-from quantcli.formats.gguf_spec import f32, i32, string, u32
-from quantcli.formats.tensor import TensorInfo
-from quantcli.kernels.types import TYPES
+from quantcli.conversion.metadata.general import general_metadata, read_model_card
+from quantcli.core.block_types import TYPES
+from quantcli.core.errors import QuantcliWarning
+from quantcli.formats.checkpoint.checkpoint import Checkpoint
+from quantcli.formats.gguf.spec import f32, i32, string, u32
+from quantcli.tensors.tensor import TensorInfo
 
 TENSORS = [TensorInfo("token_embd.weight", (1000, 1100), TYPES["F32"])]
 

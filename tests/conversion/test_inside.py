@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from quantcli.conversion.convert import convert
-from quantcli.formats.errors import FormatError
+from quantcli.core.errors import FormatError
 
 STORYTELLER = Path(__file__).parents[2] / "examples" / "storyteller"
 

@@ -9,8 +9,8 @@ import pytest
 
 from quantcli.conversion.convert import convert
 from quantcli.conversion.locate import Location, locate, locate_path
-from quantcli.formats.errors import FormatError, ModelError, UsageError
-from quantcli.formats.gguf_reader import open_gguf
+from quantcli.core.errors import FormatError, ModelError, UsageError
+from quantcli.formats.gguf.reader import open_gguf
 
 STORIES = Path(__file__).parents[1] / "golden" / "stories260K"
 COMMIT = "a1b2c3d4" * 5

@@ -15,10 +15,8 @@ import pytest
 
 from quantcli.architectures.loader import find_architecture
 from quantcli.conversion.convert import convert
-from quantcli.conversion.lora import AdapterRequest, merged, parse_adapter
-from quantcli.formats.adapters import open_adapter
-from quantcli.formats.checkpoint import open_checkpoint
-from quantcli.formats.errors import (
+from quantcli.conversion.lora.merge import AdapterRequest, merged, parse_adapter
+from quantcli.core.errors import (
     FormatError,
     ModelError,
     UnsafePickleError,
@@ -26,8 +24,10 @@ from quantcli.formats.errors import (
     UsageError,
     ValueRangeError,
 )
-from quantcli.formats.gguf_reader import open_gguf
-from quantcli.formats.tensor import Tensor
+from quantcli.formats.adapters import open_adapter
+from quantcli.formats.checkpoint.checkpoint import open_checkpoint
+from quantcli.formats.gguf.reader import open_gguf
+from quantcli.tensors.tensor import Tensor
 
 TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS / "golden"), str(TESTS)]

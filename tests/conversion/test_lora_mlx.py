@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from quantcli.architectures.loader import find_architecture
 from quantcli.architectures.transforms import as_float32
-from quantcli.conversion.adapter import convert_adapter
-from quantcli.conversion.lora import AdapterRequest, merged
+from quantcli.conversion.lora.gguf_adapter import convert_adapter
+from quantcli.conversion.lora.merge import AdapterRequest, merged
+from quantcli.core.errors import FormatError, UnsupportedError
 from quantcli.formats.adapters import open_adapter
-from quantcli.formats.checkpoint import open_checkpoint
-from quantcli.formats.errors import FormatError, UnsupportedError
-from quantcli.formats.gguf_reader import open_gguf
+from quantcli.formats.checkpoint.checkpoint import open_checkpoint
+from quantcli.formats.gguf.reader import open_gguf
 
 TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS / "golden"), str(TESTS)]

@@ -11,9 +11,9 @@ import pytest
 
 from quantcli.architectures.loader import find_architecture
 from quantcli.conversion.convert import convert
-from quantcli.conversion.lora import AdapterRequest, merged
-from quantcli.formats.checkpoint import open_checkpoint
-from quantcli.formats.errors import QuantcliWarning, UnsupportedError
+from quantcli.conversion.lora.merge import AdapterRequest, merged
+from quantcli.core.errors import QuantcliWarning, UnsupportedError
+from quantcli.formats.checkpoint.checkpoint import open_checkpoint
 
 TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS / "golden"), str(TESTS)]

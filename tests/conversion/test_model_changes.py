@@ -14,11 +14,11 @@ from quantcli.conversion.model_changes import Changes, apply_changes
 from quantcli.conversion.plan import PlanOptions
 from quantcli.conversion.recipes import RECIPES
 from quantcli.conversion.source import Source, open_source
-from quantcli.formats.errors import OutputError, UnsupportedError, UsageError
-from quantcli.formats.gguf_parts import by_size, part_path
-from quantcli.formats.gguf_reader import open_gguf
-from quantcli.formats.gguf_spec import Metadata, ValueType, array, boolean, f32, string, u32
-from quantcli.formats.gguf_split import split_gguf
+from quantcli.core.errors import OutputError, UnsupportedError, UsageError
+from quantcli.formats.gguf.parts import by_size, part_path
+from quantcli.formats.gguf.reader import open_gguf
+from quantcli.formats.gguf.spec import Metadata, ValueType, array, boolean, f32, string, u32
+from quantcli.formats.gguf.split import split_gguf
 from quantcli.formats.imatrix import Imatrix
 
 ROOT = Path(__file__).parents[2]

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from quantcli.conversion.model_id import ModelId, count_parameters, parse_model_id, rounded, title
-from quantcli.formats.tensor import TensorInfo
-from quantcli.kernels.types import TYPES
+from quantcli.conversion.metadata.model_id import ModelId, count_parameters, parse_model_id, rounded, title
+from quantcli.core.block_types import TYPES
+from quantcli.tensors.tensor import TensorInfo
 
 NAMES = [
     "Mistral-7B-Instruct-v0.3", "meta-llama/Llama-3.2-1B-Instruct", "Mixtral-8x7B-v0.1", "TinyLlama-1.1B-Chat-v1.0",

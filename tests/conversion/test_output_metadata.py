@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from llama_quantize import reference_plan, write_hollow_model
 
-from quantcli.conversion.output_metadata import parse_metadata_override, quantized_metadata
+from quantcli.conversion.metadata.output import parse_metadata_override, quantized_metadata
 from quantcli.conversion.plan import PlanOptions, make_plan
 from quantcli.conversion.recipes import RECIPES
-from quantcli.formats.errors import UsageError
-from quantcli.formats.gguf_spec import Metadata, ValueType, array, boolean, f32, i32, string, u32
-from quantcli.formats.gguf_writer import make_layout
+from quantcli.core.block_types import TYPES
+from quantcli.core.errors import UsageError
+from quantcli.formats.gguf.spec import Metadata, ValueType, array, boolean, f32, i32, string, u32
+from quantcli.formats.gguf.writer import make_layout
 from quantcli.formats.imatrix import Imatrix
-from quantcli.formats.tensor import TensorInfo
-from quantcli.kernels.types import TYPES
+from quantcli.tensors.tensor import TensorInfo
 
 MODEL: Metadata = {
     "general.architecture": string("llama"),

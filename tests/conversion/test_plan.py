@@ -16,10 +16,10 @@ from quantcli.conversion.plan import (
     without_importance,
 )
 from quantcli.conversion.recipes import find_recipe
-from quantcli.formats.errors import ModelError, UnsupportedError, UsageError
-from quantcli.formats.gguf_spec import Metadata, ValueType, array, string, u32
-from quantcli.formats.tensor import TensorInfo
-from quantcli.kernels.types import TYPES
+from quantcli.core.block_types import TYPES
+from quantcli.core.errors import ModelError, UnsupportedError, UsageError
+from quantcli.formats.gguf.spec import Metadata, ValueType, array, string, u32
+from quantcli.tensors.tensor import TensorInfo
 
 
 def describe(architecture: str = "llama", **numbers: Any) -> Metadata:

@@ -11,10 +11,10 @@ import pytest
 
 from quantcli.conversion.plan import PlanOptions, check_plan, make_plan
 from quantcli.conversion.recipes import find_recipe
-from quantcli.formats.errors import QuantcliError
-from quantcli.formats.gguf_spec import Metadata, f32, string, u32
-from quantcli.formats.tensor import TensorInfo
-from quantcli.kernels.types import TYPES
+from quantcli.core.block_types import TYPES
+from quantcli.core.errors import QuantcliError
+from quantcli.formats.gguf.spec import Metadata, f32, string, u32
+from quantcli.tensors.tensor import TensorInfo
 
 PLANS = Path(__file__).parent.parent / "golden" / "plans"
 MODELS = sorted(path.name.removesuffix(".json.gz") for path in PLANS.glob("*.json.gz"))

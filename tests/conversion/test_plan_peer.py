@@ -14,10 +14,10 @@ from llama_quantize import reference_plan, write_hollow_model
 from quantcli.architectures.loader import find_architecture
 from quantcli.conversion.plan import PlanOptions, check_plan, make_plan, parse_override, weight_type
 from quantcli.conversion.recipes import RECIPES, find_recipe
-from quantcli.formats.errors import QuantcliError
-from quantcli.formats.gguf_spec import Metadata, ValueType, array, f32, string, u32
-from quantcli.formats.tensor import TensorInfo
-from quantcli.kernels.types import TYPES
+from quantcli.core.block_types import TYPES
+from quantcli.core.errors import QuantcliError
+from quantcli.formats.gguf.spec import Metadata, ValueType, array, f32, string, u32
+from quantcli.tensors.tensor import TensorInfo
 
 gguf = pytest.importorskip("gguf", reason="writes the models")
 llama_cpp = pytest.importorskip("llama_cpp", reason="is the reference")

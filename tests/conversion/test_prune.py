@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from llama_quantize import reference_plan, write_hollow_model
 
-from quantcli.conversion.output_metadata import quantized_metadata
+from quantcli.conversion.metadata.output import quantized_metadata
 from quantcli.conversion.plan import PlanOptions, make_plan
 from quantcli.conversion.prune import parse_layers, prune_importance, prune_tensors, pruned_block_count, pruned_names
 from quantcli.conversion.recipes import RECIPES
-from quantcli.formats.errors import UsageError
-from quantcli.formats.gguf_spec import Metadata, f32, replace_keys, string, u32
-from quantcli.formats.gguf_writer import make_layout
+from quantcli.core.block_types import TYPES
+from quantcli.core.errors import UsageError
+from quantcli.formats.gguf.spec import Metadata, f32, replace_keys, string, u32
+from quantcli.formats.gguf.writer import make_layout
 from quantcli.formats.imatrix import Imatrix
-from quantcli.formats.tensor import TensorInfo
-from quantcli.kernels.types import TYPES
+from quantcli.tensors.tensor import TensorInfo
 
 MODEL: Metadata = {
     "general.architecture": string("llama"),

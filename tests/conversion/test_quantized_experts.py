@@ -12,7 +12,7 @@ import pytest
 from quantized_models import TOKENIZER, bf16, normal, write_tensors
 
 from quantcli.conversion.convert import convert
-from quantcli.formats.gguf_reader import open_gguf
+from quantcli.formats.gguf.reader import open_gguf
 
 HIDDEN, INNER, EXPERTS, VOCABULARY, BLOCK = 96, 64, 3, 64, (40, 56)
 QWEN = {

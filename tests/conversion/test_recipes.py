@@ -5,8 +5,8 @@ from importlib.resources import files
 import pytest
 
 from quantcli.conversion.recipes import RECIPES, find_recipe, layer_of, load_recipes
-from quantcli.formats.errors import UsageError
-from quantcli.kernels.types import TYPES
+from quantcli.core.block_types import TYPES
+from quantcli.core.errors import UsageError
 
 DOCUMENT = files("quantcli.conversion").joinpath("recipes.toml").read_text(encoding="utf-8")
 

@@ -14,9 +14,9 @@ from quantcli.conversion.convert import carry_out
 from quantcli.conversion.model_changes import Changes
 from quantcli.conversion.plan import PlanOptions, parse_override
 from quantcli.conversion.request import Request
-from quantcli.formats.gguf_spec import string
+from quantcli.core.block_types import ELEMENT_TYPES, TYPES, block_type
+from quantcli.formats.gguf.spec import string
 from quantcli.formats.imatrix import Imatrix
-from quantcli.kernels.types import ELEMENT_TYPES, TYPES, block_type
 
 ROOT = Path(__file__).parents[2]
 STORYTELLER = ROOT / "examples" / "storyteller"

@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 
 from quantcli.conversion.convert import convert
 from quantcli.conversion.plan import PlanOptions, parse_override
-from quantcli.formats.errors import ValueRangeError
-from quantcli.formats.gguf_reader import open_gguf
-from quantcli.formats.gguf_spec import string
-from quantcli.formats.gguf_writer import GGUFWriter
+from quantcli.core.block_types import TYPES
+from quantcli.core.errors import ValueRangeError
+from quantcli.formats.gguf.reader import open_gguf
+from quantcli.formats.gguf.spec import string
+from quantcli.formats.gguf.writer import GGUFWriter
 from quantcli.formats.imatrix import Imatrix
-from quantcli.formats.tensor import TensorInfo
 from quantcli.kernels.rows import quantize
-from quantcli.kernels.types import TYPES
+from quantcli.tensors.tensor import TensorInfo
 
 MATRIX, NORM = "blk.0.ffn_down.weight", "blk.0.attn_norm.weight"
 ROWS, LENGTH = 4, 512

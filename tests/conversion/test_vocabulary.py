@@ -15,11 +15,11 @@ from quantcli.architectures.loader import find_architecture
 from quantcli.architectures.pre_tokenizers import pre_tokenizers
 from quantcli.architectures.schema import VocabularyRules
 from quantcli.conversion.vocabulary import vocabulary_metadata
-from quantcli.formats.checkpoint import Checkpoint, open_checkpoint
-from quantcli.formats.errors import FormatError, ModelError, UnsupportedError, UsageError
-from quantcli.formats.gguf_reader import open_gguf
-from quantcli.formats.sentencepiece_model import read_sentencepiece_model
-from quantcli.runner.tokenizer import load_tokenizer
+from quantcli.core.errors import FormatError, ModelError, UnsupportedError, UsageError
+from quantcli.formats.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from quantcli.formats.gguf.reader import open_gguf
+from quantcli.formats.tokenizer_files.sentencepiece import read_sentencepiece_model
+from quantcli.runner.text.tokenizer import load_tokenizer
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 sys.path.insert(0, str(GOLDEN))

@@ -13,10 +13,10 @@ from tokenizers import Tokenizer
 
 from quantcli.architectures.schema import VocabularyRules
 from quantcli.conversion.vocabulary import vocabulary_metadata
-from quantcli.formats.checkpoint import Checkpoint
-from quantcli.formats.errors import FormatError, QuantcliWarning
-from quantcli.formats.vocabulary_spec import TokenType
-from quantcli.runner.tokenizer import load_tokenizer
+from quantcli.core.errors import FormatError, QuantcliWarning
+from quantcli.formats.checkpoint.checkpoint import Checkpoint
+from quantcli.formats.gguf.vocabulary import TokenType
+from quantcli.runner.text.tokenizer import load_tokenizer
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "golden"))
 

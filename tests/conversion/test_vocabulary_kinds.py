@@ -12,9 +12,9 @@ import pytest
 
 from quantcli.architectures.schema import VocabularyRules
 from quantcli.conversion.vocabulary import vocabulary_metadata
-from quantcli.formats.checkpoint import Checkpoint
-from quantcli.formats.errors import FormatError, ModelError, QuantcliWarning, UnsupportedError
-from quantcli.formats.vocabulary_spec import BYTES
+from quantcli.core.errors import FormatError, ModelError, QuantcliWarning, UnsupportedError
+from quantcli.formats.checkpoint.checkpoint import Checkpoint
+from quantcli.formats.gguf.vocabulary import BYTES
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "golden"))
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from quantcli.conversion.convert import convert
-from quantcli.formats.gguf_reader import open_gguf
-from quantcli.runner.tokenizer import load_tokenizer
+from quantcli.formats.gguf.reader import open_gguf
+from quantcli.runner.text.tokenizer import load_tokenizer
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 STORYTELLER = EXAMPLES / "storyteller"

@@ -30,7 +30,7 @@ def nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
     monkeypatch.setattr(constants, "HF_STORED_TOKENS_PATH", str(tmp_path / "tokens"))
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
-    monkeypatch.setattr("quantcli.formats.ranges.FIRST_DELAY", 0.0)
+    monkeypatch.setattr("quantcli.formats.hub.ranges.FIRST_DELAY", 0.0)
     huggingface_hub.close_session()
     yield
     huggingface_hub.close_session()

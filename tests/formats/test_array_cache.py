@@ -9,7 +9,7 @@ from threading import Barrier
 import numpy as np
 import pytest
 
-from quantcli.formats.array_cache import ArrayCache, Same
+from quantcli.tensors.array_cache import ArrayCache, Same
 
 
 def test_an_array_that_several_threads_want_is_made_once() -> None:

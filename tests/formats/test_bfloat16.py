@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from quantcli.formats.bfloat16 import bfloat16_to_float32, float32_to_bfloat16
+from quantcli.tensors.bfloat16 import bfloat16_to_float32, float32_to_bfloat16
 
 
 def test_every_number_survives_a_round_trip():

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from quantcli.formats.checkpoint import Checkpoint, open_checkpoint
-from quantcli.formats.errors import FormatError, ModelError, QuantcliError, UnsafePickleError
-from quantcli.formats.tensor import FileTensor
+from quantcli.core.errors import FormatError, ModelError, QuantcliError, UnsafePickleError
+from quantcli.formats.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from quantcli.tensors.tensor import FileTensor
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

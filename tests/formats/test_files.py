@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from quantcli.formats import files
-from quantcli.formats.errors import FormatError
-from quantcli.formats.files import InputFile
+from quantcli.core.errors import FormatError
+from quantcli.tensors import files
+from quantcli.tensors.files import InputFile
 
 CONTENT = bytes(range(256)) * 64
 

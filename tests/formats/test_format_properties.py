@@ -13,12 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from quantcli.formats.gguf_reader import open_gguf
-from quantcli.formats.gguf_spec import Field, ValueType
-from quantcli.formats.gguf_writer import GGUFWriter
-from quantcli.formats.safetensors import open_safetensors
-from quantcli.formats.tensor import TensorInfo
-from quantcli.kernels.types import TYPES
+from quantcli.core.block_types import TYPES
+from quantcli.formats.checkpoint.safetensors import open_safetensors
+from quantcli.formats.gguf.reader import open_gguf
+from quantcli.formats.gguf.spec import Field, ValueType
+from quantcli.formats.gguf.writer import GGUFWriter
+from quantcli.tensors.tensor import TensorInfo
 
 EXAMPLES = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
@@ -117,7 +117,7 @@ def test_safetensors_give_back_what_their_library_wrote(model: dict[str, Any], r
 @EXAMPLES
 @given(data=st.binary(max_size=200), place=st.integers(0, 400))
 def test_a_gguf_header_of_any_bytes_ends_in_one_error(data: bytes, place: int) -> None:
-    from quantcli.formats.errors import QuantcliError
+    from quantcli.core.errors import QuantcliError
 
     whole = b"GGUF" + struct.pack("<IQQ", 3, 1, 1) + data
     spoiled = whole[: place % (len(whole) + 1)] + data + whole[place % (len(whole) + 1) :]

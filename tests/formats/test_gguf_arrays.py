@@ -7,8 +7,8 @@ import struct
 import numpy as np
 import pytest
 
-from quantcli.formats.gguf_arrays import PackedNumbers, PackedStrings, string_bounds
-from quantcli.formats.gguf_spec import NUMBER_FORMATS, Field, ValueType
+from quantcli.formats.gguf.arrays import PackedNumbers, PackedStrings, string_bounds
+from quantcli.formats.gguf.spec import NUMBER_FORMATS, Field, ValueType
 
 TEXTS = ["", "a", "▁déjà", "\udcff", "x" * 300]
 PARTS = [(0, None), (0, 2), (1, 3), (2, 99), (3, 1), (-2, None), (5, 6)]

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from command_line import run_command
 
-from quantcli.formats.errors import FormatError, QuantcliError, UnsupportedError
-from quantcli.formats.gguf_reader import GGUFFile, open_gguf
+from quantcli.core.errors import FormatError, QuantcliError, UnsupportedError
+from quantcli.formats.gguf.reader import GGUFFile, open_gguf
 
 U8, U32, BOOL, STRING, ARRAY, U64 = 0, 4, 7, 8, 9, 10
 F32, Q8_0 = 0, 8

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quantcli.formats.gguf_reader import GGUFFile, open_gguf
-from quantcli.formats.gguf_spec import ValueType, array, string, u32
-from quantcli.formats.gguf_writer import GGUFWriter
-from quantcli.formats.tensor import TensorInfo
-from quantcli.kernels.types import TYPES
+from quantcli.core.block_types import TYPES
+from quantcli.formats.gguf.reader import GGUFFile, open_gguf
+from quantcli.formats.gguf.spec import ValueType, array, string, u32
+from quantcli.formats.gguf.writer import GGUFWriter
+from quantcli.tensors.tensor import TensorInfo
 
 
 def copy(source: GGUFFile, target: Path) -> bytes:

@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quantcli.formats.errors import FormatError, OutputError, UnsupportedError, UsageError
-from quantcli.formats.gguf_parts import MAX_PARTS, by_count, by_size, parse_size, part_path, part_prefix
-from quantcli.formats.gguf_reader import open_gguf
-from quantcli.formats.gguf_spec import Metadata, i32, string, u16, u32
-from quantcli.formats.gguf_split import SplitWriter, merge_gguf, split_gguf
-from quantcli.formats.gguf_writer import GGUFWriter
-from quantcli.formats.tensor import TensorInfo
-from quantcli.kernels.types import TYPES
+from quantcli.core.block_types import TYPES
+from quantcli.core.errors import FormatError, OutputError, UnsupportedError, UsageError
+from quantcli.formats.gguf.parts import MAX_PARTS, by_count, by_size, parse_size, part_path, part_prefix
+from quantcli.formats.gguf.reader import open_gguf
+from quantcli.formats.gguf.spec import Metadata, i32, string, u16, u32
+from quantcli.formats.gguf.split import SplitWriter, merge_gguf, split_gguf
+from quantcli.formats.gguf.writer import GGUFWriter
+from quantcli.tensors.tensor import TensorInfo
 
 METADATA: Metadata = {"general.architecture": string("llama")}
 TENSORS = [TensorInfo(f"blk.{index}.weight", (2, 8), TYPES["F32"]) for index in range(5)]
@@ -337,7 +337,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         if len(calls) == 3:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("quantcli.formats.gguf_writer._reserve", reserve)
+    monkeypatch.setattr("quantcli.formats.gguf.writer._reserve", reserve)
     with pytest.raises(OutputError, match=r"model-00003-of-00003\.gguf: no space left on the disk"):
         write_parts(tmp_path / "model")
     assert not contents(tmp_path)
@@ -357,7 +357,7 @@ def test_the_source_is_not_overwritten(tmp_path: Path) -> None:
 
 def test_copies_larger_than_the_buffer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_parts(tmp_path / "model")
-    monkeypatch.setattr("quantcli.formats.gguf_split._COPIED_AT_ONCE", 7)
+    monkeypatch.setattr("quantcli.formats.gguf.split._COPIED_AT_ONCE", 7)
     copied_bytes: list[int] = []
     with open_gguf(tmp_path / "model-00001-of-00003.gguf") as source:
         merge_gguf(source, tmp_path / "whole.gguf", advance=copied_bytes.append)

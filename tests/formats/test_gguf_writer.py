@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quantcli.formats.errors import ModelError, OutputError
-from quantcli.formats.gguf_reader import open_gguf
-from quantcli.formats.gguf_spec import Field, Metadata, ValueType, array, boolean, f32, i32, string, u32
-from quantcli.formats.gguf_writer import GGUFWriter, make_layout
-from quantcli.formats.tensor import TensorInfo
-from quantcli.kernels.types import TYPES
+from quantcli.core.block_types import TYPES
+from quantcli.core.errors import ModelError, OutputError
+from quantcli.formats.gguf.reader import open_gguf
+from quantcli.formats.gguf.spec import Field, Metadata, ValueType, array, boolean, f32, i32, string, u32
+from quantcli.formats.gguf.writer import GGUFWriter, make_layout
+from quantcli.tensors.tensor import TensorInfo
 
 METADATA: Metadata = {"general.architecture": string("llama"), "llama.block_count": u32(1)}
 TENSORS = [TensorInfo("a.weight", (4, 8), TYPES["F32"])]
@@ -152,7 +152,7 @@ def test_a_disk_that_fills_up_while_writing(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(OutputError, match="no space left") as caught, GGUFWriter(
         tmp_path / "model.gguf", METADATA, TENSORS
     ) as writer:  # fmt: skip
-        monkeypatch.setattr("quantcli.formats.gguf_writer._write_bytes_at", full)
+        monkeypatch.setattr("quantcli.formats.gguf.writer._write_bytes_at", full)
         writer.write(0, 0, DATA)
     assert str(tmp_path / "model.gguf") in caught.value.message
     assert not list(tmp_path.iterdir())
@@ -189,7 +189,7 @@ def test_a_file_system_that_cannot_reserve(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_writing_without_a_positional_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("quantcli.formats.gguf_writer._write_bytes_at", None)
+    monkeypatch.setattr("quantcli.formats.gguf.writer._write_bytes_at", None)
     write_all(tmp_path / "plain.gguf")
     monkeypatch.undo()
     write_all(tmp_path / "model.gguf")

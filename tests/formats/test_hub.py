@@ -18,10 +18,10 @@ import pytest
 from hub_server import Hub
 
 from quantcli.conversion.convert import Progress, convert
-from quantcli.formats.errors import HubError, ModelError
-from quantcli.formats.gguf_reader import open_gguf
-from quantcli.formats.gguf_spec import string
-from quantcli.formats.hub import HubModel, fetch_model, find_hub_model, needed_files, parse_hub_model
+from quantcli.core.errors import HubError, ModelError
+from quantcli.formats.gguf.reader import open_gguf
+from quantcli.formats.gguf.spec import string
+from quantcli.formats.hub.models import HubModel, fetch_model, find_hub_model, needed_files, parse_hub_model
 
 STORYTELLER = Path(__file__).parents[2] / "examples" / "storyteller"
 MODEL = HubModel("org/storyteller")
@@ -79,7 +79,8 @@ def test_what_is_meant_as_a_path(model: str | Path) -> None:
 
 
 def test_a_path_does_not_wait_for_the_hub() -> None:
-    code = "import sys, quantcli.conversion.convert; from quantcli.formats.hub import find_hub_model; find_hub_model('a/b')"
+    found = "from quantcli.formats.hub.models import find_hub_model; find_hub_model('a/b')"
+    code = f"import sys, quantcli.conversion.convert; {found}"
     check = f"{code}; assert 'huggingface_hub' not in sys.modules and 'tqdm' not in sys.modules"
     subprocess.run([sys.executable, "-c", check], check=True)
 

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from quantcli.formats.errors import FormatError, ValueRangeError
-from quantcli.formats.gguf_spec import Metadata, ValueType, array, string, u32
-from quantcli.formats.gguf_writer import GGUFWriter
+from quantcli.core.block_types import TYPES
+from quantcli.core.errors import FormatError, ValueRangeError
+from quantcli.formats.gguf.spec import Metadata, ValueType, array, string, u32
+from quantcli.formats.gguf.writer import GGUFWriter
 from quantcli.formats.imatrix import Imatrix, read_imatrix
-from quantcli.formats.tensor import TensorInfo
-from quantcli.kernels.types import TYPES
+from quantcli.tensors.tensor import TensorInfo
 
 METADATA: Metadata = {
     "general.type": string("imatrix"),

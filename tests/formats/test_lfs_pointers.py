@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from quantcli.conversion.convert import convert
-from quantcli.formats.errors import FormatError, ModelError, QuantcliError
-from quantcli.formats.gguf_reader import open_gguf
+from quantcli.core.errors import FormatError, ModelError, QuantcliError
+from quantcli.formats.gguf.reader import open_gguf
 from quantcli.formats.imatrix import read_imatrix
 
 STORIES = Path(__file__).parents[1] / "golden" / "stories260K"

@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from quantcli.formats import columns
-from quantcli.formats.checkpoint import Checkpoint
-from quantcli.formats.errors import ModelError, QuantcliError, UnsupportedError
-from quantcli.formats.files import InputFile
+from quantcli.core.block_types import ELEMENT_TYPES, TYPES
+from quantcli.core.errors import ModelError, QuantcliError, UnsupportedError
+from quantcli.formats.checkpoint.checkpoint import Checkpoint
+from quantcli.formats.checkpoint.safetensors import open_safetensors
 from quantcli.formats.prequantized import METHODS, decode, strips
 from quantcli.formats.prequantized.scaled import Decoded
 from quantcli.formats.prequantized.settings import quantization_config
-from quantcli.formats.safetensors import open_safetensors
-from quantcli.formats.tensor import StoredTensor, Tensor, stored_tensor
 from quantcli.kernels.rows import dequantize
-from quantcli.kernels.types import ELEMENT_TYPES, TYPES
+from quantcli.tensors import columns
+from quantcli.tensors.files import InputFile
+from quantcli.tensors.tensor import StoredTensor, Tensor, stored_tensor
 
 FIXTURES = Path(__file__).parent / "fixtures" / "prequantized"
 NAMES = sorted(path.stem for path in FIXTURES.glob("*.safetensors"))

@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quantcli.formats.errors import UnsupportedError
-from quantcli.formats.files import InputFile
+from quantcli.core.block_types import ELEMENT_TYPES
+from quantcli.core.errors import UnsupportedError
+from quantcli.formats.checkpoint.pytorch import open_pytorch
 from quantcli.formats.prequantized import decode, strips
 from quantcli.formats.prequantized.numbers import FLOAT_TABLES, PackedRows, integers, read_floats, unpack, with_rows
 from quantcli.formats.prequantized.scaled import column_grid, group_width, scale_grid
 from quantcli.formats.prequantized.strips import packed_across, packed_down, strip_cache, turned_floats
-from quantcli.formats.pytorch import open_pytorch
-from quantcli.formats.strided import StridedTensor
-from quantcli.formats.tensor import Tensor, stored_tensor
-from quantcli.kernels.types import ELEMENT_TYPES
+from quantcli.tensors.files import InputFile
+from quantcli.tensors.strided import StridedTensor
+from quantcli.tensors.tensor import Tensor, stored_tensor
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

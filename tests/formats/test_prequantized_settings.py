@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from test_prequantized import NAMES, opened, with_state
 
-from quantcli.formats.checkpoint import Checkpoint
-from quantcli.formats.errors import ModelError, QuantcliError, UnsupportedError
+from quantcli.core.errors import ModelError, QuantcliError, UnsupportedError
+from quantcli.formats.checkpoint.checkpoint import Checkpoint
 from quantcli.formats.prequantized import METHODS, decode
 from quantcli.formats.prequantized.numbers import read_small
 from quantcli.formats.prequantized.scaled import Decoded

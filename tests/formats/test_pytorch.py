@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from quantcli.formats.checkpoint import open_checkpoint
-from quantcli.formats.errors import FormatError, ModelError, UnsafePickleError, UnsupportedError
-from quantcli.formats.pytorch import open_pytorch
-from quantcli.formats.strided import StridedTensor
-from quantcli.formats.tensor import OpaqueTensor, StoredTensor, Tensor
-from quantcli.kernels.types import OPAQUE_TYPES
+from quantcli.core.block_types import OPAQUE_TYPES
+from quantcli.core.errors import FormatError, ModelError, UnsafePickleError, UnsupportedError
+from quantcli.formats.checkpoint.checkpoint import open_checkpoint
+from quantcli.formats.checkpoint.pytorch import open_pytorch
+from quantcli.tensors.strided import StridedTensor
+from quantcli.tensors.tensor import OpaqueTensor, StoredTensor, Tensor
 
 FIXTURES = Path(__file__).parent / "fixtures"
 EXPECTED: dict[str, dict[str, Any]] = json.loads((FIXTURES / "expected.json").read_text())

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from quantcli.formats.errors import FormatError, QuantcliError, UnsafePickleError, UnsupportedError
-from quantcli.formats.pytorch import MAGIC_NUMBER, open_pytorch
+from quantcli.core.errors import FormatError, QuantcliError, UnsafePickleError, UnsupportedError
+from quantcli.formats.checkpoint.pytorch import MAGIC_NUMBER, open_pytorch
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

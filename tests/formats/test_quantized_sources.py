@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from test_prequantized import NAMES, opened
 
-from quantcli.formats.errors import ModelError, UnsupportedError
+from quantcli.core.block_types import ELEMENT_TYPES
+from quantcli.core.errors import ModelError, UnsupportedError
 from quantcli.formats.prequantized import METHODS, decode
-from quantcli.kernels.types import ELEMENT_TYPES
 
 PAGE = Path(__file__).parents[2] / "docs" / "quantized-sources.md"
 

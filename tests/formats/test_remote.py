@@ -18,11 +18,10 @@ import numpy as np
 import pytest
 from hub_server import Hub
 
-from quantcli.formats import remote
-from quantcli.formats.checkpoint import Checkpoint, open_checkpoint
-from quantcli.formats.errors import FormatError, HubError, ModelError, QuantcliError
-from quantcli.formats.hub import HubModel
-from quantcli.formats.remote import open_remote
+from quantcli.core.errors import FormatError, HubError, ModelError, QuantcliError
+from quantcli.formats.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from quantcli.formats.hub.models import HubModel, remote
+from quantcli.formats.hub.remote import open_remote
 
 FIXTURES = Path(__file__).parent / "fixtures"
 STORYTELLER = Path(__file__).parents[2] / "examples" / "storyteller"
@@ -228,7 +227,7 @@ def test_a_passing_refusal(hub: Hub, model: Callable[..., Checkpoint], status: i
 def test_waiting_grows_and_heeds_the_server(
     hub: Hub, model: Callable[..., Checkpoint], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("quantcli.formats.ranges.FIRST_DELAY", 0.5)
+    monkeypatch.setattr("quantcli.formats.hub.ranges.FIRST_DELAY", 0.5)
     waits: list[float] = []
     monkeypatch.setattr(remote, "AHEAD", 0)
     checkpoint = model()

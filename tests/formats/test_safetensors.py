@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quantcli.formats.errors import UnsupportedError
-from quantcli.formats.safetensors import open_safetensors
-from quantcli.formats.tensor import OpaqueTensor, StoredTensor
+from quantcli.core.errors import UnsupportedError
+from quantcli.formats.checkpoint.safetensors import open_safetensors
+from quantcli.tensors.tensor import OpaqueTensor, StoredTensor
 
 oracle = pytest.importorskip("safetensors.numpy", reason="the safetensors package writes the files")
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from quantcli.formats.errors import FormatError, QuantcliError, UnsupportedError
-from quantcli.formats.safetensors import MAX_HEADER, open_safetensors
+from quantcli.core.errors import FormatError, QuantcliError, UnsupportedError
+from quantcli.formats.checkpoint.safetensors import MAX_HEADER, open_safetensors
 
 
 def file_of(header: Any, data: bytes = b"", length: int | None = None) -> bytes:

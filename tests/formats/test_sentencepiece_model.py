@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from sentencepiece import SentencePieceProcessor
 
-from quantcli.formats.errors import FormatError
-from quantcli.formats.sentencepiece_model import Algorithm, read_sentencepiece_model
-from quantcli.formats.vocabulary_spec import TokenType
+from quantcli.core.errors import FormatError
+from quantcli.formats.gguf.vocabulary import TokenType
+from quantcli.formats.tokenizer_files.sentencepiece import Algorithm, read_sentencepiece_model
 
 STORYTELLER = Path(__file__).parents[2] / "examples" / "storyteller" / "tokenizer.model"
 

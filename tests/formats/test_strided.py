@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quantcli.formats import strided
-from quantcli.formats.errors import FormatError, UnsupportedError
-from quantcli.formats.files import InputFile
-from quantcli.formats.strided import StridedTensor, is_contiguous
-from quantcli.kernels.types import ELEMENT_TYPES, TYPES
+from quantcli.core.block_types import ELEMENT_TYPES, TYPES
+from quantcli.core.errors import FormatError, UnsupportedError
+from quantcli.tensors import strided
+from quantcli.tensors.files import InputFile
+from quantcli.tensors.strided import StridedTensor, is_contiguous
 
 VIEWS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "as it is": lambda x: x,

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from quantcli.formats.errors import GenerationError
-from quantcli.runner.template import TemplateRenderer
+from quantcli.core.errors import GenerationError
+from quantcli.runner.text.template import TemplateRenderer
 
 HERE = Path(__file__).parent
 GOLDEN = HERE / "chat_templates.json"

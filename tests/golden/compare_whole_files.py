@@ -28,8 +28,8 @@ from tiny_checkpoint import write_checkpoint  # noqa: E402
 
 from quantcli.architectures.loader import find_architecture  # noqa: E402
 from quantcli.conversion import convert as ours  # noqa: E402
-from quantcli.formats.errors import QuantcliError  # noqa: E402
-from quantcli.formats.gguf_reader import open_gguf  # noqa: E402
+from quantcli.core.errors import QuantcliError  # noqa: E402
+from quantcli.formats.gguf.reader import open_gguf  # noqa: E402
 
 SIZES = {
     "llama-2": 32000, "llama-3.2": 128256, "mistral-v0.3": 32768, "phi-3-mini": 32064, "qwen2.5": 152064,

@@ -39,8 +39,8 @@ from test_architecture_goldens import digest, plain, written  # noqa: E402
 from tiny_checkpoint import write_checkpoint  # noqa: E402
 
 from quantcli.architectures.transforms import as_float32  # noqa: E402
-from quantcli.formats.checkpoint import open_checkpoint  # noqa: E402
-from quantcli.formats.errors import ModelError, QuantcliError  # noqa: E402
+from quantcli.core.errors import ModelError, QuantcliError  # noqa: E402
+from quantcli.formats.checkpoint.checkpoint import open_checkpoint  # noqa: E402
 
 Case = dict[str, Any]
 FAMILIES: dict[str, Family] = {**EARLIER, **LATER}

@@ -42,8 +42,8 @@ from vocabulary_digest import digest  # noqa: E402
 
 from quantcli.architectures.loader import find_architecture  # noqa: E402
 from quantcli.conversion.vocabulary import vocabulary_metadata  # noqa: E402
-from quantcli.formats.checkpoint import Checkpoint  # noqa: E402
-from quantcli.formats.errors import QuantcliError  # noqa: E402
+from quantcli.core.errors import QuantcliError  # noqa: E402
+from quantcli.formats.checkpoint.checkpoint import Checkpoint  # noqa: E402
 
 Case = dict[str, Any]
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")

@@ -22,7 +22,7 @@ sys.path.insert(0, str(HERE.parent))
 from changed_file import write_changed  # noqa: E402
 from tiny_model import PROMPT, write_model  # noqa: E402
 
-from quantcli.formats.gguf_spec import u32  # noqa: E402
+from quantcli.formats.gguf.spec import u32  # noqa: E402
 
 
 def embeddings(path: Path) -> np.ndarray:

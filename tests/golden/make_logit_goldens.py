@@ -23,7 +23,7 @@ sys.path.insert(0, str(HERE.parent))
 from reference_logits import generate  # noqa: E402
 from tiny_model import PROMPT, write_model  # noqa: E402
 
-from quantcli.formats.gguf_spec import f32  # noqa: E402
+from quantcli.formats.gguf.spec import f32  # noqa: E402
 
 POSITIONS = (0, 23, 50, 86)
 MENDED = {"exaone": {"exaone.attention.layer_norm_rms_epsilon": f32(1e-5)}}

@@ -7,12 +7,12 @@ import math
 import numpy as np
 import pytest
 
-from quantcli.kernels.activations import activation
-from quantcli.kernels.attention import attention_kernels
-from quantcli.kernels.cached import STORAGES
+from quantcli.core.block_types import TYPES
+from quantcli.kernels.activation_functions import activation
+from quantcli.kernels.attention.cache_types import STORAGES
+from quantcli.kernels.attention.one_query import attention_kernels
 from quantcli.kernels.elementwise import add, layer_norm, rms_norm, rotate
 from quantcli.kernels.rows import dequantize, quantize
-from quantcli.kernels.types import TYPES
 
 RANDOM = np.random.default_rng(5)
 

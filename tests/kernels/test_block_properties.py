@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
+from quantcli.core.block_types import TYPES
 from quantcli.kernels.blocks import codec
 from quantcli.kernels.finite import first_not_finite
 from quantcli.kernels.rows import dequantize, quantize
-from quantcli.kernels.types import TYPES
 
 EXAMPLES = settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 PACKED = [name for name, kind in TYPES.items() if kind.is_quantized and kind.family]

@@ -12,9 +12,9 @@ import pytest
 from ggml_library import Quantizer, find_quantizer, quantize_apart
 from numpy.typing import NDArray
 
+from quantcli.core.block_types import TYPES
 from quantcli.kernels.blocks import codec
 from quantcli.kernels.rows import dequantize, quantize
-from quantcli.kernels.types import TYPES
 
 PACKED = [name for name, kind in TYPES.items() if kind.is_quantized and kind.family]
 VARIANTS = [(name, variant) for name in PACKED for variant in ("plain", "weighted")]

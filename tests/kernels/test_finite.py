@@ -7,9 +7,9 @@ import pytest
 from ggml_library import find_validator
 from numpy.typing import NDArray
 
+from quantcli.core.block_types import TYPES
 from quantcli.kernels.finite import first_not_finite
 from quantcli.kernels.rows import dequantize, quantize
-from quantcli.kernels.types import TYPES
 
 FLOATING = [name for name, kind in TYPES.items() if kind.family and name != "NVFP4"]
 BLOCKS = 300

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from quantcli.core.block_types import TYPES
 from quantcli.kernels.blocks import codec
 from quantcli.kernels.blocks.reader import PART, CodeWriter, PackedReader
 from quantcli.kernels.jit import kernel
@@ -20,7 +21,6 @@ from quantcli.kernels.rounding.fixed_scales import round_codes
 from quantcli.kernels.rows import dequantize, quantize
 from quantcli.kernels.shorthand import Bytes
 from quantcli.kernels.simd import load, reinterpret, store
-from quantcli.kernels.types import TYPES
 
 PACKED = [name for name, kind in TYPES.items() if kind.is_quantized and kind.family]
 WRITTEN = [name for name in PACKED if codec(TYPES[name]).writer is not None]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from quantcli.core.block_types import TYPES, BlockType
 from quantcli.kernels.blocks.microscale import LEVELS
-from quantcli.kernels.grids import GRIDS, lies_on_grid, may_lie_on_grid, repack
+from quantcli.kernels.rounding.exact_grids import GRIDS, lies_on_grid, may_lie_on_grid, repack
 from quantcli.kernels.rows import dequantize, quantize, repack_inexact
-from quantcli.kernels.types import TYPES, BlockType
 
 RANGES = {"Q4_0": (-8, 7), "Q5_0": (-16, 15), "Q8_0": (-127, 127)}
 F32, BF16, F16 = TYPES["F32"], TYPES["BF16"], TYPES["F16"]

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from quantcli.kernels.lanes import mean_squares, transpose, transpose_back
-from quantcli.kernels.search import finite_inverse, nearest_int
+from quantcli.kernels.rounding.block_lanes import mean_squares, transpose, transpose_back
+from quantcli.kernels.rounding.scale_search import finite_inverse, nearest_int
 from quantcli.kernels.simd import (
     LANES,
     bits_mask,

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quantcli.kernels.matmul import matmul
+from quantcli.core.block_types import TYPES, BlockType
+from quantcli.kernels.products.matmul import matmul
 from quantcli.kernels.rows import dequantize, quantize
 from quantcli.kernels.simd import machine_features
-from quantcli.kernels.types import TYPES, BlockType
 
 MULTIPLIED = [kind for kind in TYPES.values() if kind.activation is not None and kind.family is not None]
 PACKED = [kind for kind in MULTIPLIED if kind.is_quantized]
@@ -109,8 +109,8 @@ def test_machines_with_fewer_instructions_give_the_same_products(features, golde
 import numpy as np
 from quantcli.kernels import simd
 simd.machine_features = lambda: frozenset({features!r})
-from quantcli.kernels.matmul import matmul
-from quantcli.kernels.types import TYPES
+from quantcli.kernels.products.matmul import matmul
+from quantcli.core.block_types import TYPES
 blocks = np.load({os.fspath(golden / "blocks.npz")!r})
 x = np.random.default_rng(0).normal(size=(5, 1024)).astype(np.float32)
 packed = {{name: np.ascontiguousarray(blocks[name + ".weighted"]).view(np.uint8).reshape(30, -1) for name in {names}}}

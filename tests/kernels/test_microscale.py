@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from quantcli.core.block_types import TYPES
 from quantcli.kernels.rows import quantize
-from quantcli.kernels.types import TYPES
 
 
 def _scales(name: str, field: str, largest: NDArray[np.float32], length: int) -> NDArray[np.uint8]:

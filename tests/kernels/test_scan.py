@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from quantcli.kernels.scan import scan
+from quantcli.kernels.selective_scan import scan
 
 RANDOM = np.random.default_rng(8)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from quantcli.conversion.convert import convert
-from quantcli.formats.errors import GenerationError, ModelError, UsageError
+from quantcli.core.errors import GenerationError, ModelError, UsageError
 from quantcli.quality.evaluate import cut_text, divergences, evaluate
 from quantcli.runner.load import load_model
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from quantcli.conversion.convert import convert
-from quantcli.formats.errors import GenerationError, UnsupportedError, UsageError
+from quantcli.core.errors import GenerationError, UnsupportedError, UsageError
 from quantcli.runner.cache import NOTHING, Cache, LayerCache, LayerMemory, View, hadamard
 from quantcli.runner.load import load_model
 from quantcli.runner.session import Session

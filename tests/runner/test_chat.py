@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 import pytest
 
-from quantcli.formats.errors import GenerationError
-from quantcli.formats.gguf_reader import open_gguf
-from quantcli.formats.gguf_spec import ValueType, array, boolean, string, u32
-from quantcli.runner import template as template_module
-from quantcli.runner.chat import ChatTemplate, chat_prompt
-from quantcli.runner.template import TemplateRenderer
-from quantcli.runner.tokenizer import load_tokenizer
+from quantcli.core.errors import GenerationError
+from quantcli.formats.gguf.reader import open_gguf
+from quantcli.formats.gguf.spec import ValueType, array, boolean, string, u32
+from quantcli.runner.text import template as template_module
+from quantcli.runner.text.chat import ChatTemplate, chat_prompt
+from quantcli.runner.text.template import TemplateRenderer
+from quantcli.runner.text.tokenizer import load_tokenizer
 
 MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi <b>\nthere"}]
 

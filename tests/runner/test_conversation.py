@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 from changed_file import STORY_TEMPLATE, write_chat
 
-from quantcli.formats.errors import GenerationError
+from quantcli.core.errors import GenerationError
 from quantcli.runner.cache import Cache
-from quantcli.runner.chat import ChatTemplate, Conversation
-from quantcli.runner.generate import Generation, Limits
 from quantcli.runner.load import load_model
-from quantcli.runner.sampling import Sampler
-from quantcli.runner.sampling_options import SamplingOptions
 from quantcli.runner.session import Session
+from quantcli.runner.text.chat import ChatTemplate, Conversation
+from quantcli.runner.text.generate import Generation, Limits
+from quantcli.runner.text.sampling import Sampler
+from quantcli.runner.text.sampling_options import SamplingOptions
 
 GREEDY = SamplingOptions(temperature=0)
 

@@ -9,12 +9,12 @@ import pytest
 from changed_file import write_changed
 from command_line import run_command
 
-from quantcli.formats.errors import ModelError, QuantcliWarning
-from quantcli.formats.gguf_reader import open_gguf
-from quantcli.formats.gguf_spec import ValueType, array, boolean, string, u32
-from quantcli.formats.vocabulary_spec import BYTES
+from quantcli.core.errors import ModelError, QuantcliWarning
+from quantcli.formats.gguf.reader import open_gguf
+from quantcli.formats.gguf.spec import ValueType, array, boolean, string, u32
+from quantcli.formats.gguf.vocabulary import BYTES
 from quantcli.runner.load import load_model
-from quantcli.runner.tokenizer import load_tokenizer
+from quantcli.runner.text.tokenizer import load_tokenizer
 
 NORMAL, UNKNOWN, CONTROL = 1, 2, 3
 NAN = float("nan")

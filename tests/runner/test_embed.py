@@ -10,8 +10,8 @@ import pytest
 from changed_file import write_changed
 from tiny_model import PROMPT, write_model
 
-from quantcli.formats.errors import GenerationError, UnsupportedError, UsageError
-from quantcli.formats.gguf_spec import u32
+from quantcli.core.errors import GenerationError, UnsupportedError, UsageError
+from quantcli.formats.gguf.spec import u32
 from quantcli.runner.cache import Cache
 from quantcli.runner.embed import POOLINGS, embed, pooling_of
 from quantcli.runner.load import load_model

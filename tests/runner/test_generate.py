@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from quantcli.formats.errors import GenerationError
-from quantcli.formats.gguf_reader import open_gguf
+from quantcli.core.errors import GenerationError
+from quantcli.formats.gguf.reader import open_gguf
 from quantcli.runner.cache import Cache
-from quantcli.runner.generate import Generation, Limits, context_size
 from quantcli.runner.model import Model
-from quantcli.runner.sampling import Sampler
-from quantcli.runner.sampling_options import SamplingOptions
 from quantcli.runner.session import Session
-from quantcli.runner.tokenizer import load_tokenizer
+from quantcli.runner.text.generate import Generation, Limits, context_size
+from quantcli.runner.text.sampling import Sampler
+from quantcli.runner.text.sampling_options import SamplingOptions
+from quantcli.runner.text.tokenizer import load_tokenizer
 
 GREEDY = SamplingOptions(temperature=0)
 

@@ -12,7 +12,7 @@ import pytest
 from tiny_model import PROMPT, write_model
 
 from quantcli.architectures.loader import architectures
-from quantcli.formats.gguf_reader import open_gguf
+from quantcli.formats.gguf.reader import open_gguf
 from quantcli.runner.cache import Cache
 from quantcli.runner.model import Model
 

@@ -13,9 +13,9 @@ from changed_file import write_changed
 from reference_logits import generate
 from tiny_model import PROMPT, write_model
 
-from quantcli.formats.errors import ModelError, QuantcliWarning
-from quantcli.formats.gguf_reader import open_gguf
-from quantcli.formats.gguf_spec import boolean, f32, string, u32
+from quantcli.core.errors import ModelError, QuantcliWarning
+from quantcli.formats.gguf.reader import open_gguf
+from quantcli.formats.gguf.spec import boolean, f32, string, u32
 from quantcli.runner.cache import Cache
 from quantcli.runner.model import Model
 

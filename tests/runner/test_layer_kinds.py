@@ -14,10 +14,9 @@ import pytest
 
 from quantcli.architectures.graph import Graph
 from quantcli.architectures.loader import architectures
-from quantcli.formats.errors import ModelError, UnsupportedError
-from quantcli.formats.gguf_spec import f32, string, u32
-from quantcli.formats.tensor import TensorInfo
-from quantcli.kernels.types import TYPES
+from quantcli.core.block_types import TYPES
+from quantcli.core.errors import ModelError, UnsupportedError
+from quantcli.formats.gguf.spec import f32, string, u32
 from quantcli.runner.cache import Cache, LayerMemory
 from quantcli.runner.feed_forward.dense import FORMS, DenseSizes
 from quantcli.runner.feed_forward.experts import ExpertSizes
@@ -35,6 +34,7 @@ from quantcli.runner.model import Model
 from quantcli.runner.rotary import Rope, RopeScaling
 from quantcli.runner.step import Temperature, read_positions
 from quantcli.runner.weights import Weights
+from quantcli.tensors.tensor import TensorInfo
 
 WIDTH, TOKENS = 32, 12
 GRAPH = Graph.parse({"norm": "rms", "activation": "silu", "mlp": "gated", "rope": "adjacent"})

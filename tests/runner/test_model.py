@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from quantcli.conversion.convert import convert
-from quantcli.formats.errors import GenerationError, ModelError, UnsupportedError, UsageError
-from quantcli.formats.gguf_reader import open_gguf
-from quantcli.formats.gguf_spec import ValueType, array, f32, string, u32
-from quantcli.formats.gguf_writer import GGUFWriter
-from quantcli.formats.tensor import TensorInfo
+from quantcli.core.errors import GenerationError, ModelError, UnsupportedError, UsageError
+from quantcli.formats.gguf.reader import open_gguf
+from quantcli.formats.gguf.spec import ValueType, array, f32, string, u32
+from quantcli.formats.gguf.writer import GGUFWriter
 from quantcli.runner.cache import Cache
 from quantcli.runner.hyperparameters import read_hyperparameters
 from quantcli.runner.model import Model
 from quantcli.runner.rotary import make_rotary
+from quantcli.tensors.tensor import TensorInfo
 
 PROMPT = [1, 403, 407, 261, 378]  # "Once upon a time"
 
@@ -121,7 +121,7 @@ def tiny_file(path, change=lambda metadata, shapes: None):
         "blk.0.ffn_down.weight": (WIDTH, INNER),
     }  # fmt: skip
     change(metadata, shapes)
-    from quantcli.kernels.types import TYPES
+    from quantcli.core.block_types import TYPES
 
     infos = [TensorInfo(name, shape, TYPES["F32"]) for name, shape in shapes.items()]
     random = np.random.default_rng(1)

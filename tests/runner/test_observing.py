@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from tiny_model import PROMPT, write_model
 
-from quantcli.formats.errors import GenerationError
-from quantcli.formats.gguf_reader import open_gguf
+from quantcli.core.errors import GenerationError
+from quantcli.formats.gguf.reader import open_gguf
 from quantcli.kernels.rows import dequantize
 from quantcli.runner.cache import Cache
 from quantcli.runner.load import prepare_model

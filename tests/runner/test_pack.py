@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from quantcli.conversion.convert import convert
-from quantcli.formats.errors import UsageError
-from quantcli.kernels.types import TYPES
+from quantcli.core.block_types import TYPES
+from quantcli.core.errors import UsageError
 from quantcli.runner.cache import Cache
 from quantcli.runner.load import load_model
-from quantcli.runner.pack import can_pack, packing_type
+from quantcli.runner.quantize_on_load import can_pack, packing_type
 
 TOKENS = [1, 419, 436, 261, 396]
 
@@ -28,7 +28,7 @@ def folder(golden, tmp_path_factory):
 
 
 def test_a_packed_model_is_the_quantized_file(folder, monkeypatch):
-    monkeypatch.setattr("quantcli.runner.pack.CHUNK", 5000)  # several to a matrix, the last not whole
+    monkeypatch.setattr("quantcli.runner.quantize_on_load.CHUNK", 5000)  # several to a matrix, the last not whole
     quantized = load_model(folder / "Q8_0.gguf")
     for kind in ("F32", "BF16"):
         packed = load_model(folder / f"{kind}.gguf", TYPES["Q8_0"])

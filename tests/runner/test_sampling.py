@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from quantcli.formats.errors import GenerationError, UsageError
-from quantcli.runner.sampling import (
+from quantcli.core.errors import GenerationError, UsageError
+from quantcli.runner.text.sampling import (
     Candidates,
     Sampler,
     keep_min_p,
@@ -16,7 +16,7 @@ from quantcli.runner.sampling import (
     penalize,
     probabilities,
 )
-from quantcli.runner.sampling_options import SamplingOptions
+from quantcli.runner.text.sampling_options import SamplingOptions
 
 
 def logits_of(seed: int) -> np.ndarray:

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from tiny_model import write_model
 
-from quantcli.formats.errors import QuantcliError
-from quantcli.formats.gguf_reader import open_gguf
-from quantcli.formats.gguf_spec import ValueType, array, boolean, f32, string, u32
-from quantcli.kernels.types import TYPES
+from quantcli.core.block_types import TYPES
+from quantcli.core.errors import QuantcliError
+from quantcli.formats.gguf.reader import open_gguf
+from quantcli.formats.gguf.spec import ValueType, array, boolean, f32, string, u32
 from quantcli.runner.cache import Cache
 from quantcli.runner.model import Model
 

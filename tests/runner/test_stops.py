@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from quantcli.formats.errors import UsageError
-from quantcli.runner.stops import StopStrings
+from quantcli.core.errors import UsageError
+from quantcli.runner.text.stops import StopStrings
 
 
 def shown(text: str, strings: list[str], seed: int) -> tuple[str, str | None]:

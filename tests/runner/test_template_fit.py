@@ -6,9 +6,9 @@ import warnings
 
 import pytest
 
-from quantcli.formats.errors import QuantcliWarning
-from quantcli.runner.template import TemplateRenderer
-from quantcli.runner.template_fit import fitted
+from quantcli.core.errors import QuantcliWarning
+from quantcli.runner.text.template import TemplateRenderer
+from quantcli.runner.text.template_fit import fitted
 
 SYSTEM = {"role": "system", "content": "Talk about pirates."}
 USER = {"role": "user", "content": "Once upon a time"}

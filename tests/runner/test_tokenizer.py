@@ -14,14 +14,14 @@ from texts import random_texts
 
 from quantcli.architectures.schema import VocabularyRules
 from quantcli.conversion.vocabulary import vocabulary_metadata
-from quantcli.formats.checkpoint import Checkpoint
-from quantcli.formats.errors import ModelError, UnsupportedError
-from quantcli.formats.gguf_reader import open_gguf
-from quantcli.formats.gguf_spec import ValueType, array, boolean, string, u32
-from quantcli.formats.vocabulary_spec import BYTES
-from quantcli.runner.tokenizer import StreamDecoder, load_tokenizer
-from quantcli.runner.tokenizer.byte_level import ByteLevelModel
-from quantcli.runner.tokenizer.vocabulary import Attribute
+from quantcli.core.errors import ModelError, UnsupportedError
+from quantcli.formats.checkpoint.checkpoint import Checkpoint
+from quantcli.formats.gguf.reader import open_gguf
+from quantcli.formats.gguf.spec import ValueType, array, boolean, string, u32
+from quantcli.formats.gguf.vocabulary import BYTES
+from quantcli.runner.text.tokenizer import StreamDecoder, load_tokenizer
+from quantcli.runner.text.tokenizer.byte_level import ByteLevelModel
+from quantcli.runner.text.tokenizer.vocabulary import Attribute
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "golden"))
 

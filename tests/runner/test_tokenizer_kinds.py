@@ -6,11 +6,11 @@ import struct
 
 import pytest
 
-from quantcli.formats.errors import ModelError
-from quantcli.formats.gguf_spec import ValueType, array, boolean, string, u32
-from quantcli.formats.vocabulary_spec import BYTES
-from quantcli.runner.tokenizer import load_tokenizer
-from quantcli.runner.tokenizer.character_map import CharacterMap
+from quantcli.core.errors import ModelError
+from quantcli.formats.gguf.spec import ValueType, array, boolean, string, u32
+from quantcli.formats.gguf.vocabulary import BYTES
+from quantcli.runner.text.tokenizer import load_tokenizer
+from quantcli.runner.text.tokenizer.character_map import CharacterMap
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 

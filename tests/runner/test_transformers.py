@@ -18,8 +18,8 @@ from transformers_model import VOCABULARY, random_model
 
 from quantcli.architectures.expressions import Expression
 from quantcli.architectures.loader import graph_of
-from quantcli.formats.checkpoint import open_checkpoint
-from quantcli.formats.gguf_reader import open_gguf
+from quantcli.formats.checkpoint.checkpoint import open_checkpoint
+from quantcli.formats.gguf.reader import open_gguf
 from quantcli.runner.cache import Cache
 from quantcli.runner.model import Model
 

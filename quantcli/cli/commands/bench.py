@@ -13,11 +13,11 @@ from quantcli.cli.commands import described
 from quantcli.cli.options import cache_type_option, file_argument, json_option, model_options
 from quantcli.cli.output import binary_size, decimal_count, print_json
 from quantcli.cli.running import open_model
-from quantcli.formats.errors import UsageError
+from quantcli.core.errors import UsageError
 
 if TYPE_CHECKING:
+    from quantcli.runner.benchmark import Speed
     from quantcli.runner.load import LoadedModel
-    from quantcli.runner.speed import Speed
 
 
 @described("bench")
@@ -61,7 +61,7 @@ def command(
     quantize bench model.gguf -p 0 -n 32 -d 0 -d 1024 -d 2048
     """
     from quantcli.kernels.jit import thread_count
-    from quantcli.runner.speed import Task, measure
+    from quantcli.runner.benchmark import Task, measure
 
     tasks = [Task(count, 0, depth) for depth in depths for count in prompts if count]
     tasks += [Task(0, count, depth) for depth in depths for count in generated if count]

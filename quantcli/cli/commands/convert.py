@@ -14,8 +14,8 @@ from quantcli.cli.commands import described
 from quantcli.cli.options import arch_file_option, json_option, overwrite_option, threads_option
 from quantcli.cli.output import binary_size, byte_progress, columns, decimal_count, print_json, show
 from quantcli.cli.texts import read_text
-from quantcli.formats.errors import UsageError
-from quantcli.formats.gguf_spec import Metadata, replace_keys
+from quantcli.core.errors import UsageError
+from quantcli.formats.gguf.spec import Metadata, replace_keys
 
 if TYPE_CHECKING:
     from quantcli.conversion.convert import Conversion, Progress
@@ -77,8 +77,8 @@ def command(
         raise UsageError("no --type given", hint="a good first choice is --type Q4_K_M; `quantize types` lists all")
     names = [name.strip() for name in types.split(",") if name.strip()]
     from quantcli.conversion.convert import convert
-    from quantcli.conversion.lora import parse_adapter
-    from quantcli.formats.gguf_parts import parse_size
+    from quantcli.conversion.lora.merge import parse_adapter
+    from quantcli.formats.gguf.parts import parse_size
     from quantcli.formats.imatrix import read_imatrix
 
     with _progress() as progress:
@@ -140,8 +140,8 @@ def _plan_options(
 
 
 def _changes(override_kv: Sequence[str], prune_layers: str | None) -> Changes:
+    from quantcli.conversion.metadata.output import parse_metadata_override
     from quantcli.conversion.model_changes import Changes
-    from quantcli.conversion.output_metadata import parse_metadata_override
     from quantcli.conversion.prune import parse_layers
 
     # The last of several for one key counts, and stands where it was given.

@@ -13,7 +13,7 @@ from quantcli.cli.output import columns, heading, print_json, printable, show
 from quantcli.cli.running import open_model, warn_beyond_training
 from quantcli.cli.text_tables import Table
 from quantcli.cli.texts import checked_text, lines, read_text
-from quantcli.formats.errors import UsageError
+from quantcli.core.errors import UsageError
 
 if TYPE_CHECKING:
     from quantcli.runner.embed import Embedding

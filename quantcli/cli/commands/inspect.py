@@ -15,10 +15,10 @@ from quantcli.cli.commands import described
 from quantcli.cli.options import file_argument, json_option
 from quantcli.cli.output import binary_size, columns, decimal_count, heading, print_json, printable, show
 from quantcli.cli.text_tables import Table, Text, View
-from quantcli.formats import vocabulary_spec as vocabulary
-from quantcli.formats.gguf_reader import GGUFFile, open_gguf
-from quantcli.formats.gguf_spec import Field, ValueType
-from quantcli.formats.tensor import StoredTensor
+from quantcli.formats.gguf import vocabulary
+from quantcli.formats.gguf.reader import GGUFFile, open_gguf
+from quantcli.formats.gguf.spec import Field, ValueType
+from quantcli.tensors.tensor import StoredTensor
 
 _TEMPLATE_LINES: Final = 6
 _TEMPLATE_WIDTH: Final = 110

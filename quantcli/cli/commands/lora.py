@@ -42,8 +42,8 @@ def command(
     """ADAPTER is a directory that peft has saved. llama.cpp applies the file to a model with `--lora FILE`; to have the
     adapter in the model itself, use `quantize MODEL --lora ADAPTER`.
     """
-    from quantcli.conversion.adapter import ADAPTER_TYPES, convert_adapter
     from quantcli.conversion.convert import Progress
+    from quantcli.conversion.lora.gguf_adapter import ADAPTER_TYPES, convert_adapter
 
     known = {name.lower(): name for name in ADAPTER_TYPES}
     with byte_progress("converting") as bar:

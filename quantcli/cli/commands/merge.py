@@ -10,8 +10,8 @@ import click
 from quantcli.cli.commands import described
 from quantcli.cli.options import json_option, overwrite_option
 from quantcli.cli.output import binary_size, byte_progress, print_json
-from quantcli.formats.gguf_reader import open_gguf
-from quantcli.formats.gguf_split import merge_gguf
+from quantcli.formats.gguf.reader import open_gguf
+from quantcli.formats.gguf.split import merge_gguf
 
 
 @described("merge")

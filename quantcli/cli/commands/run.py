@@ -16,13 +16,13 @@ from quantcli.cli.options import cache_type_option, file_argument, json_option, 
 from quantcli.cli.output import print_json
 from quantcli.cli.running import open_model, show_statistics, stream, warn_beyond_training, warn_of_full_context
 from quantcli.cli.texts import checked_text, read_text
-from quantcli.formats.errors import UsageError
+from quantcli.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from quantcli.runner.generate import Generation, Limits
     from quantcli.runner.load import LoadedModel
-    from quantcli.runner.sampling import Sampler
     from quantcli.runner.session import Session
+    from quantcli.runner.text.generate import Generation, Limits
+    from quantcli.runner.text.sampling import Sampler
 
 
 @described("run")
@@ -91,10 +91,10 @@ def command(
     text = _prompt(prompt, prompt_file)
     if text is None and (as_json or not chat):
         raise UsageError("there is no prompt", hint="--prompt TEXT, --prompt-file F, or --chat for a conversation")
-    from quantcli.runner.generate import Limits
-    from quantcli.runner.sampling import Sampler
-    from quantcli.runner.sampling_options import SamplingOptions
-    from quantcli.runner.stops import StopStrings
+    from quantcli.runner.text.generate import Limits
+    from quantcli.runner.text.sampling import Sampler
+    from quantcli.runner.text.sampling_options import SamplingOptions
+    from quantcli.runner.text.stops import StopStrings
 
     limits, sampler = Limits(limit, StopStrings(stop).strings, ignore_eos), Sampler(SamplingOptions(**sampling))
     begin = time.perf_counter()
@@ -135,7 +135,7 @@ def _read(loaded: LoadedModel, text: str, chat: bool, system: str | None) -> lis
     """The prompt's tokens."""
     if not chat:
         return loaded.tokenizer.encode(text, parse_special=True) if text else []
-    from quantcli.runner.chat import chat_prompt
+    from quantcli.runner.text.chat import chat_prompt
 
     messages = [] if system is None else [{"role": "system", "content": system}]
     return chat_prompt(loaded.metadata, loaded.tokenizer, [*messages, {"role": "user", "content": text}])
@@ -153,8 +153,8 @@ def _session(
     loaded: LoadedModel, prompt: int, limit: int | None, context: int | None, cache_type: str, kept: int | None
 ) -> Session:
     from quantcli.runner.cache import Cache
-    from quantcli.runner.generate import context_size
     from quantcli.runner.session import Session
+    from quantcli.runner.text.generate import context_size
 
     size = context or context_size(loaded.model.sizes.context, prompt, limit)
     warn_beyond_training(loaded, size)
@@ -162,7 +162,7 @@ def _session(
 
 
 def _answer(ready: _Ready, ids: list[int], as_json: bool) -> None:
-    from quantcli.runner.generate import Generation
+    from quantcli.runner.text.generate import Generation
 
     generation = Generation(ready.session, ready.loaded.tokenizer, ids, ready.sampler, ready.limits)
     try:
@@ -182,7 +182,7 @@ def _answer(ready: _Ready, ids: list[int], as_json: bool) -> None:
 
 def _converse(ready: _Ready, system: str | None) -> None:
     from quantcli.cli.conversation import converse
-    from quantcli.runner.chat import ChatTemplate, Conversation
+    from quantcli.runner.text.chat import ChatTemplate, Conversation
 
     template = ChatTemplate(ready.loaded.metadata, ready.loaded.tokenizer)
     answers = converse(Conversation(template, ready.session, ready.sampler, ready.limits, system))

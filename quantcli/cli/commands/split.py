@@ -11,13 +11,13 @@ import click
 from quantcli.cli.commands import described
 from quantcli.cli.options import file_argument, json_option
 from quantcli.cli.output import binary_size, byte_progress, columns, print_json, show
-from quantcli.formats.errors import UsageError
-from quantcli.formats.gguf_parts import Partition, by_count, by_size, parse_size, part_prefix
-from quantcli.formats.gguf_reader import open_gguf
-from quantcli.formats.gguf_split import split_gguf
+from quantcli.core.errors import UsageError
+from quantcli.formats.gguf.parts import Partition, by_count, by_size, parse_size, part_prefix
+from quantcli.formats.gguf.reader import open_gguf
+from quantcli.formats.gguf.split import split_gguf
 
 if TYPE_CHECKING:
-    from quantcli.formats.gguf_writer import Part
+    from quantcli.formats.gguf.writer import Part
 
 DEFAULT_TENSORS: Final = 128
 """Tensors in a part where nothing is asked for, as gguf-split has it."""

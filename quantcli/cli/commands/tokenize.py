@@ -10,7 +10,7 @@ import click
 from quantcli.cli.commands import described
 from quantcli.cli.options import file_argument, json_option
 from quantcli.cli.output import columns, print_json, printable, show
-from quantcli.formats.gguf_reader import open_gguf
+from quantcli.formats.gguf.reader import open_gguf
 
 
 @described("tokenize")
@@ -33,7 +33,7 @@ def command(file: Path, text: str, no_bos: bool, parse_special: bool, as_json: b
     quantize tokenize model.gguf "Hello, world"
     quantize tokenize model.gguf - --json < text.txt | jq '.tokens | length'
     """
-    from quantcli.runner.tokenizer import load_tokenizer
+    from quantcli.runner.text.tokenizer import load_tokenizer
 
     with open_gguf(file) as opened:
         tokenizer = load_tokenizer(opened.metadata)

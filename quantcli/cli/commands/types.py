@@ -10,7 +10,7 @@ from quantcli.cli.options import json_option
 from quantcli.cli.output import columns, heading, print_json, show
 from quantcli.cli.text_tables import Table
 from quantcli.conversion.recipes import RECIPES, Recipe
-from quantcli.kernels.types import TYPES, BlockType
+from quantcli.core.block_types import TYPES, BlockType
 
 FAMILIES: Final[Mapping[str | None, str]] = {
     "floats": "plain numbers",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from quantcli.architectures.fields import FIELD_TYPES, LARGEST_FLOAT
+from quantcli.architectures.gguf_fields import FIELD_TYPES, LARGEST_FLOAT
 from quantcli.architectures.schema import VocabularyRules
 from quantcli.conversion.vocabulary import hugging_face
 from quantcli.conversion.vocabulary.end_tokens import missing_end_tokens
@@ -21,13 +21,13 @@ from quantcli.conversion.vocabulary.tekken import from_tekken
 from quantcli.conversion.vocabulary.tokens import TokenTable, without_duplicate_texts
 from quantcli.conversion.vocabulary.unigram import from_sentencepiece_unigram, from_unigram
 from quantcli.conversion.vocabulary.word_piece import from_word_piece
-from quantcli.formats import vocabulary_spec as spec
-from quantcli.formats.errors import FormatError, ModelError, UnsupportedError, one_line
-from quantcli.formats.gguf_spec import Metadata, ValueType, array, boolean, string, u32
-from quantcli.formats.sentencepiece_model import Algorithm
+from quantcli.core.errors import FormatError, ModelError, UnsupportedError, one_line
+from quantcli.formats.gguf import vocabulary as spec
+from quantcli.formats.gguf.spec import Metadata, ValueType, array, boolean, string, u32
+from quantcli.formats.tokenizer_files.sentencepiece import Algorithm
 
 if TYPE_CHECKING:
-    from quantcli.formats.checkpoint import Checkpoint
+    from quantcli.formats.checkpoint.checkpoint import Checkpoint
 
 NO_RULES: Final = VocabularyRules()
 """The rules of an architecture that has none."""

@@ -8,10 +8,10 @@ from typing import Final
 from quantcli.conversion.vocabulary.files import TokenizerFiles
 from quantcli.conversion.vocabulary.special import ends_of_generation
 from quantcli.conversion.vocabulary.tokens import token_text
-from quantcli.formats import vocabulary_spec as spec
-from quantcli.formats.errors import warn
-from quantcli.formats.gguf_spec import Metadata, u32
-from quantcli.formats.vocabulary_spec import TokenType
+from quantcli.core.errors import warn
+from quantcli.formats.gguf import vocabulary as spec
+from quantcli.formats.gguf.spec import Metadata, u32
+from quantcli.formats.gguf.vocabulary import TokenType
 
 _MORE_ENDS: Final = ("eot", "eom")
 """The roles for end tokens besides `eos`: end of turn, end of message."""

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from quantcli.architectures.schema import VocabularyRules
-from quantcli.formats.errors import FormatError
-from quantcli.formats.sentencepiece_model import SentencePieceModel, read_sentencepiece_model
+from quantcli.core.errors import FormatError
+from quantcli.formats.tokenizer_files.sentencepiece import SentencePieceModel, read_sentencepiece_model
 
 if TYPE_CHECKING:
-    from quantcli.formats.checkpoint import Checkpoint
+    from quantcli.formats.checkpoint.checkpoint import Checkpoint
 
 TOKENIZER: Final = "tokenizer.json"
 CONFIGURATION: Final = "tokenizer_config.json"

@@ -17,8 +17,8 @@ from tokenizers import AddedToken, Tokenizer
 from quantcli.conversion.vocabulary.files import MERGES, TOKENIZER, TokenizerFiles
 from quantcli.conversion.vocabulary.plain_files import add_side_tokens, build_tokenizer, merges_of_text
 from quantcli.conversion.vocabulary.tokens import ADDED_TOKEN_SCORE, TokenTable, added_token, check_id, token_text
-from quantcli.formats.errors import FormatError, ModelError, one_line
-from quantcli.formats.vocabulary_spec import TokenType
+from quantcli.core.errors import FormatError, ModelError, one_line
+from quantcli.formats.gguf.vocabulary import TokenType
 
 _NAMED_TOKENS: Final = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 _BYTE_TOKEN: Final = re.compile("<0x[0-9A-Fa-f]{2}>")

@@ -19,7 +19,7 @@ from tokenizers.processors import TemplateProcessing
 
 from quantcli.conversion.vocabulary.files import ADDED_TOKENS, MERGES, VOCABULARY, WORDS, TokenizerFiles
 from quantcli.conversion.vocabulary.tokens import token_text
-from quantcli.formats.errors import FormatError, one_line
+from quantcli.core.errors import FormatError, one_line
 
 _BERT_TOKENS: Final = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
 

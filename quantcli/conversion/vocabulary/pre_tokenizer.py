@@ -15,7 +15,7 @@ from quantcli.architectures import pre_tokenizers
 from quantcli.conversion.vocabulary.files import Request, TokenizerFiles
 from quantcli.conversion.vocabulary.hugging_face import encode
 from quantcli.conversion.vocabulary.tokens import token_text
-from quantcli.formats.errors import UnsupportedError, UsageError
+from quantcli.core.errors import UnsupportedError, UsageError
 
 
 def pre_tokenizer_name(request: Request, tokenizer: Tokenizer) -> str:

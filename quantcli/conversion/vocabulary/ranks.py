@@ -17,10 +17,10 @@ from quantcli.conversion.vocabulary.files import Request, TokenizerFiles
 from quantcli.conversion.vocabulary.pre_tokenizer import pre_tokenizer_name
 from quantcli.conversion.vocabulary.special import special_metadata
 from quantcli.conversion.vocabulary.tokens import TokenTable, added_token, check_id
-from quantcli.formats import vocabulary_spec as spec
-from quantcli.formats.errors import FormatError
-from quantcli.formats.gguf_spec import Metadata, ValueType, array, string
-from quantcli.formats.vocabulary_spec import BYTES, TokenType
+from quantcli.core.errors import FormatError
+from quantcli.formats.gguf import vocabulary as spec
+from quantcli.formats.gguf.spec import Metadata, ValueType, array, string
+from quantcli.formats.gguf.vocabulary import BYTES, TokenType
 
 _CHARACTERS: Final = {byte: character for character, byte in BYTES.items()}
 _END_OF_TEXT: Final = "<|endoftext|>"

@@ -11,8 +11,8 @@ from typing import Final
 from quantcli.architectures.schema import VocabularyRules
 from quantcli.conversion.vocabulary.files import ADDED_TOKENS, TokenizerFiles
 from quantcli.conversion.vocabulary.tokens import ADDED_TOKEN_SCORE, TokenTable, added_token
-from quantcli.formats.sentencepiece_model import Piece
-from quantcli.formats.vocabulary_spec import TokenType
+from quantcli.formats.gguf.vocabulary import TokenType
+from quantcli.formats.tokenizer_files.sentencepiece import Piece
 
 PADDING_SCORE: Final = -10000.0
 _TYPES: Final = {TokenType.USER_DEFINED: TokenType.NORMAL}

@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from quantcli.conversion.vocabulary.files import TokenizerFiles
 from quantcli.conversion.vocabulary.tokens import token_text
-from quantcli.formats import vocabulary_spec as spec
-from quantcli.formats.gguf_spec import Metadata, ValueType, array, boolean, string, u32
+from quantcli.formats.gguf import vocabulary as spec
+from quantcli.formats.gguf.spec import Metadata, ValueType, array, boolean, string, u32
 
 if TYPE_CHECKING:
-    from quantcli.formats.checkpoint import Checkpoint
+    from quantcli.formats.checkpoint.checkpoint import Checkpoint
 
 NO_IDS: Final[Mapping[str, int]] = MappingProxyType({})
 

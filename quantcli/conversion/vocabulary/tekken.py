@@ -14,10 +14,10 @@ from quantcli.conversion.vocabulary.files import TEKKEN, Request
 from quantcli.conversion.vocabulary.ranks import spell
 from quantcli.conversion.vocabulary.special import chat_templates, template_metadata
 from quantcli.conversion.vocabulary.tokens import TokenTable, check_id
-from quantcli.formats import vocabulary_spec as spec
-from quantcli.formats.errors import FormatError
-from quantcli.formats.gguf_spec import Metadata, ValueType, array, boolean, string, u32
-from quantcli.formats.vocabulary_spec import TokenType
+from quantcli.core.errors import FormatError
+from quantcli.formats.gguf import vocabulary as spec
+from quantcli.formats.gguf.spec import Metadata, ValueType, array, boolean, string, u32
+from quantcli.formats.gguf.vocabulary import TokenType
 
 _ROLES: Final = {"bos": "<s>", "eos": "</s>", "unk": "<unk>", "pad": "<pad>"}
 

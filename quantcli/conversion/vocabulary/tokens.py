@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from quantcli.formats import vocabulary_spec as spec
-from quantcli.formats.errors import ModelError, shown, warn
-from quantcli.formats.gguf_spec import Metadata, ValueType, array
-from quantcli.formats.vocabulary_spec import WORD_START, TokenType
+from quantcli.core.errors import ModelError, shown, warn
+from quantcli.formats.gguf import vocabulary as spec
+from quantcli.formats.gguf.spec import Metadata, ValueType, array
+from quantcli.formats.gguf.vocabulary import WORD_START, TokenType
 
 ADDED_TOKEN_SCORE: Final = -1000.0
 """The score of a token that was added after the vocabulary was trained, as llama.cpp's converter writes it."""

@@ -14,10 +14,10 @@ from quantcli.conversion.vocabulary.files import ADDED_TOKENS, Request
 from quantcli.conversion.vocabulary.sentencepiece import PADDING_SCORE, complete, piece_table
 from quantcli.conversion.vocabulary.special import special_metadata
 from quantcli.conversion.vocabulary.tokens import ADDED_TOKEN_SCORE, TokenTable, token_text
-from quantcli.formats import vocabulary_spec as spec
-from quantcli.formats.errors import FormatError, ModelError
-from quantcli.formats.gguf_spec import Metadata, ValueType, array, boolean, string, u32
-from quantcli.formats.vocabulary_spec import TokenType
+from quantcli.core.errors import FormatError, ModelError
+from quantcli.formats.gguf import vocabulary as spec
+from quantcli.formats.gguf.spec import Metadata, ValueType, array, boolean, string, u32
+from quantcli.formats.gguf.vocabulary import TokenType
 
 _FAIRSEQ_HEAD: Final = {
     "<s>": TokenType.CONTROL,

@@ -16,9 +16,9 @@ from quantcli.conversion.vocabulary.files import Request
 from quantcli.conversion.vocabulary.plain_files import bert_tokens
 from quantcli.conversion.vocabulary.pre_tokenizer import test_ids
 from quantcli.conversion.vocabulary.special import NO_IDS, special_metadata
-from quantcli.formats import vocabulary_spec as spec
-from quantcli.formats.gguf_spec import Metadata, string, u32
-from quantcli.formats.vocabulary_spec import WORD_START, TokenType
+from quantcli.formats.gguf import vocabulary as spec
+from quantcli.formats.gguf.spec import Metadata, string, u32
+from quantcli.formats.gguf.vocabulary import WORD_START, TokenType
 
 _CONTINUES: Final = "##"
 _ASSUMED: Final = {"bos": 101, "unk": 100, "sep": 102, "pad": 0, "mask": 103}

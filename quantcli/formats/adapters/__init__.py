@@ -10,14 +10,14 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Final
 
+from quantcli.core.errors import FormatError
 from quantcli.formats.adapters import mlx, peft
 from quantcli.formats.adapters.low_rank import Adapter, LowRank
-from quantcli.formats.errors import FormatError
-from quantcli.formats.files import InputFile
-from quantcli.formats.hub_cache import in_snapshot
-from quantcli.formats.inside import resolve_inside
+from quantcli.formats.checkpoint.directory import resolve_inside
+from quantcli.formats.checkpoint.weights import open_tensor_file
+from quantcli.formats.hub.cache_folders import in_snapshot
 from quantcli.formats.json_text import parse_object
-from quantcli.formats.weights import open_tensor_file
+from quantcli.tensors.files import InputFile
 
 __all__ = ["CONFIG", "Adapter", "LowRank", "open_adapter"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from quantcli.formats.tensor import FileTensor, Tensor, TensorInfo
+from quantcli.tensors.tensor import FileTensor, Tensor, TensorInfo
 
 LARGEST: Final = 3.4028234663852886e38
 """What float32 holds, in which scalings are computed with."""

@@ -14,11 +14,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from quantcli.core.errors import FormatError, UnsupportedError
+from quantcli.core.listing import listed
 from quantcli.formats.adapters.low_rank import Adapter, LowRank, number
-from quantcli.formats.errors import FormatError, UnsupportedError
-from quantcli.formats.listing import listed
-from quantcli.formats.strided import StridedTensor
-from quantcli.formats.tensor import StoredTensor, Tensor
+from quantcli.tensors.strided import StridedTensor
+from quantcli.tensors.tensor import StoredTensor, Tensor
 
 WEIGHTS: Final = ("adapters.safetensors",)
 

@@ -13,10 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+from quantcli.core.errors import FormatError, ModelError, UnsupportedError
+from quantcli.core.listing import listed
 from quantcli.formats.adapters.low_rank import Adapter, LowRank, number
-from quantcli.formats.errors import FormatError, ModelError, UnsupportedError
-from quantcli.formats.listing import listed
-from quantcli.formats.tensor import Tensor
+from quantcli.tensors.tensor import Tensor
 
 CONFIG: Final = "adapter_config.json"
 

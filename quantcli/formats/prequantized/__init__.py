@@ -15,8 +15,8 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Final
 
-from quantcli.formats.checkpoint import Checkpoint
-from quantcli.formats.errors import UnsupportedError, clipped
+from quantcli.core.errors import UnsupportedError, clipped
+from quantcli.formats.checkpoint.checkpoint import Checkpoint
 from quantcli.formats.prequantized import (
     auto_round,
     awq,
@@ -34,7 +34,7 @@ from quantcli.formats.prequantized import (
 from quantcli.formats.prequantized.companions import Companions, Method
 from quantcli.formats.prequantized.mlx_names import published
 from quantcli.formats.prequantized.settings import quantization_config
-from quantcli.formats.tensor import Tensor
+from quantcli.tensors.tensor import Tensor
 
 METHODS: Final[Mapping[str, Method]] = MappingProxyType(
     {

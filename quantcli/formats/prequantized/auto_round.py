@@ -10,7 +10,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Final
 
-from quantcli.formats.errors import UnsupportedError, shown
+from quantcli.core.errors import UnsupportedError, shown
 from quantcli.formats.prequantized import awq, gptq
 from quantcli.formats.prequantized.companions import Companions, Method
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
-from quantcli.formats.errors import UnsupportedError, shown
+from quantcli.core.block_types import TYPES
+from quantcli.core.errors import UnsupportedError, shown
 from quantcli.formats.prequantized.companions import Companions, Method
 from quantcli.formats.prequantized.gptq import SCALES
 from quantcli.formats.prequantized.numbers import Floats, Numbers, Packed, Plain, integers
 from quantcli.formats.prequantized.scaled import Grid, Scaled
 from quantcli.formats.prequantized.strips import packed_across, turned_floats
-from quantcli.formats.tensor import Tensor
-from quantcli.kernels.types import TYPES
+from quantcli.tensors.tensor import Tensor
 
 _WORDS: Final = ("I32",)
 _BITS: Final = 4

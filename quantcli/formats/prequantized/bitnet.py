@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from quantcli.formats.errors import UnsupportedError
+from quantcli.core.block_types import TYPES
+from quantcli.core.errors import UnsupportedError
 from quantcli.formats.prequantized.companions import Companions
 from quantcli.formats.prequantized.numbers import FLOATS, integers, read_floats, read_raw, with_rows
 from quantcli.formats.prequantized.scaled import Decoded
-from quantcli.formats.tensor import Tensor
-from quantcli.kernels.types import TYPES
+from quantcli.tensors.tensor import Tensor
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from quantcli.formats.errors import UnsupportedError
+from quantcli.core.block_types import TYPES
+from quantcli.core.errors import UnsupportedError
 from quantcli.formats.prequantized.companions import Companions
 from quantcli.formats.prequantized.numbers import (
     Floats,
@@ -28,8 +29,7 @@ from quantcli.formats.prequantized.numbers import (
     with_rows,
 )
 from quantcli.formats.prequantized.scaled import Decoded, Scaled, scale_grid
-from quantcli.formats.tensor import MAX_DIMENSIONS, Tensor
-from quantcli.kernels.types import TYPES
+from quantcli.tensors.tensor import MAX_DIMENSIONS, Tensor
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

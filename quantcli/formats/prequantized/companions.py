@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from quantcli.formats.array_cache import ArrayCache
-from quantcli.formats.errors import ModelError, shown
-from quantcli.formats.files import DataFile
-from quantcli.formats.listing import listed
+from quantcli.core.errors import ModelError, shown
+from quantcli.core.listing import listed
 from quantcli.formats.prequantized.strips import strip_cache
-from quantcli.formats.tensor import StoredTensor, Tensor
+from quantcli.tensors.array_cache import ArrayCache
+from quantcli.tensors.files import DataFile
+from quantcli.tensors.tensor import StoredTensor, Tensor
 
 
 @dataclass

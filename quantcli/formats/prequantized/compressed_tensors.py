@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from quantcli.formats.errors import UnsupportedError, shown
+from quantcli.core.block_types import TYPES
+from quantcli.core.errors import UnsupportedError, shown
 from quantcli.formats.prequantized.companions import Companions
 from quantcli.formats.prequantized.fp4 import divided, nvfp4
 from quantcli.formats.prequantized.fp8 import UNUSED, WEIGHTS, scaled_bytes
@@ -31,8 +32,7 @@ from quantcli.formats.prequantized.numbers import (
     with_rows,
 )
 from quantcli.formats.prequantized.scaled import ColumnGroups, Grid, Scaled, scale_grid
-from quantcli.formats.tensor import MAX_COUNT, Tensor
-from quantcli.kernels.types import TYPES
+from quantcli.tensors.tensor import MAX_COUNT, Tensor
 
 _FORMATS: Final = (
     "dense", "float-quantized", "int-quantized", "mixed-precision", "mxfp4-pack-quantized", "mxfp6-pack-quantized",

@@ -9,10 +9,10 @@ from typing import Final
 
 import numpy as np
 
+from quantcli.core.block_types import TYPES
 from quantcli.formats.prequantized.numbers import E2M1, FLOAT_TABLES, Floats, Numbers, Packed, Plain, read_floats, with_rows
 from quantcli.formats.prequantized.scaled import Grid, Scaled
-from quantcli.formats.tensor import Tensor
-from quantcli.kernels.types import TYPES
+from quantcli.tensors.tensor import Tensor
 
 NV_GROUP: Final = 16
 

@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Final
 
+from quantcli.core.block_types import TYPES
 from quantcli.formats.prequantized.companions import Companions
 from quantcli.formats.prequantized.mxfp4 import MXFP4, repacked
 from quantcli.formats.prequantized.numbers import E2M1, FLOAT_TABLES, FLOATS, SCALES, Packed, Plain, exponents
 from quantcli.formats.prequantized.scaled import Grid, Scaled, column_grid, scale_grid
-from quantcli.formats.tensor import Tensor
-from quantcli.kernels.types import TYPES
+from quantcli.tensors.tensor import Tensor
 
 WEIGHTS: Final = tuple(name for name in FLOAT_TABLES if name != "F8_E8M0")
 """The eight-bit floats that weights are stored in; the one left out has no sign, and is for scales."""

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from quantcli.formats.errors import UnsupportedError, shown
+from quantcli.core.block_types import TYPES
+from quantcli.core.errors import UnsupportedError, shown
 from quantcli.formats.prequantized.companions import Companions
 from quantcli.formats.prequantized.numbers import integers, with_rows
 from quantcli.formats.prequantized.scaled import ColumnGroups, Grid, Scaled, group_width
 from quantcli.formats.prequantized.strips import packed_across, packed_down, turned_floats
-from quantcli.formats.tensor import Tensor
-from quantcli.kernels.types import TYPES
+from quantcli.tensors.tensor import Tensor
 
 _WORDS: Final = ("I32", "I64", "I16", "I8")
 SCALES: Final = ("F16", "BF16", "F32")

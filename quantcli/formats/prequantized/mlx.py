@@ -18,7 +18,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from quantcli.formats.errors import UnsupportedError, shown
+from quantcli.core.block_types import ELEMENT_TYPES, TYPES
+from quantcli.core.errors import UnsupportedError, shown
 from quantcli.formats.prequantized.companions import Companions
 from quantcli.formats.prequantized.fp4 import nvfp4
 from quantcli.formats.prequantized.mxfp4 import repacked
@@ -33,8 +34,7 @@ from quantcli.formats.prequantized.numbers import (
     words_as_bytes,
 )
 from quantcli.formats.prequantized.scaled import Grid, Scaled, Shifted
-from quantcli.formats.tensor import MAX_COUNT, Tensor
-from quantcli.kernels.types import ELEMENT_TYPES, TYPES
+from quantcli.tensors.tensor import MAX_COUNT, Tensor
 
 _BITS: Final = range(1, 9)
 _PLAIN: Final = ("F16", "BF16", "F32")

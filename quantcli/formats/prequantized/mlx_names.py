@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from quantcli.formats.errors import ModelError
-from quantcli.formats.tensor import StoredTensor, Tensor
+from quantcli.core.errors import ModelError
+from quantcli.tensors.tensor import StoredTensor, Tensor
 
 
 def published(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

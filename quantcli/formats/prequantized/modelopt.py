@@ -13,15 +13,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from quantcli.formats.errors import UnsupportedError, shown
+from quantcli.core.block_types import TYPES
+from quantcli.core.errors import UnsupportedError, shown
 from quantcli.formats.prequantized.companions import Companions
 from quantcli.formats.prequantized.fp4 import multiplied, nvfp4
 from quantcli.formats.prequantized.fp8 import UNUSED, USUAL_BLOCK, WEIGHTS, find_scales, scaled_bytes
 from quantcli.formats.prequantized.mxfp4 import MXFP4, repacked
 from quantcli.formats.prequantized.numbers import SCALES, SIGNED_FOUR_BITS, PackedRows, exponents
 from quantcli.formats.prequantized.scaled import Decoded, Scaled, scale_grid, smoothed
-from quantcli.formats.tensor import StoredTensor, Tensor
-from quantcli.kernels.types import TYPES
+from quantcli.tensors.tensor import StoredTensor, Tensor
 
 _TITLE: Final = "modelopt"
 _BYTES: Final = ("I8", "U8")

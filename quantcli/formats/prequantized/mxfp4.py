@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from quantcli.core.block_types import TYPES
 from quantcli.formats.prequantized.companions import Companions
 from quantcli.formats.prequantized.numbers import read_raw, with_rows
 from quantcli.formats.prequantized.scaled import Decoded
-from quantcli.formats.tensor import Tensor
-from quantcli.kernels.types import TYPES
+from quantcli.tensors.tensor import Tensor
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -14,10 +14,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.formats.bfloat16 import bfloat16_to_float32
-from quantcli.formats.errors import UnsupportedError
-from quantcli.formats.tensor import OpaqueTensor, StoredTensor, Tensor
-from quantcli.kernels.types import ELEMENT_TYPES, OPAQUE_TYPES, TYPES, BlockType
+from quantcli.core.block_types import ELEMENT_TYPES, OPAQUE_TYPES, TYPES, BlockType
+from quantcli.core.errors import UnsupportedError
+from quantcli.tensors.bfloat16 import bfloat16_to_float32
+from quantcli.tensors.tensor import OpaqueTensor, StoredTensor, Tensor
 
 Floats = NDArray[np.float32]
 

@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from quantcli.formats.errors import UnsupportedError, shown
+from quantcli.core.errors import UnsupportedError, shown
 from quantcli.formats.prequantized.companions import Companions
 from quantcli.formats.prequantized.fp8 import UNUSED, WEIGHTS, scaled_bytes
 from quantcli.formats.prequantized.mxfp4 import MXFP4, repacked
 from quantcli.formats.prequantized.numbers import INTEGERS, SCALES, exponents
 from quantcli.formats.prequantized.scaled import Decoded, Grid, scale_grid
-from quantcli.formats.tensor import Tensor
+from quantcli.tensors.tensor import Tensor
 
 _TITLE: Final = "quark"
 _BYTES: Final = ("fp8_e4m3", "fp8_e5m2", "int8")

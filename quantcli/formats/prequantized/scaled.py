@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from quantcli.formats.errors import ModelError
+from quantcli.core.errors import ModelError
 from quantcli.formats.prequantized.numbers import FLOATS, Floats, Numbers, Plain, read_floats, read_raw, with_rows
-from quantcli.formats.tensor import Tensor
+from quantcli.tensors.tensor import Tensor
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

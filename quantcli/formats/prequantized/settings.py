@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-from quantcli.formats.checkpoint import Checkpoint
-from quantcli.formats.errors import ModelError, shown
+from quantcli.core.errors import ModelError, shown
+from quantcli.formats.checkpoint.checkpoint import Checkpoint
 
 _KEYS: Final = ("quantization_config", "compression_config")
 

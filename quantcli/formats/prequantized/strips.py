@@ -14,11 +14,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.formats.array_cache import ArrayCache
-from quantcli.formats.columns import column_blocks
+from quantcli.core.block_types import BlockType
 from quantcli.formats.prequantized.numbers import Floats, Numbers, as_bits, to_floats, unpack
-from quantcli.formats.tensor import Tensor
-from quantcli.kernels.types import BlockType
+from quantcli.tensors.array_cache import ArrayCache
+from quantcli.tensors.columns import column_blocks
+from quantcli.tensors.tensor import Tensor
 
 STRIP_BYTES: Final = 1 << 22
 """About how large a strip is, as it is kept."""

@@ -12,13 +12,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
+from quantcli.core.block_types import TYPES
 from quantcli.formats.prequantized.companions import Companions
 from quantcli.formats.prequantized.fp8 import WEIGHTS, scaled_bytes
 from quantcli.formats.prequantized.numbers import FLOATS, INTEGERS, SIGNED_FOUR_BITS, Packed
 from quantcli.formats.prequantized.scaled import Decoded, Grid, Shifted, scale_grid, smoothed
 from quantcli.formats.prequantized.strips import turned_floats
-from quantcli.formats.tensor import Tensor
-from quantcli.kernels.types import TYPES
+from quantcli.tensors.tensor import Tensor
 
 _BITS: Final = 4
 _PLAIN: Final = ("F32", "BF16", "F16", "F64")

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 
+from quantcli.core.block_types import BlockType
 from quantcli.kernels.blocks.reader import CodeWriter, PackedReader, PlainReader
-from quantcli.kernels.types import BlockType
 
 
 @dataclass(frozen=True, slots=True)

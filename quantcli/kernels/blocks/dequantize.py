@@ -12,12 +12,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from quantcli.core.block_types import BlockType
 from quantcli.kernels.blocks import codec
 from quantcli.kernels.blocks.reader import PART, PackedReader, PlainReader
 from quantcli.kernels.jit import kernel
 from quantcli.kernels.shorthand import Bytes, Floats
 from quantcli.kernels.simd import LANES, address, convert, lane, load, local, shuffle, store
-from quantcli.kernels.types import BlockType
 
 Dequantize = Callable[[NDArray[np.uint8], NDArray[np.float32]], None]
 """(data, out): data uint8 (rows, bytes_per_row), out float32 (rows, n), both C-contiguous."""

@@ -15,13 +15,14 @@ from typing import Any, Final
 
 import numpy as np
 
+from quantcli.core.block_types import SUPER_BLOCK, TYPES
 from quantcli.kernels.blocks import Codec
 from quantcli.kernels.blocks.packed_fields import half_at, nibbles, offsets, store_nibbles
 from quantcli.kernels.blocks.reader import PART, CodeWriter, PackedReader
 from quantcli.kernels.half import float_to_half
 from quantcli.kernels.jit import inline, kernel
-from quantcli.kernels.lanes import transpose, transpose_back
-from quantcli.kernels.search import TINY, nearest_int
+from quantcli.kernels.rounding.block_lanes import transpose, transpose_back
+from quantcli.kernels.rounding.scale_search import TINY, nearest_int
 from quantcli.kernels.shorthand import F32, I32, U32, Bytes, Floats, Vec
 from quantcli.kernels.simd import (
     LANES,
@@ -40,7 +41,6 @@ from quantcli.kernels.simd import (
     store,
     store_scalar,
 )
-from quantcli.kernels.types import SUPER_BLOCK, TYPES
 
 LEVELS: Final = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 """What the sixteen codes stand for, in units of the block's scale: `kvalues_iq4nl`."""

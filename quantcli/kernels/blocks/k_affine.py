@@ -15,6 +15,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from quantcli.core.block_types import SUPER_BLOCK as K
+from quantcli.core.block_types import TYPES
 from quantcli.kernels.blocks import Codec
 from quantcli.kernels.blocks.packed_fields import bits_from, bits_to, eight_levels, half_from, offsets, pair_of_words
 from quantcli.kernels.blocks.reader import PART, CodeWriter, IntegerScales, with_integer_scales
@@ -31,7 +33,7 @@ from quantcli.kernels.blocks.super_blocks import (
 )
 from quantcli.kernels.half import float_to_half, half_to_float
 from quantcli.kernels.jit import inline
-from quantcli.kernels.search import affine_level, affine_search, nearest_int, positive_search
+from quantcli.kernels.rounding.scale_search import affine_level, affine_search, nearest_int, positive_search
 from quantcli.kernels.shorthand import F32, I32, U8, U32, Scratch, Vec
 from quantcli.kernels.simd import (
     LANES,
@@ -46,8 +48,6 @@ from quantcli.kernels.simd import (
     sqrt,
     store,
 )
-from quantcli.kernels.types import SUPER_BLOCK as K
-from quantcli.kernels.types import TYPES
 
 
 @inline

@@ -11,6 +11,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from quantcli.core.block_types import SUPER_BLOCK as K
+from quantcli.core.block_types import TYPES
 from quantcli.kernels.blocks import Codec
 from quantcli.kernels.blocks.packed_fields import bits_from, bits_to, eight_levels, half_from, offsets, pair_of_words
 from quantcli.kernels.blocks.reader import PART, CodeWriter, IntegerScales, with_integer_scales
@@ -27,7 +29,7 @@ from quantcli.kernels.blocks.super_blocks import (
 )
 from quantcli.kernels.half import float_to_half, half_to_float
 from quantcli.kernels.jit import inline
-from quantcli.kernels.search import TINY, block_extreme, descent_search, nearest_int, symmetric_search
+from quantcli.kernels.rounding.scale_search import TINY, block_extreme, descent_search, nearest_int, symmetric_search
 from quantcli.kernels.shorthand import F32, I16, I32, U8, U32, U64, Scratch, Vec
 from quantcli.kernels.simd import (
     LANES,
@@ -42,8 +44,6 @@ from quantcli.kernels.simd import (
     splat,
     store,
 )
-from quantcli.kernels.types import SUPER_BLOCK as K
-from quantcli.kernels.types import TYPES
 
 LENGTH: Final = 16
 PER_BLOCK: Final = K // LENGTH

@@ -16,6 +16,8 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from quantcli.core.block_types import SUPER_BLOCK as K
+from quantcli.core.block_types import TYPES
 from quantcli.kernels.blocks.codebooks import LATTICES
 from quantcli.kernels.blocks.lattice_search import Lookup, lookup_tables, nearest
 from quantcli.kernels.blocks.packed_fields import offsets
@@ -29,11 +31,9 @@ from quantcli.kernels.blocks.super_blocks import (
 )
 from quantcli.kernels.half import float_to_half
 from quantcli.kernels.jit import inline, kernel
-from quantcli.kernels.search import TINY, nearest_int, positive_search
+from quantcli.kernels.rounding.scale_search import TINY, nearest_int, positive_search
 from quantcli.kernels.shorthand import F32, I32, Bytes, Scratch, Vec
 from quantcli.kernels.simd import LANES, convert, load, maximum, minimum, select, splat, sqrt, store, store_scalar
-from quantcli.kernels.types import SUPER_BLOCK as K
-from quantcli.kernels.types import TYPES
 
 (QS_2XXS,) = offsets("IQ2_XXS", "qs")
 QS_2XS, SCALES_2XS = offsets("IQ2_XS", "qs", "scales")

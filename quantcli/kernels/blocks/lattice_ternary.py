@@ -15,6 +15,8 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from quantcli.core.block_types import SUPER_BLOCK as K
+from quantcli.core.block_types import TYPES
 from quantcli.kernels.blocks.lattice_search import FARTHEST, Lookup, lookup_tables, nearest
 from quantcli.kernels.blocks.packed_fields import offsets
 from quantcli.kernels.blocks.super_blocks import (
@@ -27,7 +29,7 @@ from quantcli.kernels.blocks.super_blocks import (
 )
 from quantcli.kernels.half import float_to_half
 from quantcli.kernels.jit import inline, kernel
-from quantcli.kernels.search import nearest_int
+from quantcli.kernels.rounding.scale_search import nearest_int
 from quantcli.kernels.shorthand import F32, I32, Bytes, Scratch, Vec
 from quantcli.kernels.simd import (
     LANES,
@@ -43,8 +45,6 @@ from quantcli.kernels.simd import (
     store,
     store_scalar,
 )
-from quantcli.kernels.types import SUPER_BLOCK as K
-from quantcli.kernels.types import TYPES
 
 QS_1S, QH_1S = offsets("IQ1_S", "qs", "qh")
 QS_1M, QH_1M, SCALES_1M = offsets("IQ1_M", "qs", "qh", "scales")

@@ -15,13 +15,20 @@ from typing import Any, Final
 
 import numpy as np
 
+from quantcli.core.block_types import TYPES
 from quantcli.kernels.blocks import Codec
 from quantcli.kernels.blocks.packed_fields import half_at, nibbles, offsets, store_nibbles
 from quantcli.kernels.blocks.reader import PART, CodeWriter, PackedReader
 from quantcli.kernels.half import float_to_half
 from quantcli.kernels.jit import inline, kernel
-from quantcli.kernels.lanes import mean_squares, transpose, transpose_back
-from quantcli.kernels.search import affine_level, affine_search, finite_inverse, nearest_int, symmetric_search
+from quantcli.kernels.rounding.block_lanes import mean_squares, transpose, transpose_back
+from quantcli.kernels.rounding.scale_search import (
+    affine_level,
+    affine_search,
+    finite_inverse,
+    nearest_int,
+    symmetric_search,
+)
 from quantcli.kernels.shorthand import F32, I32, U8, U32, Bytes, Floats, Vec
 from quantcli.kernels.simd import (
     LANES,
@@ -44,7 +51,6 @@ from quantcli.kernels.simd import (
     store,
     store_scalar,
 )
-from quantcli.kernels.types import TYPES
 
 _BLOCK: Final = 32
 _NO_FIELD: Final = -1

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from quantcli.core.block_types import TYPES
 from quantcli.kernels.blocks import Codec
 from quantcli.kernels.blocks.packed_fields import bits_from, nibbles, offsets, store_nibbles
 from quantcli.kernels.blocks.reader import PART, CodeWriter, PackedReader
@@ -34,7 +35,6 @@ from quantcli.kernels.simd import (
     splat,
     store,
 )
-from quantcli.kernels.types import TYPES
 
 LEVELS: Final = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
 """What the sixteen codes stand for, in halves: `kvalues_fp4`. The scales below are halved too, to make up for it."""

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from quantcli.core.block_types import TYPES
 from quantcli.kernels.half import half_to_float
 from quantcli.kernels.jit import inline
 from quantcli.kernels.simd import convert, load, load_scalar, reinterpret, shuffle, splat, store
-from quantcli.kernels.types import TYPES
 
 _join_sixteens = shuffle(*range(32))
 _first_sixteen, _last_sixteen = shuffle(*range(16)), shuffle(*range(16, 32))

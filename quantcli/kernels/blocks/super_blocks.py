@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from quantcli.core.block_types import SUPER_BLOCK as K
 from quantcli.kernels.jit import inline, kernel
 from quantcli.kernels.shorthand import F32, Scratch, Vec
 from quantcli.kernels.simd import LANES, load, splat, sqrt, store, transpose_tile
-from quantcli.kernels.types import SUPER_BLOCK as K
 
 
 def kernel_of(run: Any, weighted: bool) -> Any:

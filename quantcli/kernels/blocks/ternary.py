@@ -13,12 +13,13 @@ from typing import Any, Final
 
 import numpy as np
 
+from quantcli.core.block_types import SUPER_BLOCK, TYPES
 from quantcli.kernels.blocks import Codec
 from quantcli.kernels.blocks.packed_fields import bits_from, half_at, offsets, store_fourths
 from quantcli.kernels.blocks.reader import PART, CodeWriter, PackedReader
 from quantcli.kernels.half import float_to_half
 from quantcli.kernels.jit import inline, kernel
-from quantcli.kernels.search import finite_inverse
+from quantcli.kernels.rounding.scale_search import finite_inverse
 from quantcli.kernels.shorthand import F32, U8, U32, Bytes, Floats, Vec
 from quantcli.kernels.simd import (
     absolute,
@@ -35,7 +36,6 @@ from quantcli.kernels.simd import (
     store,
     store_scalar,
 )
-from quantcli.kernels.types import SUPER_BLOCK, TYPES
 
 _WIDE: Final = 64
 _STRIPE: Final = 32

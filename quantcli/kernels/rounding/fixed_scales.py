@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from quantcli.core.block_types import BlockType, block_type
 from quantcli.kernels.blocks import codec
 from quantcli.kernels.blocks.reader import PART, CodeWriter, PackedReader
 from quantcli.kernels.jit import inline, kernel
@@ -31,7 +32,6 @@ from quantcli.kernels.simd import (
     splat,
     store,
 )
-from quantcli.kernels.types import BlockType, block_type
 
 Round = Callable[[NDArray[np.float32], NDArray[np.uint8], int, int], None]
 """(x, data, start, stop): x float32 (rows, n), data uint8 (rows, bytes_per_row), both C-contiguous."""

@@ -28,17 +28,6 @@ result does not depend on it.
 from __future__ import annotations
 
 from quantcli.kernels.simd import operators as operators
-from quantcli.kernels.simd.across import (
-    all_lanes,
-    any_lane,
-    bits_mask,
-    first_lane,
-    mask_bits,
-    max_lanes,
-    min_lanes,
-    sum_lanes,
-)
-from quantcli.kernels.simd.grid import GridOperations, grid_operations
 from quantcli.kernels.simd.integer_dot import (
     dot_bytes,
     dot_pairs,
@@ -74,6 +63,17 @@ from quantcli.kernels.simd.memory import (
     store,
     store_scalar,
     transpose_tile,
+)
+from quantcli.kernels.simd.outer_products import GridOperations, grid_operations
+from quantcli.kernels.simd.reductions import (
+    all_lanes,
+    any_lane,
+    bits_mask,
+    first_lane,
+    mask_bits,
+    max_lanes,
+    min_lanes,
+    sum_lanes,
 )
 from quantcli.kernels.simd.vector import LANES, Vector, machine_features
 

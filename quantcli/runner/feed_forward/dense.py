@@ -10,8 +10,8 @@ from typing import Final
 import numpy as np
 
 from quantcli.architectures.graph import Graph
-from quantcli.formats.errors import ModelError
-from quantcli.kernels.activations import Activation, activation
+from quantcli.core.errors import ModelError
+from quantcli.kernels.activation_functions import Activation, activation
 from quantcli.runner.metadata import MetadataReader
 from quantcli.runner.step import Step
 from quantcli.runner.weights import Floats, Matrix, Weights

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.architectures.graph import Graph
-from quantcli.formats.errors import ModelError
-from quantcli.kernels.activations import Activation, activation
+from quantcli.core.errors import ModelError
+from quantcli.kernels.activation_functions import Activation, activation
 from quantcli.runner.feed_forward.dense import Mlp, load_mlp
 from quantcli.runner.metadata import MetadataReader
 from quantcli.runner.model_file import metadata_value

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from quantcli.architectures.graph import Graph
-from quantcli.kernels.activations import Activation, activation
-from quantcli.kernels.scan import scan
+from quantcli.kernels.activation_functions import Activation, activation
+from quantcli.kernels.selective_scan import scan
 from quantcli.runner.cache import LayerMemory
 from quantcli.runner.metadata import MetadataReader
 from quantcli.runner.mixers.causal_convolution import convolve, read_kernel

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from quantcli.architectures.graph import Graph
-from quantcli.formats.errors import ModelError
+from quantcli.core.errors import ModelError
 from quantcli.kernels.elementwise import rotate
 from quantcli.runner.cache import LayerMemory
 from quantcli.runner.metadata import MetadataReader

@@ -1,0 +1,124 @@
+"""The pairs of an adapter on their way to a GGUF file: gathered and transformed as the weights are that they are added to.
+
+A weight's change is `b @ a`. What a transform does to the rows of the weight it does to the rows of `b`; what is stacked is
+stacked in both; a transpose exchanges them. Source: `LoraTorchTensor` of `convert_lora_to_gguf.py` of llama.cpp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from types import MappingProxyType
+from typing import Any, Final
+
+from quantcli.architectures.mapping import Match, Scope, blaming, make_tensor, match_adapter
+from quantcli.architectures.schema import Declaration
+from quantcli.architectures.transforms import GATHERS, TRANSFORMS, as_float32, transpose
+from quantcli.core.errors import UnsupportedError
+from quantcli.formats.adapters import LowRank
+from quantcli.tensors.tensor import Tensor
+from quantcli.tensors.transposed import Transposed
+
+
+def map_adapter(declaration: Declaration, adapter: Mapping[str, LowRank | Tensor], scope: Scope) -> list[LowRank | Tensor]:
+    """See `Architecture.adapted`."""
+    whole: list[LowRank | Tensor] = []
+    pairs: list[LowRank | Tensor] = []
+    for match, sources in match_adapter(declaration, adapter, scope):
+        tensors = [source for source in sources if isinstance(source, Tensor)]
+        if not tensors:
+            pairs.append(_made(match, [_upright(source) for source in sources if isinstance(source, LowRank)]))
+        elif len(tensors) == len(sources):
+            whole.append(as_float32(make_tensor(match, tensors)))
+        else:
+            raise UnsupportedError(f"{match.name} is made of {tensors[0].name}, which the adapter has whole, and of pairs")
+    return whole + pairs
+
+
+def _made(match: Match, sources: Sequence[LowRank]) -> LowRank:
+    gather = match.row.gather
+    pair = sources[0] if gather is None else _known(_GATHERS, gather, match.name)(sources)
+    for call in match.row.transforms:
+        with blaming(match.name, call):
+            pair = _known(_TRANSFORMS, call.name, match.name)(pair, *call.evaluate(match.scope))
+    return replace(pair, name=match.name)
+
+
+def _known(table: Mapping[str, Callable[..., LowRank]], step: str, name: str) -> Callable[..., LowRank]:
+    if step not in table:
+        raise UnsupportedError(
+            f"{name}: what {step} does to a weight cannot be done to a pair of an adapter",
+            hint="Merge the adapter: --lora.",
+        )
+    return table[step]
+
+
+def _upright(pair: LowRank) -> LowRank:
+    """The pair whose product is the weight itself, both parts of one type."""
+    a, b = (_turned(pair.b), _turned(pair.a)) if pair.transposed else (pair.a, pair.b)
+    if a.type is not b.type:
+        a, b = as_float32(a), as_float32(b)
+    return _pair(pair, a, b)
+
+
+def _pair(like: LowRank, a: Tensor, b: Tensor) -> LowRank:
+    return replace(like, shape=(*b.shape[:-1], a.shape[-1]), type=a.type, a=a, b=b, transposed=False)
+
+
+def _turned(tensor: Tensor) -> Tensor:
+    return tensor.source if isinstance(tensor, Transposed) else transpose(tensor)
+
+
+# --- the vocabulary -------------------------------------------------------------------------------------------------------
+
+
+def _rows(step: Callable[..., Tensor], pair: LowRank, *arguments: Any) -> LowRank:
+    """A step that moves or drops rows of one matrix."""
+    if len(pair.shape) != 2:
+        raise UnsupportedError(f"{pair.name}: the rows of a stack of pairs cannot be rearranged")
+    return _pair(pair, pair.a, step(pair.b, *arguments))
+
+
+def _along(step: Callable[..., Tensor], pair: LowRank, axis: int, *arguments: Any) -> LowRank:
+    """A step that drops parts along an axis: of a stack, matrices or rows of each of them."""
+    counted = axis % len(pair.shape)
+    a = step(pair.a, counted, *arguments) if counted < len(pair.shape) - 2 else pair.a
+    return _pair(pair, a, step(pair.b, counted, *arguments))
+
+
+def _reshape(pair: LowRank, extents: Sequence[int]) -> LowRank:
+    if len(pair.shape) != 2 or len(extents) != 2 or tuple(extents) != pair.shape:
+        raise UnsupportedError(f"{pair.name}: a pair of shape {list(pair.shape)} cannot be seen as {list(extents)}")
+    return pair
+
+
+def _concatenate(pairs: Sequence[LowRank]) -> LowRank:
+    """Rows of several weights in one, possible where all have the same `a`."""
+    first = pairs[0]
+    if any(pair.a.shape != first.a.shape or (pair.a.load() != first.a.load()).any() for pair in pairs[1:]):
+        raise UnsupportedError(
+            f"{' and '.join(pair.name for pair in pairs)} become one tensor, but have pairs of their own",
+            hint="Merge the adapter: --lora.",
+        )
+    return _pair(first, first.a, GATHERS["concatenate"]([pair.b for pair in pairs]))
+
+
+def _stack(pairs: Sequence[LowRank]) -> LowRank:
+    return _pair(pairs[0], GATHERS["stack"]([pair.a for pair in pairs]), GATHERS["stack"]([pair.b for pair in pairs]))
+
+
+_TRANSFORMS: Final[Mapping[str, Callable[..., LowRank]]] = MappingProxyType(
+    {
+        **{name: partial(_rows, TRANSFORMS[name]) for name in ("rearrange_rows", "rope_pairs", "ungroup_rows")},
+        **{name: partial(_along, TRANSFORMS[name]) for name in ("cut", "part")},
+        "as_float32": lambda pair: _pair(pair, as_float32(pair.a), as_float32(pair.b)),
+        "reshape": _reshape,
+        "transpose": lambda pair: _pair(pair, _turned(pair.b), _turned(pair.a)),
+    }
+)
+"""The transforms of weights that have an equal for pairs."""
+
+_GATHERS: Final[Mapping[str, Callable[[Sequence[LowRank]], LowRank]]] = MappingProxyType(
+    {"concatenate": _concatenate, "stack": _stack}
+)

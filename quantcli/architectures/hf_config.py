@@ -1,0 +1,126 @@
+"""From `config.json` to hyperparameters: what a model's configuration class would make of the file.
+
+A `config.json` holds what differed from somebody's defaults. The reference converter reads it through `transformers`, so
+what it writes depends on that library's defaults and on its way of folding old and new spellings of the rotary parameters
+into one table. The defaults are data (`defaults/MODEL_TYPE.toml`, made of the configuration class, under
+`[defaults.MODEL_TYPE]` of an architecture file); the folding is here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from quantcli.architectures.expressions import Expression
+from quantcli.core.errors import ModelError, shown
+
+ROPE_TYPES_WITH_ORIGINAL_CONTEXT: Final = ("llama3", "yarn", "longrope")
+"""Rope scalings whose original context length is the model's context length where the table does not give it, unless the
+configuration class has a parameter for it (`modeling_rope_utils.py` of transformers 5)."""
+
+# Spellings of rotary parameters outside the rope table, in the order the reference converter looks for them.
+_THETA: Final = ("global_rope_theta", "rope_global_theta", "rope_theta_global", "rope_theta", "rotary_emb_base")
+_LOCAL_THETA: Final = (
+    "local_rope_theta",
+    "rope_local_theta",
+    "rope_theta_local",
+    "swa_rope_theta",
+    "rope_local_base_freq",
+)
+_PARTIAL: Final = ("partial_rotary_factor", "rope_pct", "rope_percent")
+_ORIGINAL_CONTEXT: Final = ("original_max_position_embeddings",)
+
+
+@dataclass(frozen=True)
+class OrNull:
+    """The default of an absent key that may also be null, and what null is taken for; without, it stays null."""
+
+    value: Any
+    null: Expression | None = None
+
+
+def text_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The language model's part of a configuration: `text_config`, where there is one, laid over the top level."""
+    inner = config.get("text_config")
+    return {**config, **inner} if isinstance(inner, Mapping) else dict(config)
+
+
+def complete_config(config: Mapping[str, Any], defaults: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The configuration with the defaults of its `model_type` filled in and its rotary parameters under `rope`.
+
+    A configuration class refuses a file in which a key is null that may not be; the reference then takes the file as it is,
+    with nothing filled in, and so do we.
+
+    Args:
+        config: the parsed `config.json`.
+        defaults: for each known `model_type` what its configuration class assumes: constants where a key is absent, which
+            may be null only if they say `OrNull` or are folded into the rotary parameters; expressions where it is absent
+            or null.
+
+    Raises:
+        ModelError: if the rotary parameters are not a table.
+    """
+    flat = text_config(config)
+    known = defaults.get(str(flat.get("model_type")))
+    if known is not None and any(key in flat and flat[key] is None for key in known if _is_never_null(key, known[key])):
+        known = None
+    completed = dict(flat)
+    for key, value in (known or {}).items():
+        if not isinstance(value, Expression):
+            completed.setdefault(key, value.value if isinstance(value, OrNull) else value)
+    for key, value in (known or {}).items():
+        derived = value.null if isinstance(value, OrNull) else value
+        if isinstance(derived, Expression) and completed.get(key) is None:
+            completed[key] = derived.evaluate(completed)
+    return {**completed, "rope": _rope_parameters(completed, known)}
+
+
+def _is_never_null(key: str, default: Any) -> bool:
+    return not isinstance(default, Expression | OrNull) and key not in (*_THETA, *_LOCAL_THETA, *_PARTIAL)
+
+
+def hyperparameters(config: Mapping[str, Any], values: Mapping[str, Expression]) -> dict[str, Any]:
+    """The names an architecture's expressions may use: the keys of a completed configuration, overlaid with `values`.
+
+    The values are computed in their order, each from the configuration and the values above it; in the definition of
+    `head_dim` the name `head_dim` is therefore the configuration's own.
+
+    Raises:
+        ModelError: if the configuration holds something that a value cannot be computed from.
+    """
+    scope = dict(config)
+    for name, expression in values.items():
+        scope[name] = expression.evaluate(scope)
+    return scope
+
+
+def _find(config: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
+    return next((config[key] for key in keys if config.get(key) is not None), None)
+
+
+def _rope_parameters(config: Mapping[str, Any], known: Mapping[str, Any] | None) -> dict[str, Any]:
+    """One table of rotary parameters; tables per kind of attention, where the model has them, stay nested in it.
+
+    `known` are the defaults of the configuration class, if there is one: such a class completes the table in its own way.
+    """
+    given = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    if not isinstance(given, Mapping):
+        raise ModelError(f"config.json: the rope parameters are {shown(given)}, expected a table")
+    rope = dict(given)
+    nested = [key for key in ("full_attention", "sliding_attention") if isinstance(rope.get(key), Mapping)]
+    if nested:
+        return rope
+    if (local := _find(config, _LOCAL_THETA)) is not None:
+        rope["sliding_attention"] = {"rope_theta": local}
+    if known is not None:
+        rope.setdefault("rope_type", rope.get("type") or "default")
+    derived = {
+        "rope_theta": _find(config, _THETA),
+        "rope_type": rope.get("type"),
+        "partial_rotary_factor": _find(config, _PARTIAL),
+        "original_max_position_embeddings": _find(config, _ORIGINAL_CONTEXT),
+    }
+    if known is not None and rope["rope_type"] in ROPE_TYPES_WITH_ORIGINAL_CONTEXT and not known.keys() & _ORIGINAL_CONTEXT:
+        derived["original_max_position_embeddings"] = config.get("max_position_embeddings")
+    return {**{key: value for key, value in derived.items() if value is not None}, **rope}

@@ -1,0 +1,1 @@
+"""LoRA adapters: merged into a checkpoint on the way, or written as GGUF adapters."""

@@ -1,0 +1,1 @@
+"""Checkpoints as Hugging Face and PyTorch store them: directories, shards, safetensors, pickles."""

@@ -1,0 +1,175 @@
+"""A checkpoint: a model's configuration, its tensors, and the small files beside them, whatever the layout on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from quantcli.core.errors import FormatError, warn
+from quantcli.formats.checkpoint.directory import Directory, Folder, resolve_inside
+from quantcli.formats.checkpoint.weights import open_folder, open_single
+from quantcli.formats.json_text import parse_object, parse_objects
+from quantcli.tensors.files import InputFile
+from quantcli.tensors.tensor import FileTensor, Tensor
+
+MAX_JSON: Final = 1 << 28
+"""Bytes a side file may have. The largest known, the tokenizer.json of big vocabularies, have some 40 million."""
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A model as it was published.
+
+    `path` is what was opened, `directory` where the side files are. `config` is config.json, and in a directory of
+    sentence-transformers has what the configuration of its pooling says under `sentence_pooling`. `tensors` are the model's
+    lazy tensors under the names they have there. Close it, or use it in a `with`, to give back the open files.
+    """
+
+    path: Path
+    directory: Path
+    config: dict[str, Any] = field(repr=False)
+    tensors: dict[str, Tensor] = field(repr=False)
+    interrupt: Callable[[], None] = field(default=lambda: None, repr=False)
+    """Makes reads fail that wait for something: for whoever gives up while other threads read."""
+    _release: Callable[[], None] = field(default=lambda: None, repr=False)
+
+    def file(self, name: str) -> Path | None:
+        """The path of a side file such as `tokenizer.model`, None where there is none.
+
+        Raises:
+            FormatError: if it is a link that leads out of the directory or nowhere.
+        """
+        return resolve_inside(self.directory, name)
+
+    def json(self, name: str) -> dict[str, Any] | None:
+        """The contents of a side file such as `tokenizer_config.json`, None where there is none.
+
+        Raises:
+            FormatError: if it is not a JSON object; and as `file`.
+        """
+        path = self.file(name)
+        return None if path is None else read_json(path)
+
+    def generation_config(self) -> dict[str, Any]:
+        """The contents of generation_config.json, which only recommends. There are broken ones about: of these it warns.
+
+        Raises:
+            FormatError: as `file`.
+        """
+        path = self.file("generation_config.json")
+        try:
+            return {} if path is None else read_json(path)
+        except FormatError as error:
+            warn(f"{error.message}; it is passed over")
+            return {}
+
+    def close(self) -> None:
+        """Give back the open files. A tensor that is read later opens its file again."""
+        for file in {tensor.file for tensor in self.tensors.values() if isinstance(tensor, FileTensor)}:
+            file.close()
+        self._release()
+
+    def owning(self, release: Callable[[], None], *, interrupt: Callable[[], None]) -> Checkpoint:
+        """The same checkpoint, which calls `release` when it is closed."""
+        return replace(self, _release=release, interrupt=interrupt)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
+    """Open a Hugging Face directory, or one file of tensors with its config.json beside it. No data are read.
+
+    A directory is a model in one safetensors file or in shards, with an index or complete by their names; if it has none,
+    the same of PyTorch files (`.bin`, `.pt`, `.pth`, `.ckpt`).
+
+    Raises:
+        FormatError: if there is nothing at `path`, config.json is missing or a file is damaged or foreign.
+        UnsafePickleError: if a PyTorch file is more than a state dict.
+        ModelError: if there is no model in the directory, shards and index disagree, or `path` is one shard of several.
+        UnsupportedError: if the checkpoint is stored in a way that is not read.
+    """
+    path = Path(path)
+    if not path.exists():
+        hub = "A model of the Hugging Face hub is ORG/NAME, or ORG/NAME@main where a directory ORG is here."
+        raise FormatError(path, "no such file or directory", hint=hub)
+    if path.is_dir():
+        return read_checkpoint(path, path, Directory(path))
+    if path.is_file():
+        InputFile(path)  # which refuses what is no file of a model before a config.json is missed
+    return Checkpoint(path, path.parent, _read_configuration(path.parent), open_single(path))
+
+
+def read_checkpoint(path: Path, directory: Path, folder: Folder) -> Checkpoint:
+    """A checkpoint called `path` whose side files are in `directory` and whose tensors are in `folder`.
+
+    Raises:
+        FormatError, UnsafePickleError, ModelError, UnsupportedError: as `open_checkpoint`.
+    """
+    return Checkpoint(path, directory, _read_configuration(directory), open_folder(folder))
+
+
+def _read_configuration(directory: Path) -> dict[str, Any]:
+    return _read_config(directory) | _read_pooling(directory)
+
+
+_STRANGERS: Final = (
+    ("adapter_config.json", "This is an adapter: give the directory of its base model."),
+    ("params.json", "This is the original layout of Meta or Mistral: get the model in the Hugging Face layout."),
+    ("model_index.json", "This is a pipeline of diffusers: give one of its models."),
+)
+"""Files that tell what a directory without a config.json is, and what to say then."""
+
+
+def _read_config(directory: Path) -> dict[str, Any]:
+    config = resolve_inside(directory, "config.json")
+    if config is None:
+        if not any(directory.iterdir()):
+            raise FormatError(directory, "the directory is empty", hint="Give the directory that holds a model.")
+        hints = (hint for name, hint in _STRANGERS if (directory / name).exists())
+        raise FormatError(
+            directory / "config.json",
+            "no such file; the model's architecture is read from it",
+            hint=next(hints, "Put the model's config.json beside its tensors."),
+        )
+    return read_json(config)
+
+
+def _read_pooling(directory: Path) -> dict[str, Any]:
+    """`{"sentence_pooling": ...}`: how sentence-transformers makes one embedding of those of all tokens; else nothing."""
+    modules = resolve_inside(directory, "modules.json")
+    if modules is None:
+        return {}
+    for module in parse_objects(modules, _read_bytes(modules), "the file"):
+        if str(module.get("type")).endswith("Pooling"):
+            place = f"{module.get('path')}/config.json"
+            found = resolve_inside(directory, place)
+            if found is None:
+                raise FormatError(directory / place, f"no such file, which {modules.name} says tells how to pool")
+            return {"sentence_pooling": read_json(found)}
+    return {}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a small file.
+
+    Raises:
+        FormatError: if it is none, or larger than `MAX_JSON`.
+    """
+    return parse_object(path, _read_bytes(path), "the file", unique=False)
+
+
+def _read_bytes(path: Path) -> bytes:
+    with InputFile(path) as file:
+        if file.size > MAX_JSON:
+            raise FormatError(path, f"{file.size} bytes, at most {MAX_JSON} expected")
+        return file.read(0, file.size)

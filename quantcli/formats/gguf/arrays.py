@@ -1,0 +1,87 @@
+"""Metadata arrays as a GGUF file packs them.
+
+A vocabulary has hundreds of thousands of strings, and what shows a file looks at a few: they are decoded when asked for.
+"""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise, repeat
+from typing import TYPE_CHECKING, Any, Final
+
+from quantcli.formats.gguf.spec import PackedArray, decode_string
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+LENGTH: Final = struct.Struct("<Q")
+"""The length in bytes that stands before a string."""
+
+
+@dataclass(frozen=True, eq=False)
+class PackedNumbers(PackedArray):
+    """Numbers of one type; `form` is one of `NUMBER_FORMATS`."""
+
+    data: bytes
+    form: str
+
+    def __len__(self) -> int:
+        return len(self.data) // struct.calcsize(self.form)
+
+    def elements(self, start: int = 0, stop: int | None = None) -> list[Any]:
+        """Numbers as Python's own values."""
+        start, stop, _ = slice(start, stop).indices(len(self))
+        several = f"{self.form[0]}{max(0, stop - start)}{self.form[1]}"
+        return list(struct.unpack_from(several, self.data, start * struct.calcsize(self.form)))
+
+    @cached_property
+    def unpacked(self) -> NDArray[Any]:
+        """All numbers, in the type of the file."""
+        import numpy as np
+
+        return np.frombuffer(self.data, self.form).copy()
+
+
+@dataclass(frozen=True, eq=False)
+class PackedStrings(PackedArray):
+    """Strings, each behind its length. `bounds` are the places in `data` where one ends and the next begins."""
+
+    data: bytes
+    bounds: array[int]
+
+    def __len__(self) -> int:
+        return len(self.bounds) - 1
+
+    def elements(self, start: int = 0, stop: int | None = None) -> list[str]:
+        """Strings, decoded."""
+        start, stop, _ = slice(start, stop).indices(len(self))
+        data, bounds, skip = self.data, self.bounds[start : max(start, stop) + 1], LENGTH.size
+        return [decode_string(data[begin + skip : end]) for begin, end in pairwise(bounds)]
+
+    @cached_property
+    def unpacked(self) -> list[str]:
+        """All strings."""
+        return self.elements()
+
+
+def string_bounds(data: memoryview, count: int) -> array[int]:
+    """Where each of `count` strings in `data` begins, and behind them where the last one ends.
+
+    Where a string runs past the end of `data`, its beginning is the last in the result.
+    """
+    bounds = array("Q")
+    append, length_at, skip, position = bounds.append, LENGTH.unpack_from, LENGTH.size, 0
+    try:
+        # Bare, for this is most of the time it takes to open a file with a large vocabulary.
+        for _ in repeat(None, count):
+            append(position)
+            position += skip + length_at(data, position)[0]
+        append(position)
+    except (struct.error, OverflowError):
+        pass  # no room for the next length
+    if bounds[-1] > len(data):
+        bounds.pop()
+    return bounds

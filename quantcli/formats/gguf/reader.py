@@ -1,0 +1,472 @@
+"""Read GGUF: a header of typed metadata and tensor descriptions, then the tensors, each at a multiple of the alignment.
+
+Versions 2 and 3, little-endian. Nothing in the header is believed before it is checked: every count, length and offset is
+compared with the size of the file before memory is taken for it. Source: the GGUF specification (`docs/gguf.md` of ggml),
+and `gguf.cpp` of llama.cpp for what a file in use may do.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from os import PathLike
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
+
+from quantcli.core.block_types import TYPES_BY_ID
+from quantcli.core.errors import FormatError, UnsupportedError
+from quantcli.core.listing import listed
+from quantcli.formats.gguf.arrays import LENGTH, PackedNumbers, PackedStrings, string_bounds
+from quantcli.formats.gguf.parts import COUNT_KEY, NUMBER_KEY, TENSORS_KEY, part_path, part_paths, part_prefix
+from quantcli.formats.gguf.removed import REMOVED_TYPES, RemovedTensor
+from quantcli.formats.gguf.spec import (
+    ALIGNMENT_KEY,
+    DEFAULT_ALIGNMENT,
+    MAGIC,
+    MAX_DIMENSIONS,
+    MAX_NAME_LENGTH,
+    NUMBER_FORMATS,
+    Field,
+    Metadata,
+    ValueType,
+    align,
+    decode_string,
+    is_alignment,
+)
+from quantcli.tensors.files import InputFile
+from quantcli.tensors.tensor import StoredTensor, TensorInfo
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+READ_VERSIONS: Final = (2, 3)
+
+_MAX_STRING: Final = 1 << 30  # bytes; this and the next as in gguf.cpp
+_MAX_ELEMENTS: Final = 1 << 30
+_MAX_DIMENSION: Final = (1 << 63) - 1
+_U32: Final = struct.Struct("<I")
+_U64: Final = struct.Struct("<Q")
+_HEADER_BYTES: Final = 24
+_SMALLEST_ENTRY: Final = 8 + 1 + 4 + 1  # a key of one byte, a value of one
+_SMALLEST_TENSOR: Final = 8 + 4 + 4 + 8  # no name, no dimension
+_NUMBERS: Final = MappingProxyType({kind: struct.Struct(form) for kind, form in NUMBER_FORMATS.items()})
+
+_JOINED: Final = "parts of a model are not joined by cat: keep them apart, and `quantize merge` makes them one file"
+_MIXED: Final = "the parts may be of different models, or one was not copied whole: get all of them again"
+_TRUTHS: Final = bytes([0] + [1] * 255)
+"""Every byte as a truth value: as in gguf.cpp, all but 0 are true."""
+
+_PREVIEW: Final = "with --dry-run it shows its tensors, and what would become of them"
+_CONVERT: Final = "`quantize convert` makes a GGUF file from it"
+_FOREIGN: Final = (
+    (b"PK\x03\x04", 0, "a zip archive, perhaps a PyTorch checkpoint", _CONVERT),
+    (b"\x80\x02", 0, "a pickle, perhaps a PyTorch checkpoint", _CONVERT),
+    (b"{", 8, "a safetensors file", f"{_CONVERT}; {_PREVIEW}"),
+    (b"<", 0, "a web page", "download the file itself, not the page about it"),
+    (b"lmgg", 0, "a file of the time before GGUF (ggml)", "convert the original model again"),
+    (b"fmgg", 0, "a file of the time before GGUF (ggmf)", "convert the original model again"),
+    (b"tjgg", 0, "a file of the time before GGUF (ggjt)", "convert the original model again"),
+)
+"""What people take for GGUF: the bytes that tell it, where they stand, what it is, what to do about it."""
+
+
+@dataclass(frozen=True, eq=False)
+class GGUFFile:
+    """An open GGUF file, or all parts of a model as one: what the header says, and tensors that read rows when asked.
+
+    `metadata` and `tensors` are in the order of the file. `data_offset` is the byte tensor offsets count from, and
+    `file_bytes` the size of the file. Of a model in parts, the tensors are those of all parts, each in its own file,
+    `file_bytes` is the size of all together, and the rest is that of the first part, which is at `path`. Use it as a
+    context manager, or `close` it.
+    """
+
+    path: Path
+    version: int
+    alignment: int
+    metadata: Metadata
+    tensors: dict[str, StoredTensor]
+    file_bytes: int
+    data_offset: int
+    _files: tuple[InputFile, ...] = field(repr=False)
+    _mappings: dict[InputFile, mmap.mmap] = field(default_factory=dict, repr=False)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The plain value of a metadata key, or `default` where there is none."""
+        entry = self.metadata.get(key)
+        return default if entry is None else entry.value
+
+    @property
+    def architecture(self) -> str | None:
+        """`general.architecture`, which prefixes the keys of the hyperparameters; None where it is missing."""
+        name = self.get("general.architecture")
+        return name if isinstance(name, str) else None
+
+    @property
+    def split(self) -> tuple[int, int]:
+        """Which part of how many the file is, counted from one: (1, 1) for a whole model."""
+        number, count = self.get(NUMBER_KEY, 0), self.get(COUNT_KEY, 1)
+        return (number + 1, count) if isinstance(number, int) and isinstance(count, int) else (1, 1)
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The file, or the files of all parts."""
+        return tuple(file.path for file in self._files)
+
+    def map(self, tensor: TensorInfo) -> NDArray[np.uint8]:
+        """The rows of a tensor of this file as a read-only view of the file, uint8 of `(rows, row_bytes)`.
+
+        The view stays good after `close`. Pages are read when they are touched.
+
+        Raises:
+            KeyError: for a tensor of another file.
+            UnsupportedError: for one of a type that ggml has removed.
+        """
+        import numpy as np
+
+        stored = self.tensors[tensor.name]
+        if isinstance(stored, RemovedTensor):
+            raise stored.refusal()
+        if not stored.nbytes:
+            return np.empty((stored.rows, stored.row_bytes), np.uint8)
+        file = stored.file
+        assert isinstance(file, InputFile)  # as it was opened
+        if file not in self._mappings:
+            self._mappings[file] = _map_file(file)
+        flat = np.frombuffer(self._mappings[file], np.uint8, stored.nbytes, stored.offset)
+        return flat.reshape(stored.rows, stored.row_bytes)
+
+    def close(self) -> None:
+        """Give the descriptors back. Views from `map` keep the memory maps alive as long as they live."""
+        self._mappings.clear()
+        for file in self._files:
+            file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def open_gguf(path: str | PathLike[str], *, allow_part: bool = False) -> GGUFFile:
+    """Read and check the header of a GGUF file. No tensor data are read.
+
+    A model that was split over several files is given by its first part, `NAME-00001-of-00003.gguf`, and read as one. A
+    later part is refused, since the metadata are elsewhere, unless `allow_part` is set: then it is opened alone.
+
+    Raises:
+        FormatError: if the file is missing, cut short, no GGUF file, or contradicts itself, with the byte where; if a part
+            is missing, or the parts contradict each other.
+        UnsupportedError: for a big-endian file, a version other than 2 and 3, or a later part of a split model.
+    """
+    opened = _open_file(path)
+    part, parts = opened.split
+    if parts <= 1 or (part > 1 and allow_part):
+        return opened
+    # A part is opened again when it is read: there may be more of them than a process may hold open.
+    opened.close()
+    if part == 1:
+        return _join([opened, *_open_others(opened.path, parts)])
+    first = part_path(part_prefix(opened.path), 1, parts)
+    raise UnsupportedError(
+        f"{opened.path}: part {part} of {parts} of a split model, expected the first one",
+        hint=f"give {first}" if first.exists() else "the first part is called NAME-00001-of-....gguf",
+    )
+
+
+def _open_others(first: Path, count: int) -> Iterator[GGUFFile]:
+    """The parts of a model behind the first, each checked to be the one its name says, and closed again."""
+    paths = part_paths(part_prefix(first), count)
+    if paths[0] != first:
+        what = f"the first of {count} parts of a model, expected to be called {paths[0].name} for the others to be found"
+        raise FormatError(first, what, hint="give all parts the names they had")
+    missing = [path.name for path in paths if not path.exists()]
+    if missing:
+        what = f"parts of the model are missing: {listed(missing, most=1)}"
+        raise FormatError(first, what, hint="put them beside the first")
+    for number, path in enumerate(paths[1:], 2):
+        part = _open_file(path)
+        part.close()
+        if part.split != (number, count):
+            found = " of ".join(map(str, part.split))
+            raise FormatError(path, f"expected part {number} of {count}, found {found}", hint=_MIXED)
+        yield part
+
+
+def _join(parts: Sequence[GGUFFile]) -> GGUFFile:
+    """All parts of a model as one file."""
+    first = parts[0]
+    tensors: dict[str, StoredTensor] = {}
+    for part in parts:
+        doubled = next((name for name in part.tensors if name in tensors), None)
+        if doubled is not None:
+            raise FormatError(part.path, f"tensor {doubled!r} is in {tensors[doubled].file.path.name} too", hint=_MIXED)
+        tensors |= part.tensors
+    announced = first.get(TENSORS_KEY)
+    if announced != len(tensors):
+        what = f"{TENSORS_KEY} is {announced}, and the {len(parts)} parts have {len(tensors)} tensors"
+        raise FormatError(first.path, what, hint=_MIXED)
+    size = sum(part.file_bytes for part in parts)
+    files = tuple(file for part in parts for file in part._files)
+    return replace(first, tensors=tensors, file_bytes=size, _files=files, _mappings={})
+
+
+def _open_file(path: str | PathLike[str]) -> GGUFFile:
+    if Path(path).is_dir():
+        hint = f"{_CONVERT} if it is a checkpoint; {_PREVIEW}"
+        raise FormatError(path, "expected a GGUF file, found a directory", hint=hint)
+    file = InputFile(path)
+    try:
+        return _read(file)
+    except BaseException:
+        file.close()
+        raise
+
+
+def _read(file: InputFile) -> GGUFFile:
+    _check_magic(file)
+    mapping = _map_file(file)
+    header = _Header(file.path, mapping)
+    version = header.version()
+    count_at = header.position
+    tensor_count, entry_count = header.u64("the number of tensors"), header.u64("the number of metadata entries")
+    left = header.end - header.position
+    if entry_count * _SMALLEST_ENTRY + tensor_count * _SMALLEST_TENSOR > left:
+        what = f"{entry_count} metadata entries and {tensor_count} tensors announced, {left} bytes left to hold them"
+        header.fail(what, count_at)
+    metadata = header.metadata(entry_count)
+    alignment = _alignment(file.path, metadata)
+    described = header.tensor_table(tensor_count)
+    data_offset = align(header.position, alignment)
+    tensors = _place_tensors(file, described, data_offset, alignment)
+    end = max((tensor.offset + tensor.nbytes for tensor in tensors.values()), default=header.position)
+    _check_end(file, end, alignment)
+    return GGUFFile(file.path, version, alignment, metadata, tensors, file.size, data_offset, (file,), {file: mapping})
+
+
+def _map_file(file: InputFile) -> mmap.mmap:
+    return mmap.mmap(file.fileno(), file.size, access=mmap.ACCESS_READ)
+
+
+def _check_magic(file: InputFile) -> None:
+    """Refuse what is not GGUF, and say what it is where that can be told.
+
+    Raises:
+        FormatError: always, unless the file starts like GGUF and can hold a header.
+    """
+    start = file.read(0, min(file.size, _HEADER_BYTES))
+    if not start:
+        raise FormatError(file.path, "expected a GGUF file, found an empty one", hint="Download the file again.")
+    if start[: len(MAGIC)] == MAGIC:
+        if len(start) < _HEADER_BYTES:
+            what = f"the file is cut short: {file.size} bytes, a GGUF header has at least {_HEADER_BYTES}"
+            raise FormatError(file.path, what, hint="Download the file again.")
+        return
+    for mark, position, found, hint in _FOREIGN:
+        if start.startswith(mark, position):
+            raise FormatError(file.path, f"expected a GGUF file, found {found}", offset=0, hint=hint)
+    raise FormatError(file.path, f"expected a GGUF file, which starts with {MAGIC!r}, found {start[:4]!r}", offset=0)
+
+
+def _alignment(path: Path, metadata: Metadata) -> int:
+    entry = metadata.get(ALIGNMENT_KEY)
+    if entry is None:
+        return DEFAULT_ALIGNMENT
+    if entry.type != ValueType.UINT32 or not is_alignment(entry.value):
+        what = f"{ALIGNMENT_KEY} is {entry.value!r} ({entry.type.name}), expected a power of two (UINT32)"
+        raise FormatError(path, what)
+    return int(entry.value)
+
+
+class _Header:
+    """A position in the header of a mapped file, which no read may pass the end of."""
+
+    def __init__(self, path: Path, data: mmap.mmap) -> None:
+        self.path = path
+        self.data = data
+        self.end = len(data)
+        self.position = len(MAGIC)
+
+    def fail(self, what: str, offset: int, hint: str | None = None) -> NoReturn:
+        raise FormatError(self.path, what, offset=offset, hint=hint)
+
+    def take(self, count: int, what: str) -> int:
+        """Step over `count` bytes and return where they start."""
+        start = self.position
+        if count > self.end - start:
+            self.fail(
+                f"the file is cut short or damaged: {what} takes {count} bytes, {self.end - start} left in the file",
+                start,
+            )
+        self.position = start + count
+        return start
+
+    def u32(self, what: str) -> int:
+        value: int = _U32.unpack_from(self.data, self.take(4, what))[0]
+        return value
+
+    def u64(self, what: str) -> int:
+        value: int = _U64.unpack_from(self.data, self.take(8, what))[0]
+        return value
+
+    def string(self, what: str) -> str:
+        at = self.position
+        length = self.u64(f"the length of {what}")
+        if length > _MAX_STRING:
+            self.fail(f"{what} has {length} bytes, at most {_MAX_STRING} expected", at)
+        start = self.take(length, what)
+        return decode_string(self.data[start : start + length])
+
+    def version(self) -> int:
+        at = self.position
+        version = self.u32("the version")
+        if version in READ_VERSIONS:
+            return version
+        # A small number in the other byte order has zeros below.
+        big_endian = version & 0xFFFF == 0 and version != 0
+        found = "big-endian GGUF" if big_endian else f"GGUF version {version}"
+        raise UnsupportedError(
+            f"{self.path}: {found}, expected little-endian version 2 or 3 (at byte {at})",
+            hint="gguf-convert-endian of the gguf package turns it around" if big_endian else None,
+        )
+
+    def value_type(self, what: str) -> ValueType:
+        at = self.position
+        number = self.u32(f"the type of {what}")
+        try:
+            return ValueType(number)
+        except ValueError:
+            self.fail(f"{what} has the unknown value type {number}, expected 0 to {max(ValueType)}", at)
+
+    def metadata(self, count: int) -> Metadata:
+        entries: Metadata = {}
+        for index in range(count):
+            at = self.position
+            key = self.string(f"metadata key {index}")
+            if not key:
+                self.fail(f"metadata key {index} is empty", at)
+            if key in entries:
+                self.fail(f"the metadata key {key!r} comes twice", at)
+            entries[key] = self.entry(f"the value of {key!r}")
+        return entries
+
+    def entry(self, what: str) -> Field:
+        kind = self.value_type(what)
+        if kind == ValueType.STRING:
+            return Field(kind, self.string(what))
+        if kind == ValueType.ARRAY:
+            return self.array(what)
+        number = _NUMBERS[kind]
+        start = self.take(number.size, what)
+        return Field(kind, number.unpack_from(self.data, start)[0])
+
+    def array(self, what: str) -> Field:
+        at = self.position
+        element = self.value_type(f"an element of {what}")
+        if element == ValueType.ARRAY:
+            self.fail(f"{what} is an array of arrays, which neither quantcli nor llama.cpp reads", at)
+        count = self.u64(f"the length of {what}")
+        if count > _MAX_ELEMENTS:
+            self.fail(f"{what} has {count} elements, at most {_MAX_ELEMENTS} expected", at)
+        if element == ValueType.STRING:
+            return Field(ValueType.ARRAY, self.strings(count, what), element)
+        number = _NUMBERS[element]
+        start = self.take(count * number.size, what)
+        # A copy: metadata outlives the memory map.
+        data = self.data[start : self.position]
+        if element == ValueType.BOOL:
+            data = data.translate(_TRUTHS)
+        return Field(ValueType.ARRAY, PackedNumbers(data, number.format), element)
+
+    def strings(self, count: int, what: str) -> PackedStrings:
+        """`count` strings, found but not decoded."""
+        start, left = self.position, self.end - self.position
+        if count * LENGTH.size > left:
+            self.fail(f"{what} has {count} strings, {left} bytes left in the file", start)
+        data = memoryview(self.data)[start:]
+        bounds = string_bounds(data, count)
+        if len(bounds) <= count:
+            found = f"the file is cut short or damaged: string {len(bounds) - 1} of {what} runs past the end"
+            self.fail(found, start + bounds[-1])
+        self.position = start + bounds[-1]
+        return PackedStrings(bytes(data[: bounds[-1]]), bounds)
+
+    def tensor_table(self, count: int) -> list[tuple[TensorInfo, int, int]]:
+        """Every tensor's description, its offset in the data, and where that is said."""
+        table = [self.tensor(index) for index in range(count)]
+        names: set[str] = set()
+        for info, _, at in table:
+            if info.name in names:
+                self.fail(f"the tensor name {info.name!r} comes twice", at)
+            names.add(info.name)
+        return table
+
+    def tensor(self, index: int) -> tuple[TensorInfo, int, int]:
+        at = self.position
+        length = self.u64(f"the length of the name of tensor {index}")
+        if length > MAX_NAME_LENGTH:
+            self.fail(f"the name of tensor {index} has {length} bytes, at most {MAX_NAME_LENGTH} expected", at)
+        start = self.take(length, f"the name of tensor {index}")
+        name = decode_string(self.data[start : start + length])
+        what = f"tensor {name!r}"
+        shape_at = self.position
+        dimensions = self.u32(f"{what}: the number of dimensions")
+        if dimensions > MAX_DIMENSIONS:
+            self.fail(f"{what} has {dimensions} dimensions, at most {MAX_DIMENSIONS} expected", shape_at)
+        lengths = [self.u64(f"{what}: a dimension") for _ in range(dimensions)]
+        if lengths and max(lengths) > _MAX_DIMENSION:
+            self.fail(f"{what} has a dimension of {max(lengths)}, at most {_MAX_DIMENSION} expected", shape_at)
+        if math.prod(length for length in lengths if length) > _MAX_DIMENSION:
+            self.fail(f"{what} has more weights than can be counted: {' x '.join(map(str, lengths))}", shape_at)
+        type_at = self.position
+        number = self.u32(f"{what}: the type")
+        kind = TYPES_BY_ID.get(number) or REMOVED_TYPES.get(number)
+        if kind is None:
+            self.fail(f"{what} has the unknown type {number}", type_at, "the file may be newer than this quantcli")
+        row = lengths[0] if lengths else 1
+        if row % kind.block_length:
+            self.fail(f"{what} has rows of {row}, not divisible by the {kind.name} block of {kind.block_length}", shape_at)
+        offset = self.u64(f"{what}: the offset")
+        return TensorInfo(name, tuple(reversed(lengths)), kind), offset, at
+
+
+def _place_tensors(
+    file: InputFile, table: list[tuple[TensorInfo, int, int]], data_offset: int, alignment: int
+) -> dict[str, StoredTensor]:
+    """The tensors where they lie, checked to be aligned, inside the file, and not to share a byte.
+
+    Raises:
+        FormatError: with the byte of the description that is wrong.
+    """
+    for info, offset, at in table:
+        if offset % alignment:
+            what = f"tensor {info.name!r} starts at {offset} of the data, not a multiple of the alignment {alignment}"
+            raise FormatError(file.path, what, offset=at)
+        stop = data_offset + offset + info.nbytes
+        if stop > file.size:
+            what = f"the file is cut short: tensor {info.name!r} ends at byte {stop}, the file at {file.size}"
+            raise FormatError(file.path, what, offset=at, hint="Download or convert the file again.")
+    by_offset = sorted((entry for entry in table if entry[0].nbytes), key=lambda entry: entry[1])
+    for (before, start, _), (after, offset, at) in pairwise(by_offset):
+        if start + before.nbytes > offset:
+            raise FormatError(file.path, f"the tensors {before.name!r} and {after.name!r} overlap", offset=at)
+    return {
+        info.name: (RemovedTensor if info.type.id in REMOVED_TYPES else StoredTensor)(
+            info.name, info.shape, info.type, file, data_offset + offset
+        )
+        for info, offset, _ in table
+    }
+
+
+def _check_end(file: InputFile, end: int, alignment: int) -> None:
+    """What stands behind the last tensor is nobody's, unless it is another file's beginning."""
+    for place in (end, align(end, alignment)):
+        if file.size >= place + _HEADER_BYTES and file.read(place, len(MAGIC)) == MAGIC:
+            what = "several GGUF files joined in one: another begins"
+            raise FormatError(file.path, what, offset=place, hint=_JOINED)

@@ -1,0 +1,153 @@
+"""Write a model as several GGUF files, and move tensors from files to files: split and merge, as gguf-split does.
+
+The bytes are those of llama.cpp's `gguf-split`. Source: `tools/gguf-split/gguf-split.cpp`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from numpy.typing import NDArray
+
+from quantcli.core.errors import FormatError, UsageError
+from quantcli.formats.gguf.parts import (
+    COUNT_KEY,
+    MAX_PARTS,
+    Partition,
+    Parts,
+    merged_metadata,
+    part_metadata,
+    part_path,
+)
+from quantcli.formats.gguf.reader import GGUFFile
+from quantcli.formats.gguf.spec import Field
+from quantcli.formats.gguf.writer import GGUFWriter, Part, TensorWriter, refuse_overwriting
+from quantcli.tensors.tensor import StoredTensor
+
+_COPIED_AT_ONCE: Final = 1 << 22
+"""Bytes in memory while tensors are copied."""
+
+
+class SplitWriter:
+    """Writes a model as parts `PREFIX-00001-of-00003.gguf` ...; a context manager that is used like a `GGUFWriter`.
+
+    `tensors` are the tensors of each part; `write` counts them through. On leaving without an exception all parts appear at
+    their paths, the first one last; after any exception none does, and no temporary file is left. Older files
+    that `overwrite` allows to be replaced stay too, unless a path turns out unusable at that last moment.
+
+    Raises:
+        UsageError: for more parts than GGUF can count.
+        ModelError: for what GGUF cannot hold.
+        OutputError: on entering, or later, if a part exists (unless `overwrite`) or the disk is full.
+        ValueError: on leaving, if some tensor was not written in full.
+    """
+
+    def __init__(self, prefix: Path, metadata: Mapping[str, Field], tensors: Parts, *, overwrite: bool = False) -> None:
+        count, total = len(tensors), sum(map(len, tensors))
+        if count > MAX_PARTS:
+            raise UsageError(f"{count} parts would be needed, at most {MAX_PARTS} are possible", hint="allow larger parts")
+        self.parts: list[Part] = []
+        self._writers: list[GGUFWriter] = []
+        self._places: list[tuple[GGUFWriter, int]] = []
+        for number, own in enumerate(tensors, 1):
+            path, keys = part_path(prefix, number, count), part_metadata(metadata, number, count, total)
+            writer = GGUFWriter(path, keys, own, overwrite=overwrite)
+            self.parts += writer.parts
+            self._writers.append(writer)
+            self._places += ((writer, index) for index in range(len(own)))
+
+    def write(self, index: int, offset: int, data: bytes | bytearray | memoryview | NDArray[Any]) -> None:
+        """Put `data` at byte `offset` of tensor `index`, counted over all parts. Safe to call from several threads."""
+        writer, own_index = self._places[index]
+        writer.write(own_index, offset, data)
+
+    def __enter__(self) -> Self:
+        try:
+            for writer in self._writers:
+                writer.__enter__()
+        except BaseException:
+            self._discard()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            if kind is None:
+                for writer in self._writers:
+                    writer.complete()
+                self._publish()
+        finally:
+            self._discard()
+
+    def _publish(self) -> None:
+        try:
+            # Without the first part nobody takes the others for a model.
+            for writer in reversed(self._writers):
+                writer.publish()
+        except BaseException:
+            for writer in self._writers:
+                writer.withdraw()
+            raise
+
+    def _discard(self) -> None:
+        for writer in self._writers:
+            writer.discard()
+
+
+def split_gguf(
+    source: GGUFFile,
+    prefix: Path,
+    partition: Partition,
+    *,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    advance: Callable[[int], None] = lambda done: None,
+) -> list[Part]:
+    """Write a model again in parts whose names begin with `prefix`; `source` may itself be in parts.
+
+    For a dry run nothing is written. `advance` is called with the bytes of tensors copied since the last call.
+
+    Raises:
+        UsageError: if the first tensor does not fit into a part, or there would be too many parts.
+        FormatError: if the source cannot be read any more.
+        OutputError: if a part exists (unless `overwrite`), is the source, or cannot be written. Nothing is left then.
+    """
+    tensors = list(source.tensors.values())
+    writer = SplitWriter(prefix, source.metadata, partition(tensors), overwrite=overwrite)
+    if not dry_run:
+        refuse_overwriting(source.paths, [part.path for part in writer.parts])
+        with writer:
+            _copy(tensors, writer, advance)
+    return writer.parts
+
+
+def merge_gguf(
+    source: GGUFFile, output: Path, *, overwrite: bool = False, advance: Callable[[int], None] = lambda done: None
+) -> int:
+    """Write a model in parts as one file; returns its size in bytes. `advance` is as for `split_gguf`.
+
+    Raises:
+        FormatError: if the source is no part of a model, or cannot be read any more.
+        OutputError: if the output exists (unless `overwrite`), is a part, or cannot be written. Nothing is left then.
+    """
+    if not source.get(COUNT_KEY):
+        raise FormatError(source.path, "expected the first part of a split model, found a whole one")
+    tensors = list(source.tensors.values())
+    writer = GGUFWriter(output, merged_metadata(source.metadata), tensors, overwrite=overwrite)
+    refuse_overwriting(source.paths, [output])
+    with writer:
+        _copy(tensors, writer, advance)
+    return writer.file_bytes
+
+
+def _copy(tensors: Iterable[StoredTensor], writer: TensorWriter, advance: Callable[[int], None]) -> None:
+    room = memoryview(bytearray(_COPIED_AT_ONCE))
+    for index, tensor in enumerate(tensors):
+        for done in range(0, tensor.nbytes, len(room)):
+            piece = room[: tensor.nbytes - done]
+            tensor.file.read_into(piece, tensor.offset + done)
+            writer.write(index, done, piece)
+            advance(len(piece))

@@ -1,0 +1,1 @@
+"""Files of tokenizers that are no JSON."""

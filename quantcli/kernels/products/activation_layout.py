@@ -1,0 +1,183 @@
+"""Activations as products want them, cut into stretches of `STRETCH` along their length: of each stretch, column by column,
+so that what is multiplied together lies together.
+
+Plain types multiply floats as they are. Packed types multiply integers: activations are rounded to int8 first, with one
+scale for 32 of them where the type's partner is Q8_0 or Q8_1 (the scale a half, as in those blocks), one for 256 where it
+is Q8_K.
+
+Everything here is inlined into the kernels of `matmul`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from quantcli.core.block_types import SUPER_BLOCK
+from quantcli.kernels.half import float_to_half, half_to_float
+from quantcli.kernels.jit import inline
+from quantcli.kernels.simd import (
+    LANES,
+    absolute,
+    address,
+    convert,
+    dot_quads,
+    load,
+    max_lanes,
+    maximum,
+    rint,
+    splat,
+    store,
+    sum_lanes,
+)
+
+STRETCH: Final = SUPER_BLOCK
+"""Numbers of a column that lie together. The last stretch of a row has what is left."""
+
+PART: Final = 32
+"""Codes that types unpack together."""
+
+QUAD: Final = 4
+"""Codes whose products go to one lane."""
+
+_ZERO = np.float32(0)
+_NOTHING = np.int32(0)
+_ONES = np.uint8(1)
+_LARGEST_CODE = np.float32(127)
+
+
+@dataclass(frozen=True, slots=True)
+class Activations:
+    """The `inline` functions that prepare activations.
+
+    allocate(columns, n)               arrays for them: a tuple
+    addresses(arrays)                  where they begin
+    prepare(x, column, arrays)         fills them for one column of x, float32 (columns, n)
+    """
+
+    allocate: Callable[..., Any]
+    addresses: Callable[..., Any]
+    prepare: Callable[..., None]
+
+
+@inline
+def place_of(first: Any, column: Any, columns: Any, width: Any) -> Any:
+    """Where the numbers of a column begin in the stretch from `first` on, which is `width` long."""
+    return first * columns + column * width
+
+
+def _allocate_plain() -> Activations:
+    @inline
+    def allocate(columns: Any, n: Any) -> Any:
+        return (np.empty((columns, n), np.float32),)
+
+    @inline
+    def addresses(arrays: Any) -> Any:
+        return (address(arrays[0], np.float32),)
+
+    @inline
+    def prepare(x: Any, column: Any, arrays: Any) -> None:
+        (copies,) = arrays
+        columns, n = copies.shape
+        flat, values, source = address(copies, np.float32), address(x, np.float32), column * n
+        for first in range(0, n, STRETCH):
+            width = min(STRETCH, n - first)
+            place, whole = place_of(first, column, columns, width), width - width % LANES
+            for i in range(0, whole, LANES):
+                store(flat, place + i, load(values, source + first + i, LANES))
+            for i in range(whole, width):
+                store(flat, place + i, load(values, source + first + i, 1))
+
+    return Activations(allocate, addresses, prepare)
+
+
+PLAIN: Final = _allocate_plain()
+"""Floats."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rounding:
+    """How a packed type wants activations: `span` of them with one scale, `group` in one sum; `unit` in what sums of
+    products start from, which makes up for a type's `zero`; `sums` whether the type has minimums to multiply by them, and
+    `whole` whether as integers; `apart` how many parts of a span are between two that come to lie together."""
+
+    span: int
+    group: int
+    unit: int
+    zero: int
+    sums: bool
+    whole: bool = False
+    apart: int = 1
+
+
+def rounded(rounding: Rounding) -> Activations:
+    """Codes int8 (columns, n), a scale for each span, -zero * the sum of the codes in each unit as int32, and the sum of
+    each group times the scale, or by itself as int16; arrays that the type does not use are empty."""
+    span, group, unit, zero = rounding.span, rounding.group, rounding.unit, rounding.zero
+    has_sums, has_starts, in_quads = rounding.sums, zero != 0, unit == QUAD
+    apart = rounding.apart
+    minus_zero, whole, sum_dtype = np.int32(-zero), rounding.whole, np.int16 if rounding.whole else np.float32
+
+    @inline
+    def allocate(columns: Any, n: Any) -> Any:
+        quants = np.empty((columns, n), np.int8)
+        scales = np.empty(columns * (n // span), np.float32)
+        starts = np.empty(columns * (n // unit) if has_starts else 0, np.int32)
+        sums = np.empty(columns * (n // group) if has_sums else 0, sum_dtype)
+        return quants, scales, starts, sums
+
+    @inline
+    def addresses(arrays: Any) -> Any:
+        quants, scales, starts, sums = arrays
+        return address(quants, np.int8), address(scales, np.float32), address(starts, np.int32), address(sums, sum_dtype)
+
+    @inline
+    def place_in_span(i: Any) -> Any:
+        if apart == 1:
+            return i
+        part = i // PART
+        pair = part // (2 * apart) * apart + part % apart
+        return (2 * pair + part // apart % 2) * PART + i % PART
+
+    @inline
+    def round_span(x: Any, source: Any, at: Any, activations: Any) -> None:
+        quants, scales, starts, sums = activations
+        top = splat(_ZERO, LANES)
+        for i in range(0, span, LANES):
+            top = maximum(absolute(load(x, source + i, LANES)), top)
+        largest = max_lanes(top)
+        scale, inverse = _ZERO, _ZERO
+        if largest > _ZERO:
+            inverse = _LARGEST_CODE / largest
+            scale = half_to_float(float_to_half(largest / _LARGEST_CODE)) if span == PART else np.float32(1) / inverse
+        store(scales, at // span, splat(scale, 1))
+        for first in range(0, span, group):
+            total = _NOTHING
+            for i in range(first, first + group, 16):
+                codes = convert(rint(load(x, source + i, 16) * inverse), np.int32)
+                store(quants, at + place_in_span(i), convert(codes, np.int8))
+                if has_sums or (has_starts and not in_quads):
+                    total += sum_lanes(codes)
+            if has_sums:
+                store(sums, (at + first) // group, splat(np.int16(total) if whole else np.float32(total) * scale, 1))
+            if has_starts and not in_quads:
+                store(starts, (at + first) // group, splat(np.int32(total * minus_zero), 1))
+        if has_starts and in_quads:
+            for i in range(0, span, PART):
+                quads = dot_quads(splat(_NOTHING, 8), splat(_ONES, PART), load(quants, at + i, PART))
+                store(starts, (at + i) // QUAD, quads * minus_zero)
+
+    @inline
+    def prepare(x: Any, column: Any, arrays: Any) -> None:
+        columns, n = arrays[0].shape
+        values, activations = address(x, np.float32), addresses(arrays)
+        for first in range(0, n, STRETCH):
+            width = min(STRETCH, n - first)
+            place = place_of(first, column, columns, width)
+            for i in range(0, width, span):
+                round_span(values, column * n + first + i, place + i, activations)
+
+    return Activations(allocate, addresses, prepare)

@@ -1,0 +1,173 @@
+"""Products with many columns: a tile of weights is unpacked once and all columns pass over it.
+
+A tile is `ROWS` rows by a stretch of their length. Rows become lanes: the tile is laid out so that a vector holds what
+neighbouring rows have at the same place, and each lane sums up a row of its own. What a type costs to unpack no longer
+counts then, and one loop serves all packed types, another all plain ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from quantcli.core.block_types import BlockType
+from quantcli.kernels.blocks.reader import PackedReader, PlainReader
+from quantcli.kernels.jit import inline
+from quantcli.kernels.products.activation_layout import PART, PLAIN, QUAD, STRETCH, Activations, Rounding, rounded
+from quantcli.kernels.products.one_column import coded, span_of
+from quantcli.kernels.simd import (
+    LANES,
+    grid_operations,
+    local,
+    machine_features,
+    recast,
+    reinterpret,
+    splat,
+    store,
+    transpose_tile,
+)
+
+_MANY_REGISTERS: Final = "avx512f" in machine_features()
+_ROW_VECTORS: Final = 2 if _MANY_REGISTERS else 1
+COLUMNS: Final = 4
+"""Columns that are multiplied together. Their sums stay in registers: with `_ROW_VECTORS`, eight or four of integers, as
+many of floats for a span, and as many for the stretch."""
+
+ROWS: Final = _ROW_VECTORS * LANES
+"""Rows of a tile."""
+
+_MAX_GROUPS: Final = 16
+_ROW_STARTS: Final = np.arange(ROWS)
+_WORDS: Final = STRETCH // QUAD
+_CODES: Final = ROWS * _WORDS
+_SCALES: Final = ROWS * _MAX_GROUPS
+_FLOATS: Final = ROWS * STRETCH
+_SQUARE: Final = LANES * LANES
+_CODE_STARTS: Final = _WORDS * _ROW_STARTS
+_SCALE_STARTS: Final = _MAX_GROUPS * _ROW_STARTS
+_FLOAT_STARTS: Final = LANES * np.arange(LANES)
+
+_grid = grid_operations(_ROW_VECTORS, COLUMNS, LANES)
+zero_grid, read_grid, write_grid, add_outer = _grid.zeros, _grid.read, _grid.write, _grid.add_outer
+_no_integers, _columns_of = _grid.no_integers, _grid.columns_of
+_add_quads, _add_scaled, _add_columns = _grid.add_quads, _grid.add_scaled, _grid.add_columns
+
+
+@dataclass(frozen=True, slots=True)
+class TileProduct:
+    """The `inline` functions of a type that the loop of `matmul` over many columns calls.
+
+    room()                                        for an unpacked tile: addresses
+    unpack(weights, starts, first, width, room)   fills it with `ROWS` rows, which begin at bytes `starts`, `width` weights
+                                                  from `first` on
+    multiply(room, activations, at, width, sums)  adds the products with `COLUMNS` columns, which begin at `at`, to
+                                                  sums[c * ROWS + r], float32; `activations` and `sums` are addresses
+    """
+
+    activations: Activations
+    room: Callable[..., Any]
+    unpack: Callable[..., None]
+    multiply: Callable[..., None]
+
+
+@inline
+def _turn(source: Any, starts: Any, count: Any, target: Any) -> None:
+    """target[place * ROWS + r] = source[starts[r] + place] for `count` places, a multiple of `LANES`."""
+    for row in range(0, ROWS, LANES):
+        for place in range(0, count, LANES):
+            transpose_tile(source, starts, row, place, target, place * ROWS + row, ROWS, LANES)
+
+
+def packed_tiles(reader: PackedReader, block_type: BlockType) -> TileProduct:
+    """Codes times codes, summed as integers for a group, then times the scales of its rows."""
+    codes_of, zero = coded(reader)
+    span, group = span_of(block_type), reader.group
+    block, block_bytes, parts = block_type.block_length, block_type.block_bytes, block_type.block_length // PART
+    block_words, part_words = block // QUAD, PART // QUAD
+    block_groups, span_groups, steps = block // group, span // group, group // QUAD
+    has_starts, has_minimums, signed = zero != 0, reader.minimums is not None, reader.signed and zero == 0
+    scales_of, minimums_of = reader.scales, reader.minimums or reader.scales
+    code_dtype = np.int8 if signed else np.uint8
+
+    @inline
+    def room() -> Any:
+        unturned, codes = local(_CODES, np.uint32), local(_CODES, np.uint32)
+        return unturned, codes, local(_SCALES, np.float32), local(_SCALES, np.float32), local(_SCALES, np.float32)
+
+    @inline
+    def unpack(weights: Any, starts: Any, first: Any, width: Any, room: Any) -> None:
+        unturned, codes, few, scales, lows = room
+        for r in range(ROWS):
+            place = starts[np.uintp(r)] + first // block * block_bytes
+            for b in range(width // block):
+                offset = place + b * block_bytes
+                for part in range(parts):
+                    words = reinterpret(codes_of(weights, offset, part), np.uint32)
+                    store(unturned, r * _WORDS + b * block_words + part * part_words, words)
+                store(few, r * _MAX_GROUPS + b * block_groups, scales_of(weights, offset))
+        _turn(unturned, _CODE_STARTS, _WORDS, codes)
+        _turn(few, _SCALE_STARTS, _MAX_GROUPS, scales)
+        if has_minimums:
+            for r in range(ROWS):
+                place = starts[np.uintp(r)] + first // block * block_bytes
+                for b in range(width // block):
+                    store(few, r * _MAX_GROUPS + b * block_groups, -minimums_of(weights, place + b * block_bytes))
+            _turn(few, _SCALE_STARTS, _MAX_GROUPS, lows)
+
+    @inline
+    def multiply(room: Any, activations: Any, at: Any, width: Any, sums: Any) -> None:
+        _, words, _, scales, lows = room
+        quants, x_scales, starts, x_sums = activations
+        codes = recast(words, code_dtype)
+        total = read_grid(sums, 0, ROWS)
+        for s in range(width // span):
+            inner = zero_grid()
+            for g in range(s * span_groups, (s + 1) * span_groups):
+                whole = _columns_of(starts, at // group + g, width // group) if has_starts else _no_integers()
+                for step in range(g * steps, (g + 1) * steps):
+                    whole = _add_quads(whole, codes, step * QUAD * ROWS, quants, at + step * QUAD, width)
+                inner = _add_scaled(inner, whole, scales, g * ROWS)
+            total = _add_columns(total, inner, x_scales, at // span + s, width // span)
+        if has_minimums:
+            for g in range(width // group):
+                total = add_outer(total, lows, g * ROWS, x_sums, at // group + g, width // group)
+        write_grid(total, sums, 0, ROWS)
+
+    return TileProduct(rounded(Rounding(span, group, group, zero, has_minimums)), room, unpack, multiply)
+
+
+def plain_tiles(reader: PlainReader, block_type: BlockType) -> TileProduct:
+    """Floats times floats."""
+    widen, widen_one, size = reader.widen, reader.widen_one, block_type.block_bytes
+
+    @inline
+    def room() -> Any:
+        return local(_SQUARE, np.float32), local(_FLOATS, np.float32)
+
+    @inline
+    def unpack(weights: Any, starts: Any, first: Any, width: Any, room: Any) -> None:
+        square, values = room
+        whole = width - width % LANES
+        for side in range(0, ROWS, LANES):
+            for i in range(0, whole, LANES):
+                for r in range(LANES):
+                    place = starts[np.uintp(side + r)] + (first + i) * size
+                    store(square, r * LANES, widen(weights, place))
+                transpose_tile(square, _FLOAT_STARTS, 0, 0, values, i * ROWS + side, ROWS, LANES)
+        for r in range(ROWS):
+            place = starts[np.uintp(r)] + first * size
+            for i in range(whole, width):
+                store(values, i * ROWS + r, splat(widen_one(weights, place + i * size), 1))
+
+    @inline
+    def multiply(room: Any, activations: Any, at: Any, width: Any, sums: Any) -> None:
+        values, (x,) = room[1], activations
+        total = read_grid(sums, 0, ROWS)
+        for i in range(width):
+            total = add_outer(total, values, i * ROWS, x, at + i, width)
+        write_grid(total, sums, 0, ROWS)
+
+    return TileProduct(PLAIN, room, unpack, multiply)

@@ -1,0 +1,124 @@
+"""Matrix products with weights as they are stored: nothing is inflated, a row goes from its bytes to registers.
+
+A weight matrix is uint8 `(rows, row_bytes)`, activations are float32 `(columns, n)`, one row per token, and the result is
+float32 `(columns, rows)`. Generation multiplies one column, and is as fast as the weights come from memory; a prompt
+multiplies many, `COLUMNS` at a time with each piece of a row that was unpacked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, Final
+
+import numpy as np
+from numba import prange
+from numpy.typing import NDArray
+
+from quantcli.core.block_types import BlockType
+from quantcli.kernels.blocks import codec
+from quantcli.kernels.blocks.reader import PackedReader
+from quantcli.kernels.jit import parallel_kernel
+from quantcli.kernels.products.activation_layout import STRETCH, Activations, place_of
+from quantcli.kernels.products.many_columns import COLUMNS, ROWS, TileProduct, packed_tiles, plain_tiles
+from quantcli.kernels.products.one_column import RowProduct, packed_product, plain_product
+from quantcli.kernels.simd import address
+
+_SHARE: Final = 32
+"""Rows that a thread multiplies with one column before it takes more."""
+
+Multiply = Callable[[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]], None]
+
+
+@cache
+def multiplier(block_type: BlockType) -> Multiply:
+    """The function `multiply(weights, x, out)` of a type: out = x @ weights.T, compiled when it is first called.
+
+    weights uint8 (rows, row_bytes), x float32 (columns, n), out float32 (columns, rows); all contiguous, n the row's
+    length. It checks nothing and runs on numba's threads.
+
+    Raises:
+        ValueError: for a type that nothing multiplies by.
+    """
+    if block_type.activation is None:
+        raise ValueError(f"no matrix product with {block_type.name} weights")
+    reader = codec(block_type).reader
+    if isinstance(reader, PackedReader):
+        one, many = _one_column(packed_product(reader, block_type)), _columns(packed_tiles(reader, block_type))
+    else:
+        one, many = _one_column(plain_product(reader, block_type)), _columns(plain_tiles(reader, block_type))
+
+    def multiply(weights: NDArray[np.uint8], x: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+        (one if len(x) == 1 else many)(weights, x, out)
+
+    return multiply
+
+
+def matmul(weights: NDArray[np.uint8], block_type: BlockType, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """x @ weights.T for a weight matrix stored as `block_type`: the checked entrance to `multiplier`.
+
+    weights uint8 (rows, row_bytes), x float32 (columns, n); returns float32 (columns, rows).
+
+    Raises:
+        ValueError: for arrays of another shape or dtype, or a type that nothing multiplies by.
+    """
+    if x.ndim != 2 or x.dtype != np.float32:
+        raise ValueError(f"expected float32 activations (columns, n), got {x.dtype} {x.shape}")
+    row_bytes = block_type.row_bytes(x.shape[1])
+    if weights.ndim != 2 or weights.dtype != np.uint8 or weights.shape[1] != row_bytes:
+        raise ValueError(f"expected uint8 weights (rows, {row_bytes}), got {weights.dtype} {weights.shape}")
+    out = np.empty((x.shape[0], weights.shape[0]), np.float32)
+    multiplier(block_type)(np.ascontiguousarray(weights), np.ascontiguousarray(x), out)
+    return out
+
+
+def _one_column(product: RowProduct) -> Multiply:
+    """The loop over rows. Threads share them: each row's numbers are one thread's."""
+    allocate, addresses, prepare = _preparation(product.activations)
+    one = product.one
+
+    @parallel_kernel
+    def multiply_one(weights: Any, x: Any, out: Any) -> None:
+        rows, n = weights.shape[0], x.shape[1]
+        arrays = allocate(1, n)
+        prepare(x, 0, arrays)
+        for share in prange((rows + _SHARE - 1) // _SHARE):
+            packed, activations = address(weights, np.uint8), addresses(arrays)
+            for row in range(share * _SHARE, min((share + 1) * _SHARE, rows)):
+                out[0, row] = one(packed, row * weights.shape[1], activations, n)
+
+    return multiply_one
+
+
+def _columns(product: TileProduct) -> Multiply:
+    """The loops over tiles and columns. Threads share rows of tiles."""
+    allocate, addresses, prepare = _preparation(product.activations)
+    make_room, unpack, multiply = product.room, product.unpack, product.multiply
+
+    @parallel_kernel
+    def multiply_many(weights: Any, x: Any, out: Any) -> None:
+        rows, (columns, n) = weights.shape[0], x.shape
+        padded = columns + (-columns) % COLUMNS
+        arrays = allocate(padded, n)
+        for column in prange(columns):
+            prepare(x, column, arrays)
+        for tile in prange((rows + ROWS - 1) // ROWS):
+            sums, starts = np.zeros((padded, ROWS), np.float32), np.empty(ROWS, np.intp)
+            room, packed, activations = make_room(), address(weights, np.uint8), addresses(arrays)
+            for r in range(ROWS):
+                starts[r] = min(tile * ROWS + r, rows - 1) * weights.shape[1]
+            for first in range(0, n, STRETCH):
+                width = min(STRETCH, n - first)
+                unpack(packed, starts, first, width, room)
+                for column in range(0, padded, COLUMNS):
+                    place = place_of(first, column, padded, width)
+                    multiply(room, activations, place, width, address(sums[column], np.float32))
+            for column in range(columns):
+                for r in range(min(ROWS, rows - tile * ROWS)):
+                    out[column, tile * ROWS + r] = sums[column, r]
+
+    return multiply_many
+
+
+def _preparation(activations: Activations) -> tuple[Any, Any, Any]:
+    return activations.allocate, activations.addresses, activations.prepare

@@ -1,0 +1,286 @@
+"""Weights that lie on the grid of a block type already: found, and packed without loss.
+
+Models trained for a type, or quantized before with scales it can hold, have in every block of 32 weights nothing but
+multiples of some half-precision number (or for MXFP4 the levels under a power of two). The quantizer takes the scale from
+the extreme weight and misses such a grid where the block lacks the extreme level. Here the scale is found that gives
+every weight back exactly, if there is one.
+
+A checkpoint in BF16 or F16 may hold such multiples rounded, since scale times level has more digits than its type. Then
+without loss means: what a block gives back, rounded to the checkpoint's type, is the checkpoint's weight, bit for bit. Only
+the sign of a zero is lost: training leaves zeros of both, a block has one.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcli.core.block_types import TYPES, BlockType
+from quantcli.kernels.half import bfloat_to_float, float_to_bfloat, float_to_half, half_to_float
+from quantcli.kernels.jit import inline, kernel
+
+Floats = NDArray[np.float32]
+
+_BLOCK: Final = 32
+_HALVES: Final = _BLOCK // 2
+
+
+class Grid(ABC):
+    """The numbers a block of 32 can hold, each type's in its own way."""
+
+    def may_hold(self, x: Floats) -> bool:
+        """False where a glance at blocks `(blocks, 32)` tells that not all of them have a scale."""
+        return True
+
+    @abstractmethod
+    def scales(self, x: Floats, source: BlockType) -> Floats:
+        """For each block `(blocks, 32)` of weights that are numbers of the type `source`, a scale under which the block
+        gives them back, NaN where there is none: exactly, or if no scale does that, once rounded to `source`."""
+
+    @abstractmethod
+    def pack(self, x: Floats, scales: Floats, out: NDArray[Any]) -> None:
+        """Write blocks to `out` `(blocks,)`, of the type's layout, under the scales that `scales` found for them."""
+
+
+class _Integers(Grid):
+    """Multiples from `low` to `high` of a half-precision number of either sign; -low is a power of two or high.
+
+    Where those may be rounded, blocks in which one is too large to be told from its neighbours are left out (`_TELLABLE`):
+    in BF16, those with 64 times the scale or more, where half of all numbers would do. What is left meets a number of that
+    type in one case out of four at most, so that ordinary weights never meet it in all 32 of a block.
+    """
+
+    def __init__(self, low: int, high: int, zero: int, pack: Callable[[NDArray[np.int16], NDArray[Any]], None]) -> None:
+        self._low, self._high, self._zero = low, high, zero
+        self._pack = pack
+
+    def may_hold(self, x: Floats) -> bool:
+        """See `Grid.may_hold`: no weight is smaller than another divided by the highest level."""
+        magnitude = np.abs(x.T, order="C")  # element by element: reductions over 32 neighbours are slow
+        largest = magnitude.max(0)
+        magnitude[magnitude == 0] = np.inf
+        with np.errstate(all="ignore"):
+            return bool((largest <= magnitude.min(0) * np.float32(max(self._high, -self._low) + 0.5)).all())
+
+    def scales(self, x: Floats, source: BlockType) -> Floats:
+        """See `Grid.scales`."""
+        found = np.empty(len(x), np.float32)
+        _search(np.ascontiguousarray(x), self._low, self._high, _ROUNDINGS.get(source.name, _NONE), found)
+        return found
+
+    def pack(self, x: Floats, scales: Floats, out: NDArray[Any]) -> None:
+        """See `Grid.pack`."""
+        levels = np.rint(x / np.where(scales == 0, np.float32(1), scales)[:, None]).astype(np.int16)
+        out["d"] = scales
+        self._pack(levels + np.int16(self._zero), out)
+
+
+_NONE, _BRAIN, _HALF = 0, 1, 2
+"""How scale times level may have been rounded."""
+
+_ROUNDINGS: Final = MappingProxyType({"BF16": _BRAIN, "F16": _HALF})
+
+_LARGEST: Final = 0x7F7FFFFF
+"""The bits of the largest float32."""
+
+_TELLABLE: Final = (1 << 22, 1 << 6, 1 << 9)
+"""For each way of rounding, the first level that may be taken for its neighbour: half of the numbers that the type has from
+one power of two to the next. A weight and the smallest weight are off by half a step each at most; below, their quotient is
+off by less than one half."""
+
+
+@inline
+def _round(x: Any, rounding: Any) -> Any:
+    if rounding == _BRAIN:
+        return bfloat_to_float(float_to_bfloat(x))
+    return half_to_float(float_to_half(x)) if rounding == _HALF else x
+
+
+@inline
+def _reach(x: Any, rounding: Any, step: Any) -> Any:
+    """The end of what is rounded to a magnitude `x`, above for a step of 1, below for -1; the end itself may not be."""
+    if rounding == _BRAIN:
+        return (x + bfloat_to_float(np.uint16(float_to_bfloat(x) + step))) / np.float32(2)
+    return (x + half_to_float(np.uint16(float_to_half(x) + step))) / np.float32(2)
+
+
+@kernel
+def _search(x: Any, low: Any, high: Any, rounding: Any, found: Any) -> None:
+    """Put for each block of `x` `(blocks, 32)` into `found` the half-precision number of which its weights are multiples
+    from `low` to `high`, NaN if there is none: rounded as `rounding` says where none is right without.
+
+    The smallest weight is some multiple: the first, the second ... are tried, as long as the largest stays in range. That
+    tells each weight's multiple, and these within which bounds the scale is. Loops are such that they become vectors: no
+    way out, and floats compared by their bits.
+    """
+    magnitude, levels, ends = np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.float32), np.empty((2, _BLOCK), np.float32)
+    bits = magnitude.view(np.int32)
+    for block in range(len(x)):
+        values = x[block]
+        for i in range(_BLOCK):
+            magnitude[i] = abs(values[i])
+        top: Any = 0
+        bottom: Any = _LARGEST
+        for i in range(_BLOCK):
+            top = max(top, bits[i])
+            bottom = min(bottom, bits[i] if bits[i] > 0 else np.int32(_LARGEST))
+        found[block] = np.float32(0) if top == 0 else np.float32(np.nan)
+        if top == 0 or top > _LARGEST:
+            continue
+        ends.view(np.int32)[0, 0], ends.view(np.int32)[1, 0] = top, bottom
+        largest, smallest = ends[0, 0], ends[1, 0]
+        for way in range(0, rounding + 1, max(1, rounding)):
+            most = np.float32(min(max(high, -low), _TELLABLE[way] - 1))
+            multiple = np.float32(1)
+            while found[block] != found[block] and largest * multiple <= smallest * (most + np.float32(0.5)):
+                scale = _scale(magnitude, smallest / multiple, way, levels, ends)
+                if scale > 0:
+                    found[block] = scale * _sign(values, levels, low, high, most)
+                multiple += np.float32(1)
+
+
+@inline
+def _scale(magnitude: Any, about: Any, way: Any, levels: Any, ends: Any) -> Any:
+    """The scale of a block where it is `about` so much: the half-precision number nearest to the middle of those that make
+    all weights right, NaN if there is none. `levels` are then how many times each weight has it."""
+    turns = np.float32(1) / about
+    least = bound = half_to_float(float_to_half(about))
+    for i in range(_BLOCK):
+        levels[i] = np.rint(magnitude[i] * turns)
+    if way == _NONE:
+        if least != about:
+            return np.float32(np.nan)
+    else:
+        for i in range(_BLOCK):
+            times = levels[i] if levels[i] > 0 else np.float32(1)
+            below, above = _reach(magnitude[i], way, -1) / times, _reach(magnitude[i], way, 1) / times
+            ends[0, i] = below if magnitude[i] > 0 else np.float32(0)
+            ends[1, i] = above if magnitude[i] > 0 else np.float32(np.inf)
+        bits = ends.view(np.int32)
+        low, high = bits[0, 0], bits[1, 0]
+        for i in range(_BLOCK):
+            low, high = max(low, bits[0, i]), min(high, bits[1, i])
+        bits[0, 0], bits[1, 0] = low, high
+        least, bound = ends[0, 0], ends[1, 0]
+        if least > bound:
+            return np.float32(np.nan)
+    # At one of the bounds a scale is right or not, as a tie is rounded; between them it is.
+    for candidate in ((least + bound) / np.float32(2), least, bound):
+        scale = half_to_float(float_to_half(candidate))
+        wrong = 0 if np.float32(0) < scale < np.inf else 1
+        for i in range(_BLOCK):
+            wrong += _round(levels[i] * scale, way) != magnitude[i]
+        if wrong == 0:
+            return scale
+    return np.float32(np.nan)
+
+
+@inline
+def _sign(values: Any, levels: Any, low: Any, high: Any, most: Any) -> Any:
+    """The sign of a scale under which all levels of weights are from `low` to `high`, NaN if they are under none."""
+    top: Any = 0
+    bottom: Any = 0
+    for i in range(_BLOCK):
+        level = np.int32(levels[i]) if values[i] > 0 else -np.int32(levels[i])
+        top, bottom = max(top, level), min(bottom, level)
+    if max(top, -bottom) <= most:
+        if top <= high and bottom >= low:
+            return np.float32(1)
+        if -bottom <= high and -top >= low:
+            return np.float32(-1)
+    return np.float32(np.nan)
+
+
+def _pack_nibbles(levels: NDArray[np.int16], out: NDArray[Any]) -> None:
+    low = levels.astype(np.uint8) & 15
+    out["qs"] = low[:, :_HALVES] | (low[:, _HALVES:] << 4)
+
+
+def _pack_five(levels: NDArray[np.int16], out: NDArray[Any]) -> None:
+    _pack_nibbles(levels, out)
+    out["qh"] = np.packbits(levels >> 4 & 1, axis=1, bitorder="little")
+
+
+def _pack_bytes(levels: NDArray[np.int16], out: NDArray[Any]) -> None:
+    out["qs"] = levels
+
+
+_NO_LEVEL: Final = 5
+"""An integer that is none of MXFP4's levels."""
+
+
+class _Microscale(Grid):
+    """The levels of MXFP4 under a power of two. Of the scales that would do the smallest is taken: the levels of a larger
+    one are among its levels, as far as the largest weight reaches."""
+
+    _CODES: Final = np.full(13, -1, np.int8)
+    _CODES[[0, 1, 2, 3, 4, 6, 8, 12]] = range(8)
+    _HIGHEST: Final = 254
+
+    def scales(self, x: Floats, source: BlockType) -> Floats:
+        """See `Grid.scales`. Neither BF16 nor F16 rounds the levels."""
+        fraction, exponent = np.frexp(np.abs(x).max(1))
+        # The largest weight is 8 or 12 times the scale, unless that would be smaller than the smallest.
+        exponent = np.maximum(exponent - 4, -128)
+        usable = np.isin(fraction, (0, 0.5, 0.75)) & (exponent <= self._HIGHEST - 128)
+        with np.errstate(all="ignore"):
+            level = np.ldexp(np.abs(x), -exponent[:, None])
+            exact = (level <= 12) & (level == np.rint(level)) & (np.ldexp(level, exponent[:, None]) == np.abs(x))
+            codes = self._CODES[np.where(exact, level, _NO_LEVEL).astype(np.int8)]
+            scales = np.ldexp(np.float32(1), exponent)
+        return np.where(usable & (codes >= 0).all(1), scales, np.float32(np.nan)).astype(np.float32)
+
+    def pack(self, x: Floats, scales: Floats, out: NDArray[Any]) -> None:
+        """See `Grid.pack`."""
+        _, exponent = np.frexp(scales)
+        codes = self._CODES[np.ldexp(np.abs(x), 1 - exponent[:, None]).astype(np.int8)].astype(np.uint8)
+        codes |= np.where(x < 0, np.uint8(8), np.uint8(0))
+        out["e"] = exponent - 1 + 128
+        out["qs"] = codes[:, :_HALVES] | (codes[:, _HALVES:] << 4)
+
+
+ROUNDED: Final = tuple(_ROUNDINGS)
+"""The names of the types that a grid is recognised in although they round it."""
+
+GRIDS: Final[Mapping[BlockType, Grid]] = MappingProxyType(
+    {
+        TYPES["Q4_0"]: _Integers(-8, 7, 8, _pack_nibbles),
+        TYPES["Q5_0"]: _Integers(-16, 15, 16, _pack_five),
+        TYPES["Q8_0"]: _Integers(-127, 127, 0, _pack_bytes),
+        TYPES["MXFP4"]: _Microscale(),
+    }
+)
+"""The types whose grids are recognised."""
+
+
+def may_lie_on_grid(x: Floats, kind: BlockType) -> bool:
+    """False where a glance tells that not all blocks of float32 rows `(rows, n)` lie on the grid of `kind`, one of `GRIDS`,
+    as it does for ordinary weights: those need not wait until a kernel is compiled."""
+    return GRIDS[kind].may_hold(x.reshape(-1, _BLOCK))
+
+
+def lies_on_grid(x: Floats, kind: BlockType, source: BlockType) -> bool:
+    """Whether all blocks of float32 rows `(rows, n)`, numbers of the type `source`, lie on the grid of `kind`, one of
+    `GRIDS`, or are what such a grid is when rounded to `source`."""
+    return not np.isnan(GRIDS[kind].scales(x.reshape(-1, _BLOCK), source)).any()
+
+
+def repack(x: Floats, kind: BlockType, source: BlockType, inexact: NDArray[np.bool_], out: NDArray[np.uint8]) -> None:
+    """Write anew, without loss, those blocks of float32 rows `(rows, n)` that `inexact` `(blocks,)` marks, into their
+    places in `out`, uint8 `(rows, bytes per row)`: what they give back is the weights, or once rounded to `source` is.
+
+    Raises:
+        ValueError: if one of them does not lie on the grid.
+    """
+    values = x.reshape(-1, _BLOCK)[inexact]
+    scales = GRIDS[kind].scales(values, source)
+    if np.isnan(scales).any():
+        raise ValueError(f"weights that do not lie on a grid of {kind.name}")
+    blocks = np.empty(len(values), kind.layout)
+    GRIDS[kind].pack(values, scales, blocks)
+    out.reshape(-1).view(kind.layout)[inexact] = blocks

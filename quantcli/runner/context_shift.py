@@ -1,0 +1,50 @@
+"""A full context made room in: a part of the past is forgotten, and what comes after it moves there.
+
+As llama.cpp does it: the keys that move are rotated back by as many positions, and nothing is read again. What moved still
+knows of what was forgotten, so answers after a shift are not those of the shorter text.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+from quantcli.core.errors import UnsupportedError
+from quantcli.kernels.elementwise import rotate
+from quantcli.runner.cache import Cache, Floats
+from quantcli.runner.model import Model
+from quantcli.runner.rotary import Rotary
+
+
+def check_shift(model: Model) -> None:
+    """Raises UnsupportedError for a model whose past cannot move."""
+    name = model.sizes.architecture
+    if model.learned_positions is not None:
+        raise UnsupportedError(f"the context of architecture {name!r} cannot be shifted: it learned its positions")
+    if any(memory.chunked and memory.window for memory in model.sizes.memory):
+        raise UnsupportedError(f"the context of architecture {name!r} cannot be shifted: it is seen in chunks")
+
+
+def shift(model: Model, cache: Cache, keep: int, discard: int) -> None:
+    """Forget `discard` tokens after the first `keep`."""
+    rotaries = model.positions.rotaries(cache)
+    for memory, layer in zip(model.sizes.memory, cache.layers, strict=True):
+        back = None
+        if rotaries and memory.rotated != "none":
+            back = partial(_rotate_back, model, rotaries[memory.window > 0], discard, memory.rotated == "last")
+        layer.cut(keep, discard, cache.length, back)
+    cache.length -= discard
+
+
+def _rotate_back(model: Model, rotary: Rotary, count: int, last: bool, keys: Floats) -> None:
+    """Rotate keys, `(tokens, kv_heads, size)`, to where they would be `count` positions before: their first numbers, or
+    their `last`."""
+    size = model.sizes.rope.size
+    rotated = np.ascontiguousarray(keys[:, :, -size:]) if last else keys
+    # What a scaling multiplied keys by stays.
+    cosines, sines = Rotary(rotary.frequencies, 1.0).angles(-count, 1)
+    every = len(keys)
+    rotate(rotated, np.repeat(cosines, every, axis=0), np.repeat(sines, every, axis=0), model.graph.rope == "adjacent")
+    if last:
+        keys[:, :, -size:] = rotated

@@ -1,0 +1,55 @@
+"""Weights quantized as they are loaded: a file of plain numbers run as if it had been written in blocks."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcli.core.block_types import BlockType, block_type
+from quantcli.core.errors import UsageError
+from quantcli.kernels.jit import thread_count
+from quantcli.kernels.products.matmul import multiplier
+from quantcli.kernels.rows import dequantize, quantize
+
+CHUNK: Final = 1 << 20
+"""Weights that a thread unpacks at once, about."""
+
+
+def packing_type(name: str) -> BlockType:
+    """The type that weights are to have.
+
+    Raises:
+        UsageError: for a name that is no type, a type that nothing quantizes to or multiplies by, or one that needs an
+            importance matrix.
+    """
+    try:
+        kind = block_type(name)
+        multiplier(kind)
+        quantize(np.zeros((1, kind.block_length), np.float32), kind)
+    except (ValueError, KeyError) as error:
+        raise UsageError(f"weights cannot be packed as {name!r}: {error}") from error
+    return kind
+
+
+def can_pack(source: BlockType, row_length: int, target: BlockType) -> bool:
+    """Whether rows of a type are plain numbers, larger than in the target, and whole blocks of it."""
+    smaller = target.bits_per_weight < source.bits_per_weight
+    return source.family == "floats" and smaller and row_length % target.block_length == 0
+
+
+def pack(data: NDArray[np.uint8], source: BlockType, target: BlockType) -> NDArray[np.uint8]:
+    """Rows of plain numbers, uint8 `(rows, bytes)`, as blocks."""
+    length = data.shape[1] // source.block_bytes * source.block_length
+    out = np.empty((data.shape[0], target.row_bytes(length)), np.uint8)
+    step = max(1, CHUNK // length)
+
+    def chunk(start: int) -> None:
+        quantize(dequantize(data[start : start + step], source), target, out=out[start : start + step])
+
+    with ThreadPoolExecutor(thread_count()) as pool:
+        # What goes wrong in a thread is raised here.
+        tuple(pool.map(chunk, range(0, data.shape[0], step)))
+    return out

@@ -1,0 +1,265 @@
+"""Chat templates rendered as Hugging Face transformers renders them.
+
+A template is a program that came with a download, and is run as such: in a sandbox, and in a process of its own (see
+`template_worker`), so that one that loops for ever or fills the memory costs a line, not the session.
+
+What a template is given follows transformers 5.24: `apply_chat_template` of its tokenizers, and `render_jinja_template`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+from quantcli.core.errors import GenerationError, clipped
+
+Message = Mapping[str, Any]
+"""What one side said: `role`, `content` (a text, or a list of parts such as `{"type": "text", "text": ...}`), and what else
+the ecosystem's messages carry: `tool_calls`, `tool_call_id`, `name`, `reasoning_content` ..."""
+
+SECONDS: Final = 5
+"""How much of the processor's time a template may take; real ones take milliseconds."""
+
+_PATIENCE: Final = 12
+"""How many times as long it may take by the clock, on a busy machine."""
+
+_WORKER: Final = Path(__file__).with_name("template_worker.py")
+_REASONING: Final = ("reasoning_content", "thinking", "reasoning")
+"""What messages call the reasoning before an answer, most templates' name first."""
+
+_CUT: Final = "CONTINUE_FINAL_MESSAGE_TAG "
+"""Marks where a message ends that is to be continued: a text that no conversation holds, and transformers' own."""
+
+
+class TemplateError(GenerationError):
+    """A template is broken, or refuses a conversation, or fails with it."""
+
+
+class TemplateRenderer:
+    """A chat template, and the process that renders it: started at once, and kept until `close` or the end of the program.
+
+    Usable as a context manager. Not for several threads at once.
+    """
+
+    def __init__(self, template: str) -> None:
+        self._template = template
+        self._process = _WorkerProcess()
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool | str = False,
+        now: datetime | None = None,
+        **variables: Any,
+    ) -> str:
+        """The text of a conversation. `variables` are what else the template sees: `bos_token`, `enable_thinking` ...
+
+        With `continue_final_message` the text ends within the last message, after its content or the field of that name.
+        `now` is what the template is told of the time.
+
+        Raises:
+            TemplateError: if the template is broken, refuses these messages, or fails.
+            GenerationError: if it takes too long or crashes, or if there is nothing to continue.
+        """
+        said = normalized(messages)
+        field = "content" if continue_final_message is True else continue_final_message
+        request = {
+            "template": self._template,
+            "variables": {
+                **variables,
+                "messages": _with_cut(said, field, self._template) if field else said,
+                "tools": tools,
+                "documents": documents,
+                "add_generation_prompt": add_generation_prompt,
+            },
+            "now": None if now is None else now.isoformat(),
+        }
+        text = self._process.ask(request)
+        return _cut(text, said[-1][field]) if field else text
+
+    def close(self) -> None:
+        """End the process. Another one is started if there is more to render."""
+        self._process.close()
+
+    def __enter__(self) -> TemplateRenderer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def normalized(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Messages as templates expect them: without what is None, and with reasoning under the names templates have for it."""
+    return [_with_reasoning({key: value for key, value in message.items() if value is not None}) for message in messages]
+
+
+def _with_reasoning(message: dict[str, Any]) -> dict[str, Any]:
+    reasoning = next((message[key] for key in _REASONING if key in message), None)
+    return message if reasoning is None else {"thinking": reasoning, **message, "reasoning_content": reasoning}
+
+
+def _with_cut(messages: list[dict[str, Any]], field: str, template: str) -> list[dict[str, Any]]:
+    """The messages with a mark where the last one's field ends.
+
+    Raises:
+        GenerationError: if there is no such field, or no text in it.
+    """
+    content = messages[-1].get(field) if messages else None
+    if content is None:
+        raise GenerationError(f"the last message has no {field} to continue")
+    same = [key for key in _REASONING if messages[-1].get(key) == content] if field in _REASONING else [field]
+    if not any(key in template for key in same):
+        raise GenerationError(f"the file's chat template knows no {field} to continue")
+    if isinstance(content, str):
+        marked: Any = content + _CUT
+    else:
+        last = _last_text(content)
+        marked = [*content[:last], {**content[last], "text": content[last]["text"] + _CUT}, *content[last + 1 :]]
+    return [*messages[:-1], {**messages[-1], **dict.fromkeys(same, marked)}]
+
+
+def _last_text(parts: Sequence[Mapping[str, Any]]) -> int:
+    """The index of the last part that is a text."""
+    texts = [index for index, part in enumerate(parts) if "text" in part]
+    if not texts:
+        raise GenerationError("the last message has no text to continue")
+    return texts[-1]
+
+
+def _cut(text: str, content: Any) -> str:
+    """The text up to the mark, without the space that a template took from behind the mark."""
+    said = content if isinstance(content, str) else content[_last_text(content)]["text"]
+    place = text.rfind(_CUT.strip())
+    if place < 0 or said.strip() not in text:
+        raise GenerationError("the file's chat template leaves out the message that is to be continued")
+    return text[:place] if text.startswith(_CUT, place) else text[:place].rstrip()
+
+
+class _WorkerProcess:
+    """A process of `template_worker`, and one request after another."""
+
+    def __init__(self) -> None:
+        self._start()
+
+    def _start(self) -> None:
+        # Isolated: nothing of the working directory or the environment decides what is imported.
+        command = [sys.executable, "-I", "-X", "utf8", str(_WORKER), *_places()]
+        try:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
+            )  # fmt: skip
+        except OSError as error:
+            raise GenerationError(f"no Python can be started for the chat template: {error}") from None
+        self._ready = False
+        self.close = weakref.finalize(self, _end, self._process)
+
+    def ask(self, request: Mapping[str, Any]) -> str:
+        """The text that a request gives; see `template_worker.answer`. Raises as `TemplateRenderer.render` does."""
+        if not self.close.alive:
+            self._start()
+        try:
+            if not self._ready:
+                self._receive()
+                self._ready = True
+            return self._answer(request)
+        except BaseException as error:
+            # Unless this was an answer, one may still be on its way, and is none to the next request.
+            if not (self._ready and isinstance(error, TemplateError)):
+                self.close()
+            raise
+
+    def _answer(self, request: Mapping[str, Any]) -> str:
+        # Only now does the time count: starting Python on a busy machine is not the template's fault.
+        patience = SECONDS * (_PATIENCE if hasattr(signal, "setitimer") else 1)
+        expired = threading.Event()
+
+        def expire() -> None:
+            expired.set()
+            self._process.kill()
+
+        guard = threading.Timer(patience, expire)
+        guard.daemon = True
+        guard.start()
+        try:
+            return self._receive({**request, "seconds": SECONDS})
+        except _DiedError as error:
+            late = expired.is_set() or error.status == -getattr(signal, "SIGPROF", 0)
+            what = f"did not end within {SECONDS} seconds" if late else f"crashed (status {error.status})"
+            raise GenerationError(f"the file's chat template {what}") from None
+        finally:
+            guard.cancel()
+
+    def _receive(self, request: Mapping[str, Any] | None = None) -> str:
+        """The next answer, to a request if there is one."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        line = b""
+        with contextlib.suppress(BrokenPipeError):
+            if request is not None:
+                self._process.stdin.write(json.dumps(request, default=_plain).encode() + b"\n")
+                self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        if not line.endswith(b"\n"):
+            raise _DiedError(self._process.wait())
+        answer = json.loads(line)
+        if "error" in answer:
+            raise TemplateError(f"the file's chat template {clipped(answer['error'])}")
+        return str(answer.get("text", ""))
+
+
+class _DiedError(GenerationError):
+    """The process ended without an answer."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"the process for the file's chat template ended (status {status})")
+        self.status = status
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        # What was written for it and not read cannot be written any more.
+        with contextlib.suppress(BrokenPipeError):
+            if pipe is not None:
+                pipe.close()
+
+
+def _places() -> list[str]:
+    """Where else the process may look for what it imports: not in the working directory, unless quantcli lies there."""
+    home = str(Path(__file__).parents[3])
+    return [*(place for place in sys.path if Path(place).is_absolute() and not _is_working_directory(place)), home]
+
+
+def _is_working_directory(place: str) -> bool:
+    try:
+        return Path(place).samefile(os.curdir)
+    except OSError:
+        return False
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has no notation for: an object's fields, or its type, as templates only ask whether there is an image."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if callable(getattr(value, "model_dump", None)):  # pydantic's models
+        return value.model_dump()
+    if getattr(value, "shape", None) == ():  # NumPy's scalars
+        return value.item()
+    return f"<{type(value).__name__}>"

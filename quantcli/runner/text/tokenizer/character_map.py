@@ -1,0 +1,81 @@
+"""SentencePiece's precompiled character map: what a text's characters are replaced by before it is cut into tokens.
+
+The map is a trie over bytes, a double array with XOR (Kanda, "Space- and Time-Efficient String Dictionaries", 2018), then
+the replacements, each ended by a zero byte. Source: `llm_tokenizer_ugm_session` of llama.cpp's `llama-vocab.cpp`, after
+SentencePiece's `normalizer.cc`.
+"""
+
+from __future__ import annotations
+
+import struct
+from functools import lru_cache
+from typing import Final
+
+from quantcli.core.errors import ModelError
+
+CACHED_PAIRS: Final = 1 << 15
+
+_LABEL: Final = 1 << 31 | 0xFF
+_VALUE: Final = (1 << 31) - 1
+_LEAF: Final = 1 << 8
+_WIDE: Final = 1 << 9
+"""Set where the offset of a node is counted in blocks of 256."""
+
+
+class CharacterMap:
+    """Finds the longest key of the map at a place of a text.
+
+    Raises:
+        ModelError: if the map is shorter than it says, or a key of it leads outside.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        size = int.from_bytes(data[:4], "little") if len(data) >= 4 else len(data)
+        if size % 4 or 4 + size >= len(data) or not size:
+            raise ModelError(f"the precompiled character map of {len(data)} bytes is damaged: its trie has {size} bytes")
+        self._nodes: tuple[int, ...] = struct.unpack_from(f"<{size // 4}I", data, 4)
+        self._replacements = data[4 + size :]
+        # Almost always the answer depends on no more than two characters.
+        self._of_pair = lru_cache(CACHED_PAIRS)(self._walk)
+
+    def longest(self, text: str, start: int) -> tuple[int, str] | None:
+        """The length of the longest key that `text` has at `start`, and what replaces it; None where there is none."""
+        width = 2
+        length, replacement, beyond = self._of_pair(text[start : start + width])
+        while beyond and start + width < len(text):
+            width *= 2
+            length, replacement, beyond = self._walk(text[start : start + width])
+        return (length, replacement) if length else None
+
+    def _walk(self, text: str) -> tuple[int, str, bool]:
+        """As `longest` from the first character on, with length 0 for none; the third is whether the trie goes on after
+        the last character."""
+        length, replacement = 0, ""
+        node = _offset(self._node(0))
+        for index, character in enumerate(text):
+            leaf = False
+            for byte in character.encode("utf-8", "surrogateescape"):
+                node ^= byte
+                entry = self._node(node) if byte else 0
+                if entry & _LABEL != byte or not byte:
+                    return length, replacement, False
+                leaf = bool(entry & _LEAF)
+                node ^= _offset(entry)
+            if leaf:
+                length, replacement = index + 1, self._replacement(self._node(node) & _VALUE)
+        return length, replacement, True
+
+    def _node(self, index: int) -> int:
+        if index >= len(self._nodes):
+            raise ModelError("the precompiled character map is damaged: its trie leads outside")
+        return self._nodes[index]
+
+    def _replacement(self, start: int) -> str:
+        end = self._replacements.find(0, start)
+        if end < 0:
+            raise ModelError("the precompiled character map is damaged: a replacement lies outside")
+        return self._replacements[start:end].decode("utf-8", "replace")
+
+
+def _offset(entry: int) -> int:
+    return (entry >> 10) << ((entry & _WIDE) >> 6)

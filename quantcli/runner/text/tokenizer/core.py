@@ -1,0 +1,329 @@
+"""The tokenizer itself: special tokens are cut out first, the algorithm encodes what is between, flags add the ends.
+
+Source: `llama_vocab::impl::tokenize` and `tokenizer_st_partition` of llama.cpp's `llama-vocab.cpp`.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from typing import Final, Protocol
+
+from quantcli.architectures.pre_tokenizers import PreTokenizer, pre_tokenizers
+from quantcli.core.errors import ModelError, UnsupportedError, shown, warn
+from quantcli.formats.gguf import vocabulary as spec
+from quantcli.formats.gguf.spec import Metadata, ValueType, string
+from quantcli.runner.text.tokenizer.character_map import CharacterMap
+from quantcli.runner.text.tokenizer.sentencepiece import SentencePieceModel
+from quantcli.runner.text.tokenizer.unigram import Normalizer, UnigramModel
+from quantcli.runner.text.tokenizer.vocabulary import (
+    BOOLEANS,
+    HIDDEN,
+    STRINGS,
+    Attribute,
+    Vocabulary,
+    array_value,
+    parsed_tokens,
+    read_vocabulary,
+    value,
+)
+
+_LONE_SURROGATE: Final = re.compile("[\ud800-\udc7f\udd00-\udfff]")
+_BYTES: Final = frozenset({ValueType.UINT8, ValueType.INT8})
+
+_WHITE_SPACE: Final = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
+"""What a token that strips its surroundings takes: Unicode's White_Space, as the models' own tokenizers do; llama.cpp knows
+that of ASCII only."""
+
+
+DEFAULT_PRE_TOKENIZER: Final = "default"
+"""Where a file names none."""
+
+
+class Model(Protocol):
+    """An algorithm with its vocabulary."""
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text that holds no special token."""
+        ...
+
+    def piece(self, id_: int) -> bytes:
+        """The bytes a token stands for."""
+        ...
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is done around the algorithm; metadata overrides the algorithm's defaults."""
+
+    add_bos: bool = False
+    add_eos: bool = False
+    add_space_prefix: bool = False
+    """Put a space before a text, and before what follows a special token."""
+    normalizes: bool = False
+    """Whether the algorithm puts that space itself, where its normalization wants it."""
+    last: str = "eos"
+    """The role of the token that `add_eos` puts last."""
+    always_bos: bool = False
+    always_last: bool = False
+    """Whether the first and the last are added whatever a file says."""
+
+
+@dataclass(frozen=True)
+class _Algorithm:
+    """What a value of `tokenizer.ggml.model` stands for: how to build it, and what holds where a file does not say."""
+
+    build: Callable[[Vocabulary, Metadata], Model]
+    settings: Callable[[Metadata], Settings]
+    special: Callable[[Metadata], Mapping[str, int]]
+    """Ids by role."""
+
+
+def _sentencepiece(vocabulary: Vocabulary, metadata: Metadata) -> Model:
+    return SentencePieceModel(vocabulary)
+
+
+def _byte_level(vocabulary: Vocabulary, metadata: Metadata) -> Model:
+    # Takes a while to import, and half of all models do without.
+    from quantcli.runner.text.tokenizer.byte_level import ByteLevelModel
+
+    if spec.MERGES not in metadata:
+        raise ModelError(f"the tokenizer is incomplete: no {spec.MERGES} in the file")
+    if not value(metadata, spec.PRE_TOKENIZER, STRINGS):
+        effect = "a text may become other tokens than the model was trained on"
+        warn(f"the file names no pre-tokenizer ({spec.PRE_TOKENIZER}): {DEFAULT_PRE_TOKENIZER!r} is used, and {effect}")
+    pre_tokenizer = _pre_tokenizer(metadata)
+    for text in pre_tokenizer.strip_left:
+        if text in vocabulary.ids:
+            vocabulary.attributes[vocabulary.ids[text]] |= Attribute.STRIP_LEFT
+    return ByteLevelModel(vocabulary, array_value(metadata, spec.MERGES, STRINGS), pre_tokenizer)
+
+
+def _word_piece(vocabulary: Vocabulary, metadata: Metadata) -> Model:
+    from quantcli.runner.text.tokenizer.word_piece import WordPieceModel
+
+    lowercase = _flag(metadata, spec.NORMALIZER_LOWERCASE, True)
+    strip_accents = _flag(metadata, spec.NORMALIZER_STRIP_ACCENTS, lowercase)
+    return WordPieceModel(vocabulary, lowercase=lowercase, strip_accents=strip_accents)
+
+
+def _unigram(vocabulary: Vocabulary, metadata: Metadata) -> Model:
+    data = bytes(byte & 0xFF for byte in array_value(metadata, spec.PRECOMPILED_CHARACTER_MAP, _BYTES))
+    normalizer = Normalizer(
+        CharacterMap(data) if data else None,
+        _flag(metadata, spec.ADD_SPACE_PREFIX, False),
+        _flag(metadata, spec.REMOVE_EXTRA_WHITESPACE, False),
+    )
+    return UnigramModel(vocabulary, normalizer)
+
+
+def _byte_level_settings(metadata: Metadata) -> Settings:
+    pre_tokenizer = _pre_tokenizer(metadata)
+    return Settings(add_bos=pre_tokenizer.add_bos or pre_tokenizer.force_bos, always_bos=pre_tokenizer.force_bos)
+
+
+def _byte_level_special(metadata: Metadata) -> Mapping[str, int]:
+    # Falcon's end of text, from the days when it was the only such model.
+    return {"eos": 11} if _pre_tokenizer(metadata).no_bos else {"bos": 11, "eos": 11}
+
+
+def _pre_tokenizer(metadata: Metadata) -> PreTokenizer:
+    name = value(metadata, spec.PRE_TOKENIZER, STRINGS) or DEFAULT_PRE_TOKENIZER
+    known = pre_tokenizers()
+    if name not in known:
+        near = get_close_matches(name, known, 3)
+        what = f"the pre-tokenizer {shown(name)} is unknown, as it would be to llama.cpp"
+        raise UnsupportedError(what + (f"; the nearest that are known: {', '.join(near)}" if near else ""))
+    return known[name]
+
+
+_GEMMA_4: Final = {spec.PRE_TOKENIZER: string("gemma4")}
+
+_ALGORITHMS: Final = {
+    "llama": _Algorithm(
+        _sentencepiece,
+        lambda metadata: Settings(add_bos=True, add_space_prefix=True),
+        lambda metadata: {"bos": 1, "eos": 2, "unk": 0},
+    ),
+    "gpt2": _Algorithm(
+        _byte_level,
+        _byte_level_settings,
+        _byte_level_special,
+    ),
+    "gemma4": _Algorithm(
+        lambda vocabulary, metadata: _byte_level(vocabulary, metadata | _GEMMA_4),
+        lambda metadata: _byte_level_settings(_GEMMA_4),
+        lambda metadata: {},
+    ),
+    "bert": _Algorithm(
+        _word_piece,
+        lambda metadata: Settings(add_bos=True, add_eos=True, last="sep", always_bos=True, always_last=True),
+        lambda metadata: {"bos": 101, "unk": 100, "sep": 102, "pad": 0, "mask": 103},
+    ),
+    "t5": _Algorithm(
+        _unigram,
+        lambda metadata: Settings(add_eos=True, normalizes=True),
+        lambda metadata: {"eos": 1, "unk": 2, "pad": 0},
+    ),
+}
+
+
+class Tokenizer:
+    """Encodes and decodes with one vocabulary.
+
+    `bos`, `eos` and the like are ids, None where the vocabulary has no such token; `end_of_generation` holds every id after
+    which a model is done.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, model: Model, settings: Settings) -> None:
+        self.vocabulary = vocabulary
+        self.settings = settings
+        self.bos = vocabulary.special.get("bos")
+        self.eos = vocabulary.special.get("eos")
+        self.end_of_generation = vocabulary.end_of_generation
+        self.model = model
+        self._parsed = parsed_tokens(vocabulary)
+
+    def __len__(self) -> int:
+        return len(self.vocabulary)
+
+    def encode(
+        self, text: str, add_special: bool = True, parse_special: bool = False, *, once: bool = False
+    ) -> list[int]:
+        """The token ids of a text.
+
+        With `add_special` the tokens that the vocabulary wants around a text (begin, end) are added; with `parse_special`
+        the texts of control tokens, like `<|eot_id|>`, become these tokens instead of being encoded as text.
+
+        A text that has the begin or the end token itself has two of them then, as in the reference, and a `QuantcliWarning`
+        says so; with `once` they are not added again.
+
+        A lone surrogate is read as U+FFFD, unless it is one that Python writes for a byte that is no UTF-8: SentencePiece
+        BPE has tokens for such bytes, and the other algorithms read U+FFFD.
+        """
+        ids: list[int] = []
+        prefixed = self.settings.add_space_prefix and not self.settings.normalizes
+        after_special = True
+        for fragment in self._fragments(_LONE_SURROGATE.sub("\ufffd", text), parse_special):
+            if isinstance(fragment, int):
+                ids.append(fragment)
+            else:
+                prefix = " " if after_special and prefixed else ""
+                ids += self.model.encode(prefix + fragment)
+            after_special = isinstance(fragment, int)
+        return self._around(ids, once=once) if add_special else ids
+
+    def _around(self, ids: list[int], *, once: bool) -> list[int]:
+        """The ids of a text with the begin and the end token that the vocabulary wants around it."""
+        first = self.bos if self.settings.add_bos else None
+        last = self.vocabulary.special.get(self.settings.last) if self.settings.add_eos else None
+        begin = [] if first is None or (once and ids[:1] == [first]) else [first]
+        end = [] if last is None or (once and ids[-1:] == [last]) else [last]
+        for added, there, role in ((begin, ids[:1], "begin"), (end, ids[-1:], "end")):
+            if added and added == there:
+                token = shown(self.vocabulary.texts[added[0]])
+                warn(f"the text has the {role} token {token} itself, and the vocabulary adds one: the model reads two")
+        return [*begin, *ids, *end]
+
+    def piece(self, id_: int) -> bytes:
+        """The bytes of one token, which need not be whole characters; a control token's are its text."""
+        return self.model.piece(self._checked(id_))
+
+    def is_hidden(self, id_: int) -> bool:
+        """Whether a token is control: it steers the model and is no part of a text."""
+        return bool(self.vocabulary.attributes[self._checked(id_)] & HIDDEN)
+
+    def _checked(self, id_: int) -> int:
+        if not 0 <= id_ < len(self):
+            raise ModelError(f"token {id_} is outside the vocabulary of {len(self)}")
+        return id_
+
+    def decode(self, ids: Iterable[int], *, special: bool = False) -> str:
+        """The text of whole token ids, the inverse of `encode`: control tokens are left out unless `special`.
+
+        Bytes that are not UTF-8 become U+FFFD. To decode a text as it grows, use `StreamDecoder`.
+        """
+        data = b"".join(self.piece(id_) for id_ in ids if special or not self.is_hidden(id_))
+        if self.settings.add_space_prefix:
+            data = data.removeprefix(b" ")
+        return data.decode("utf-8", "replace")
+
+    def _fragments(self, text: str, parse_special: bool) -> list[str | int]:
+        """`text` cut at its special tokens. Longer ones are cut out first, so that a shorter one inside does not count."""
+        fragments: list[str | int] = [text] if text else []
+        for id_ in self._parsed:
+            token, attribute = self.vocabulary.texts[id_], self.vocabulary.attributes[id_]
+            if token in text and (parse_special or not attribute & HIDDEN):
+                fragments = [part for fragment in fragments for part in _cut(fragment, token, id_, attribute)]
+        return fragments
+
+
+def _cut(fragment: str | int, token: str, id_: int, attribute: Attribute) -> list[str | int]:
+    if isinstance(fragment, int):
+        return [fragment]
+    texts = fragment.split(token)
+    parts: list[str | int] = []
+    for index, text in enumerate(texts):
+        kept = text
+        if index > 0:
+            parts.append(id_)
+            kept = kept.lstrip(_WHITE_SPACE) if attribute & Attribute.STRIP_RIGHT else kept
+        if index < len(texts) - 1:
+            kept = kept.rstrip(_WHITE_SPACE) if attribute & Attribute.STRIP_LEFT else kept
+        if kept:
+            parts.append(kept)
+    return parts
+
+
+class StreamDecoder:
+    """Decodes token by token. A character whose bytes span tokens appears when its last byte has come."""
+
+    def __init__(self, tokenizer: Tokenizer, *, special: bool = False) -> None:
+        self._tokenizer = tokenizer
+        self._special = special
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, id_: int) -> str:
+        """The text that `id_` completes; control tokens give none unless `special`."""
+        if not self._special and self._tokenizer.is_hidden(id_):
+            return ""
+        return self._decoder.decode(self._tokenizer.piece(id_))
+
+    def finish(self) -> str:
+        """What an unfinished character at the end becomes."""
+        return self._decoder.decode(b"", final=True)
+
+
+def load_tokenizer(metadata: Metadata) -> Tokenizer:
+    """The tokenizer that GGUF metadata describes.
+
+    Raises:
+        ModelError: if there is none, or it is incomplete.
+        UnsupportedError: if its algorithm is not one of those known.
+    """
+    name = value(metadata, spec.MODEL, STRINGS)
+    if name is None:
+        raise ModelError(f"the file holds no tokenizer: no {spec.MODEL}")
+    algorithm = _ALGORITHMS.get(name)
+    if algorithm is None:
+        raise UnsupportedError(f"the tokenizer {shown(name)} is unknown, expected one of {', '.join(_ALGORITHMS)}")
+    vocabulary = read_vocabulary(metadata, algorithm.special(metadata))
+    model = algorithm.build(vocabulary, metadata)
+    return Tokenizer(vocabulary, model, _override(algorithm.settings(metadata), metadata))
+
+
+def _override(defaults: Settings, metadata: Metadata) -> Settings:
+    return replace(
+        defaults,
+        add_bos=_flag(metadata, spec.ADD_SPECIAL_TOKENS["bos"], defaults.add_bos) or defaults.always_bos,
+        add_eos=_flag(metadata, spec.ADD_SPECIAL_TOKENS[defaults.last], defaults.add_eos) or defaults.always_last,
+        add_space_prefix=_flag(metadata, spec.ADD_SPACE_PREFIX, defaults.add_space_prefix),
+    )
+
+
+def _flag(metadata: Metadata, key: str, default: bool) -> bool:
+    given = value(metadata, key, BOOLEANS)
+    return default if given is None else bool(given)

@@ -1,0 +1,162 @@
+"""Unigram: normalize, then cut the text into the tokens whose scores, log probabilities, have the greatest sum (Viterbi).
+
+Source: `llm_tokenizer_ugm_session` of llama.cpp's `llama-vocab.cpp`, after SentencePiece's `unigram_model.cc`.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import groupby
+from math import inf
+from typing import Final, NamedTuple
+
+from quantcli.core.errors import ModelError
+from quantcli.formats.gguf.vocabulary import WORD_START
+from quantcli.runner.text.tokenizer.character_map import CharacterMap
+from quantcli.runner.text.tokenizer.sentencepiece import CACHED_WORDS, sentencepiece_bytes, word_boundaries
+from quantcli.runner.text.tokenizer.vocabulary import Attribute, Vocabulary, without_stray_bytes
+
+_UNKNOWN_PENALTY: Final = 10.0
+"""How much less than the least likely token an unknown character scores."""
+
+_CLOSE: Final = 1e-4
+_LONGEST_CACHED: Final = 256
+"""Sums in another order differ by less than `_CLOSE` in words of up to this length, whatever text they stand in."""
+
+
+class Normalizer(NamedTuple):
+    """What becomes of a text before it is cut."""
+
+    character_map: CharacterMap | None = None
+    add_space_prefix: bool = False
+    merge_spaces: bool = False
+    """Drop white space at both ends, and leave one space between words."""
+
+
+class _Cut(NamedTuple):
+    ids: tuple[int, ...]
+    """Unknown tokens one per character."""
+    clear: bool
+    """Whether no other cut comes so close that the order of the additions could decide."""
+
+
+class UnigramModel:
+    """Encodes by the best sum of scores, and tells the bytes of its tokens."""
+
+    def __init__(self, vocabulary: Vocabulary, normalizer: Normalizer) -> None:
+        self._vocabulary = vocabulary
+        self._normalizer = normalizer
+        self._unknown = vocabulary.special.get("unk", 0)
+        usable = Attribute.NORMAL | Attribute.USER_DEFINED | Attribute.UNUSED
+        chosen = [id_ for id_, attribute in enumerate(vocabulary.attributes) if attribute & usable]
+        if not chosen:
+            raise ModelError("the vocabulary has no token that a text could be cut into")
+        self._ids = {vocabulary.texts[id_]: id_ for id_ in chosen}
+        self._longest: dict[str, int] = {}
+        for text in self._ids:
+            self._longest[text[0]] = max(len(text), self._longest.get(text[0], 0))
+        self._scores = [
+            0.0 if attribute & Attribute.USER_DEFINED else score
+            for score, attribute in zip(vocabulary.scores, vocabulary.attributes, strict=True)
+        ]
+        normal = [vocabulary.scores[id_] for id_ in chosen if vocabulary.attributes[id_] & Attribute.NORMAL]
+        self._unknown_score = _float32(min(normal, default=0.0) - _UNKNOWN_PENALTY)
+        self._kept = {
+            vocabulary.texts[id_][:stop]
+            for id_ in chosen
+            if vocabulary.attributes[id_] & Attribute.USER_DEFINED
+            for stop in range(1, len(vocabulary.texts[id_]) + 1)
+        }
+        self._words = word_boundaries(self._ids)
+        self._cut_apart = lru_cache(CACHED_WORDS)(self._cut)
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text that holds no special token; neighbours that are in no token become one unknown token."""
+        ids: list[int] = []
+        total = 0.0
+        for word in self._words.split(self.normalize(without_stray_bytes(text))):
+            cut = self._cut_apart(word) if len(word) <= _LONGEST_CACHED else None
+            found = cut.ids if cut is not None and cut.clear else self._cut(word, total).ids
+            ids.extend(found)
+            for id_ in found:
+                total += self._score(id_)
+        unknown = self._unknown
+        return [id_ for key, run in groupby(ids) for id_ in ((key,) if key == unknown else run)]
+
+    def piece(self, id_: int) -> bytes:
+        """The bytes a token stands for."""
+        return sentencepiece_bytes(self._vocabulary, id_)
+
+    def normalize(self, text: str) -> str:
+        """`text` with its characters mapped and its spaces as the vocabulary writes them."""
+        prefix, merge = self._normalizer.add_space_prefix, self._normalizer.merge_spaces
+        mapped = "".join(self._mapped(text))
+        words = mapped.split(" ")
+        if merge:
+            kept = [word for word in words if word]
+            # llama.cpp puts a space before the first word too, asked for or not.
+            return "".join(WORD_START + word for word in kept)
+        first = next((index for index, word in enumerate(words) if word), None)
+        if prefix and first is not None:
+            words[first] = WORD_START + words[first]
+        return WORD_START.join(words)
+
+    def _mapped(self, text: str) -> Iterator[str]:
+        character_map, kept = self._normalizer.character_map, self._kept
+        position, end = 0, len(text)
+        while position < end:
+            length = self._kept_at(text, position) if kept and text[position] in kept else 0
+            replaced = None if length or character_map is None else character_map.longest(text, position)
+            if replaced is None:
+                length = length or 1
+                yield text[position : position + length]
+            else:
+                length, replacement = replaced
+                yield replacement
+            position += length
+
+    def _kept_at(self, text: str, start: int) -> int:
+        """How many characters are the beginning of what a user defined; these stay as they are, the whole or not."""
+        stop = start + 1
+        while stop < len(text) and text[start : stop + 1] in self._kept:
+            stop += 1
+        return stop - start
+
+    def _score(self, id_: int) -> float:
+        return self._unknown_score if id_ == self._unknown else self._scores[id_]
+
+    def _cut(self, word: str, before: float = 0.0) -> _Cut:
+        """The best tokens of a word that follows tokens whose scores sum to `before`; the first found among equals."""
+        ids, longest, scores = self._ids, self._longest, self._scores
+        end = len(word)
+        best = [before] + [-inf] * end
+        came = [(0, 0)] * (end + 1)
+        clear = True
+        for start in range(end):
+            so_far = best[start]
+            reach = min(end, start + longest.get(word[start], 0))
+            for stop in range(start + 1, reach + 1):
+                id_ = ids.get(word[start:stop])
+                if id_ is None:
+                    continue
+                score = so_far + scores[id_]
+                clear = clear and abs(score - best[stop]) > _CLOSE
+                if score > best[stop]:
+                    best[stop], came[stop] = score, (start, id_)
+            if word[start] not in ids:
+                score = so_far + self._unknown_score
+                clear = clear and abs(score - best[start + 1]) > _CLOSE
+                if score > best[start + 1]:
+                    best[start + 1], came[start + 1] = score, (start, self._unknown)
+        found = []
+        while end:
+            end, id_ = came[end]
+            found.append(id_)
+        return _Cut(tuple(reversed(found)), clear)
+
+
+def _float32(value: float) -> float:
+    (rounded,) = struct.unpack("<f", struct.pack("<f", value))
+    return float(rounded)

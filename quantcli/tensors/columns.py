@@ -1,0 +1,51 @@
+"""Columns of tensors that are stored row by row: what a transposed reading needs, in memory of a bounded size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcli.tensors.tensor import StoredTensor, Tensor
+
+BLOCK_BYTES: Final = 1 << 20
+"""About how much is read at a time where a result needs more of its source than it gives out."""
+
+READ_BYTES: Final = 1 << 14
+"""About how much is copied in the time that one more read of a file takes: measured, 2 microseconds."""
+
+
+@dataclass(frozen=True)
+class Columns(Tensor):
+    """Neighbouring columns of a tensor, from `first` on."""
+
+    source: Tensor
+    first: int
+
+    def read(self, start: int, stop: int, out: NDArray[np.uint8]) -> None:
+        """See `Tensor.read`. Of long rows in a file only the columns are read, other rows whole."""
+        if type(self.source) is StoredTensor and self.source.row_bytes - self.row_bytes > READ_BYTES:
+            numbers = replace(self.source, shape=(self.source.size, 1))
+            for row, target in zip(range(start, stop), out, strict=True):
+                place = row * self.source.row_length + self.first
+                numbers.read(place, place + self.row_length, target.reshape(self.row_length, -1))
+        else:
+            buffer = np.empty((stop - start, self.source.row_bytes), np.uint8)
+            self.source.read(start, stop, buffer)
+            place = self.type.row_bytes(self.first)
+            out[...] = buffer[:, place : place + self.row_bytes]
+
+
+def column_blocks(source: Tensor, top: int, bottom: int, first: int, last: int) -> Iterator[tuple[slice, NDArray[Any]]]:
+    """The columns `first:last` of the rows `top:bottom`, some rows at a time: which of those rows, counted from `top`, and
+    their numbers `(rows, last - first)` in the layout of the tensor's type. They are in a buffer that is used again."""
+    strip = Columns(source.name, (*source.shape[:-1], last - first), source.type, source, first)
+    step = max(1, min(bottom - top, BLOCK_BYTES // max(1, source.row_bytes)))
+    buffer = np.empty((step, strip.row_bytes), np.uint8)
+    for row in range(top, bottom, step):
+        block = buffer[: min(step, bottom - row)]
+        strip.read(row, row + len(block), block)
+        yield slice(row - top, row - top + len(block)), block.view(source.type.layout)

@@ -1,0 +1,225 @@
+"""A file read at positions: what every lazy tensor stands on."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import stat
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from threading import Lock
+from types import TracebackType
+from typing import Any, Final, Self
+
+from quantcli.core.errors import FormatError
+from quantcli.tensors import lfs
+
+_LONGEST_READ: Final = 1 << 30
+"""Bytes asked for in one call: macOS refuses more than 2 GiB and Linux shortens it."""
+
+_COPIED_READ: Final = 1 << 20
+"""Bytes asked for in one call where they come in an object of their own."""
+
+_BINARY: Final[int] = getattr(os, "O_BINARY", 0)
+"""Windows translates line ends unless it is told not to."""
+
+_read_at: Final[Callable[[int, Sequence[memoryview], int], int] | None] = getattr(os, "preadv", None)
+"""The positional read of POSIX, which needs no lock. Windows has none."""
+
+
+class DataFile(ABC):
+    """Bytes that are read at positions, wherever they are: what readers of formats take.
+
+    Reading is safe from several threads at once; closing is not safe while another thread reads.
+    """
+
+    path: Path
+    """What errors call the file; where it is, if it is on this machine."""
+    size: int
+    """Bytes in the file."""
+
+    @abstractmethod
+    def read_into(self, out: memoryview, position: int) -> None:
+        """Fill `out`, a contiguous view of bytes, from byte `position` on.
+
+        Raises:
+            FormatError: if the file ends before, cannot be read, or is another file than before.
+        """
+
+    def read(self, position: int, count: int) -> bytes:
+        """`count` bytes from `position` on: for headers, each of which is read once.
+
+        Raises:
+            FormatError: as `read_into`; also, before any memory is taken, if the file is not that long.
+        """
+        if position + count > self.size:
+            what = f"expected {count} bytes, found {max(0, self.size - position)}"
+            raise FormatError(self.path, what, offset=position)
+        out = bytearray(count)
+        self._read_small(memoryview(out), position)
+        return bytes(out)
+
+    def expect(self, positions: Iterable[int]) -> None:  # noqa: B027 - most files need not know
+        """Say where headers are that will be read next: what comes from afar may be asked for all at once."""
+
+    def stream(self) -> io.BufferedReader:
+        """The file as one that is read in order and sought in, for the standard library."""
+        return io.BufferedReader(_Stream(self))
+
+    def close(self) -> None:  # noqa: B027 - nor hold anything
+        """Give back what the open file holds. A later read opens it again."""
+
+    def _read_small(self, out: memoryview, position: int) -> None:
+        self.read_into(out, position)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.path)!r})"
+
+
+def data_file(source: str | os.PathLike[str] | DataFile) -> DataFile:
+    """What a reader was given: a file, or the path of one.
+
+    Raises:
+        FormatError: as `InputFile`.
+    """
+    return source if isinstance(source, DataFile) else InputFile(source)
+
+
+class _Stream(io.RawIOBase):
+    def __init__(self, file: DataFile) -> None:
+        super().__init__()
+        self._file = file
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._file.size}[whence]
+        if start + offset < 0:
+            raise OSError(errno.EINVAL, "a position before the start")
+        self._position = start + offset
+        return self._position
+
+    def readinto(self, out: Any, /) -> int:
+        view = memoryview(out).cast("B")
+        data = self._file.read(self._position, max(0, min(len(view), self._file.size - self._position)))
+        view[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+
+class InputFile(DataFile):
+    """A regular file, opened for reading when it is first needed.
+
+    A checkpoint may have hundreds of shards and a process few descriptors, so nothing is open before the first read, and
+    `close` only gives the descriptor back: a later read opens the file again, and checks that it is still the same one.
+
+    Reading is safe from several threads at once; closing is not safe while another thread reads.
+
+    Raises:
+        FormatError: if there is no such file, or it is a directory, a device, or a Git LFS pointer to the file.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._descriptor: int | None = None
+        self._lock = Lock()
+        self.path = Path(path)
+        try:
+            status = self.path.stat()
+            regular = stat.S_ISREG(status.st_mode)
+            pointer = regular and lfs.is_pointer(self.path, status.st_size)
+        except (OSError, ValueError) as error:
+            raise FormatError(path, f"cannot be opened: {_reason(error)}") from None
+        if pointer:
+            raise FormatError(path, lfs.FAULT, hint=lfs.HINT)
+        if not regular:
+            kind = "a directory" if stat.S_ISDIR(status.st_mode) else "a device, pipe or socket"
+            raise FormatError(path, f"expected a file, found {kind}")
+        self.size = status.st_size
+        self._identity = _identity(status)
+
+    def read_into(self, out: memoryview, position: int) -> None:
+        """Fill `out`, a contiguous view of bytes, from byte `position` on.
+
+        Raises:
+            FormatError: if the file ends before, cannot be read, or is another file than before.
+        """
+        descriptor = self.fileno()
+        while out:
+            try:
+                count = self._read_some(descriptor, out[:_LONGEST_READ], position)
+            except OSError as error:
+                raise FormatError(self.path, f"cannot be read: {_reason(error)}", offset=position) from None
+            if count == 0:
+                raise FormatError(self.path, f"the file ends {len(out)} bytes early", offset=position)
+            out, position = out[count:], position + count
+
+    def fileno(self) -> int:
+        """The descriptor, opened if it was not. It is the file's own; do not close it.
+
+        Raises:
+            FormatError: if the file cannot be opened, or is another file than before.
+        """
+        descriptor = self._descriptor
+        return self._open() if descriptor is None else descriptor
+
+    def close(self) -> None:
+        """Give the descriptor back. A later read opens the file again."""
+        with self._lock:
+            descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def __del__(self) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """In another process the file is opened there, and must be the same one."""
+        return {"path": self.path, "size": self.size, "_identity": self._identity}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= {**state, "_descriptor": None, "_lock": Lock()}
+
+    def _open(self) -> int:
+        with self._lock:
+            if self._descriptor is None:
+                try:
+                    descriptor = os.open(self.path, os.O_RDONLY | _BINARY)
+                except OSError as error:
+                    hint = "Raise the limit of open files (`ulimit -n`)." if error.errno == errno.EMFILE else None
+                    raise FormatError(self.path, f"cannot be opened: {_reason(error)}", hint=hint) from None
+                if _identity(os.fstat(descriptor)) != self._identity:
+                    os.close(descriptor)
+                    raise FormatError(self.path, "the file has changed since it was first looked at")
+                self._descriptor = descriptor
+            return self._descriptor
+
+    def _read_some(self, descriptor: int, out: memoryview, position: int) -> int:
+        if _read_at is not None:
+            return _read_at(descriptor, [out], position)
+        with self._lock:
+            os.lseek(descriptor, position, os.SEEK_SET)
+            data = os.read(descriptor, min(len(out), _COPIED_READ))
+        out[: len(data)] = data
+        return len(data)
+
+
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    # Not the device and inode: Windows gives other numbers for an open file than for its path.
+    return (status.st_size, status.st_mtime_ns)
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)

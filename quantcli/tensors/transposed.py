@@ -1,0 +1,62 @@
+"""Tensors with their last two axes exchanged, read in strips of columns that all threads share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcli.tensors.array_cache import ArrayCache, Same
+from quantcli.tensors.columns import column_blocks
+from quantcli.tensors.tensor import Tensor
+
+STRIP_BYTES: Final = 1 << 23
+"""About how much of a matrix is transposed at a time: four times as much takes as long."""
+
+
+@dataclass(frozen=True)
+class Transposed(Tensor):
+    """The last two axes of a tensor exchanged. A stretch of rows is a stretch of columns, cut from blocks of the source."""
+
+    source: Tensor
+
+    def read(self, start: int, stop: int, out: NDArray[np.uint8]) -> None:
+        """See `Tensor.read`."""
+        columns, height = self.shape[-2], self.shape[-1]
+        target = out.view(self.type.layout)
+        for matrix in range(start // columns, -(-stop // columns)):
+            first, last = max(start, matrix * columns), min(stop, (matrix + 1) * columns)
+            self._read_columns(
+                matrix * height, first - matrix * columns, last - matrix * columns, target[first - start : last - start]
+            )
+
+    def _read_columns(self, top: int, first: int, last: int, target: NDArray[Any]) -> None:
+        """Fill `target` with the columns `first:last` of the matrix whose first row is `top` of the source.
+
+        Those who read a few columns come back for the next: more are read at once, and kept.
+        """
+        width = STRIP_BYTES // max(1, self.shape[-1] * self.type.row_bytes(1))
+        if last - first >= width:
+            self._load_strip(top, first, last, target)
+            return
+        for start in range(first - first % width, last, width):
+            stop = min(start + width, self.source.row_length)
+            strip = _STRIPS.get((Same(self.source), top, start), partial(self._loaded, top, start, stop))
+            low, high = max(first, start), min(last, stop)
+            target[low - first : high - first] = strip[low - start : high - start]
+
+    def _loaded(self, top: int, first: int, last: int) -> NDArray[Any]:
+        strip = np.empty((last - first, self.shape[-1]), self.type.layout)
+        self._load_strip(top, first, last, strip)
+        return strip
+
+    def _load_strip(self, top: int, first: int, last: int, target: NDArray[Any]) -> None:
+        for rows, block in column_blocks(self.source, top, top + self.shape[-1], first, last):
+            target[:, rows] = block.T
+
+
+_STRIPS: Final = ArrayCache(2 * STRIP_BYTES)
+"""The few strips that were transposed last."""

@@ -20,7 +20,8 @@ from hub_server import Hub
 
 from quantcli.core.errors import FormatError, HubError, ModelError, QuantcliError
 from quantcli.formats.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from quantcli.formats.hub.models import HubModel, remote
+from quantcli.formats.hub import remote
+from quantcli.formats.hub.models import HubModel
 from quantcli.formats.hub.remote import open_remote
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -370,7 +371,7 @@ def test_reading_that_is_ended(hub: Hub, model: Callable[..., Checkpoint]) -> No
 COMMAND = """
 import sys
 from pathlib import Path
-from quantcli.formats import remote
+from quantcli.formats.hub import remote
 remote._MEMORY = Path(sys.argv[1])
 from quantcli.cli.main import main
 main(sys.argv[2:])

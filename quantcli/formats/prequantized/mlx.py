@@ -75,7 +75,7 @@ def _take(companions: Companions, offsets: str) -> None:
             settings = _own_settings(companions, stem)
             with companions.module(stem):
                 biases = companions.find(f"{stem}{offsets}")
-                # The common settings may not apply to modules that were quantized before, such as MXFP4 experts.
+                # The common settings may not apply to modules that were already quantized before mlx-lm.
                 if settings is None and biases is None:
                     settings = _told_by_scales(companions, stem)
                 settings = settings or replace(common, mode="affine")

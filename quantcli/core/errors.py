@@ -1,20 +1,20 @@
 """The one error tree. `quantcli.cli.main` turns it into a line and an exit status; nothing else does.
 
     QuantcliError
-    |-- UsageError             the request itself is wrong: unknown type, contradictory options    (exit status 2)
-    |-- FormatError            a file is not what it claims to be: missing, truncated, corrupt, foreign
+    |-- UsageError             the request is wrong: unknown type, contradictory options    (exit status 2)
+    |-- FormatError            a file is missing, truncated, corrupt, or of another format
     |   `-- UnsafePickleError  a PyTorch file asks for a global that no state dict needs
-    |-- UnsupportedError       a sound file that asks for something quantcli does not do
-    |-- HubError               the hub does not give a model: none of that name, no access, no answer, damaged on the way
-    |-- ModelError             a checkpoint that contradicts itself: tensors missing, shapes off, no tokenizer
+    |-- UnsupportedError       a valid file that needs something quantcli does not support
+    |-- HubError               the hub does not provide a model: unknown name, no access, no answer, damaged download
+    |-- ModelError             a checkpoint is inconsistent: missing tensors, wrong shapes, no tokenizer
     |-- ValueRangeError        numbers that cannot be used: NaN weights, a negative importance
     |-- OutputError            the result cannot be written: it exists, the disk is full, no permission
-    `-- GenerationError        a model that was read cannot answer: prompt longer than the context, broken template
+    `-- GenerationError        a loaded model cannot generate: prompt longer than the context, broken template
 
-Kernels stand below this floor and raise `ValueError` for a caller's mistake.
+Kernels are below this module and raise `ValueError` for a caller's mistake.
 
-`warn` is for what the user should know although the work goes on. It is Python's own `warnings`: a program filters
-`QuantcliWarning` as it likes, and the command line shows each as a line.
+`warn` reports something that the user should know although the work goes on. It uses Python's `warnings`: a program can
+filter `QuantcliWarning`, and the command line shows each as a line.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from typing import ClassVar
 
 
 def clipped(text: str, most: int = 200) -> str:
-    """The text for an error's line, cut where a file made it long."""
+    """A string for an error message, cut to `most` characters."""
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def shown(value: object) -> str:
-    """A value as an error's line shows it."""
+    """The `repr` of a value for an error message, cut to 60 characters."""
     return clipped(repr(value), 60)
 
 
 def one_line(error: BaseException) -> str:
-    """What another library's error says, as a part of an error's line."""
+    """The message of another library's error, in one line for an error message."""
     return clipped(" ".join(str(error).split()))
 
 
 class QuantcliWarning(UserWarning):
-    """Something in a model or a request that may not be what the user wants."""
+    """A model or a request that may not be what the user wants."""
 
 
 def warn(message: str) -> None:
@@ -51,7 +51,8 @@ def warn(message: str) -> None:
 class QuantcliError(Exception):
     """Base of every error quantcli raises on purpose.
 
-    `message` is one line that names the thing at fault; `hint`, where there is one, says what to do about it.
+    message   one line that names the file, tensor or option at fault
+    hint      what to do about it, or None
     """
 
     exit_status: ClassVar[int] = 1
@@ -63,15 +64,15 @@ class QuantcliError(Exception):
 
 
 class UsageError(QuantcliError):
-    """The request is wrong before any file is looked at."""
+    """The request itself is wrong."""
 
     exit_status: ClassVar[int] = 2
 
 
 class FormatError(QuantcliError):
-    """A file is not what it claims to be.
+    """A file is missing, truncated, corrupt, or of another format.
 
-    The message reads `FILE: WHAT (at byte OFFSET)`; `path` and `offset` keep the two for callers.
+    The message is `FILE: WHAT (at byte OFFSET)`. `path` and `offset` are attributes too.
     """
 
     def __init__(
@@ -84,28 +85,28 @@ class FormatError(QuantcliError):
 
 
 class UnsafePickleError(FormatError):
-    """A pickle names a global outside the short list that a state dict needs. Nothing was executed."""
+    """A pickle names a global that no state dict needs. Nothing was executed."""
 
 
 class UnsupportedError(QuantcliError):
-    """The input is sound, and quantcli does not handle it."""
+    """The input is valid, but quantcli does not support it."""
 
 
 class HubError(QuantcliError):
-    """The Hugging Face hub does not give a model: there is none, no access, no answer, or it arrives damaged."""
+    """The Hugging Face hub does not provide a model: unknown name, no access, no answer, or a damaged download."""
 
 
 class ModelError(QuantcliError):
-    """The parts of a checkpoint contradict each other or are incomplete."""
+    """A checkpoint is inconsistent or incomplete."""
 
 
 class ValueRangeError(QuantcliError):
-    """Numbers that no quantization can represent or use."""
+    """Numbers that cannot be quantized or used."""
 
 
 class OutputError(QuantcliError):
-    """The result cannot be written where it was asked for."""
+    """The result cannot be written to the requested path."""
 
 
 class GenerationError(QuantcliError):
-    """A loaded model cannot do what was asked of it."""
+    """A loaded model cannot generate."""

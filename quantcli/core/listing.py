@@ -1,4 +1,4 @@
-"""Lists in an error's line: the first few, and how many more there are."""
+"""Lists in error messages: the first few items, and the number of the others."""
 
 from __future__ import annotations
 

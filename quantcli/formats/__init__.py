@@ -1,1 +1,1 @@
-"""Bytes on disk to named lazy tensors, and back."""
+"""File formats: bytes on disk to named lazy tensors, and back."""

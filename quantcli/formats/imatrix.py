@@ -1,8 +1,8 @@
-"""Read importance matrices: for each tensor, how much each of its columns matters to what it is multiplied with.
+"""Read importance matrices: for each column of a tensor, the mean square of the activations that it is multiplied with.
 
-Two layouts exist. Since 2025 an importance matrix is a GGUF file with two tensors for each tensor of the model, the sums
-of squared activations and how many were summed; before, it was a plain sequence of entries, usually called `.dat`. Source:
-`common/imatrix-loader.cpp` and `tools/quantize/quantize.cpp` of llama.cpp, whose float arithmetic is followed to the bit.
+Two layouts exist. Since 2025 an importance matrix is a GGUF file with two tensors for each tensor of the model: the sums of
+squared activations, and their counts. The older layout is a sequence of entries, usually called `.dat`. Source:
+`common/imatrix-loader.cpp` and `tools/quantize/quantize.cpp` of llama.cpp, whose float arithmetic is reproduced to the bit.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _REQUIRED_KEYS: Final[Mapping[str, tuple[ValueType, ValueType | None]]] = Mappin
         "imatrix.chunk_size": (ValueType.UINT32, None),
     }
 )
-"""Metadata an importance matrix must have, and of which type."""
+"""The metadata keys that an importance matrix must have, and their types."""
 
 _LONGEST_STRING: Final = 127
-"""Bytes llama-quantize keeps of the strings it writes about an importance matrix."""
+"""The bytes that llama-quantize keeps of strings about an importance matrix."""
 
 Values = NDArray[np.float32]
 
@@ -47,9 +47,11 @@ Values = NDArray[np.float32]
 class Imatrix:
     """An importance matrix.
 
-    `entries` maps the name of a model's tensor to float32 values, finite and none negative: `(n,)` for rows of `n` weights,
-    `(experts, n)` for stacked experts. The old layout does not tell experts apart: there it is `(experts * n,)`. `path` is
-    the file as it was named, `datasets` what it was computed from, `chunks` on how many chunks of text (0 if unknown).
+    path       the file, as it was named
+    datasets   the calibration texts it was computed from
+    chunks     the number of chunks of text, 0 if unknown
+    entries    tensor name -> float32 values, finite and not negative: (n,) for rows of `n` weights, (experts, n) for
+               stacked experts, in the old layout (experts * n,)
     """
 
     path: str
@@ -59,19 +61,19 @@ class Imatrix:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """How many values there are for each tensor."""
+        """Tensor name -> the number of its values."""
         return {name: values.size for name, values in self.entries.items()}
 
     def values(self, name: str, matrices: int) -> Values:
-        """The values for the tensor `name`, float32 `(matrices, n)`: a row for each of its stacked matrices.
+        """The values for the tensor `name`, float32 `(matrices, n)`, one row for each of its stacked matrices.
 
         Raises:
-            KeyError: if there are none.
+            KeyError: if it has none.
         """
         return self.entries[name].reshape(matrices, -1)
 
     def metadata(self) -> Metadata:
-        """What llama-quantize notes about an importance matrix in the file it writes, in its order."""
+        """The metadata that llama-quantize writes about an importance matrix, in its order."""
         notes = {"quantize.imatrix.file": string(_shortened(self.path))}
         if self.datasets:
             notes["quantize.imatrix.dataset"] = string(_shortened(self.datasets[0]))
@@ -85,11 +87,10 @@ def read_imatrix(path: str | PathLike[str]) -> Imatrix:
     """Read an importance matrix of either layout.
 
     Raises:
-        FormatError: if the file is missing, cut short, or is no importance matrix.
-        ValueRangeError: if a value is negative or not finite, naming the tensor and the index; or if all of a tensor's are
-            zero.
+        FormatError: if the file is missing, truncated, or not an importance matrix.
+        ValueRangeError: if a value is negative or not finite, or if all values of a tensor are zero.
     """
-    # What is no number is looked for once all is read.
+    # NaN and infinity are checked for after reading.
     with InputFile(path) as file, np.errstate(all="ignore"):
         if file.size >= len(MAGIC) and file.read(0, len(MAGIC)) == MAGIC:
             imatrix = _read_gguf(path)
@@ -110,7 +111,7 @@ def _check_values(path: str | PathLike[str], name: str, values: Values) -> None:
         what = f"importance {values.reshape(-1)[bad[0]]} at index {bad[0]}, expected a finite number, zero or greater"
         raise ValueRangeError(f"{fspath(path)}: tensor {name!r}: {what}", hint="compute the importance matrix again")
     if values.size and not values.any():
-        what = "all importance values are zero, so nothing in it would matter"
+        what = "all importance values are zero, so no weight would have importance"
         raise ValueRangeError(f"{fspath(path)}: tensor {name!r}: {what}", hint="compute the importance matrix again")
 
 
@@ -135,13 +136,13 @@ def _read_gguf(path: str | PathLike[str]) -> Imatrix:
 
 
 def _normalized(file: GGUFFile, name: str) -> Values:
-    """The mean square of each column: sums divided by counts in float32, and 1 for experts that were never used."""
+    """The mean square of each column: sums divided by counts, in float32; 1 for experts that were never used."""
     sums, counts = (_floats(file, name, suffix).reshape(-1) for suffix in (_SUMS, _COUNTS))
     if not counts.size or sums.size % counts.size:
         raise FormatError(file.path, f"tensor {name!r}: {sums.size} sums do not divide into {counts.size} counts")
     if not np.isfinite(counts).all():
         raise ValueRangeError(f"{file.path}: tensor {name!r}: a count that is not finite")
-    # C's lround: halves go away from zero. What is negative counts as none.
+    # C's lround: ties away from zero. A negative count is taken as zero.
     whole = np.floor(counts.astype(np.float64) + 0.5).astype(np.float32)[:, None]
     per_matrix = sums.reshape(counts.size, -1)
     means = np.divide(per_matrix, whole, out=np.ones_like(per_matrix), where=whole > 0)
@@ -154,7 +155,7 @@ def _floats(file: GGUFFile, name: str, suffix: str) -> Values:
         found = "none" if tensor is None else f"one of {tensor.type.name}"
         raise FormatError(file.path, f"tensor {name!r}: expected an F32 tensor {name + suffix!r}, found {found}")
     if not tensor.size:
-        raise FormatError(file.path, f"tensor {name + suffix!r} holds no numbers: its shape is {tensor.shape}")
+        raise FormatError(file.path, f"tensor {name + suffix!r} is empty: its shape is {tensor.shape}")
     return np.asarray(tensor.load(), np.float32)
 
 
@@ -178,7 +179,7 @@ def _read_legacy(path: str | PathLike[str], data: bytes) -> Imatrix:
 
 
 class _LegacyReader:
-    """A position in a file of the old layout, little-endian, which no read may pass the end of."""
+    """A reader of a file in the old layout, little-endian, which checks every read against the end of the file."""
 
     def __init__(self, path: str | PathLike[str], data: bytes) -> None:
         self._path = Path(path)
@@ -203,7 +204,7 @@ class _LegacyReader:
         return np.frombuffer(data, "<f4").astype(np.float32)
 
     def _counted(self, size: int, what: str) -> bytes:
-        """As many items of `size` bytes as the integer before them says."""
+        """Items of `size` bytes, after an integer with their count."""
         return self._take(self.integer(f"the length of {what}") * size, what)
 
     def _take(self, count: int, what: str) -> bytes:

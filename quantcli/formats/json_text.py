@@ -1,4 +1,4 @@
-"""JSON from files nobody vouches for: whatever is wrong with it is one line."""
+"""Parse JSON of untrusted files: every fault is a `FormatError` of one line."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ def parse_object(
 ) -> dict[str, Any]:
     """The JSON object in `text`, which errors call `what` of the file `path`.
 
-    With `unique` no name may come twice in an object; without, the last one counts, as for most readers.
+    With `unique`, duplicate names in an object are refused. Without, the last one is used, as in most readers.
 
     Raises:
-        FormatError: if it is not UTF-8, not JSON, not an object, or has a name twice.
+        FormatError: if it is not UTF-8, not JSON, not an object, or has duplicate names.
     """
     parsed = _parse(path, text, what, offset, _unique if unique else None)
     if not isinstance(parsed, dict):

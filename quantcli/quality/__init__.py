@@ -1,1 +1,1 @@
-"""What quantization costs, measured: two files beside each other on the same text."""
+"""Measure the loss of quantization: perplexity and Kullback-Leibler divergence of two files on the same text."""

@@ -1,8 +1,10 @@
-"""Perplexity of a model on a text, and how far its predictions are from those of another file of the same model.
+"""Perplexity of a model on a text, and the Kullback-Leibler divergence from another file of the same model.
 
-Defined as by llama.cpp's `tools/perplexity/perplexity.cpp`, so that the figures are comparable: the text's tokens are cut
-into chunks of as many as the context holds, each chunk is read from an empty context with the begin token in the place of
-its first (where the vocabulary wants one), and the predictions in its second half are scored.
+The definitions are those of llama.cpp's `tools/perplexity/perplexity.cpp`, so that the numbers are comparable:
+
+- The tokens of the text are cut into chunks of the context's length.
+- Each chunk is evaluated with an empty KV cache. Its first token is replaced by BOS if the vocabulary adds one.
+- The predictions in the second half of the chunk are scored.
 """
 
 from __future__ import annotations
@@ -24,22 +26,22 @@ from quantcli.runner.text.tokenizer import Tokenizer
 
 DEFAULT_CONTEXT: Final = 512
 SHORTEST_CONTEXT: Final = 4
-"""Tokens of the smallest chunk with something to score."""
+"""The smallest chunk, in tokens, that has predictions to score."""
 
 LOGITS_AT_ONCE: Final = 1 << 24
-"""Logits held at once, about: it bounds memory for a large vocabulary."""
+"""About how many logits are held at once, which bounds memory for a large vocabulary."""
 
 NEGLIGIBLE: Final = -16.0
-"""Tokens less likely than exp of this by the base do not count in a divergence, as in the reference."""
+"""Tokens with a log-probability of the base below this do not count in a divergence, as in llama.cpp."""
 
 Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Divergence:
-    """How far predictions are from a base's: the Kullback-Leibler divergences of all scored positions, in nats.
+    """Statistics of the Kullback-Leibler divergences from the base at all scored positions, in nats.
 
-    `same_top` is the share of positions where both find the same token likeliest.
+    `same_top` is the fraction of positions where both models have the same most likely token.
     """
 
     base_perplexity: float
@@ -52,7 +54,7 @@ class Divergence:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """`perplexity` with its standard error, over `tokens` scored predictions in `chunks` chunks."""
+    """The perplexity and its standard error over `tokens` scored predictions in `chunks` chunks."""
 
     perplexity: float
     stderr: float
@@ -70,15 +72,22 @@ def evaluate(
     base: LoadedModel | None = None,
     advance: Callable[[int, int, float], None] = lambda done, total, perplexity: None,
 ) -> Evaluation:
-    """Score a model on the first `chunks` chunks (None: all) of a text; with `base`, beside that one.
+    """Score a model on a text, and with `base` compare its predictions with those of that file.
 
-    `advance` is called after each chunk with how many are done, how many there are, and the perplexity so far. Both models
-    read a chunk before the next: memory holds the predictions of one piece of a chunk, whatever the text.
+    Both models evaluate a chunk before the next one, so memory does not grow with the text.
+
+    Args:
+        loaded: the model.
+        text: the text.
+        context: tokens in a chunk.
+        chunks: how many chunks to score; None for all.
+        base: the file to compare with, such as an unquantized one.
+        advance: called after each chunk with the number done, the number of all, and the perplexity so far.
 
     Raises:
         UsageError: for a context of fewer than `SHORTEST_CONTEXT` tokens.
         ModelError: if a file has no tokenizer, or `base` has another vocabulary.
-        GenerationError: for a text of less than two chunks, or an output that is not a number.
+        GenerationError: for a text of less than two chunks, or logits that are not finite.
     """
     if context < SHORTEST_CONTEXT:
         raise UsageError(f"a context of {context} tokens leaves nothing to score, expected {SHORTEST_CONTEXT} or more")
@@ -96,10 +105,10 @@ def evaluate(
 
 
 def cut_text(tokenizer: Tokenizer, text: str, context: int, limit: int | None) -> list[list[int]]:
-    """The chunks of a text, `context` tokens each, at most `limit`; what is left of the text is not read.
+    """The chunks of a text, `context` tokens each, at most `limit`. The rest of the text is ignored.
 
     Raises:
-        GenerationError: if there are fewer than two chunks, too little for a perplexity.
+        GenerationError: if the text has fewer than two chunks.
     """
     tokens = tokenizer.encode(text.removesuffix("\n"))
     if len(tokens) < 2 * context:
@@ -117,7 +126,11 @@ def cut_text(tokenizer: Tokenizer, text: str, context: int, limit: int | None) -
 
 
 def check_same_vocabulary(loaded: LoadedModel, base: LoadedModel) -> None:
-    """Raises ModelError unless predictions of the two can be compared, token by token."""
+    """Check that the predictions of two files can be compared.
+
+    Raises:
+        ModelError: if their vocabularies differ.
+    """
     if loaded.tokenizer.vocabulary.texts != base.tokenizer.vocabulary.texts or (
         loaded.model.vocabulary != base.model.vocabulary
     ):
@@ -128,7 +141,7 @@ def check_same_vocabulary(loaded: LoadedModel, base: LoadedModel) -> None:
 
 
 class _Reader:
-    """A model that reads chunks, each from an empty context."""
+    """A model that evaluates chunks, each with an empty KV cache."""
 
     def __init__(self, model: Model, context: int) -> None:
         self._model = model
@@ -137,20 +150,20 @@ class _Reader:
         self._step = max(1, LOGITS_AT_ONCE // model.vocabulary)
 
     def predictions(self, chunk: Sequence[int]) -> Iterator[Floats]:
-        """Logarithms of probabilities, float32 `(n, vocabulary)`, piece by piece: what follows each token of the second
-        half but the last."""
+        """Log-probabilities, float32 `(n, vocabulary)`, in batches: the predictions after each token of the second half,
+        without those after the last."""
         first = len(chunk) // 2
         self._cache.rewind(0)
         self._model.forward(chunk[:first], self._cache)
         for start in range(first, len(chunk) - 1, self._step):
             logits = self._model.forward(chunk[start : min(start + self._step, len(chunk) - 1)], self._cache, every=True)
-            with np.errstate(invalid="ignore"):  # of infinite logits, which are told from the losses
+            with np.errstate(invalid="ignore"):  # infinite logits are detected in the losses
                 found = _log_softmax(logits)
             yield found
 
 
 def _log_softmax(logits: Floats) -> Floats:
-    """Logits to logarithms of probabilities, in place."""
+    """Convert logits to log-probabilities in place."""
     logits -= logits.max(axis=1, keepdims=True)
     totals = np.exp(logits).sum(axis=1, keepdims=True, dtype=np.float64)
     logits -= np.log(totals).astype(np.float32)
@@ -159,7 +172,7 @@ def _log_softmax(logits: Floats) -> Floats:
 
 @dataclass
 class _Scores:
-    """What was found at each scored position so far."""
+    """The losses and divergences at the positions scored so far."""
 
     losses: list[float] = field(default_factory=list)
     base_losses: list[float] = field(default_factory=list)
@@ -169,7 +182,7 @@ class _Scores:
     def result(self, chunks: int) -> Evaluation:
         losses = np.array(self.losses)
         perplexity = math.exp(losses.mean())
-        # The error of the mean of the losses, carried through exp.
+        # The standard error of the mean loss, propagated through exp.
         stderr = perplexity * math.sqrt(max(0.0, losses.var()) / (len(losses) - 1)) if len(losses) > 1 else 0.0
         return Evaluation(perplexity, stderr, len(losses), chunks, self._divergence() if self.divergences else None)
 
@@ -209,8 +222,10 @@ def _losses(found: Floats, expected: NDArray[np.int64]) -> list[float]:
 
 
 def divergences(found: Floats, base: Floats) -> NDArray[np.float64]:
-    """The Kullback-Leibler divergence of each row's prediction from the base's: sum(p_base * log(p_base / p)), float64
-    `(rows,)`. Both are logarithms of probabilities, float32 `(rows, vocabulary)`."""
+    """The Kullback-Leibler divergence of each row from the base: sum(p_base * log(p_base / p)), float64 `(rows,)`.
+
+    `found` and `base` are log-probabilities, float32 `(rows, vocabulary)`.
+    """
     counted = base > NEGLIGIBLE
     terms = np.exp(base) * (np.where(counted, base, 0) - np.where(counted, found, 0))
     result: NDArray[np.float64] = terms.sum(axis=1, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""A conversion's source as the runner takes a file: a checkpoint is run without writing a GGUF file of it first."""
+"""Run a checkpoint without converting it to a GGUF file first: a conversion source as the runner's `ModelFile`."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from quantcli.tensors.files import InputFile
 from quantcli.tensors.tensor import StoredTensor, Tensor, TensorInfo
 
 ALIGNMENT: Final = 8
-"""Bytes: a tensor that lies at a multiple of them is mapped, as kernels may read it."""
+"""A tensor is mapped if its offset is a multiple of so many bytes, as kernels need it."""
 
 
 @dataclass(frozen=True, eq=False)
 class SourceFile:
-    """The runner's `ModelFile` made of an open source. Tensors have the types of the source.
+    """The runner's `ModelFile` for an open source. Tensors have the types of the source.
 
-    What lies in a local file as it is multiplied stays there, mapped. What is computed (permuted, stacked, decoded) or
-    lies elsewhere is read into memory.
+    Tensors that are stored in a local file in the layout of matrix products are memory-mapped. Tensors that are computed
+    (permuted, stacked, dequantized) or remote are read into memory.
     """
 
     source: Source
@@ -33,7 +33,7 @@ class SourceFile:
 
     @property
     def path(self) -> Path:
-        """Where the checkpoint lies."""
+        """The path of the checkpoint."""
         return self.source.path
 
     @property
@@ -47,7 +47,7 @@ class SourceFile:
         return self.source.tensors
 
     def map(self, tensor: TensorInfo, /) -> NDArray[np.uint8]:
-        """The rows of a tensor, uint8 `(rows, row_bytes)`, read-only; they stay good when the source is closed.
+        """The rows of a tensor, uint8 `(rows, row_bytes)`, read-only. They stay valid after the source is closed.
 
         Raises:
             KeyError: for a tensor of another source.
@@ -56,7 +56,7 @@ class SourceFile:
         lazy = stored = self.source.tensors[tensor.name]
         while isinstance(stored, Renamed):
             stored = stored.source
-        # Subclasses read in other ways.
+        # Not `isinstance`: subclasses override `read`.
         plain = type(stored) is StoredTensor and stored.nbytes > 0 and stored.offset % ALIGNMENT == 0
         if plain and isinstance(stored, StoredTensor) and isinstance(stored.file, InputFile):
             flat = np.frombuffer(self._mapping(stored.file), np.uint8, stored.nbytes, stored.offset)

@@ -1,4 +1,4 @@
-"""Columns of tensors that are stored row by row: what a transposed reading needs, in memory of a bounded size."""
+"""Read columns of row-major tensors in bounded memory, as transposing a tensor needs."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from numpy.typing import NDArray
 from quantcli.tensors.tensor import StoredTensor, Tensor
 
 BLOCK_BYTES: Final = 1 << 20
-"""About how much is read at a time where a result needs more of its source than it gives out."""
+"""About how many bytes are read at a time where more of a source is read than is returned."""
 
 READ_BYTES: Final = 1 << 14
-"""About how much is copied in the time that one more read of a file takes: measured, 2 microseconds."""
+"""About how many bytes are copied in the time of one more read of a file: 2 microseconds, measured."""
 
 
 @dataclass(frozen=True)
 class Columns(Tensor):
-    """Neighbouring columns of a tensor, from `first` on."""
+    """A range of columns of `source`, from column `first` on."""
 
     source: Tensor
     first: int
 
     def read(self, start: int, stop: int, out: NDArray[np.uint8]) -> None:
-        """See `Tensor.read`. Of long rows in a file only the columns are read, other rows whole."""
+        """See `Tensor.read`. Of long rows in a file only the columns are read. Other rows are read whole."""
         if type(self.source) is StoredTensor and self.source.row_bytes - self.row_bytes > READ_BYTES:
             numbers = replace(self.source, shape=(self.source.size, 1))
             for row, target in zip(range(start, stop), out, strict=True):
@@ -40,8 +40,11 @@ class Columns(Tensor):
 
 
 def column_blocks(source: Tensor, top: int, bottom: int, first: int, last: int) -> Iterator[tuple[slice, NDArray[Any]]]:
-    """The columns `first:last` of the rows `top:bottom`, some rows at a time: which of those rows, counted from `top`, and
-    their numbers `(rows, last - first)` in the layout of the tensor's type. They are in a buffer that is used again."""
+    """The columns `first:last` of the rows `top:bottom`, some rows at a time.
+
+    Yields the slice of the rows, counted from `top`, and their values `(rows, last - first)` in the layout of the tensor's
+    type. The buffer of the values is reused.
+    """
     strip = Columns(source.name, (*source.shape[:-1], last - first), source.type, source, first)
     step = max(1, min(bottom - top, BLOCK_BYTES // max(1, source.row_bytes)))
     buffer = np.empty((step, strip.row_bytes), np.uint8)

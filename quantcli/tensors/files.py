@@ -1,4 +1,4 @@
-"""A file read at positions: what every lazy tensor stands on."""
+"""Files with positional reads, which all lazy tensors are based on."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from quantcli.core.errors import FormatError
 from quantcli.tensors import lfs
 
 _LONGEST_READ: Final = 1 << 30
-"""Bytes asked for in one call: macOS refuses more than 2 GiB and Linux shortens it."""
+"""The most bytes of one call: macOS refuses more than 2 GiB, Linux reads fewer."""
 
 _COPIED_READ: Final = 1 << 20
-"""Bytes asked for in one call where they come in an object of their own."""
+"""The most bytes of one call that returns a new object."""
 
 _BINARY: Final[int] = getattr(os, "O_BINARY", 0)
-"""Windows translates line ends unless it is told not to."""
+"""The flag that turns off the translation of line ends on Windows."""
 
 _read_at: Final[Callable[[int, Sequence[memoryview], int], int] | None] = getattr(os, "preadv", None)
-"""The positional read of POSIX, which needs no lock. Windows has none."""
+"""POSIX's positional read, which needs no lock; None on Windows."""
 
 
 class DataFile(ABC):
-    """Bytes that are read at positions, wherever they are: what readers of formats take.
+    """A local or remote file with positional reads, which the readers of formats take.
 
-    Reading is safe from several threads at once; closing is not safe while another thread reads.
+    Reading is safe from several threads at once. Closing is not safe while another thread reads.
     """
 
     path: Path
-    """What errors call the file; where it is, if it is on this machine."""
+    """The name of the file in errors; its path, if it is a local file."""
     size: int
-    """Bytes in the file."""
+    """The size of the file in bytes."""
 
     @abstractmethod
     def read_into(self, out: memoryview, position: int) -> None:
@@ -49,10 +49,10 @@ class DataFile(ABC):
         """
 
     def read(self, position: int, count: int) -> bytes:
-        """`count` bytes from `position` on: for headers, each of which is read once.
+        """`count` bytes from `position` on. For headers, which are read once.
 
         Raises:
-            FormatError: as `read_into`; also, before any memory is taken, if the file is not that long.
+            FormatError: as `read_into`; also, before memory is allocated, if the file is too short.
         """
         if position + count > self.size:
             what = f"expected {count} bytes, found {max(0, self.size - position)}"
@@ -61,15 +61,15 @@ class DataFile(ABC):
         self._read_small(memoryview(out), position)
         return bytes(out)
 
-    def expect(self, positions: Iterable[int]) -> None:  # noqa: B027 - most files need not know
-        """Say where headers are that will be read next: what comes from afar may be asked for all at once."""
+    def expect(self, positions: Iterable[int]) -> None:  # noqa: B027 - for local files there is nothing to do
+        """Announce the positions of headers that will be read next. A remote file prefetches them at once."""
 
     def stream(self) -> io.BufferedReader:
-        """The file as one that is read in order and sought in, for the standard library."""
+        """The file as a seekable binary stream, for the standard library."""
         return io.BufferedReader(_Stream(self))
 
-    def close(self) -> None:  # noqa: B027 - nor hold anything
-        """Give back what the open file holds. A later read opens it again."""
+    def close(self) -> None:  # noqa: B027 - for remote files there is nothing to do
+        """Close the file. A later read opens it again."""
 
     def _read_small(self, out: memoryview, position: int) -> None:
         self.read_into(out, position)
@@ -85,7 +85,7 @@ class DataFile(ABC):
 
 
 def data_file(source: str | os.PathLike[str] | DataFile) -> DataFile:
-    """What a reader was given: a file, or the path of one.
+    """The argument of a reader as a `DataFile`: a path is opened.
 
     Raises:
         FormatError: as `InputFile`.
@@ -121,12 +121,12 @@ class _Stream(io.RawIOBase):
 
 
 class InputFile(DataFile):
-    """A regular file, opened for reading when it is first needed.
+    """A regular file, opened at the first read.
 
-    A checkpoint may have hundreds of shards and a process few descriptors, so nothing is open before the first read, and
-    `close` only gives the descriptor back: a later read opens the file again, and checks that it is still the same one.
+    A checkpoint may have hundreds of shards and a process few descriptors. So nothing is open before the first read. After
+    `close`, a later read opens the file again and checks that it has not changed.
 
-    Reading is safe from several threads at once; closing is not safe while another thread reads.
+    Reading is safe from several threads at once. Closing is not safe while another thread reads.
 
     Raises:
         FormatError: if there is no such file, or it is a directory, a device, or a Git LFS pointer to the file.
@@ -167,7 +167,7 @@ class InputFile(DataFile):
             out, position = out[count:], position + count
 
     def fileno(self) -> int:
-        """The descriptor, opened if it was not. It is the file's own; do not close it.
+        """The descriptor. The file is opened if it is not open. Do not close the descriptor.
 
         Raises:
             FormatError: if the file cannot be opened, or is another file than before.
@@ -176,7 +176,7 @@ class InputFile(DataFile):
         return self._open() if descriptor is None else descriptor
 
     def close(self) -> None:
-        """Give the descriptor back. A later read opens the file again."""
+        """Close the descriptor. A later read opens the file again."""
         with self._lock:
             descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
@@ -202,7 +202,7 @@ class InputFile(DataFile):
                     raise FormatError(self.path, f"cannot be opened: {_reason(error)}", hint=hint) from None
                 if _identity(os.fstat(descriptor)) != self._identity:
                     os.close(descriptor)
-                    raise FormatError(self.path, "the file has changed since it was first looked at")
+                    raise FormatError(self.path, "the file has changed since it was first opened")
                 self._descriptor = descriptor
             return self._descriptor
 
@@ -217,7 +217,7 @@ class InputFile(DataFile):
 
 
 def _identity(status: os.stat_result) -> tuple[int, ...]:
-    # Not the device and inode: Windows gives other numbers for an open file than for its path.
+    # Without device and inode: on Windows those of an open file differ from those of its path.
     return (status.st_size, status.st_mtime_ns)
 
 

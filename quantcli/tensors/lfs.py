@@ -1,4 +1,4 @@
-"""Pointers of Git LFS: what lies in place of a file until `git lfs pull` has fetched it."""
+"""Git LFS pointers, which are in the place of files until `git lfs pull` has downloaded them."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Final
 
 START: Final = b"version https://git-lfs"
-"""How a pointer begins."""
+"""The first bytes of a pointer."""
 
 FAULT: Final = "a Git LFS pointer, not the file itself"
 HINT: Final = "Run `git lfs pull` in the model's directory, or download it with `hf download`."
 
 _MOST: Final = 1024
-"""Bytes of a pointer, as Git LFS has it."""
+"""The most bytes of a pointer, as in Git LFS."""
 
 
 def is_pointer(path: Path, size: int) -> bool:

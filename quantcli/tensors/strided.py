@@ -1,4 +1,4 @@
-"""Tensors whose elements are not in the order they are wanted in: transposed, sliced and expanded views."""
+"""Strided tensors: transposed, sliced and expanded views of data in a file."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from quantcli.core.block_types import OPAQUE_TYPES
 from quantcli.tensors.tensor import FileTensor, opaque_error
 
 SPAN: Final = 1 << 22
-"""Bytes read at once: what a read takes in memory beside its result."""
+"""The most bytes read at once, into a buffer."""
 
 _GAP: Final = 1 << 15
-"""Unwanted bytes that cost about as much to read as a second call."""
+"""A gap of so many bytes costs about as much to read as a second call."""
 
 
 def is_contiguous(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
-    """True if a view with these `strides`, in elements, has its elements in order and without gaps."""
+    """Whether a view of `shape` and `strides`, in elements, is C-contiguous."""
     if 0 in shape:
         return True
     expected = 1
@@ -41,10 +41,10 @@ class StridedTensor(FileTensor):
     strides: tuple[int, ...]
 
     def read(self, start: int, stop: int, out: NDArray[np.uint8]) -> None:
-        """Gather rows, as every tensor does.
+        """See `Tensor.read`.
 
         Raises:
-            FormatError: if the file no longer holds them.
+            FormatError: if the file can no longer be read or has changed.
             UnsupportedError: for an element type that GGUF does not have.
         """
         if self.type.name in OPAQUE_TYPES:
@@ -58,9 +58,9 @@ class StridedTensor(FileTensor):
             done += rows
 
     def _matrices(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        """The rows `start:stop` as matrices: where each begins in the file and how many rows it has.
+        """The rows `start:stop` as matrices: the position in the file and the number of rows of each.
 
-        A matrix ends where the last of the leading axes wraps, since the step to the next row is another there.
+        A matrix ends where the last of the leading axes wraps, since the stride to the next row differs there.
         """
         leading, strides = self.shape[:-1], self.strides[:-1]
         count = leading[-1] if leading else 1
@@ -76,8 +76,8 @@ class StridedTensor(FileTensor):
     def _gather(self, position: int, out: NDArray[Any]) -> None:
         """Fill the matrix `out` with the elements from byte `position` on.
 
-        The axis with the smaller stride is the inner one: a run along it lies close together in the file. Runs are read
-        several at once where little lies between them.
+        The axis with the smaller stride is the inner one, along which elements are close together in the file. Several runs
+        along it are read at once if the gaps between them are small.
         """
         width = out.itemsize
         row_stride = self.strides[-2] if len(self.strides) > 1 else 0

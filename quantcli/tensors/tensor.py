@@ -1,7 +1,6 @@
-"""A tensor that is somewhere else: a name, a shape, a type, and rows on demand.
+"""Lazy tensors: a name, a shape, a type, and rows that are read on demand and not cached.
 
-Readers return these, transforms wrap these, the converter and the inspector consume these. No row is read before it is
-asked for, and none is kept.
+Readers return lazy tensors, transforms wrap them, and the converter and the inspector use them.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """What is known of a tensor without its data.
+    """The name, shape and type of a tensor.
 
-    `shape` is in NumPy order (the row length last). A tensor is `rows` rows of `row_bytes` bytes in the encoding of `type`:
-    the leading axes are flattened.
+    `shape` is in NumPy order, the row length last. The leading axes are flattened: a tensor is `rows` rows of `row_bytes`
+    bytes in the encoding of `type`.
     """
 
     name: str
@@ -40,7 +39,7 @@ class TensorInfo:
 
     @property
     def rows(self) -> int:
-        """Rows, the leading axes multiplied."""
+        """The number of rows: the product of the leading axes."""
         return math.prod(self.shape[:-1])
 
     @property
@@ -65,18 +64,20 @@ class Tensor(TensorInfo, ABC):
 
     @abstractmethod
     def read(self, start: int, stop: int, out: NDArray[np.uint8]) -> None:
-        """Copy the encoded rows `start:stop` into `out`, a C-contiguous uint8 array of `(stop - start, row_bytes)`.
+        """Read the encoded rows `start:stop` into `out`, C-contiguous uint8 `(stop - start, row_bytes)`.
 
         Safe to call from several threads at once.
 
         Raises:
-            FormatError: if the file no longer holds these bytes.
-            UnsupportedError: if the tensor's encoding is none that GGUF has.
+            FormatError: if the file can no longer be read or has changed.
+            UnsupportedError: if GGUF does not have the tensor's encoding.
         """
 
     def load(self) -> NDArray[Any]:
-        """The whole tensor as an array: of `type.layout` with `shape` for plain types, `(rows, row_bytes)` uint8 for
-        packed ones. For small tensors and tests; the pipeline reads row by row."""
+        """The whole tensor: `shape` of dtype `type.layout` for plain types, uint8 `(rows, row_bytes)` for packed types.
+
+        For small tensors and tests. The conversion pipeline reads row by row.
+        """
         import numpy as np
 
         out = np.empty((self.rows, self.row_bytes), np.uint8)
@@ -85,7 +86,7 @@ class Tensor(TensorInfo, ABC):
 
 
 def made_of(tensor: Tensor) -> Iterator[Tensor]:
-    """The tensor and, if it is a view of others, those and what they are made of."""
+    """The tensor and all tensors that it is computed from."""
     yield tensor
     for field in fields(tensor):
         value = getattr(tensor, field.name)
@@ -96,7 +97,7 @@ def made_of(tensor: Tensor) -> Iterator[Tensor]:
 
 @dataclass(frozen=True)
 class FileTensor(Tensor):
-    """A tensor whose data lie in `file`, the first of them at byte `offset`."""
+    """A tensor whose data are in `file`, from byte `offset` on."""
 
     file: DataFile
     offset: int
@@ -104,24 +105,24 @@ class FileTensor(Tensor):
 
 @dataclass(frozen=True)
 class StoredTensor(FileTensor):
-    """A tensor whose rows lie one after another in a file."""
+    """A tensor whose rows are contiguous in a file."""
 
     def read(self, start: int, stop: int, out: NDArray[np.uint8]) -> None:
-        """Copy rows, as every tensor does: one read of the file."""
-        if out.size:  # a view of nothing cannot be cast
+        """See `Tensor.read`. This is one read of the file."""
+        if out.size:  # an empty memoryview cannot be cast
             self.file.read_into(out.data.cast("B"), self.offset + start * self.row_bytes)
 
 
 @dataclass(frozen=True)
 class OpaqueTensor(StoredTensor):
-    """A stored tensor in an encoding that GGUF does not have; `type` is one of `OPAQUE_TYPES`.
+    """A stored tensor in an encoding that GGUF does not have. `type` is one of `OPAQUE_TYPES`.
 
-    A checkpoint may hold such tensors without needing them (old attention masks are BOOL or U8), so finding one is no
-    error. Reading one is. What decodes such an encoding takes the bytes with `encoded`.
+    A checkpoint may have such tensors that are not used, such as old attention masks in BOOL or U8. So opening one is no
+    error, but reading one is. A decoder of such an encoding reads the bytes through `encoded`.
     """
 
     def read(self, start: int, stop: int, out: NDArray[np.uint8]) -> None:
-        """Refuse.
+        """Refuse to read.
 
         Raises:
             UnsupportedError: always.
@@ -129,12 +130,12 @@ class OpaqueTensor(StoredTensor):
         raise opaque_error(self)
 
     def encoded(self) -> StoredTensor:
-        """The same rows as bare bytes: a tensor of type I8 with `row_bytes` for its row length."""
+        """The same rows as raw bytes: a tensor of type I8 with the row length `row_bytes`."""
         return StoredTensor(self.name, (self.rows, self.row_bytes), TYPES["I8"], self.file, self.offset)
 
 
 def opaque_error(tensor: FileTensor) -> UnsupportedError:
-    """What reading a tensor of one of `OPAQUE_TYPES` raises."""
+    """The error that reading a tensor of one of `OPAQUE_TYPES` raises."""
     return UnsupportedError(
         f"{tensor.file.path}: tensor {tensor.name!r} is stored as {tensor.type.name}, which cannot be converted",
         hint="Use a checkpoint in bfloat16, float16 or float32.",
@@ -142,12 +143,12 @@ def opaque_error(tensor: FileTensor) -> UnsupportedError:
 
 
 MAX_DIMENSIONS: Final = 64
-"""Dimensions a checkpoint's tensor may have; NumPy's limit."""
+"""The most dimensions of a checkpoint's tensor: NumPy's limit."""
 
 MAX_COUNT: Final = (1 << 63) - 1
-"""The largest size of a dimension: what every format and library here can count to."""
+"""The largest size of a dimension: the limit of all formats and libraries here."""
 
 
 def stored_tensor(name: str, shape: tuple[int, ...], type: BlockType, file: DataFile, offset: int) -> StoredTensor:
-    """A tensor in one piece, of any of `ELEMENT_TYPES`."""
+    """A tensor of any of `ELEMENT_TYPES`, contiguous in `file` from `offset` on."""
     return (OpaqueTensor if type.name in OPAQUE_TYPES else StoredTensor)(name, shape, type, file, offset)

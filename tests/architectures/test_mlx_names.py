@@ -17,7 +17,7 @@ from quantcli.architectures.transforms import as_float32
 from quantcli.core.errors import ModelError
 from quantcli.formats.checkpoint.checkpoint import open_checkpoint
 from quantcli.formats.prequantized import decoded_checkpoint
-from quantcli.formats.prequantized.mlx_names import published
+from quantcli.formats.prequantized.mlx_names import with_pytorch_names
 
 GOLDENS = Path(__file__).parents[1] / "golden"
 RENAMED = [
@@ -123,7 +123,7 @@ def test_experts_stacked_by_hand(name: str, parent: str, parts: dict[str, str], 
             every = [key.replace(".experts.0.", f".experts.{i}.") for i in range(len(arrays))]
             new = key.replace(f".experts.0.{part}", f".switch_mlp.{parts[part]}")
             stacked[new] = np.stack([arrays[one] for one in every if one in arrays])
-    tensors = published({key: memory_tensor(array, key) for key, array in stacked.items()})
+    tensors = with_pytorch_names({key: memory_tensor(array, key) for key, array in stacked.items()})
     made = find_architecture(config).tensors(tensors, config)
     expected = {key: digest for key, _, _, digest in golden["f32"]["tensors"]}
     assert {t.name: hashlib.sha256(as_float32(t).load().tobytes()).hexdigest() for t in made} == expected
@@ -133,7 +133,7 @@ def test_a_stack_that_is_there_under_both_names() -> None:
     one = memory_tensor(np.zeros((2, 3, 4), np.float32), "x.experts.up_proj.weight")
     two = memory_tensor(np.zeros((2, 3, 4), np.float32), "x.switch_mlp.up_proj.weight")
     with pytest.raises(ModelError, match=r"x\.experts\.up_proj\.weight twice, also as x\.switch_mlp\.up_proj\.weight"):
-        published({tensor.name: tensor for tensor in (one, two)})
+        with_pytorch_names({tensor.name: tensor for tensor in (one, two)})
 
 
 def test_mxfp4_of_gpt_oss(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_sampling_recommendations(tmp_path):
 
 
 def test_a_broken_generation_configuration_recommends_nothing(tmp_path):
-    with pytest.warns(QuantcliWarning, match=r"generation_config\.json: the file is not valid JSON.* it is passed over"):
+    with pytest.warns(QuantcliWarning, match=r"generation_config\.json: the file is not valid JSON.* it is ignored"):
         assert not any("sampling" in key for key in found(tmp_path, {"generation_config.json": "{,"}))
 
 

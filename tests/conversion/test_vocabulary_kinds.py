@@ -177,7 +177,7 @@ def test_the_generation_configuration_comes_last(tmp_path):
     files["generation_config.json"] = {"eos_token_id": [3, 4], "bos_token_id": 1}
     assert ids(convert(write_case(tmp_path, files))) == {"eos": 2, "bos": 1, "eot": 3, "eom": 4}
     (tmp_path / "generation_config.json").write_text("{")
-    with pytest.warns(QuantcliWarning, match=r"generation_config\.json: .* it is passed over"):
+    with pytest.warns(QuantcliWarning, match=r"generation_config\.json: .* it is ignored"):
         assert ids(convert(tmp_path)) == {"eos": 2}
 
 

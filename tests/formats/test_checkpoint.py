@@ -544,7 +544,7 @@ def test_modules_need_not_pool(sentences: Path):
         ("{}", "the file is not a JSON array of objects"),
         ("[1]", "the file is not a JSON array of objects"),
         ("[", "the file is not valid JSON"),
-        ('[{"type": "Pooling", "path": "2_Pooling"}]', "2_Pooling/config.json: no such file, which modules.json says"),
+        ('[{"type": "Pooling", "path": "2_Pooling"}]', "2_Pooling/config.json: no such file; modules.json names it"),
         ('[{"type": "Pooling", "path": "../../etc"}]', "leads out of the model's directory"),
         ('[{"type": "Pooling", "path": "/etc"}]', "leads out of the model's directory"),
         ('[{"type": "Pooling"}]', "None/config.json: no such file"),

@@ -94,7 +94,7 @@ def test_a_forgotten_file_is_closed_without_a_warning(file: InputFile) -> None:
 def test_another_file_in_its_place_is_noticed(file: InputFile) -> None:
     file.path.unlink()
     file.path.write_bytes(CONTENT + b"more")
-    with pytest.raises(FormatError, match="the file has changed since it was first looked at"):
+    with pytest.raises(FormatError, match="the file has changed since it was first opened"):
         file.read(0, 1)
 
 

@@ -93,11 +93,11 @@ BROKEN = {
     "dimension of 2^63": (gguf([], [tensor("a", [2**63])], 4), "a dimension of 9223372036854775808", HEADER + 9),
     "unknown tensor type": (gguf([], [tensor("a", [1], 1000)], 4), "the unknown type 1000", HEADER + 21),
     "removed tensor type cut short": (gguf([], [tensor("a", [32], 31)], 17), "cut short: tensor 'a' ends at", HEADER),
-    "two files joined": (gguf([ONE], [tensor("a", [1])], 4) + gguf([ONE]), "several GGUF files joined in one", 100),
+    "two files joined": (gguf([ONE], [tensor("a", [1])], 4) + gguf([ONE]), "several concatenated GGUF files", 100),
     "two files joined at the alignment": (
-        gguf([ONE], [tensor("a", [1])], 32) + gguf([ONE]), "several GGUF files joined in one", 128,
+        gguf([ONE], [tensor("a", [1])], 32) + gguf([ONE]), "several concatenated GGUF files", 128,
     ),
-    "two headers joined": (gguf([ONE] * 0) + gguf([ONE]), "several GGUF files joined in one", 24),
+    "two headers joined": (gguf([ONE] * 0) + gguf([ONE]), "several concatenated GGUF files", 24),
     "nothing of sizes beyond 2^63": (gguf([], [tensor("a", [2**62, 0, 4])], 4), "more weights than can be", HEADER + 9),
     "rows that are no blocks": (gguf([], [tensor("a", [33], Q8_0)], 64), "rows of 33, not divisible", HEADER + 9),
     "a quantized scalar": (gguf([], [tensor("a", [], Q8_0)], 64), "rows of 1, not divisible", HEADER + 9),
@@ -159,7 +159,7 @@ def test_a_missing_file_and_a_directory(tmp_path: Path) -> None:
         open_gguf(tmp_path / "none.gguf")
     with pytest.raises(FormatError, match="expected a GGUF file, found a directory") as caught:
         open_gguf(tmp_path)
-    assert "with --dry-run it shows its tensors" in (caught.value.hint or "")
+    assert "with --dry-run it shows the tensors" in (caught.value.hint or "")
 
 
 def test_a_part_of_a_split_model_is_refused_unless_allowed(tmp_path: Path) -> None:
@@ -278,5 +278,5 @@ def test_parts_joined_by_cat_are_told_as_such(tmp_path: Path, capsys: pytest.Cap
     for command in (["inspect", path], ["run", path, "-p", "a"], ["tokenize", path, "a"], ["merge", path, "-o", "x"]):
         status, out, err = run_command(capsys, *command)
         assert (status, out) == (1, "")
-        assert "several GGUF files joined in one" in err
+        assert "several concatenated GGUF files" in err
         assert "quantize merge" in err

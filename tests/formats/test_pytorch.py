@@ -85,7 +85,7 @@ def test_types_gguf_lacks_are_refused_when_they_are_read(name: str) -> None:
         ("unsafe_module", UnsafePickleError, r"asks for 'torch\.nn\.modules\.linear\.Linear', which no state dict needs"),
         ("a_list", FormatError, "holds a list, expected a state dict"),
         ("a_tensor", FormatError, "holds a tensor, expected a state dict"),
-        ("negated", FormatError, "a tensor that stands for something else than its storage: neg"),
+        ("negated", FormatError, "a tensor whose values are not those of its storage: neg"),
         ("sparse", UnsafePickleError, r"asks for 'torch\._utils\._rebuild_sparse_tensor', which no state dict needs"),
         ("scalar_of_numpy", UnsafePickleError, r"asks for 'numpy\._core\.multiarray\.scalar', which no state dict needs"),
         ("no_tensors", ModelError, "no tensors in it, expected a state dict: its keys are 'epoch'"),

@@ -126,7 +126,7 @@ def test_a_file_cut_off_after_it_was_opened_is_an_error(tmp_path: Path) -> None:
     path.write_bytes(file_of(one(), EIGHT))
     tensor = open_safetensors(path)["w"]
     path.write_bytes(file_of(one(), bytes(4)))
-    with pytest.raises(FormatError, match="the file has changed since it was first looked at"):
+    with pytest.raises(FormatError, match="the file has changed since it was first opened"):
         tensor.load()
 
 

@@ -1,7 +1,7 @@
 """LoRA adapters: a directory with adapter_config.json and the tensors, as peft or mlx-lm saves them.
 
-An adapter changes a weight `W` to `W + scaling * B A`. What else these libraries can do to a model is refused by its name:
-without it the model would be another.
+An adapter changes a weight `W` to `W + scaling * B A`. Other features of these libraries are refused by name, since without
+them the output of the model would differ.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _MAX_CONFIG: Final = 1 << 24
 
 
 def open_adapter(path: str | PathLike[str]) -> Adapter:
-    """Open the directory of an adapter. No data are read.
+    """Open the directory of an adapter. No tensor data are read.
 
     Raises:
-        FormatError: if there is no adapter in it, or a file is damaged.
-        UnsupportedError: if it is of another kind than LoRA, or LoRA with something that is not understood.
-        ModelError: if its tensors do not go together; all that is wrong is in the message.
+        FormatError: if it has no adapter, or a file is damaged.
+        UnsupportedError: if the adapter is not LoRA, or LoRA with a feature that is not supported.
+        ModelError: if its tensors are inconsistent. The message lists all problems.
     """
     directory = in_snapshot(Path(path))
     config = _read_config(directory)

@@ -1,4 +1,4 @@
-"""What an adapter is, whatever library has written it: pairs of matrices for some weights of a model, and whole weights."""
+"""LoRA adapters, independent of the library that saved them: low-rank pairs, and fully trained weights."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ from typing import Any, Final, Self
 from quantcli.tensors.tensor import FileTensor, Tensor, TensorInfo
 
 LARGEST: Final = 3.4028234663852886e38
-"""What float32 holds, in which scalings are computed with."""
+"""The largest float32, the type of scalings."""
 
 
 @dataclass(frozen=True)
 class LowRank(TensorInfo):
-    """What an adapter adds to the weight `name`: `scaling * b @ a`, of `shape`.
+    """The low-rank update of the weight `name`: `scaling * b @ a`.
 
-    `a` is `(rank, in)` and `b` `(out, rank)`; in an embedding, and where the weight is stored as `(in, out)`, their product
-    is the transpose of the weight, which `transposed` says. For the latter it is the configuration's word, which has one
-    for all layers of a model. DoRA brings every row to the length that `magnitude` gives.
+    shape        that of the weight
+    a            (rank, in), the matrix A
+    b            (out, rank), the matrix B
+    transposed   whether `b @ a` is the transpose of the update: for embeddings, and for weights stored as (in, out). For
+                 the latter it is the configuration's `fan_in_fan_out`, which is one value for all layers.
+    magnitude    `out` values, DoRA's norm of each row of the adapted weight (m)
     """
 
     a: Tensor
@@ -30,25 +33,28 @@ class LowRank(TensorInfo):
     embedding: bool = False
     magnitude: Tensor | None = None
     bias: Tensor | None = None
-    """Added, scaled as well, to the bias beside the weight."""
+    """`scaling * bias` is added to the bias of the layer."""
 
     @property
     def module(self) -> str:
-        """The layer the weight belongs to."""
+        """The name of the layer that the weight belongs to."""
         return self.name.removesuffix(".weight")
 
     @property
     def rank(self) -> int:
-        """The rows of `a`."""
+        """The rank of the update (r)."""
         return self.a.shape[-2]
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter of a model.
+    """A LoRA adapter. Names are those of the base model.
 
-    `pairs` are what is added to weights, `whole` the weights and biases that are replaced, both by their names in the base
-    model; `frozen` are copies of weights of the base model. Close it, or use it in a `with`, to give back the open files.
+    pairs    low-rank updates by the name of the weight
+    whole    fully trained weights and biases, which replace those of the base model
+    frozen   copies of weights of the base model
+
+    Close it, or use it in a `with`, to close its files.
     """
 
     path: Path
@@ -57,15 +63,15 @@ class Adapter:
     whole: Mapping[str, Tensor] = field(repr=False)
     frozen: Mapping[str, Tensor] = field(repr=False)
     alpha: float
-    """From which, with the rank, scalings follow where nothing else is said."""
+    """The default alpha, from which scalings are computed as `alpha / rank`."""
 
     def close(self) -> None:
-        """Give back the open files. A tensor that is read later opens its file again."""
+        """Close the files. A tensor that is read later opens its file again."""
         for file in {tensor.file for tensor in self.tensors() if isinstance(tensor, FileTensor)}:
             file.close()
 
     def tensors(self) -> Iterator[Tensor]:
-        """All tensors of its file."""
+        """All tensors of the adapter's file."""
         for pair in self.pairs.values():
             yield from (tensor for tensor in (pair.a, pair.b, pair.magnitude, pair.bias) if tensor is not None)
         yield from self.whole.values()
@@ -79,6 +85,6 @@ class Adapter:
 
 
 def number(value: Any) -> float | None:
-    """A setting that is a finite number of JSON, else None."""
+    """`value` if it is a finite JSON number, else None."""
     finite = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
     return value if finite else None

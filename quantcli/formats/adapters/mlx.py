@@ -1,8 +1,11 @@
 """LoRA adapters as mlx-lm saves them: adapters.safetensors, and its own adapter_config.json.
 
-For a linear layer `X`, `X.lora_a` is `(in, rank)` and `X.lora_b` `(rank, out)`: the transposes of peft's two. For an
-embedding they are `(tokens, rank)` and `(rank, width)`. Of stacked experts both have an axis of experts in front, and the
-last two axes are peft's. DoRA has `X.m`. With `fine_tune_type` "full" the file holds whole weights.
+              X.lora_a              X.lora_b
+    linear    (in, rank)            (rank, out)             the transposes of peft's matrices
+    embedding (tokens, rank)        (rank, width)
+    experts   (experts, rank, in)   (experts, out, rank)    stacks of peft's matrices
+
+DoRA has `X.m`. With `fine_tune_type` "full" the file has whole weights.
 
 Source: `tuner/lora.py`, `tuner/dora.py` and `lora.py` of mlx-lm 0.32.
 """
@@ -24,22 +27,22 @@ WEIGHTS: Final = ("adapters.safetensors",)
 
 _PART: Final = re.compile(r"(?P<module>.+)\.(?P<part>lora_a|lora_b|m)")
 _STACKED: Final = re.compile(r"(?P<front>.+)\.switch_mlp\.(?P<name>\w+)")
-"""The experts of a layer, which checkpoints have one by one."""
+"""The stacked experts of a layer, which are separate tensors in checkpoints."""
 
 _KINDS: Final = ("lora", "dora", "full")
 
 
 def is_mlx_config(config: Mapping[str, Any]) -> bool:
-    """Whether an adapter_config.json is one of mlx-lm: peft's has the kind of the adapter."""
+    """Whether an adapter_config.json is mlx-lm's. peft's has `peft_type`."""
     return "peft_type" not in config and ("fine_tune_type" in config or "lora_parameters" in config)
 
 
 def assemble(directory: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Adapter:
-    """The adapter in a directory of this configuration and these tensors.
+    """The adapter of a directory, from its configuration and its tensors.
 
     Raises:
-        FormatError: if its tensors do not go together, or the configuration lacks their scale.
-        UnsupportedError: if it is of another kind than LoRA, DoRA or whole weights.
+        FormatError: if its tensors are inconsistent, or the configuration has no scale.
+        UnsupportedError: if it is not LoRA, DoRA or full fine-tuning.
     """
     kind = config.get("fine_tune_type", "lora")
     if kind not in _KINDS:
@@ -78,10 +81,10 @@ def _scale(directory: Path, config: Mapping[str, Any]) -> float:
 
 
 def _pairs(module: str, held: Mapping[str, Tensor], scale: float) -> Iterator[LowRank]:
-    """The pairs of a layer: one, or of stacked experts one each.
+    """The pairs of a layer: one, or one for each of its stacked experts.
 
     Raises:
-        ValueError: if its tensors do not go together.
+        ValueError: if its tensors are inconsistent.
     """
     absent = [name for name in ("lora_a", "lora_b") if name not in held]
     if absent:
@@ -89,9 +92,8 @@ def _pairs(module: str, held: Mapping[str, Tensor], scale: float) -> Iterator[Lo
     a, b = held["lora_a"], held["lora_b"]
     shapes = f"matrices {list(a.shape)} and {list(b.shape)}"
     if len(a.shape) == len(b.shape) == 2 and a.shape[1] == b.shape[0] and a.size and b.size:
-        yield LowRank(
-            f"{module}.weight", (b.shape[1], a.shape[0]), a.type, _turned(a), _turned(b), scale, magnitude=held.get("m")
-        )
+        left, right = _transposed(a), _transposed(b)
+        yield LowRank(f"{module}.weight", (b.shape[1], a.shape[0]), a.type, left, right, scale, magnitude=held.get("m"))
         return
     stacked = _STACKED.fullmatch(module)
     if stacked is None:
@@ -105,7 +107,7 @@ def _pairs(module: str, held: Mapping[str, Tensor], scale: float) -> Iterator[Lo
         yield LowRank(name, (b.shape[1], a.shape[2]), a.type, _member(a, expert), _member(b, expert), scale)
 
 
-def _turned(tensor: Tensor) -> Tensor:
+def _transposed(tensor: Tensor) -> Tensor:
     """The transpose of a stored matrix."""
     stored = _stored(tensor)
     item = stored.type.block_bytes
@@ -114,7 +116,7 @@ def _turned(tensor: Tensor) -> Tensor:
 
 
 def _member(tensor: Tensor, index: int) -> Tensor:
-    """One of the matrices in a stack of stored ones."""
+    """Matrix `index` of a stored stack of matrices."""
     stored = _stored(tensor)
     rows, columns = stored.shape[1:]
     offset = stored.offset + index * rows * columns * stored.type.block_bytes

@@ -1,7 +1,6 @@
 """LoRA adapters as peft saves them: adapter_config.json, and pairs of matrices for some of a model's weights.
 
-An adapter changes a weight `W` to `W + scaling * B A`. What else peft can do to a model is refused by its name: without it
-the model would be another. Source: `save_and_load.py` and `tuners/lora` of peft 0.21.
+Source: `save_and_load.py` and `tuners/lora` of peft 0.21.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ from quantcli.tensors.tensor import Tensor
 CONFIG: Final = "adapter_config.json"
 
 WEIGHTS: Final = ("adapter_model.safetensors", "adapter_model.bin")
-"""In the order they are looked for."""
+"""The names of the weight file, in the order they are tried."""
 
 _SIMPLE: Final = re.compile(r"(?:[^*+{]*[*+{]){0,4}[^*+{]*")
-"""The expressions in `rank_pattern` and `alpha_pattern` that are followed: with few repetitions, and none of a group, no
-text takes long to match."""
+"""The supported expressions in `rank_pattern` and `alpha_pattern`: few repetitions and none of a group, so that matching
+is fast for every string."""
 
 _FLOATS: Final = ("F64", "F32", "F16", "BF16")
 
@@ -36,57 +35,58 @@ _PART: Final = re.compile(
     r"|lora_(?P<magnitude>magnitude_vector)(?:\.\w+)*"
     r")"
 )
-"""The names of what belongs to a pair; `default` or another name of the adapter may stand in them."""
+"""The names of the tensors of a pair, with or without the name of the adapter, such as `default`."""
 
 _WRAPPED: Final = re.compile(r"\.(?:modules_to_save(?:\.\w+)?|base_layer|original_module)\.(?=weight$|bias$)")
-"""What peft puts into the names of weights that it saves whole."""
+"""The components that peft inserts into the names of weights that it saves whole."""
 
 _FROZEN: Final = re.compile(r".+\.(?:base_layer\.weight|original_module\.(?:weight|bias))")
-"""The names of the base model's own weights: an embedding's beside what is added to it or stands in its place."""
+"""The names of copies of the base model's weights, of embeddings that are adapted or fully trained."""
 
-_STRANGE: Final[Mapping[str, str]] = {
-    "target_parameters": "LoRA on parameters that are no layers (target_parameters)",
+_UNSUPPORTED: Final[Mapping[str, str]] = {
+    "target_parameters": "LoRA on parameters outside of layers (target_parameters)",
     "trainable_token_indices": "trained rows of an embedding (trainable_token_indices)",
-    "layer_replication": "layers that are there several times (layer_replication)",
+    "layer_replication": "repeated layers (layer_replication)",
     "use_qalora": "QALoRA (use_qalora)",
     "use_bdlora": "BD-LoRA (use_bdlora)",
     "arrow_config": "Arrow routing (arrow_config)",
     "kasa_config": "KaSA (kasa_config)",
     "monteclora_config": "MonteCLoRA (monteclora_config)",
 }
-"""Settings that change what an adapter does, and what to call them."""
+"""Settings of unsupported features -> their names in errors."""
 
 _CHANGING_STARTS: Final = ("pissa", "olora", "corda", "loftq", "lora_ga", "mica")
-"""Values of `init_lora_weights` for which the base model's weights were changed before the training."""
+"""Prefixes of `init_lora_weights` for initializations that change the weights of the base model."""
 
 _PLAIN: Final = "Let peft merge it (`merge_and_unload`) and convert the merged model."
 
 
 def assemble(directory: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Adapter:
-    """The adapter in a directory of this configuration and these tensors.
+    """The adapter of a directory, from its configuration and its tensors.
 
     Raises:
         FormatError: if the configuration has no alpha.
-        UnsupportedError: if it is of another kind than LoRA, or LoRA with something that is not understood.
-        ModelError: if its tensors do not go together; all that is wrong is in the message.
+        UnsupportedError: if the adapter is not LoRA, or LoRA with a feature that is not supported.
+        ModelError: if its tensors are inconsistent. The message lists all problems.
     """
-    _refuse_strange(directory, config)
+    _refuse_unsupported(directory, config)
     alpha = number(config.get("lora_alpha"))
     if alpha is None:
         raise FormatError(directory / CONFIG, f"lora_alpha is {config.get('lora_alpha')!r}, expected a number")
     return _assemble(directory, config, tensors, alpha)
 
 
-def _refuse_strange(directory: Path, config: Mapping[str, Any]) -> None:
+def _refuse_unsupported(directory: Path, config: Mapping[str, Any]) -> None:
     kind = config.get("peft_type", "LORA")
     if kind != "LORA":
         raise UnsupportedError(f"{directory}: an adapter of the kind {kind}, expected LORA", hint=_PLAIN)
-    strange = [name for key, name in _STRANGE.items() if config.get(key)]
+    unsupported = [name for key, name in _UNSUPPORTED.items() if config.get(key)]
     start = config.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(_CHANGING_STARTS):
-        strange.append(f"a base model that was changed before the training (init_lora_weights = {start!r})")
-    if strange:
-        raise UnsupportedError(f"{directory}: the adapter has {', '.join(strange)}, which is not supported", hint=_PLAIN)
+        unsupported.append(f"a base model that was changed before the training (init_lora_weights = {start!r})")
+    if unsupported:
+        what = f"{directory}: the adapter has {', '.join(unsupported)}, which is not supported"
+        raise UnsupportedError(what, hint=_PLAIN)
 
 
 # --- from tensors to pairs ------------------------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ def _assemble(directory: Path, config: Mapping[str, Any], tensors: Mapping[str, 
 
 
 def _pair(module: str, held: Mapping[str, Tensor], config: Mapping[str, Any]) -> LowRank | str:
-    """The pair of a layer, or what is wrong with it."""
+    """The pair of a layer, or the problem with it."""
     embedding = "embedding A" in held or "embedding B" in held
     names = ("embedding A", "embedding B") if embedding else ("A", "B")
     absent = [f"lora_{name.replace(' ', '_')}" for name in names if name not in held]
@@ -143,13 +143,15 @@ def _pair(module: str, held: Mapping[str, Tensor], config: Mapping[str, Any]) ->
     )  # fmt: skip
     if config.get("use_dora") and pair.magnitude is None:
         return "no lora_magnitude_vector, though use_dora is set"
-    turned = embedding or bool(config.get("fan_in_fan_out"))
-    return replace(pair, shape=pair.shape[::-1], transposed=True) if turned else pair
+    transposed = embedding or bool(config.get("fan_in_fan_out"))
+    return replace(pair, shape=pair.shape[::-1], transposed=True) if transposed else pair
 
 
 def _matching(config: Mapping[str, Any], key: str, module: str, usual: Any) -> float | None:
-    """A setting for one layer: that of the first expression which matches the end of its name. None if it is no number, or
-    not to be found out."""
+    """A setting for one layer: that of the first expression that matches the end of its name, else `usual`.
+
+    None if it is not a number, or an expression is not supported.
+    """
     patterns = config.get(key) or {}
     if not isinstance(patterns, dict):
         return None

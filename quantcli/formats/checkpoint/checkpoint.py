@@ -1,4 +1,4 @@
-"""A checkpoint: a model's configuration, its tensors, and the small files beside them, whatever the layout on disk."""
+"""A checkpoint: a model's configuration, its lazy tensors and its side files, whatever the layout on disk."""
 
 from __future__ import annotations
 
@@ -17,16 +17,19 @@ from quantcli.tensors.files import InputFile
 from quantcli.tensors.tensor import FileTensor, Tensor
 
 MAX_JSON: Final = 1 << 28
-"""Bytes a side file may have. The largest known, the tokenizer.json of big vocabularies, have some 40 million."""
+"""The most bytes of a side file. The largest known, the tokenizer.json of big vocabularies, have some 40 million."""
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
     """A model as it was published.
 
-    `path` is what was opened, `directory` where the side files are. `config` is config.json, and in a directory of
-    sentence-transformers has what the configuration of its pooling says under `sentence_pooling`. `tensors` are the model's
-    lazy tensors under the names they have there. Close it, or use it in a `with`, to give back the open files.
+    path        the path that was opened
+    directory   the directory of the side files
+    config      config.json; for sentence-transformers with the pooling configuration under `sentence_pooling`
+    tensors     the lazy tensors by their names in the checkpoint
+
+    Close it, or use it in a `with`, to close its files.
     """
 
     path: Path
@@ -34,19 +37,19 @@ class Checkpoint:
     config: dict[str, Any] = field(repr=False)
     tensors: dict[str, Tensor] = field(repr=False)
     interrupt: Callable[[], None] = field(default=lambda: None, repr=False)
-    """Makes reads fail that wait for something: for whoever gives up while other threads read."""
+    """Makes blocking reads fail, so that a conversion can stop while other threads read."""
     _release: Callable[[], None] = field(default=lambda: None, repr=False)
 
     def file(self, name: str) -> Path | None:
-        """The path of a side file such as `tokenizer.model`, None where there is none.
+        """The path of a side file such as `tokenizer.model`; None if there is no such file.
 
         Raises:
-            FormatError: if it is a link that leads out of the directory or nowhere.
+            FormatError: if it is a link to a file outside the directory, or a broken link.
         """
         return resolve_inside(self.directory, name)
 
     def json(self, name: str) -> dict[str, Any] | None:
-        """The contents of a side file such as `tokenizer_config.json`, None where there is none.
+        """The contents of a side file such as `tokenizer_config.json`; None if there is no such file.
 
         Raises:
             FormatError: if it is not a JSON object; and as `file`.
@@ -55,7 +58,7 @@ class Checkpoint:
         return None if path is None else read_json(path)
 
     def generation_config(self) -> dict[str, Any]:
-        """The contents of generation_config.json, which only recommends. There are broken ones about: of these it warns.
+        """The contents of generation_config.json; empty without one. It only recommends, so a broken file is a warning.
 
         Raises:
             FormatError: as `file`.
@@ -64,17 +67,17 @@ class Checkpoint:
         try:
             return {} if path is None else read_json(path)
         except FormatError as error:
-            warn(f"{error.message}; it is passed over")
+            warn(f"{error.message}; it is ignored")
             return {}
 
     def close(self) -> None:
-        """Give back the open files. A tensor that is read later opens its file again."""
+        """Close the files. A tensor that is read later opens its file again."""
         for file in {tensor.file for tensor in self.tensors.values() if isinstance(tensor, FileTensor)}:
             file.close()
         self._release()
 
     def owning(self, release: Callable[[], None], *, interrupt: Callable[[], None]) -> Checkpoint:
-        """The same checkpoint, which calls `release` when it is closed."""
+        """The same checkpoint, which calls `release` when it is closed and has `interrupt`."""
         return replace(self, _release=release, interrupt=interrupt)
 
     def __enter__(self) -> Self:
@@ -87,16 +90,16 @@ class Checkpoint:
 
 
 def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
-    """Open a Hugging Face directory, or one file of tensors with its config.json beside it. No data are read.
+    """Open a Hugging Face directory, or one file of tensors with its config.json beside it. No tensor data are read.
 
-    A directory is a model in one safetensors file or in shards, with an index or complete by their names; if it has none,
-    the same of PyTorch files (`.bin`, `.pt`, `.pth`, `.ckpt`).
+    A directory holds one safetensors file or shards, with an index or complete by their names. Without safetensors, the
+    same holds for PyTorch files (`.bin`, `.pt`, `.pth`, `.ckpt`).
 
     Raises:
-        FormatError: if there is nothing at `path`, config.json is missing or a file is damaged or foreign.
+        FormatError: if nothing is at `path`, config.json is missing, or a file is damaged or of another format.
         UnsafePickleError: if a PyTorch file is more than a state dict.
         ModelError: if there is no model in the directory, shards and index disagree, or `path` is one shard of several.
-        UnsupportedError: if the checkpoint is stored in a way that is not read.
+        UnsupportedError: if the checkpoint has a layout that is not supported.
     """
     path = Path(path)
     if not path.exists():
@@ -105,12 +108,12 @@ def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
     if path.is_dir():
         return read_checkpoint(path, path, Directory(path))
     if path.is_file():
-        InputFile(path)  # which refuses what is no file of a model before a config.json is missed
+        InputFile(path)  # refuses Git LFS pointers and the like, before a missing config.json is reported
     return Checkpoint(path, path.parent, _read_configuration(path.parent), open_single(path))
 
 
 def read_checkpoint(path: Path, directory: Path, folder: Folder) -> Checkpoint:
-    """A checkpoint called `path` whose side files are in `directory` and whose tensors are in `folder`.
+    """The checkpoint called `path` in errors, with its side files in `directory` and its tensors in `folder`.
 
     Raises:
         FormatError, UnsafePickleError, ModelError, UnsupportedError: as `open_checkpoint`.
@@ -122,12 +125,12 @@ def _read_configuration(directory: Path) -> dict[str, Any]:
     return _read_config(directory) | _read_pooling(directory)
 
 
-_STRANGERS: Final = (
+_HINTS: Final = (
     ("adapter_config.json", "This is an adapter: give the directory of its base model."),
     ("params.json", "This is the original layout of Meta or Mistral: get the model in the Hugging Face layout."),
     ("model_index.json", "This is a pipeline of diffusers: give one of its models."),
 )
-"""Files that tell what a directory without a config.json is, and what to say then."""
+"""Files by which a directory without config.json is recognised, and the hint for it."""
 
 
 def _read_config(directory: Path) -> dict[str, Any]:
@@ -135,17 +138,17 @@ def _read_config(directory: Path) -> dict[str, Any]:
     if config is None:
         if not any(directory.iterdir()):
             raise FormatError(directory, "the directory is empty", hint="Give the directory that holds a model.")
-        hints = (hint for name, hint in _STRANGERS if (directory / name).exists())
+        hints = (hint for name, hint in _HINTS if (directory / name).exists())
         raise FormatError(
             directory / "config.json",
-            "no such file; the model's architecture is read from it",
+            "no such file; it has the model's architecture",
             hint=next(hints, "Put the model's config.json beside its tensors."),
         )
     return read_json(config)
 
 
 def _read_pooling(directory: Path) -> dict[str, Any]:
-    """`{"sentence_pooling": ...}`: how sentence-transformers makes one embedding of those of all tokens; else nothing."""
+    """`{"sentence_pooling": ...}`, the pooling configuration of sentence-transformers; empty without one."""
     modules = resolve_inside(directory, "modules.json")
     if modules is None:
         return {}
@@ -154,7 +157,7 @@ def _read_pooling(directory: Path) -> dict[str, Any]:
             place = f"{module.get('path')}/config.json"
             found = resolve_inside(directory, place)
             if found is None:
-                raise FormatError(directory / place, f"no such file, which {modules.name} says tells how to pool")
+                raise FormatError(directory / place, f"no such file; {modules.name} names it for the pooling")
             return {"sentence_pooling": read_json(found)}
     return {}
 
@@ -163,7 +166,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a small file.
 
     Raises:
-        FormatError: if it is none, or larger than `MAX_JSON`.
+        FormatError: if it is not a JSON object, or larger than `MAX_JSON`.
     """
     return parse_object(path, _read_bytes(path), "the file", unique=False)
 

@@ -1,4 +1,4 @@
-"""Keep a checkpoint's files inside its directory, whatever an index or a symbolic link says."""
+"""The directory of a model, which none of its files may be outside of, whatever an index or a symbolic link says."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from quantcli.tensors.files import DataFile, InputFile
 
 
 class Folder(ABC):
-    """Where a model's files are. `path` is what errors call it."""
+    """The local or remote folder of a model's files. `path` is its name in errors."""
 
     path: Path
 
     @abstractmethod
     def names(self) -> list[str]:
-        """The names of what is in it, in order."""
+        """The names of its entries, sorted."""
 
     @abstractmethod
     def open(self, name: str) -> DataFile | None:
-        """The file of a name that somebody else gave, which may have folders; None where there is none.
+        """The file of an untrusted relative name, which may have directories; None if there is no such file.
 
         Raises:
-            FormatError: if the name leads out of the folder, or what is there is no file.
+            FormatError: if the name leads out of the folder, or does not name a file.
         """
 
 
 @dataclass(frozen=True)
 class Directory(Folder):
-    """A directory of this machine."""
+    """A local directory."""
 
     path: Path
 
@@ -48,23 +48,26 @@ class Directory(Folder):
 
 
 def leads_outside(name: str) -> bool:
-    """Whether a relative name is none, as either of the systems of this world would read it: an index that was made for one
-    must not be a way out on the other."""
+    """Whether a relative name leads out of its directory, by the rules of POSIX or of Windows.
+
+    Both are applied on every system: an index made for one of them must be safe on the other.
+    """
     posix, windows = PurePosixPath(name), PureWindowsPath(name)
     return not name or "\0" in name or posix.is_absolute() or bool(windows.anchor) or ".." in {*posix.parts, *windows.parts}
 
 
 def resolve_inside(directory: Path, name: str) -> Path | None:
-    """The file `name` of `directory`, None where there is none.
+    """The path of the file `name` in `directory`; None if there is no such file.
 
-    `name` may have folders. It is refused if it is absolute or climbs out, and so is a symbolic link that leads out of the
-    directory, except into the `blobs` of the Hugging Face cache that the directory is a snapshot of
-    (`models--ORG--NAME/snapshots/REVISION/FILE -> ../../blobs/HASH`), or those that all repositories of the cache share
-    (`models--ORG--NAME/blobs/HASH -> ../../blobs/XX/HASH`).
+    `name` may have directories. It is refused if it is absolute or has `..`. A link out of the directory is refused too,
+    unless the directory is a snapshot of the Hugging Face cache and the link leads to its blobs:
+
+        models--ORG--NAME/snapshots/REVISION/FILE -> ../../blobs/HASH
+        models--ORG--NAME/blobs/HASH -> ../../blobs/XX/HASH            blobs that all repositories share
 
     Raises:
-        FormatError: if the name or the link leads outside, the link leads nowhere, or what is there is no file, or is a
-            pointer of Git LFS to one.
+        FormatError: if the name or the link leads outside, the link is broken, or the target is not a file or is a Git LFS
+            pointer.
     """
     if leads_outside(name):
         raise FormatError(directory, f"the file name {name!r} leads out of the model's directory")
@@ -77,13 +80,13 @@ def resolve_inside(directory: Path, name: str) -> Path | None:
     except FileNotFoundError:
         hint = "The download may be incomplete: download the model again."
         raise FormatError(path, "a link to a file that does not exist", hint=hint) from None
-    except (OSError, RuntimeError):  # Python 3.11 and 3.12 raise RuntimeError for links in a circle
+    except (OSError, RuntimeError):  # Python 3.11 and 3.12 raise RuntimeError for a cycle of links
         raise FormatError(path, "a link that cannot be followed") from None
     home = directory.resolve()
     if not target.is_relative_to(home) and not _is_blob(target, home):
         hint = "Replace the link by the file, or give the directory the file is in."
         raise FormatError(path, f"a link that leads out of the model's directory, to {target}", hint=hint)
-    if not stat.S_ISREG(found.st_mode):  # opening a pipe would wait for ever
+    if not stat.S_ISREG(found.st_mode):  # opening a pipe would block
         kind = "a directory" if stat.S_ISDIR(found.st_mode) else "a device, pipe or socket"
         raise FormatError(path, f"expected a file, found {kind}")
     if lfs.is_pointer(target, found.st_size):
@@ -92,7 +95,7 @@ def resolve_inside(directory: Path, name: str) -> Path | None:
 
 
 def _is_blob(target: Path, directory: Path) -> bool:
-    """Whether a file is where the Hugging Face cache keeps the contents of a snapshot's files."""
+    """Whether `target` is a blob of the Hugging Face cache that `directory` is a snapshot of."""
     for place in directory.parents:
         if place.name == "snapshots" and place.parent.name.startswith("models--"):
             repository = place.parent

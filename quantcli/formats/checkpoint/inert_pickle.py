@@ -1,8 +1,8 @@
-"""Read a pickle as data: by a machine that has no operation which calls, imports or creates anything of Python's.
+"""Read a pickle as data, with an interpreter that cannot call, import or create Python objects.
 
-Python's own unpickler can be narrowed to a list of names, but it still allocates what a damaged file asks for and recurses
-into what it nests. Here the standard library only splits the bytes into operations (`pickletools.genops`). What these can
-build is lists, tuples, dictionaries, texts, numbers, and the results of a closed table of functions of ours.
+Python's own unpickler can be restricted to a list of names, but it still allocates what a damaged file asks for, and
+recurses into nested objects. Here the standard library only splits the bytes into operations (`pickletools.genops`). These
+can build lists, tuples, dictionaries, strings, numbers, and the results of a fixed table of functions of this package.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Final
 from quantcli.core.errors import FormatError, UnsafePickleError
 
 MAX_OPERATIONS: Final = 10_000_000
-"""Operations in one pickle. The state dict of a model of 60,000 tensors takes 3 million."""
+"""The most operations of a pickle. The state dict of a model with 60,000 tensors has 3 million."""
 
 _HINT: Final = (
     "Only state dicts are read, and nothing in a pickle is executed. Save the weights alone: "
@@ -28,8 +28,10 @@ _HINT: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Constructor:
-    """A global that a pickle may call. `build` makes inert data of the arguments, in a time that does not grow with them,
-    and raises ValueError or TypeError for arguments that make no sense."""
+    """A global that a pickle may call.
+
+    `build` returns plain data for the arguments, in constant time. It raises ValueError or TypeError for invalid arguments.
+    """
 
     build: Callable[..., Any]
 
@@ -42,15 +44,18 @@ def load_pickle(
     *,
     offset: int = 0,
 ) -> Any:
-    """The object of the pickle that begins where `stream` stands, which is left at its end.
+    """The object of the pickle at the position of `stream`, which is then at the end of the pickle.
 
-    `known` are the globals it may name (`module.name` -> what it stands for); only those that are a `Constructor` may be
-    called. `persistent` makes data of a persistent id, by which a pickle refers to what is stored beside it. The stream
-    begins at `offset` of the file `path`; both are for errors.
+    Args:
+        path: the file, for errors.
+        stream: the data.
+        known: the globals that the pickle may name, `module.name` -> value. Only a `Constructor` may be called.
+        persistent: returns data for a persistent id, which refers to something outside the pickle.
+        offset: where the stream begins in the file, for errors.
 
     Raises:
         UnsafePickleError: if it names any other global.
-        FormatError: if it is damaged, or does what no state dict needs, or has more than `MAX_OPERATIONS`.
+        FormatError: if it is damaged, has an operation that no state dict needs, or has more than `MAX_OPERATIONS`.
     """
     machine = _Machine(known, persistent)
     position = stream.tell()
@@ -74,10 +79,10 @@ def load_pickle(
 
 
 def plain_dict(pairs: Iterable[Sequence[Any]] = ()) -> dict[Any, Any]:
-    """A dict of `(key, value)` pairs whose keys are plain: hashing a key must not walk through a nest of tuples.
+    """A dict of `(key, value)` pairs whose keys are strings, numbers, bytes or None: nested tuples are slow to hash.
 
     Raises:
-        ValueError: for another key, or for something that is no pair.
+        ValueError: for any other key, or an item that is not a pair.
     """
     found = {}
     for key, value in pairs:
@@ -93,7 +98,7 @@ class _UnknownGlobalError(Exception):
 
 
 class _Machine:
-    """The stack, the marks in it and the memo; a method per operation that is more than pushing its argument."""
+    """The stack, the marks in it and the memo, with a method for each operation that does more than push its argument."""
 
     def __init__(self, known: Mapping[str, Any], persistent: Callable[[Any], Any] | None) -> None:
         self.known = known
@@ -162,7 +167,7 @@ class _Machine:
         return f"{module}.{name}"
 
     def find(self, names: str) -> None:
-        name = self.named(*_parted(names))
+        name = self.named(*_split_name(names))
         if name not in self.known:
             raise _UnknownGlobalError(name)
         self.push(self.known[name])
@@ -174,7 +179,7 @@ class _Machine:
         self.find(f"{module} {name}")
 
     def refuse(self, names: str) -> None:
-        raise _UnknownGlobalError(self.named(*_parted(names)))
+        raise _UnknownGlobalError(self.named(*_split_name(names)))
 
     def reduce(self, _: Any) -> None:
         callee, arguments = self.take(2)
@@ -183,7 +188,7 @@ class _Machine:
         self.push(callee.build(*arguments))
 
     def build(self, _: Any) -> None:
-        # The attributes of an object. A state dict has one, `_metadata`, which says nothing of its tensors.
+        # The attributes of an object. A state dict has one, `_metadata`, which is not needed for its tensors.
         target, _state = self.take(2)
         if type(target) is not dict:
             raise ValueError(f"it sets attributes of a {type(target).__name__}")
@@ -199,8 +204,8 @@ def _dict_of(items: list[Any]) -> dict[Any, Any]:
     return plain_dict(zip(items[::2], items[1::2], strict=True))
 
 
-def _parted(names: str) -> tuple[str, str]:
-    """The two names of an operation's argument, `module name`."""
+def _split_name(names: str) -> tuple[str, str]:
+    """Module and name of an operation's argument, `module name`."""
     module, _, name = names.partition(" ")
     return module, name
 
@@ -246,4 +251,4 @@ _STEPS: Final[Mapping[str, Callable[[_Machine, Any], None]]] = {
     "BUILD": _Machine.build,
     "BINPERSID": _Machine.refer,
 }
-"""What each operation does. One that is not here is refused: those that make objects of classes, sets, buffers."""
+"""Operation -> its implementation. All others are refused: those that create instances of classes, sets, buffers."""

@@ -1,7 +1,7 @@
-"""Read what `torch.save` wrote, without torch: the zip layout of PyTorch 1.6 and later, and the one before.
+"""Read files of `torch.save` without torch: the zip layout of PyTorch 1.6 and later, and the older layout.
 
-Both hold a pickle that refers to storages by key, and the storages as plain bytes. The pickle is read as data (see
-`inert_pickle`), the bytes are left where they are. Source: `torch/serialization.py` and `torch/_utils.py` of PyTorch.
+Both have a pickle that refers to storages by key, and the storages as raw bytes. The pickle is read as data (see
+`inert_pickle`). The storages are read lazily. Source: `torch/serialization.py` and `torch/_utils.py` of PyTorch.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from quantcli.tensors.strided import StridedTensor, is_contiguous
 from quantcli.tensors.tensor import MAX_COUNT, MAX_DIMENSIONS, Tensor, stored_tensor
 
 MAX_PICKLE: Final = 1 << 26
-"""Bytes a pickle may have; about 250 go to a tensor."""
+"""The most bytes of a pickle, which has about 250 for each tensor."""
 
 MAX_PAIRS: Final = 1_000_000
-"""Items that the constructor calls of one file may copy into dictionaries."""
+"""The most items that constructor calls of one file may copy into dictionaries."""
 
 NESTS: Final = ("state_dict", "model_state_dict", "model", "module")
-"""Where training checkpoints keep the weights, beside an optimizer's state and counters; in the order they are tried."""
+"""The keys of the state dict in training checkpoints, which also have optimizer states; in the order they are tried."""
 
 MAGIC_NUMBER: Final = 0x1950A86A20F9469CFC6C
 """The first object of the layout before 1.6."""
@@ -50,13 +50,13 @@ _TORCH_TYPES: Final = (
 
 
 def open_pytorch(source: str | PathLike[str] | DataFile) -> dict[str, Tensor]:
-    """The tensors of the state dict in a PyTorch file by name, in its order. No data are read.
+    """The lazy tensors of the state dict in a PyTorch file by name, in its order. No tensor data are read.
 
-    The state dict is the saved object itself, or lies under one of `NESTS`. What is no tensor is passed over. Tensors that
-    share a storage each see their part of it.
+    The state dict is the saved object itself, or is under one of `NESTS`. Other values are ignored. Tensors may share a
+    storage.
 
     Raises:
-        FormatError: if the file is missing, cut short or damaged, or holds no state dict.
+        FormatError: if the file is missing, truncated or damaged, or has no state dict.
         UnsafePickleError: if its pickle asks for more than a state dict needs.
         UnsupportedError: for a compressed, encrypted, big-endian or TorchScript file.
         ModelError: if the state dict has no tensors.
@@ -72,7 +72,7 @@ def open_pytorch(source: str | PathLike[str] | DataFile) -> dict[str, Tensor]:
 
 @dataclass(frozen=True, slots=True)
 class _Storage:
-    """Bytes under a key; the part of them from element `start` on, `elements` of a type."""
+    """A storage, or its `elements` elements from `start` on, in elements of `type`. `key` names its bytes in the file."""
 
     type: BlockType
     key: str
@@ -82,7 +82,7 @@ class _Storage:
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    """A tensor: where in its storage each element is, all counted in elements of `type`."""
+    """A tensor as a strided view of its storage. Offset and strides are in elements of `type`."""
 
     storage: _Storage
     type: BlockType
@@ -98,11 +98,11 @@ class _StorageClass:
 
 @dataclass(frozen=True, slots=True)
 class _Inert:
-    """A class that is only named, as an argument."""
+    """A class that is only named as an argument, and never called."""
 
 
 _Span = tuple[int, int]
-"""Where a storage lies in the file: offset and bytes."""
+"""The position of a storage in the file: offset and bytes."""
 
 
 def _are_counts(value: Any) -> bool:
@@ -138,10 +138,10 @@ def _tensor_v3(
 
 
 def _refuse_marks(marks: Any) -> None:
-    """Views may be marked as the negative or the conjugate of what is stored."""
+    """Refuse views that are marked as the negative or the conjugate of the stored numbers."""
     if isinstance(marks, dict) and any(marks.values()):
         names = ", ".join(str(name)[:20] for name, value in marks.items() if value)
-        raise ValueError(f"a tensor that stands for something else than its storage: {names}")
+        raise ValueError(f"a tensor whose values are not those of its storage: {names}")
 
 
 def _parameter(view: Any, *_unused: Any) -> _View:
@@ -171,7 +171,7 @@ def _of_type(rebuild: Any, _class: Any, arguments: Any, *_state: Any) -> _View:
 _BESIDE: Final = (
     "torch.device", "builtins.set", "builtins.bytearray", "builtins.complex", "collections.Counter", "_codecs.encode",
 )  # fmt: skip
-"""What training may keep beside the weights that is no tensor, as far as torch.load takes it without leave."""
+"""Globals of values other than tensors in training checkpoints, as far as torch.load allows them by default."""
 
 _GLOBALS: Final[Mapping[str, Any]] = MappingProxyType(
     {
@@ -193,7 +193,7 @@ _GLOBALS: Final[Mapping[str, Any]] = MappingProxyType(
 
 
 class _Reader:
-    """Loads the pickle of one file and keeps account of the storages it refers to."""
+    """Loads the pickle of one file and records the storages it refers to."""
 
     def __init__(self, file: DataFile) -> None:
         self.file = file
@@ -205,7 +205,7 @@ class _Reader:
         return load_pickle(self.file.path, stream, known, self._storage, offset=offset)
 
     def _ordered_dict(self, pairs: Any = ()) -> dict[Any, Any]:
-        # Python 2 hands the items over here. The same list could be handed over again and again.
+        # Pickles of Python 2 pass the items as an argument. A malicious pickle may pass the same list many times.
         if not isinstance(pairs, list | tuple):
             raise ValueError("a dictionary of something else than pairs")
         self._pairs += len(pairs)
@@ -214,8 +214,10 @@ class _Reader:
         return plain_dict(pairs)
 
     def _storage(self, reference: Any) -> _Storage:
-        """A storage from `("storage", class, key, device, elements)`, before 1.6 with a sixth: None, or for a part of the
-        storage `(key of the part, start, elements)`."""
+        """The storage of a persistent id `("storage", class, key, device, elements)`.
+
+        Before 1.6 there is a sixth item: None, or for a part of a storage `(key of the part, start, elements)`.
+        """
         if not isinstance(reference, tuple) or len(reference) not in (5, 6) or reference[0] != "storage":
             raise ValueError("a reference that is not to a storage")
         _, kind, key, _, elements, *part = reference
@@ -278,7 +280,7 @@ def _zip_entries(file: DataFile) -> dict[str, zipfile.ZipInfo]:
 
 
 def _zip_span(file: DataFile, entry: zipfile.ZipInfo, limit: int) -> _Span:
-    """Where the data of an entry lie: right behind a header of its own, whose length only that header tells."""
+    """The position of an entry's data, which follow the entry's local header. Only that header has its own length."""
     place = f"entry {entry.filename!r}"
     if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
         kind = "encrypted" if entry.flag_bits & 1 else "compressed"
@@ -350,7 +352,7 @@ def _state_dict(file: DataFile, root: Any) -> Iterator[tuple[str, _View]]:
 
 
 def _find_state_dict(node: dict[Any, Any], depth: int) -> dict[Any, Any] | None:
-    """The innermost dictionary with tensors under one of `NESTS`, else `node` if it has any."""
+    """The innermost dictionary with tensors under one of `NESTS`, else `node` if it has tensors."""
     for name in NESTS if depth else ():
         inner = node.get(name)
         if isinstance(inner, dict) and (found := _find_state_dict(inner, depth - 1)):

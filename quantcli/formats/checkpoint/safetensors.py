@@ -1,6 +1,6 @@
-"""Read safetensors: a little-endian u64, that many bytes of JSON, and the tensors, each where the JSON says.
+"""Read safetensors: a little-endian u64, that many bytes of JSON, and the tensors at the offsets in the JSON.
 
-Nothing in the header is believed before it is checked: the tensors must tile the data exactly, as the format demands.
+The header is validated before it is used: the tensors must cover the data without gaps or overlap, as the format requires.
 Source: the format's description and limits in the safetensors project (`README.md`, `safetensors/src/tensor.rs`).
 """
 
@@ -19,17 +19,17 @@ from quantcli.tensors.files import DataFile, data_file
 from quantcli.tensors.tensor import MAX_COUNT, MAX_DIMENSIONS, Tensor, stored_tensor
 
 MAX_HEADER: Final = 100_000_000
-"""Bytes the JSON may take; the limit of the reference implementation."""
+"""The most bytes of the JSON: the limit of the reference implementation."""
 
 _LENGTH_BYTES: Final = 8
 
 
 def open_safetensors(source: str | PathLike[str] | DataFile) -> dict[str, Tensor]:
-    """The tensors of a safetensors file by name, in the order of their data. No data are read.
+    """The lazy tensors of a safetensors file by name, sorted. No tensor data are read.
 
     Raises:
-        FormatError: if the file is missing, cut short, or breaks a rule of the format.
-        UnsupportedError: if rows of a type narrower than a byte do not end on a byte.
+        FormatError: if the file is missing, truncated, or violates the format.
+        UnsupportedError: if rows of a type narrower than a byte do not end on a byte boundary.
     """
     with data_file(source) as file:
         header, data_offset = _read_header(file)
@@ -54,7 +54,7 @@ def _read_header(file: DataFile) -> tuple[dict[str, Any], int]:
         )
     header = parse_object(file.path, file.read(_LENGTH_BYTES, length), "the header", offset=_LENGTH_BYTES)
     metadata = header.pop("__metadata__", None)
-    metadata = {} if metadata is None else metadata  # MLX writes null where there are none
+    metadata = {} if metadata is None else metadata  # MLX writes null for no metadata
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise FormatError(file.path, "__metadata__ is not an object of strings", offset=_LENGTH_BYTES)
     return header, _LENGTH_BYTES + length
@@ -82,7 +82,7 @@ def _tensors(file: DataFile, header: Mapping[str, Any], data_offset: int) -> dic
 
 
 def _span(file: DataFile, name: str, entry: Any) -> tuple[int, int]:
-    """The checked bounds of a tensor within the data: its size is that of its shape and dtype."""
+    """The bounds of a tensor in the data. Its size is checked against its shape and dtype."""
 
     def fault(what: str) -> FormatError:
         return FormatError(file.path, f"tensor {name!r}: {what}", offset=_LENGTH_BYTES)
@@ -116,7 +116,7 @@ def _tensor(file: DataFile, name: str, entry: dict[str, Any], offset: int) -> Te
 
 
 def _are_counts(value: Any) -> bool:
-    """True for a list of integers from 0 to what 63 bits hold (a JSON true is not one)."""
+    """Whether a value is a list of integers from 0 to `MAX_COUNT`, which a JSON true is not."""
     return isinstance(value, list) and all(type(item) is int and 0 <= item <= MAX_COUNT for item in value)
 
 

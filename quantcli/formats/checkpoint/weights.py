@@ -1,7 +1,7 @@
-"""Find the files that hold a model's tensors, and read them as one.
+"""Find the files with a model's tensors, and open them as one.
 
-In a directory, safetensors come before PyTorch files and one file before shards, as for `transformers`. Shards without an
-index are taken when their names say that they are complete.
+In a directory, safetensors take precedence over PyTorch files, and one file over shards, as in `transformers`. Shards
+without an index are accepted if they are complete by their names.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _NUMBERED: Final = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """What a file is by its first bytes, and what reads it; without a reader, why it is refused and what to do."""
+    """A file format, recognised by its first bytes: its reader, or the error and hint if it is refused."""
 
     pattern: re.Pattern[bytes]
     read: Callable[[DataFile], Tensors] | None = None
@@ -43,7 +43,7 @@ class _Kind:
 
 
 _KINDS: Final = (
-    # In this order: a header's length may begin like a pickle, and a GGUF may have a brace where safetensors have theirs.
+    # In this order: the length of a safetensors header may look like a pickle, and byte 8 of a GGUF file may be a brace.
     _Kind(re.compile(rb"GGUF"), None, "a GGUF file, expected a checkpoint"),
     _Kind(re.compile(re.escape(lfs.START)), None, lfs.FAULT, lfs.HINT),
     _Kind(re.compile(rb"(?s).{8}\{"), open_safetensors),
@@ -58,12 +58,12 @@ _KINDS: Final = (
 
 
 def open_tensor_file(file: DataFile) -> Tensors:
-    """The tensors of one checkpoint file. What it is is told by its first bytes, not by its name.
+    """The lazy tensors of one checkpoint file. Its format is recognised by its first bytes, not by its name.
 
     Raises:
-        FormatError: if it is missing, damaged, or no kind of checkpoint.
+        FormatError: if it is missing, damaged, or not a checkpoint.
         UnsafePickleError: if it is a PyTorch file that is more than a state dict.
-        UnsupportedError: if it is a checkpoint of a kind that is not read.
+        UnsupportedError: if it is a checkpoint in a format that is not supported.
     """
     with file:
         start = file.read(0, min(32, file.size))
@@ -71,7 +71,7 @@ def open_tensor_file(file: DataFile) -> Tensors:
         raise FormatError(file.path, "the file is empty", hint="Download the file again.")
     kind = next((kind for kind in _KINDS if kind.pattern.match(start)), None)
     if kind is None and file.path.suffix == ".safetensors":
-        return open_safetensors(file)  # which can say best what is wrong with it
+        return open_safetensors(file)  # which has the best error message for it
     if kind is None:
         raise FormatError(file.path, f"neither safetensors nor a PyTorch file: it starts with {start[:8]!r}")
     if kind.read is None:
@@ -80,7 +80,7 @@ def open_tensor_file(file: DataFile) -> Tensors:
 
 
 def open_single(path: Path) -> Tensors:
-    """The tensors of a model that is the one file `path`.
+    """The lazy tensors of a model that consists of the file `path`.
 
     Raises:
         ModelError: if it is one shard of several; and as `open_tensor_file`.
@@ -100,13 +100,13 @@ _SIDE_FILES: Final = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """One way to store a model in a directory: the usual name, and the suffixes of any other."""
+    """The file names of a format: the usual name of a whole model, and the suffixes of other names."""
 
     name: str
     suffixes: tuple[str, ...]
 
     def others(self, names: Iterable[str]) -> set[str]:
-        """The files of a directory that hold tensors in this way, whatever their name."""
+        """The files in this format, by suffix, without side files of trainers."""
         return {
             name
             for name in names
@@ -121,7 +121,7 @@ _LAYOUTS: Final = (
 
 
 def weight_files(names: Iterable[str]) -> list[str]:
-    """The files of a directory, of those it has by name, that `open_folder` may open, index included."""
+    """The files of a directory with these `names` that `open_folder` opens, with the index."""
     names = set(names)
     for layout in _LAYOUTS:
         index = {layout.name + ".index.json"} & names
@@ -132,12 +132,12 @@ def weight_files(names: Iterable[str]) -> list[str]:
 
 
 def open_folder(folder: Folder) -> Tensors:
-    """The tensors of a model directory.
+    """The lazy tensors of a model directory.
 
     Raises:
         FormatError: if a file is missing or damaged.
-        ModelError: if there is no model, several, or shards and index disagree; all that is wrong is in the message.
-        UnsupportedError: for a layout that is not read.
+        ModelError: if there are no or several models, or shards and index disagree. The message lists all problems.
+        UnsupportedError: for a format that is not supported.
     """
     names = folder.names()
     for layout in _LAYOUTS:
@@ -188,7 +188,7 @@ def _open_unindexed(folder: Folder, names: list[str]) -> Tensors:
 
 
 def _open_shards(folder: Folder, names: Iterable[str]) -> tuple[dict[str, Tensors], list[str]]:
-    """The shards that could be read, by name, and what is wrong with the others."""
+    """The shards that could be opened, by name, and the problems with the others."""
     shards: dict[str, Tensors] = {}
     missing: list[str] = []
     problems: list[str] = []
@@ -207,7 +207,7 @@ def _open_shards(folder: Folder, names: Iterable[str]) -> tuple[dict[str, Tensor
 
 
 def _disagreements(places: Mapping[str, str], shards: Mapping[str, Tensors]) -> list[str]:
-    """What the index says of the shards that were read, and they do not."""
+    """The disagreements between the index and the shards that were opened."""
     lost = [f"{name} ({shard})" for name, shard in places.items() if shard in shards and name not in shards[shard]]
     unlisted = [f"{name} ({shard})" for shard, tensors in shards.items() for name in tensors if name not in places]
     return (

@@ -1,6 +1,6 @@
-"""Metadata arrays as a GGUF file packs them.
+"""Metadata arrays in the encoding of a GGUF file, decoded lazily.
 
-A vocabulary has hundreds of thousands of strings, and what shows a file looks at a few: they are decoded when asked for.
+A vocabulary has hundreds of thousands of strings, of which inspecting a file shows a few.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LENGTH: Final = struct.Struct("<Q")
-"""The length in bytes that stands before a string."""
+"""The length in bytes, before each string."""
 
 
 @dataclass(frozen=True, eq=False)
 class PackedNumbers(PackedArray):
-    """Numbers of one type; `form` is one of `NUMBER_FORMATS`."""
+    """Numbers of one type. `form` is one of `NUMBER_FORMATS`."""
 
     data: bytes
     form: str
@@ -32,14 +32,14 @@ class PackedNumbers(PackedArray):
         return len(self.data) // struct.calcsize(self.form)
 
     def elements(self, start: int = 0, stop: int | None = None) -> list[Any]:
-        """Numbers as Python's own values."""
+        """Numbers as Python values."""
         start, stop, _ = slice(start, stop).indices(len(self))
         several = f"{self.form[0]}{max(0, stop - start)}{self.form[1]}"
         return list(struct.unpack_from(several, self.data, start * struct.calcsize(self.form)))
 
     @cached_property
     def unpacked(self) -> NDArray[Any]:
-        """All numbers, in the type of the file."""
+        """All numbers, with the dtype of the file."""
         import numpy as np
 
         return np.frombuffer(self.data, self.form).copy()
@@ -47,7 +47,7 @@ class PackedNumbers(PackedArray):
 
 @dataclass(frozen=True, eq=False)
 class PackedStrings(PackedArray):
-    """Strings, each behind its length. `bounds` are the places in `data` where one ends and the next begins."""
+    """Strings, each after its length. `bounds` are the offsets in `data` between them, with the start and the end."""
 
     data: bytes
     bounds: array[int]
@@ -68,14 +68,14 @@ class PackedStrings(PackedArray):
 
 
 def string_bounds(data: memoryview, count: int) -> array[int]:
-    """Where each of `count` strings in `data` begins, and behind them where the last one ends.
+    """The offset of each of `count` strings in `data`, and the end of the last one.
 
-    Where a string runs past the end of `data`, its beginning is the last in the result.
+    If a string exceeds `data`, its offset is the last of the result.
     """
     bounds = array("Q")
     append, length_at, skip, position = bounds.append, LENGTH.unpack_from, LENGTH.size, 0
     try:
-        # Bare, for this is most of the time it takes to open a file with a large vocabulary.
+        # A minimal loop: it takes most of the time of opening a file with a large vocabulary.
         for _ in repeat(None, count):
             append(position)
             position += skip + length_at(data, position)[0]

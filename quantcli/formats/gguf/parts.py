@@ -1,7 +1,8 @@
-"""One model in several GGUF files: what its parts are called, what their metadata say, which tensors each holds.
+"""Split models: the names of the parts, their metadata, and the tensors that each part holds.
 
-Every part is a GGUF file. The first has the metadata of the model; all have three keys that say which part it is, of how
-many parts and tensors. Source: `llama_split_path` in `llama.cpp`, and `tools/gguf-split/gguf-split.cpp` of llama.cpp.
+Every part is a GGUF file. The first part has the metadata of the model. All parts have three keys: the number of the part,
+the number of parts, and the number of tensors. Source: `llama_split_path` in `llama.cpp`, and
+`tools/gguf-split/gguf-split.cpp` of llama.cpp.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ from quantcli.formats.gguf.spec import DEFAULT_ALIGNMENT, Field, Metadata, align
 from quantcli.tensors.tensor import TensorInfo
 
 NUMBER_KEY: Final = "split.no"
-"""Which part a file is, counted from zero; in names and messages parts are counted from one."""
+"""The number of the part, from zero. In names and messages parts are counted from one."""
 COUNT_KEY: Final = "split.count"
-"""How many parts there are. In a model that was merged it is zero."""
+"""The number of parts. Zero in a merged model."""
 TENSORS_KEY: Final = "split.tensors.count"
-"""How many tensors all parts have together."""
+"""The number of tensors in all parts together."""
 KEYS: Final = (NUMBER_KEY, COUNT_KEY, TENSORS_KEY)
 
 MAX_PARTS: Final = (1 << 16) - 1
-"""What the type of `split.count` can count."""
+"""The largest number that the type of `split.count` can hold."""
 
 _NAME: Final = re.compile(r"(?P<prefix>.+)-\d{5}-of-\d{5}\.gguf")
 _SUFFIX: Final = ".gguf"
@@ -35,11 +36,11 @@ _SIZE: Final = re.compile(rf"(?P<count>[0-9]{{1,18}})(?P<unit>[{''.join(_UNITS)}
 Parts = Sequence[Sequence[TensorInfo]]
 """The tensors of each part."""
 Partition = Callable[[Sequence[TensorInfo]], Parts]
-"""Decides which tensors go into which part; their order stays."""
+"""Distributes tensors over parts, in the same order."""
 
 
 def part_path(prefix: Path, number: int, count: int) -> Path:
-    """The path of part `number`, from one, of a model whose parts' names begin with `prefix`."""
+    """The path of part `number`, from one, of `count`. `prefix` is the path without the part number and `.gguf`."""
     return prefix.with_name(f"{prefix.name}-{number:05}-of-{count:05}{_SUFFIX}")
 
 
@@ -49,38 +50,38 @@ def part_paths(prefix: Path, count: int) -> list[Path]:
 
 
 def part_prefix(path: Path) -> Path:
-    """What the names of a model's parts begin with: the path of a part, or of a whole file, without its ending."""
+    """The path of a part or of a whole file, without the part number and `.gguf`."""
     named = _NAME.fullmatch(path.name)
     return path.with_name(named["prefix"]) if named else path.with_name(path.name.removesuffix(_SUFFIX) or path.name)
 
 
 def part_metadata(metadata: Mapping[str, Field], number: int, count: int, tensors: int) -> Metadata:
-    """The metadata of part `number`, from one, of a model with `metadata` and so many parts and tensors."""
+    """The metadata of part `number`, from one, of `count`, of a model with `metadata` and so many `tensors`."""
     own = dict(metadata) if number == 1 else {}
-    # In the order in which gguf-split leaves them: it sets the count last, when it is known.
+    # In the order of gguf-split, which sets the count last, when it is known.
     replace_keys(own, {NUMBER_KEY: u16(number - 1), TENSORS_KEY: i32(tensors), COUNT_KEY: u16(count)})
     return own
 
 
 def merged_metadata(metadata: Mapping[str, Field]) -> Metadata:
-    """The metadata of the file that gguf-split merges from parts of which the first has `metadata`."""
+    """The metadata of the file that gguf-split merges from parts, the first of which has `metadata`."""
     merged = dict(metadata)
     replace_keys(merged, {COUNT_KEY: u16(0)})
     return merged
 
 
 def by_size(max_bytes: int) -> Partition:
-    """Parts with at most `max_bytes` of tensor data, the metadata not counted. A tensor that is larger gets its own part.
+    """Parts with at most `max_bytes` of tensor data, without the metadata. A larger tensor gets a part of its own.
 
     The partition raises:
-        UsageError: if the first tensor is larger, as gguf-split does: nothing would be left for the first part.
+        UsageError: if the first tensor is larger, as in gguf-split: the first part would be empty.
     """
 
     def partition(tensors: Sequence[TensorInfo]) -> Parts:
         parts: list[list[TensorInfo]] = [[]]
         filled = 0
         for info in tensors:
-            # gguf-split counts so whatever the file's own alignment is.
+            # As gguf-split, which uses this alignment even if the file has another.
             size = align(info.nbytes, DEFAULT_ALIGNMENT)
             if filled + size > max_bytes:
                 if not parts[-1]:
@@ -96,7 +97,7 @@ def by_size(max_bytes: int) -> Partition:
 
 
 def by_count(max_tensors: int) -> Partition:
-    """Parts with `max_tensors` tensors, the last with what is left."""
+    """Parts with `max_tensors` tensors, the last one with the rest."""
 
     def partition(tensors: Sequence[TensorInfo]) -> Parts:
         return [tensors[start : start + max_tensors] for start in range(0, max(1, len(tensors)), max_tensors)]
@@ -105,10 +106,10 @@ def by_count(max_tensors: int) -> Partition:
 
 
 def parse_size(text: str) -> int:
-    """Read a size such as `500M` or `2G`, in powers of 1000 as llama.cpp takes it, to bytes.
+    """Parse a size such as `500M` or `2G` to bytes. The units are powers of 1000, as in llama.cpp.
 
     Raises:
-        UsageError: if it is none, or zero.
+        UsageError: if it is not a size, or zero.
     """
     size = _SIZE.fullmatch(text)
     count = int(size["count"]) * _UNITS[size["unit"].upper()] if size else 0

@@ -1,8 +1,8 @@
 """Read GGUF: a header of typed metadata and tensor descriptions, then the tensors, each at a multiple of the alignment.
 
-Versions 2 and 3, little-endian. Nothing in the header is believed before it is checked: every count, length and offset is
-compared with the size of the file before memory is taken for it. Source: the GGUF specification (`docs/gguf.md` of ggml),
-and `gguf.cpp` of llama.cpp for what a file in use may do.
+Versions 2 and 3, little-endian. The header is validated before it is used: every count, length and offset is compared with
+the size of the file before memory is allocated. Source: the GGUF specification (`docs/gguf.md` of ggml), and `gguf.cpp` of
+llama.cpp for deviations that real files have.
 """
 
 from __future__ import annotations
@@ -59,31 +59,33 @@ _NUMBERS: Final = MappingProxyType({kind: struct.Struct(form) for kind, form in 
 
 _JOINED: Final = "parts of a model are not joined by cat: keep them apart, and `quantize merge` makes them one file"
 _MIXED: Final = "the parts may be of different models, or one was not copied whole: get all of them again"
-_TRUTHS: Final = bytes([0] + [1] * 255)
-"""Every byte as a truth value: as in gguf.cpp, all but 0 are true."""
+_BOOLEANS: Final = bytes([0] + [1] * 255)
+"""Every byte as a boolean: as in gguf.cpp, all but 0 are true."""
 
-_PREVIEW: Final = "with --dry-run it shows its tensors, and what would become of them"
+_PREVIEW: Final = "with --dry-run it shows the tensors and their planned types"
 _CONVERT: Final = "`quantize convert` makes a GGUF file from it"
 _FOREIGN: Final = (
     (b"PK\x03\x04", 0, "a zip archive, perhaps a PyTorch checkpoint", _CONVERT),
     (b"\x80\x02", 0, "a pickle, perhaps a PyTorch checkpoint", _CONVERT),
     (b"{", 8, "a safetensors file", f"{_CONVERT}; {_PREVIEW}"),
     (b"<", 0, "a web page", "download the file itself, not the page about it"),
-    (b"lmgg", 0, "a file of the time before GGUF (ggml)", "convert the original model again"),
-    (b"fmgg", 0, "a file of the time before GGUF (ggmf)", "convert the original model again"),
-    (b"tjgg", 0, "a file of the time before GGUF (ggjt)", "convert the original model again"),
+    (b"lmgg", 0, "a file in a format before GGUF (ggml)", "convert the original model again"),
+    (b"fmgg", 0, "a file in a format before GGUF (ggmf)", "convert the original model again"),
+    (b"tjgg", 0, "a file in a format before GGUF (ggjt)", "convert the original model again"),
 )
-"""What people take for GGUF: the bytes that tell it, where they stand, what it is, what to do about it."""
+"""Other formats: their magic bytes, the offset of these, the name of the format, the hint."""
 
 
 @dataclass(frozen=True, eq=False)
 class GGUFFile:
-    """An open GGUF file, or all parts of a model as one: what the header says, and tensors that read rows when asked.
+    """An open GGUF file: its header and its lazy tensors. Also all parts of a split model as one file.
 
-    `metadata` and `tensors` are in the order of the file. `data_offset` is the byte tensor offsets count from, and
-    `file_bytes` the size of the file. Of a model in parts, the tensors are those of all parts, each in its own file,
-    `file_bytes` is the size of all together, and the rest is that of the first part, which is at `path`. Use it as a
-    context manager, or `close` it.
+    metadata, tensors   in the order of the file
+    data_offset         the byte that tensor offsets are relative to
+    file_bytes          the size of the file
+
+    For a split model, `tensors` are those of all parts, each in its own file, and `file_bytes` is the size of all parts.
+    All else is that of the first part. Use it as a context manager, or `close` it.
     """
 
     path: Path
@@ -97,19 +99,19 @@ class GGUFFile:
     _mappings: dict[InputFile, mmap.mmap] = field(default_factory=dict, repr=False)
 
     def get(self, key: str, default: Any = None) -> Any:
-        """The plain value of a metadata key, or `default` where there is none."""
+        """The value of a metadata key, or `default` without it."""
         entry = self.metadata.get(key)
         return default if entry is None else entry.value
 
     @property
     def architecture(self) -> str | None:
-        """`general.architecture`, which prefixes the keys of the hyperparameters; None where it is missing."""
+        """`general.architecture`, the prefix of the hyperparameters' keys; None if it is missing."""
         name = self.get("general.architecture")
         return name if isinstance(name, str) else None
 
     @property
     def split(self) -> tuple[int, int]:
-        """Which part of how many the file is, counted from one: (1, 1) for a whole model."""
+        """The number of the part, from one, and the number of parts; (1, 1) for a whole model."""
         number, count = self.get(NUMBER_KEY, 0), self.get(COUNT_KEY, 1)
         return (number + 1, count) if isinstance(number, int) and isinstance(count, int) else (1, 1)
 
@@ -119,9 +121,9 @@ class GGUFFile:
         return tuple(file.path for file in self._files)
 
     def map(self, tensor: TensorInfo) -> NDArray[np.uint8]:
-        """The rows of a tensor of this file as a read-only view of the file, uint8 of `(rows, row_bytes)`.
+        """The rows of a tensor as a read-only memory map, uint8 `(rows, row_bytes)`.
 
-        The view stays good after `close`. Pages are read when they are touched.
+        The array stays valid after `close`. Pages are read when they are accessed.
 
         Raises:
             KeyError: for a tensor of another file.
@@ -135,14 +137,14 @@ class GGUFFile:
         if not stored.nbytes:
             return np.empty((stored.rows, stored.row_bytes), np.uint8)
         file = stored.file
-        assert isinstance(file, InputFile)  # as it was opened
+        assert isinstance(file, InputFile)  # `open_gguf` opens no other
         if file not in self._mappings:
             self._mappings[file] = _map_file(file)
         flat = np.frombuffer(self._mappings[file], np.uint8, stored.nbytes, stored.offset)
         return flat.reshape(stored.rows, stored.row_bytes)
 
     def close(self) -> None:
-        """Give the descriptors back. Views from `map` keep the memory maps alive as long as they live."""
+        """Close the descriptors. Arrays from `map` keep their memory maps alive."""
         self._mappings.clear()
         for file in self._files:
             file.close()
@@ -157,19 +159,19 @@ class GGUFFile:
 def open_gguf(path: str | PathLike[str], *, allow_part: bool = False) -> GGUFFile:
     """Read and check the header of a GGUF file. No tensor data are read.
 
-    A model that was split over several files is given by its first part, `NAME-00001-of-00003.gguf`, and read as one. A
-    later part is refused, since the metadata are elsewhere, unless `allow_part` is set: then it is opened alone.
+    A split model is given by its first part, `NAME-00001-of-00003.gguf`, and read as one file. A later part is refused,
+    since the metadata are in the first. With `allow_part` it is opened alone.
 
     Raises:
-        FormatError: if the file is missing, cut short, no GGUF file, or contradicts itself, with the byte where; if a part
-            is missing, or the parts contradict each other.
+        FormatError: if the file is missing, truncated, not GGUF, or inconsistent, with the byte offset; if a part is
+            missing, or the parts are inconsistent.
         UnsupportedError: for a big-endian file, a version other than 2 and 3, or a later part of a split model.
     """
     opened = _open_file(path)
     part, parts = opened.split
     if parts <= 1 or (part > 1 and allow_part):
         return opened
-    # A part is opened again when it is read: there may be more of them than a process may hold open.
+    # Closed parts are opened again when they are read: there may be more parts than a process may have open files.
     opened.close()
     if part == 1:
         return _join([opened, *_open_others(opened.path, parts)])
@@ -181,7 +183,7 @@ def open_gguf(path: str | PathLike[str], *, allow_part: bool = False) -> GGUFFil
 
 
 def _open_others(first: Path, count: int) -> Iterator[GGUFFile]:
-    """The parts of a model behind the first, each checked to be the one its name says, and closed again."""
+    """The later parts of a model, closed again. The number of each is checked against its name."""
     paths = part_paths(part_prefix(first), count)
     if paths[0] != first:
         what = f"the first of {count} parts of a model, expected to be called {paths[0].name} for the others to be found"
@@ -255,10 +257,10 @@ def _map_file(file: InputFile) -> mmap.mmap:
 
 
 def _check_magic(file: InputFile) -> None:
-    """Refuse what is not GGUF, and say what it is where that can be told.
+    """Refuse a file that is not GGUF, with the name of its format if it is recognised.
 
     Raises:
-        FormatError: always, unless the file starts like GGUF and can hold a header.
+        FormatError: unless the file has the magic bytes of GGUF and room for a header.
     """
     start = file.read(0, min(file.size, _HEADER_BYTES))
     if not start:
@@ -285,7 +287,7 @@ def _alignment(path: Path, metadata: Metadata) -> int:
 
 
 class _Header:
-    """A position in the header of a mapped file, which no read may pass the end of."""
+    """A reader of the header of a mapped file, which checks every read against the end of the file."""
 
     def __init__(self, path: Path, data: mmap.mmap) -> None:
         self.path = path
@@ -297,7 +299,7 @@ class _Header:
         raise FormatError(self.path, what, offset=offset, hint=hint)
 
     def take(self, count: int, what: str) -> int:
-        """Step over `count` bytes and return where they start."""
+        """Skip `count` bytes and return their offset."""
         start = self.position
         if count > self.end - start:
             self.fail(
@@ -328,12 +330,12 @@ class _Header:
         version = self.u32("the version")
         if version in READ_VERSIONS:
             return version
-        # A small number in the other byte order has zeros below.
+        # A small number in big-endian order has zeros in the low half.
         big_endian = version & 0xFFFF == 0 and version != 0
         found = "big-endian GGUF" if big_endian else f"GGUF version {version}"
         raise UnsupportedError(
             f"{self.path}: {found}, expected little-endian version 2 or 3 (at byte {at})",
-            hint="gguf-convert-endian of the gguf package turns it around" if big_endian else None,
+            hint="gguf-convert-endian of the gguf package swaps the byte order" if big_endian else None,
         )
 
     def value_type(self, what: str) -> ValueType:
@@ -378,14 +380,14 @@ class _Header:
             return Field(ValueType.ARRAY, self.strings(count, what), element)
         number = _NUMBERS[element]
         start = self.take(count * number.size, what)
-        # A copy: metadata outlives the memory map.
+        # A copy, since metadata outlives the memory map.
         data = self.data[start : self.position]
         if element == ValueType.BOOL:
-            data = data.translate(_TRUTHS)
+            data = data.translate(_BOOLEANS)
         return Field(ValueType.ARRAY, PackedNumbers(data, number.format), element)
 
     def strings(self, count: int, what: str) -> PackedStrings:
-        """`count` strings, found but not decoded."""
+        """`count` strings, located but not decoded."""
         start, left = self.position, self.end - self.position
         if count * LENGTH.size > left:
             self.fail(f"{what} has {count} strings, {left} bytes left in the file", start)
@@ -398,7 +400,7 @@ class _Header:
         return PackedStrings(bytes(data[: bounds[-1]]), bounds)
 
     def tensor_table(self, count: int) -> list[tuple[TensorInfo, int, int]]:
-        """Every tensor's description, its offset in the data, and where that is said."""
+        """The description of every tensor, its offset in the data, and the position of the description."""
         table = [self.tensor(index) for index in range(count)]
         names: set[str] = set()
         for info, _, at in table:
@@ -439,10 +441,10 @@ class _Header:
 def _place_tensors(
     file: InputFile, table: list[tuple[TensorInfo, int, int]], data_offset: int, alignment: int
 ) -> dict[str, StoredTensor]:
-    """The tensors where they lie, checked to be aligned, inside the file, and not to share a byte.
+    """The lazy tensors, checked to be aligned, within the file, and without overlap.
 
     Raises:
-        FormatError: with the byte of the description that is wrong.
+        FormatError: with the offset of the wrong description.
     """
     for info, offset, at in table:
         if offset % alignment:
@@ -465,8 +467,8 @@ def _place_tensors(
 
 
 def _check_end(file: InputFile, end: int, alignment: int) -> None:
-    """What stands behind the last tensor is nobody's, unless it is another file's beginning."""
+    """Refuse another GGUF file after the last tensor. Other trailing bytes are ignored."""
     for place in (end, align(end, alignment)):
         if file.size >= place + _HEADER_BYTES and file.read(place, len(MAGIC)) == MAGIC:
-            what = "several GGUF files joined in one: another begins"
+            what = "several concatenated GGUF files: another begins"
             raise FormatError(file.path, what, offset=place, hint=_JOINED)

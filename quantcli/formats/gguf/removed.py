@@ -1,4 +1,4 @@
-"""Tensor types that ggml had once: their tensors can be named and placed, and nothing reads them.
+"""Tensor types that ggml has removed: their tensors can be listed and copied, but not read.
 
 Source: `ggml.h` of llama.cpp for the ids, its history for the sizes of blocks.
 """
@@ -23,12 +23,12 @@ _BLOCKS: Final = (
     ("Q4_0_4_4", 31, 32, 18), ("Q4_0_4_8", 32, 32, 18), ("Q4_0_8_8", 33, 32, 18),
     ("IQ4_NL_4_4", 36, 32, 18), ("IQ4_NL_4_8", 37, 32, 18), ("IQ4_NL_8_8", 38, 32, 18),
 )  # fmt: skip
-"""Name, id, weights of a block, bytes of a block."""
+"""Name, id, weights in a block, bytes of a block."""
 
 REMOVED_TYPES: Final[Mapping[int, BlockType]] = MappingProxyType(
     {number: BlockType(name, number, length, f"V{size}") for name, number, length, size in _BLOCKS}
 )
-"""Tensor types that no reader has any more, by their id in a GGUF file."""
+"""Id in a GGUF file -> type."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class RemovedTensor(StoredTensor):
     """A tensor of one of `REMOVED_TYPES`."""
 
     def read(self, start: int, stop: int, out: NDArray[np.uint8]) -> None:
-        """Refuse.
+        """Refuse to read.
 
         Raises:
             UnsupportedError: always.
@@ -44,7 +44,7 @@ class RemovedTensor(StoredTensor):
         raise self.refusal()
 
     def refusal(self) -> UnsupportedError:
-        """What reading it raises."""
+        """The error that reading raises."""
         return UnsupportedError(
             f"{self.file.path}: tensor {self.name!r} has the type {self.type.name}, which ggml has removed",
             hint="quantize the original model again",

@@ -1,4 +1,4 @@
-"""What a GGUF file is made of: the constants of the header and the typed values of its metadata.
+"""The constants of a GGUF header and the typed values of its metadata.
 
 Source: the GGUF specification (`docs/gguf.md` of ggml) and `gguf.h` of llama.cpp.
 """
@@ -14,7 +14,7 @@ from typing import Any, Final
 
 MAGIC: Final = b"GGUF"
 VERSION: Final = 3
-"""The version written. Versions 2 and 3 have the same layout and are both read."""
+"""The version that is written. Versions 2 and 3 have the same layout, and both are read."""
 
 ALIGNMENT_KEY: Final = "general.alignment"
 DEFAULT_ALIGNMENT: Final = 32
@@ -22,7 +22,7 @@ DEFAULT_ALIGNMENT: Final = 32
 
 MAX_DIMENSIONS: Final = 4
 MAX_NAME_LENGTH: Final = 63
-"""Bytes of a tensor name (ggml keeps 64 with the final zero)."""
+"""The most bytes of a tensor name (ggml has 64 with the final zero)."""
 
 
 class ValueType(IntEnum):
@@ -58,18 +58,18 @@ NUMBER_FORMATS: Final[Mapping[ValueType, str]] = MappingProxyType(
         ValueType.FLOAT64: "<d",
     }
 )
-"""How the values of fixed size are packed, in the notation that `struct` and NumPy's dtypes share."""
+"""The encodings of the types of fixed size, in the notation that `struct` and NumPy's dtypes share."""
 
 
 class PackedArray(ABC):
-    """The elements of a metadata array as a file packs them, unpacked when they are asked for."""
+    """The elements of a metadata array in the encoding of the file, decoded lazily."""
 
     @abstractmethod
     def __len__(self) -> int: ...
 
     @abstractmethod
     def elements(self, start: int = 0, stop: int | None = None) -> list[Any]:
-        """Elements as Python's own values, without unpacking the others."""
+        """Elements `start:stop` as Python values, without decoding the others."""
 
     @property
     @abstractmethod
@@ -81,9 +81,10 @@ class PackedArray(ABC):
 class Field:
     """A metadata value with its exact type.
 
-    `content` is an int, float, bool or str, or for ARRAY a list, NumPy array or `PackedArray` of them, and then `element`
-    is their type. Bytes of a string that are not UTF-8 stand as lone surrogates (`surrogateescape`), so that a copy has
-    the same bytes.
+    content   an int, float, bool or str; for ARRAY a list, NumPy array or `PackedArray` of them
+    element   the type of the elements of an ARRAY
+
+    Bytes of a string that are not UTF-8 are lone surrogates (`surrogateescape`), so that a copy has the same bytes.
     """
 
     type: ValueType
@@ -92,16 +93,16 @@ class Field:
 
     @property
     def value(self) -> Any:
-        """The content, what was packed as a list or a NumPy array."""
+        """The content, with a `PackedArray` decoded to a list or a NumPy array."""
         return self.content.unpacked if isinstance(self.content, PackedArray) else self.content
 
     @property
     def count(self) -> int:
-        """Elements of an array."""
+        """The number of elements of an array."""
         return len(self.content)
 
     def elements(self, start: int = 0, stop: int | None = None) -> list[Any]:
-        """Elements of an array as Python's own values, without unpacking the others."""
+        """Elements `start:stop` of an array as Python values, without decoding the others."""
         if isinstance(self.content, PackedArray):
             return self.content.elements(start, stop)
         part = self.content[start:stop]
@@ -113,19 +114,19 @@ Metadata = dict[str, Field]
 
 
 def replace_keys(metadata: Metadata, entries: Mapping[str, Field]) -> None:
-    """Set `entries` in `metadata` as `gguf.cpp` does, each at the end, also where the key was there before."""
+    """Set `entries` in `metadata` as `gguf.cpp` does: each at the end, even if the key existed."""
     for key, entry in entries.items():
         metadata.pop(key, None)
         metadata[key] = entry
 
 
 def u16(value: int) -> Field:
-    """An unsigned 16-bit integer: which part of a model a file is."""
+    """An unsigned 16-bit integer, such as the number of a part."""
     return Field(ValueType.UINT16, int(value))
 
 
 def u32(value: int) -> Field:
-    """An unsigned 32-bit integer: counts and token ids."""
+    """An unsigned 32-bit integer, such as a count or a token id."""
     return Field(ValueType.UINT32, int(value))
 
 
@@ -140,7 +141,7 @@ def f32(value: float) -> Field:
 
 
 def boolean(value: bool) -> Field:
-    """A truth value."""
+    """A boolean."""
     return Field(ValueType.BOOL, bool(value))
 
 
@@ -159,13 +160,13 @@ def encode_string(value: str) -> bytes:
 
     Raises:
         UnicodeEncodeError: for a surrogate that does not stand for a byte (see `Field`).
-        TypeError: for what is no string.
+        TypeError: if `value` is not a string.
     """
     return str.encode(value, "utf-8", "surrogateescape")
 
 
 def decode_string(data: bytes) -> str:
-    """The string that `encode_string` turns into `data`."""
+    """The string that `encode_string` encodes to `data`."""
     return str(data, "utf-8", "surrogateescape")
 
 
@@ -175,5 +176,5 @@ def align(position: int, alignment: int) -> int:
 
 
 def is_alignment(value: int) -> bool:
-    """True for a power of two, which is what ggml accepts."""
+    """Whether an alignment is a power of two, as ggml requires."""
     return value > 0 and value & (value - 1) == 0

@@ -1,6 +1,6 @@
-"""Write a model as several GGUF files, and move tensors from files to files: split and merge, as gguf-split does.
+"""Write split models, and split and merge GGUF files, byte for byte as llama.cpp's `gguf-split`.
 
-The bytes are those of llama.cpp's `gguf-split`. Source: `tools/gguf-split/gguf-split.cpp`.
+Source: `tools/gguf-split/gguf-split.cpp`.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from quantcli.formats.gguf.writer import GGUFWriter, Part, TensorWriter, refuse_
 from quantcli.tensors.tensor import StoredTensor
 
 _COPIED_AT_ONCE: Final = 1 << 22
-"""Bytes in memory while tensors are copied."""
+"""Bytes of the buffer with which tensors are copied."""
 
 
 class SplitWriter:
     """Writes a model as parts `PREFIX-00001-of-00003.gguf` ...; a context manager that is used like a `GGUFWriter`.
 
-    `tensors` are the tensors of each part; `write` counts them through. On leaving without an exception all parts appear at
-    their paths, the first one last; after any exception none does, and no temporary file is left. Older files
-    that `overwrite` allows to be replaced stay too, unless a path turns out unusable at that last moment.
+    `tensors` are the tensors of each part. `write` takes the index over all parts. On leaving without an exception all
+    parts appear at their paths, the first one last. After an exception none does, and no temporary file is left. Older
+    files that `overwrite` allows to be replaced are kept then, unless publishing fails after some were replaced.
 
     Raises:
         UsageError: for more parts than GGUF can count.
-        ModelError: for what GGUF cannot hold.
+        ModelError: for metadata or tensors that GGUF cannot hold.
         OutputError: on entering, or later, if a part exists (unless `overwrite`) or the disk is full.
         ValueError: on leaving, if some tensor was not written in full.
     """
@@ -84,7 +84,7 @@ class SplitWriter:
 
     def _publish(self) -> None:
         try:
-            # Without the first part nobody takes the others for a model.
+            # The first part last: without it no program opens the others as a model.
             for writer in reversed(self._writers):
                 writer.publish()
         except BaseException:
@@ -106,13 +106,13 @@ def split_gguf(
     dry_run: bool = False,
     advance: Callable[[int], None] = lambda done: None,
 ) -> list[Part]:
-    """Write a model again in parts whose names begin with `prefix`; `source` may itself be in parts.
+    """Split a model into parts with the name prefix `prefix`. `source` may itself be split.
 
-    For a dry run nothing is written. `advance` is called with the bytes of tensors copied since the last call.
+    With `dry_run` nothing is written. `advance` is called with the bytes of tensors copied since the last call.
 
     Raises:
         UsageError: if the first tensor does not fit into a part, or there would be too many parts.
-        FormatError: if the source cannot be read any more.
+        FormatError: if the source can no longer be read.
         OutputError: if a part exists (unless `overwrite`), is the source, or cannot be written. Nothing is left then.
     """
     tensors = list(source.tensors.values())
@@ -127,10 +127,10 @@ def split_gguf(
 def merge_gguf(
     source: GGUFFile, output: Path, *, overwrite: bool = False, advance: Callable[[int], None] = lambda done: None
 ) -> int:
-    """Write a model in parts as one file; returns its size in bytes. `advance` is as for `split_gguf`.
+    """Merge a split model into one file. Returns its size in bytes. `advance` is that of `split_gguf`.
 
     Raises:
-        FormatError: if the source is no part of a model, or cannot be read any more.
+        FormatError: if the source is not a split model, or can no longer be read.
         OutputError: if the output exists (unless `overwrite`), is a part, or cannot be written. Nothing is left then.
     """
     if not source.get(COUNT_KEY):

@@ -1,6 +1,6 @@
-"""How a vocabulary is written in GGUF metadata: the keys `tokenizer.*` and the types a token can have.
+"""The vocabulary in GGUF metadata: the keys `tokenizer.*` and the token types.
 
-The converter writes these and the tokenizer reads them. Source: the GGUF specification and `llama-arch.cpp` of llama.cpp.
+The converter writes them, the tokenizer reads them. Source: the GGUF specification and `llama-arch.cpp` of llama.cpp.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Final
 
 
 class TokenType(IntEnum):
-    """What a token is, by its number in `tokenizer.ggml.token_type`; the same numbers as SentencePiece's piece types."""
+    """The type of a token, by its number in `tokenizer.ggml.token_type` and in SentencePiece's piece types."""
 
     NORMAL = 1
     UNKNOWN = 2
@@ -21,30 +21,30 @@ class TokenType(IntEnum):
 
 
 def _alphabet() -> dict[str, int]:
-    """GPT-2's character for each byte: the printable ones of Latin-1 stand for themselves, the rest follow from U+0100."""
+    """GPT-2's byte alphabet: printable characters of Latin-1 are themselves, other bytes are mapped from U+0100 on."""
     printable = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + index): byte for index, byte in enumerate(others)}
 
 
 BYTES: Final = _alphabet()
-"""Character of GPT-2's alphabet, in which byte-level vocabularies are spelled -> byte."""
+"""Character of GPT-2's byte alphabet, used by byte-level vocabularies -> byte."""
 
 WORD_START: Final = "\N{LOWER ONE EIGHTH BLOCK}"
-"""What SentencePiece, and GGUF for WordPiece, write for a space."""
+"""The character for a space in SentencePiece, and in GGUF for WordPiece."""
 
 MODEL: Final = "tokenizer.ggml.model"
 """The algorithm: `llama` (SentencePiece BPE), `gpt2` (byte-level BPE), `bert` (WordPiece), `t5` (unigram)."""
 
 PRE_TOKENIZER: Final = "tokenizer.ggml.pre"
-"""How byte-level BPE splits a text before it merges, by name."""
+"""The name of a byte-level BPE's pre-tokenizer, which splits a text before the merges."""
 
 TOKENS: Final = "tokenizer.ggml.tokens"
 SCORES: Final = "tokenizer.ggml.scores"
 TOKEN_TYPES: Final = "tokenizer.ggml.token_type"
 MERGES: Final = "tokenizer.ggml.merges"
 TOKEN_TYPE_COUNT: Final = "tokenizer.ggml.token_type_count"
-"""BERT's segment types, not `TokenType`."""
+"""The number of BERT's segment types, which are unrelated to `TokenType`."""
 
 ADD_SPACE_PREFIX: Final = "tokenizer.ggml.add_space_prefix"
 REMOVE_EXTRA_WHITESPACE: Final = "tokenizer.ggml.remove_extra_whitespaces"
@@ -53,7 +53,7 @@ NORMALIZER_LOWERCASE: Final = "tokenizer.ggml.normalizer.lowercase"
 NORMALIZER_STRIP_ACCENTS: Final = "tokenizer.ggml.normalizer.strip_accents"
 
 CHAT_TEMPLATE: Final = "tokenizer.chat_template"
-"""The default chat template; a named one is at this key, a dot and its name."""
+"""The default chat template. A named one has this key, a dot and its name."""
 
 CHAT_TEMPLATE_NAMES: Final = "tokenizer.chat_templates"
 
@@ -75,7 +75,7 @@ ADD_SPECIAL_TOKENS: Final = {
     "eos": "tokenizer.ggml.add_eos_token",
     "sep": "tokenizer.ggml.add_sep_token",
 }
-"""Role of a special token -> key of the flag that says whether encoding a text adds it."""
+"""Role of a special token -> key of the flag whether encoding a text adds it."""
 
 END_OF_TURN_TEXTS: Final = (
     "<|eot_id|>",
@@ -90,7 +90,7 @@ END_OF_TURN_TEXTS: Final = (
     "<｜end▁of▁sentence｜>",
     "<end_of_utterance>",
 )
-"""Texts of the token that ends a turn, where the file does not name one."""
+"""Texts of end-of-turn tokens, for files that do not name one."""
 
 END_OF_MESSAGE_TEXTS: Final = ("<|eom_id|>",)
 
@@ -110,4 +110,4 @@ END_OF_GENERATION_TEXTS: Final = frozenset(
         "[e~[",
     }
 )
-"""Texts of tokens after which a model has nothing more to say."""
+"""Texts of end-of-generation (EOG) tokens."""

@@ -1,7 +1,7 @@
 """Write GGUF, byte for byte as llama.cpp does: version 3, little-endian, every tensor padded with zeros to the alignment.
 
-All sizes are known before the first byte is written, so the header comes first and the tensors go straight to their places,
-in any order and from several threads. Source: `gguf_write_out` in `gguf.cpp` of llama.cpp.
+All sizes are known before the first byte is written. So the header is written first, and tensors are written to their
+offsets in any order and from several threads. Source: `gguf_write_out` in `gguf.cpp` of llama.cpp.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ from quantcli.tensors.tensor import TensorInfo
 
 _LONGEST_WRITE: Final = 1 << 30
 _NAME_SHOWN: Final = 60
-"""Characters of the target's name in the temporary one: a file name has at most 255 bytes."""
+"""Characters of the target's name in that of the temporary file: a file name has at most 255 bytes."""
 
 _REASONS: Final[Mapping[int, tuple[str, str | None]]] = MappingProxyType(
     {
         errno.ENOSPC: ("no space left on the disk", "free some space, or choose another place"),
-        errno.EDQUOT: ("the disk quota is used up", "free some space, or choose another place"),
+        errno.EDQUOT: ("the disk quota is exceeded", "free some space, or choose another place"),
         errno.EFBIG: ("the file would be larger than this file system allows", "choose another place"),
         errno.EACCES: ("no permission to write there", None),
         errno.EPERM: ("no permission to write there", None),
@@ -60,12 +60,12 @@ _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _CANNOT_RESERVE: Final = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ENODEV})
 
 _write_bytes_at: Final[Callable[[int, memoryview, int], int] | None] = getattr(os, "pwrite", None)
-"""The positional write of POSIX, which needs no lock. Windows has none."""
+"""POSIX's positional write, which needs no lock; None on Windows."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where everything goes in a file: its header with the padding behind it, the byte each tensor starts at, the size."""
+    """The layout of a file: its header with padding, the offset of each tensor, the size."""
 
     header: bytes
     offsets: tuple[int, ...]
@@ -75,11 +75,11 @@ class Layout:
 def make_layout(
     metadata: Mapping[str, Field], tensors: Sequence[TensorInfo], *, every_dimension: bool = False
 ) -> Layout:
-    """Lay a file out; nothing is written. With `every_dimension`, leading dimensions of one are counted too.
+    """Compute the layout of a file. With `every_dimension`, leading dimensions of one are written too.
 
     Raises:
-        ModelError: for what GGUF cannot hold: a name too long or used twice, too many dimensions, rows that are not whole
-            blocks, a metadata value outside its type.
+        ModelError: for tensors or metadata that GGUF cannot hold: a name that is too long or used twice, too many
+            dimensions, rows that do not divide into blocks, a metadata value out of range for its type.
     """
     alignment = _alignment(metadata)
     offsets: list[int] = []
@@ -102,7 +102,7 @@ def make_layout(
 
 @dataclass(frozen=True)
 class Part:
-    """A file that is written: all of a model, or some of its tensors. `file_bytes` counts its metadata too."""
+    """An output file: a whole model or one part of it. `file_bytes` includes the metadata."""
 
     path: Path
     tensors: int
@@ -110,7 +110,7 @@ class Part:
 
 
 class TensorWriter(AbstractContextManager[Any], Protocol):
-    """What the tensors of a model are written to, between entering it and leaving it: one file, or several parts."""
+    """A context manager that tensors of a model are written to: one file, or several parts."""
 
     @property
     def parts(self) -> Sequence[Part]:
@@ -125,16 +125,15 @@ class TensorWriter(AbstractContextManager[Any], Protocol):
 class GGUFWriter:
     """Writes one GGUF file; a context manager.
 
-    On entry the header and the room for all tensors go to a hidden temporary file beside the target; `write` fills the
-    tensors; on leaving without an exception the file is flushed to the disk and renamed to `path`. After any exception,
-    Ctrl-C included, the temporary file is gone and what was at `path` is untouched.
+    On entry the header is written to a hidden temporary file beside the target, which gets its full size. `write` fills the
+    tensors. On leaving without an exception the file is flushed to the disk and renamed to `path`. After an exception,
+    Ctrl-C included, the temporary file is removed, and a file that was at `path` is unchanged.
 
-    `path` may be a symbolic link, and then what it points to is written. `general.alignment` in `metadata`, where
-    present, is obeyed. `tensors` gives the order, which is also the order in the file. `every_dimension` is that of
-    `make_layout`.
+    If `path` is a symbolic link, its target is written. `general.alignment` in `metadata` is applied. Tensors are in the
+    file in the order of `tensors`. `every_dimension` is that of `make_layout`.
 
     Raises:
-        ModelError: when made, for what GGUF cannot hold (see `make_layout`).
+        ModelError: when created, for tensors or metadata that GGUF cannot hold (see `make_layout`).
         OutputError: on entry and later, if the target exists (unless `overwrite`), its directory does not, or the disk
             is full.
         ValueError: on leaving, if some tensor was not written in full.
@@ -175,7 +174,7 @@ class GGUFWriter:
 
         Raises:
             OutputError: if the disk is full or fails.
-            ValueError: if the data do not lie inside the tensor.
+            ValueError: if the data exceed the tensor.
         """
         view = np.frombuffer(data, np.uint8).data
         info = self._tensors[index]
@@ -207,7 +206,7 @@ class GGUFWriter:
         finally:
             self.discard()
 
-    # The steps of leaving, one by one, for what writes several files that appear together.
+    # The steps of `__exit__`, for a writer of several files that appear together.
 
     def complete(self) -> None:
         """Check that every tensor was written, and flush the temporary file to the disk."""
@@ -221,14 +220,14 @@ class GGUFWriter:
             self._descriptor = -1
 
     def publish(self) -> None:
-        """Put the complete file at its path."""
+        """Rename the complete file to its path."""
         with self._reporting():
             self._check_target()
             self._temporary.replace(self._target)
             _sync_directory(self._target.parent)
 
     def withdraw(self) -> None:
-        """Take the file away from its path again, if `publish` has put it there."""
+        """Remove the file from its path again, if `publish` has renamed it."""
         with suppress(FileNotFoundError):
             if self._completed and os.path.samestat(self._completed, self._target.stat()):
                 self._target.unlink()
@@ -238,8 +237,8 @@ class GGUFWriter:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
-        # After the rename there is nothing to remove; a directory that vanished took the file with it. A read-only file
-        # system would refuse even to remove what is not there.
+        # After the rename, or if the directory was deleted, there is nothing to remove. `exists` is asked first, since a
+        # read-only file system refuses even to remove a missing file.
         with suppress(FileNotFoundError, NotADirectoryError):
             if self._temporary.exists():
                 self._temporary.unlink()
@@ -249,7 +248,7 @@ class GGUFWriter:
             return
         if not self._target.is_file():
             kind = "a directory" if self._target.is_dir() else "not a regular file"
-            raise OutputError(f"{self.path}: expected a place for a file, found {kind}")
+            raise OutputError(f"{self.path}: expected a regular file or none, found {kind}")
         if not self.overwrite:
             raise OutputError(f"{self.path}: the file exists", hint="--overwrite replaces it")
 
@@ -267,7 +266,7 @@ class GGUFWriter:
 
     @contextmanager
     def _reporting(self) -> Iterator[None]:
-        """Turn the operating system's errors into one that names the target."""
+        """Turn errors of the operating system into an `OutputError` that names the target."""
         try:
             yield
         except OSError as error:
@@ -290,11 +289,11 @@ def refuse_overwriting(sources: Iterable[Path], targets: Iterable[Path]) -> None
 
 
 def _reserve(descriptor: int, size: int) -> None:
-    """Give a new, empty file its size in zeros, and its blocks where the file system can: a full disk shows at once."""
+    """Give a new, empty file its size, and allocate its blocks if the file system can: a full disk shows at once."""
     if hasattr(os, "fstatvfs"):
         statistics = os.fstatvfs(descriptor)
-        # Asked first because where a file system cannot reserve, the C library writes to every block instead, and a
-        # disk too small would be filled to the brim before it says so.
+        # Free space is checked first: if a file system cannot allocate, the C library writes to every block instead, and
+        # would fill a disk that is too small before it fails.
         if statistics.f_blocks and statistics.f_bavail * statistics.f_frsize < size:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if hasattr(os, "posix_fallocate"):
@@ -307,7 +306,7 @@ def _reserve(descriptor: int, size: int) -> None:
 
 
 def _sync_directory(directory: Path) -> None:
-    """Make a rename last through a power cut, where the system lets a directory be synced."""
+    """Make a rename survive a power cut, if the system can sync a directory."""
     with suppress(OSError):
         descriptor = os.open(directory, os.O_RDONLY)
         try:
@@ -339,7 +338,7 @@ def _check_tensor(info: TensorInfo) -> None:
 
 def _encode_tensor(info: TensorInfo, offset: int, *, every: bool) -> bytes:
     dimensions = list(reversed(info.shape)) or [1]
-    # ggml keeps four lengths per tensor and writes them up to the last that is not one.
+    # ggml has four lengths per tensor and writes them up to the last one that is not 1.
     while not every and len(dimensions) > 1 and dimensions[-1] == 1:
         dimensions.pop()
     count = len(dimensions)
@@ -359,7 +358,7 @@ def _encode_value(field: Field) -> bytes:
     if field.type != ValueType.ARRAY:
         return struct.pack(NUMBER_FORMATS[field.type], field.value)
     if field.element is None or field.element == ValueType.ARRAY:
-        raise ValueError("an array needs the type of its elements, which is no array")
+        raise ValueError("an array needs the type of its elements, which cannot be an array")
     head = struct.pack("<IQ", field.element, len(field.value))
     if field.element == ValueType.STRING:
         return head + b"".join(map(_encode_text, field.value))

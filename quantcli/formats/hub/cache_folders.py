@@ -1,6 +1,6 @@
-"""The folders in which `huggingface_hub` keeps what it has downloaded, where they are given as paths.
+"""Paths into the cache of `huggingface_hub`.
 
-`models--ORG--NAME/` has `refs/BRANCH`, files of a commit's name, and `snapshots/COMMIT/`, the files of that commit.
+`models--ORG--NAME/` has `refs/BRANCH`, files with the name of a commit, and `snapshots/COMMIT/`, the files of a commit.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _LONGEST_NAME: Final = 256
 
 @dataclass(frozen=True)
 class CachedModel:
-    """A model of the hub's cache: `id`, ORG/NAME, and `path`, what was given or the snapshot that it stands for."""
+    """A model of the hub's cache: `id` is ORG/NAME, `path` the given path, or for a repository its snapshot."""
 
     id: str
     path: Path
@@ -32,15 +32,13 @@ class CachedModel:
 
 
 def find_cached_model(path: Path) -> CachedModel | None:
-    """What `path` is in the hub's cache: a repository, for which its snapshot stands, or a snapshot or a file of it.
-
-    None for a path anywhere else.
+    """The model that `path` belongs to in the hub's cache: a repository, a snapshot or a file of it; else None.
 
     Raises:
         FormatError: if a repository has no snapshot.
-        ModelError: if it has several, and no branch `main` that says which.
+        ModelError: if it has several, and no branch `main` that names one.
     """
-    # A link into the cache counts as well; but the files of a snapshot are links out of it.
+    # A link into the cache counts too. The path itself is tried first, since the files of a snapshot are links.
     for place in dict.fromkeys((Path(os.path.abspath(path)), path.resolve())):  # noqa: PTH100 -- without following links
         repository = place.parent if place.name == _SNAPSHOTS else place
         if _is_repository(repository):
@@ -52,7 +50,7 @@ def find_cached_model(path: Path) -> CachedModel | None:
 
 
 def in_snapshot(path: Path) -> Path:
-    """The snapshot where `path` is a repository of the hub's cache, else `path` itself.
+    """The snapshot, if `path` is a repository of the hub's cache, else `path` itself.
 
     Raises:
         FormatError, ModelError: as `find_cached_model`.

@@ -1,7 +1,7 @@
-"""Models of the Hugging Face hub: which arguments name one, and the files of it that a conversion needs.
+"""Models of the Hugging Face hub: parse their names, and download the files that a conversion needs.
 
-The `huggingface_hub` package does the talking and keeps the files, in the cache that all tools of Hugging Face share. So
-its environment counts here too: HF_TOKEN, HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE.
+The `huggingface_hub` package downloads the files to the cache that all Hugging Face tools share. Its environment variables
+apply: HF_TOKEN, HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from quantcli.formats.checkpoint.weights import weight_files
 from quantcli.formats.hub.ranges import RangeReader, WebFile
 
 Started = Callable[[int], Callable[[int], Any]]
-"""Called with the bytes of a download; what it returns is called with the bytes of each step, negative if some are lost."""
+"""Called with the size of a download in bytes. Its result is called with the bytes of each step, negative for lost ones."""
 
 # --- names ----------------------------------------------------------------------------------------------------------------
 
 _MAX_ID: Final = 96
-"""Characters of an id, as the hub has it."""
+"""The most characters of an id on the hub."""
 
 _WORD: Final = r"\w(?:[\w.-]*\w)?"
 
 _REFERENCE: Final = re.compile(rf"(?P<id>{_WORD}/{_WORD})(?:@(?P<revision>[^\s@\\:?*\[~^/][^\s@\\:?*\[~^]*))?", re.ASCII)
-"""`ORG/NAME` of the hub's letters, digits and `-_.`, and after an `@` the name of a branch or tag or a commit."""
+"""`ORG/NAME` of letters, digits and `-_.`, and after an `@` a branch, tag or commit."""
 
 _FILE: Final = re.compile(r".*\.(safetensors|gguf|bin|pt|pth|ckpt|json)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class HubModel:
-    """A model of the hub: `ORG/NAME`, and a branch, tag or commit where not its main branch is meant."""
+    """A model of the hub: `ORG/NAME`, and a branch, tag or commit, or None for the main branch."""
 
     id: str
     revision: str | None = None
@@ -55,7 +55,7 @@ class HubModel:
 
 
 def parse_hub_model(text: str) -> HubModel | None:
-    """What `ORG/NAME` or `ORG/NAME@REVISION` names on the hub; None for a text that is neither."""
+    """Parse `ORG/NAME` or `ORG/NAME@REVISION`; None if `text` is neither."""
     match = _REFERENCE.fullmatch(text)
     if match is None or len(match["id"]) > _MAX_ID or "--" in match["id"] or ".." in text or match["id"].endswith(".git"):
         return None
@@ -63,10 +63,11 @@ def parse_hub_model(text: str) -> HubModel | None:
 
 
 def find_hub_model(model: str | PathLike[str]) -> HubModel | None:
-    """The model of the hub that an argument means, None if it means a path.
+    """The model of the hub that an argument names; None if the argument is a path.
 
-    What exists is a path; so is any `Path`, what is spelled with a leading `./`, and what ends like a model's file. Where
-    the directory ORG is here, `ORG/NAME` is taken for a misspelled path and sent nowhere; `ORG/NAME@main` is the hub's.
+    Paths are: existing files and directories, any `Path`, strings with a leading `./`, and strings with the suffix of a
+    model file. If a directory ORG exists, `ORG/NAME` is taken for a misspelled path, and the hub is not asked;
+    `ORG/NAME@main` is still a model of the hub.
     """
     found = parse_hub_model(model) if isinstance(model, str) else None
     if found is None or os.path.lexists(model):
@@ -84,13 +85,13 @@ _SIDE_FILES: Final = re.compile(
     r"|(tokenizer|vocab|merges)[^/]*|spiece\.model|sentencepiece\.bpe\.model|tekken\.json|[^/\\]+\.tiktoken"
     r"|chat_template\.(jinja|json)|additional_chat_templates/[^/\\]+\.jinja"
 )
-"""What the metadata, the vocabulary and the chat templates are read from."""
+"""The files with the metadata, the vocabulary and the chat templates."""
 
 
 def needed_files(names: Collection[str]) -> list[str]:
-    """Which of a repository's files make a checkpoint: the small ones first, then the weights in one of their formats.
+    """The files of a repository that make up a checkpoint: side files first, then the weights in one format.
 
-    `consolidated.*` are the same weights once more, in the layout of Meta and Mistral.
+    `consolidated.*` are left out: the same weights again, in the layout of Meta and Mistral.
     """
     weights = weight_files([name for name in names if not name.startswith("consolidated")])
     return sorted(name for name in names if _SIDE_FILES.fullmatch(name)) + weights
@@ -103,10 +104,10 @@ def fetch_model(
     cache: Path | None = None,
     started: Started = lambda total: lambda done: None,
 ) -> Path:
-    """The directory of a model in the hub's cache, after what it lacks is downloaded; each file is checked by its hash.
+    """Download the missing files of a model, and return its directory in the hub's cache. Hashes of files are checked.
 
-    If the hub does not answer, or must not be asked (HF_HUB_OFFLINE), what was downloaded before is used. `endpoint` and
-    `cache` are by default those of `huggingface_hub`: its environment variables, or huggingface.co and a place in the home
+    If the hub does not answer, or HF_HUB_OFFLINE is set, the files of an earlier download are used. `endpoint` and `cache`
+    default to those of `huggingface_hub`: its environment variables, or huggingface.co and a directory in the home
     directory. `started` is called if there is anything to download.
 
     Raises:
@@ -124,7 +125,7 @@ def fetch_model(
             advance = started(total)
             for file in found.missing:
                 client.download(file, found.commit, advance)
-        # Only now the cache learns which commit the revision is: what it finds offline is complete.
+        # The cache gets the commit of the revision last, so that a snapshot found offline is complete.
         client.remember(found.commit)
         snapshot = client.snapshot(found.commit)
         assert snapshot is not None  # it was just filled
@@ -132,10 +133,10 @@ def fetch_model(
 
 
 def fetch_file(model: HubModel, name: str, *, endpoint: str | None = None, cache: Path | None = None) -> Path:
-    """One small file of a model, from the hub's cache or downloaded to it.
+    """The path of a side file of a model in the hub's cache. It is downloaded if it is missing.
 
     Raises:
-        HubError: if the hub does not give it.
+        HubError: if the hub does not provide it.
     """
     client = HubClient.connect(model, endpoint, cache)
     with client.explaining(f": {name}"):
@@ -143,7 +144,7 @@ def fetch_file(model: HubModel, name: str, *, endpoint: str | None = None, cache
 
 
 def stored_model(model: HubModel, *, endpoint: str | None = None, cache: Path | None = None) -> Path | None:
-    """What `fetch_model` gives if it need not download anything, else None.
+    """The directory of `fetch_model` if nothing needs to be downloaded, else None.
 
     Raises:
         HubError, ModelError: as `fetch_model`.
@@ -158,14 +159,14 @@ def stored_model(model: HubModel, *, endpoint: str | None = None, cache: Path | 
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What the hub says a revision is, and which of the files that are needed the cache lacks."""
+    """The commit of a revision, and the needed files that the cache lacks."""
 
     commit: str
     missing: list[HubFile]
 
 
 def _look(client: HubClient) -> _Known | Path:
-    """The state of a model; its directory as it was downloaded before, if the hub does not answer."""
+    """The state of a model; or the directory of an earlier download, if the hub does not answer."""
     try:
         commit, files = client.listing()
     except Exception as error:
@@ -177,15 +178,15 @@ def _look(client: HubClient) -> _Known | Path:
 
 
 def checkpoint_files(model: HubModel, files: Collection[str]) -> list[str]:
-    """The files of a repository that make a checkpoint, as `needed_files` lists them.
+    """The result of `needed_files`, checked.
 
     Raises:
-        ModelError: if they make none.
+        ModelError: if the repository has no checkpoint.
     """
     names = needed_files(files)
     if "config.json" not in names:
         hint = "It is an adapter: give its base model." if "adapter_config.json" in files else None
-        raise ModelError(f"{model}: no config.json in this repository, no checkpoint of transformers", hint=hint)
+        raise ModelError(f"{model}: no config.json in this repository, so it is not a transformers checkpoint", hint=hint)
     if not weight_files(names):
         gguf = any(name.endswith(".gguf") for name in files)
         hint = f"It has GGUF files: `hf download {model.id} FILE.gguf` gets one." if gguf else None
@@ -195,22 +196,22 @@ def checkpoint_files(model: HubModel, files: Collection[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class HubFile:
-    """A file of a repository, with what the hub knows of it; mirrors of the hub may know less."""
+    """A file of a repository, with its size and hash from the hub, which mirrors of the hub may not have."""
 
     name: str
     size: int | None
     sha256: str | None
-    """Of the contents, for the large files, those in LFS."""
+    """The hash of the contents, for large files, which are in LFS."""
     git_sha1: str | None
-    """Of the contents as a blob of git, for the others."""
+    """The hash of the contents as a git blob, for other files."""
 
     @property
     def digest(self) -> str | None:
-        """The hash of the contents, as which the cache keeps them."""
+        """The hash of the contents, which is the file's name in the cache."""
         return self.sha256 or self.git_sha1
 
     def damage(self, path: Path) -> str | None:
-        """What is wrong with a downloaded file, None if it is what the hub says."""
+        """What is wrong with a downloaded file; None if its size and hash are those of the hub."""
         size = path.stat().st_size
         if self.size not in (None, size):
             return f"{size} bytes, the hub has {self.size}"
@@ -232,14 +233,14 @@ class HubClient:
 
     @classmethod
     def connect(cls, model: HubModel, endpoint: str | None, cache: Path | None) -> HubClient:
-        """A client of the hub at `endpoint`, by default that of `huggingface_hub`, as its cache is."""
+        """A client of the hub at `endpoint`. Endpoint and cache default to those of `huggingface_hub`."""
         from huggingface_hub import HfApi, constants
 
         api = HfApi(endpoint=endpoint)
         return cls(model, api, Path(cache or constants.HF_HUB_CACHE).expanduser())
 
     def listing(self) -> tuple[str, dict[str, HubFile]]:
-        """The commit the revision is now, and its files by name."""
+        """The current commit of the revision, and its files by name."""
         from huggingface_hub import constants
 
         info = self.api.model_info(
@@ -259,13 +260,13 @@ class HubClient:
         }
 
     def snapshot(self, revision: str | None) -> Path | None:
-        """The directory of a revision if it is complete as far as can be told: the weights, which come last, are there."""
+        """The directory of a revision; None if it is incomplete: without weights, which are downloaded last."""
         config = self._cached("config.json", revision)
         complete = config is not None and weight_files([entry.name for entry in config.parent.iterdir()])
         return config.parent if config is not None and complete else None
 
     def has(self, file: HubFile, commit: str) -> bool:
-        """Whether a file of a commit is in the cache, in full length."""
+        """Whether a file of a commit is in the cache, with the right size."""
         path = self._cached(file.name, commit)
         return path is not None and file.size in (None, path.stat().st_size)
 
@@ -277,13 +278,13 @@ class HubClient:
         return blob.exists() and file.size in (None, blob.stat().st_size)
 
     def download(self, file: HubFile, commit: str, advance: Callable[[int], Any]) -> None:
-        """Put a file into the cache, in the place of one that has not its length."""
+        """Download a file to the cache. A cached file of another size is replaced."""
         held = self.holds(file)
         with self.explaining(f": {file.name}"):
             path = self._get(file.name, commit, advance, anew=self._cached(file.name, commit) is not None)
         damage = None if held else file.damage(path)
         if damage:
-            path.resolve().unlink()  # or it would be taken for good the next time
+            path.resolve().unlink()  # or it would be used the next time
             raise HubError(f"{self.model}: {file.name}: arrived damaged: {damage}", hint=_AGAIN)
 
     def fetch(self, name: str) -> Path:
@@ -291,7 +292,7 @@ class HubClient:
         return self._get(name, self.model.revision, lambda done: None)
 
     def range_reader(self) -> RangeReader:
-        """What reads parts of the model's files."""
+        """A reader of byte ranges of the model's files."""
         from huggingface_hub import constants
         from huggingface_hub.utils import build_hf_headers, get_session
 
@@ -307,7 +308,7 @@ class HubClient:
         )
 
     def web_file(self, file: HubFile, commit: str, reader: RangeReader) -> WebFile:
-        """Where a file of a commit can be read in parts."""
+        """A file of a commit, for reading byte ranges."""
         from huggingface_hub import hf_hub_url
 
         url = hf_hub_url(self.model.id, file.name, revision=commit, endpoint=self.api.endpoint)
@@ -317,12 +318,12 @@ class HubClient:
         return web
 
     def remember(self, commit: str) -> None:
-        """Note in the cache which commit the revision is."""
+        """Record the commit of the revision in the cache."""
         if self.model.revision != commit:
             self._get("config.json", self.model.revision, lambda done: None)
 
     def check_space(self, needed: int) -> None:
-        """Refuse a download the disk has no room for before it begins."""
+        """Refuse a download before it begins if the disk has too little free space."""
         place = next(place for place in (self.cache.absolute(), *self.cache.absolute().parents) if place.exists())
         free = shutil.disk_usage(place).free
         if needed > free:
@@ -331,17 +332,17 @@ class HubClient:
 
     @contextmanager
     def explaining(self, what: str = "") -> Iterator[None]:
-        """Turn what `huggingface_hub` raises into a `HubError` that starts with the model and `what` of it."""
+        """Turn errors of `huggingface_hub` into a `HubError` whose message begins with the model and `what`."""
         try:
             yield
         except QuantcliError:
             raise
-        except Exception as error:  # its own, the system's and those of whatever HTTP library it uses have no common root
+        except Exception as error:  # its errors, the system's and those of its HTTP library have no common base class
             message, hint = self.explain(error)
             raise HubError(f"{self.model}{what}: {message}", hint=hint) from error
 
     def explain(self, error: Exception) -> tuple[str, str]:
-        """What to say of an error, in one line, and the hint."""
+        """The message for an error, in one line, and the hint."""
         message, hint = _explained(error, self.api.endpoint)
         return message, hint.replace("{id}", self.model.id)
 
@@ -367,7 +368,7 @@ class HubClient:
 
 
 def _bar(advance: Callable[[int], Any]) -> type:
-    """What `huggingface_hub` takes for the class of its progress bars: shows nothing, and passes the bytes on."""
+    """A progress bar class for `huggingface_hub` that shows nothing and reports the bytes to `advance`."""
     from tqdm import tqdm
 
     class Bar(tqdm):  # type: ignore[misc]
@@ -378,10 +379,10 @@ def _bar(advance: Callable[[int], Any]) -> type:
             advance(int(n or 0))
 
         def update_transfer(self, n: float | None = 1) -> None:
-            """Bytes on the wire, which may differ from those on disk: not counted."""
+            """Ignore the bytes on the wire, which may differ from those on disk."""
 
         def set_transfer_postfix_str(self, *arguments: Any, **options: Any) -> None:
-            """Their rate."""
+            """Ignore the transfer rate."""
 
     return Bar
 
@@ -398,26 +399,26 @@ _REFUSALS: Final = (
     ("RevisionNotFoundError", "no such revision", "Give a branch, a tag or a commit; the main branch needs none."),
     ("OfflineModeIsEnabled", "not in the cache, and HF_HUB_OFFLINE is set", "Unset it to download the model."),
 )
-"""Classes of `huggingface_hub.errors`, what to say of them and the hint, the more special class first."""
+"""Classes of `huggingface_hub.errors`, subclasses first, each with message and hint."""
 
 _STATUSES: Final[Mapping[int, tuple[str, str]]] = {
     401: ("the hub does not accept the token", "Log in again with `hf auth login`, or correct HF_TOKEN."),
     403: ("the hub denies access", "The token may lack the right to read this model."),
-    429: ("too many requests", f"Wait some minutes. Who is known may ask more often: {_LOG_IN}."),
+    429: ("too many requests", f"Wait some minutes. Users who are logged in may send more: {_LOG_IN}."),
 }
-"""What to say of other answers."""
+"""HTTP status -> message and hint."""
 
 _TRY_LATER: Final = "Try again later."
 _CHECK_CONNECTION: Final = "Check the connection, the proxy and, if it is set, HF_ENDPOINT."
 
 
 def _is_answer(error: BaseException) -> bool:
-    """Whether the hub has spoken; it may also be out of reach or out of order."""
+    """Whether an error is an answer of the hub, rather than a failure of the connection or the server."""
     return (status := _status(error)) is not None and status < 500
 
 
 def _status(error: BaseException) -> int | None:
-    """The HTTP status an error of `huggingface_hub` is about."""
+    """The HTTP status of an error of `huggingface_hub`; None without one."""
     status: int | None = getattr(getattr(error, "response", None), "status_code", None)
     return status
 
@@ -429,7 +430,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _explained(error: Exception, endpoint: str) -> tuple[str, str]:
-    """What to say of an error, in one line, and the hint."""
+    """The message for an error, in one line, and the hint."""
     from huggingface_hub import errors
 
     for cause in _chain(error):

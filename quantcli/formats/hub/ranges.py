@@ -1,8 +1,7 @@
-"""Read files of a web server in parts, without keeping them: HTTP range requests that go on where an answer broke off.
+"""Read byte ranges of remote files without storing them: HTTP range requests that resume after an interrupted response.
 
-The connections are those of `huggingface_hub`, whose settings for proxies and certificates count. A large file of the hub
-is a redirect to another host, by an address that is signed and good for a while: it is asked for anew when it has expired.
-The token goes to the hub alone.
+Connections are those of `huggingface_hub`, with its settings for proxies and certificates. A large file of the hub is a
+redirect to another host with a signed URL, which is requested again when it has expired. The token is sent only to the hub.
 """
 
 from __future__ import annotations
@@ -21,23 +20,23 @@ from urllib.parse import urljoin, urlsplit
 from quantcli.core.errors import HubError
 
 TRIES: Final = 6
-"""Failures in a row, without `PROGRESS` between them, that end the reading."""
+"""After so many consecutive failures, without `PROGRESS` between them, reading fails."""
 
 PROGRESS: Final = 1 << 16
-"""Bytes after which an answer that breaks off counts as no failure of those before it."""
+"""After so many bytes, the count of consecutive failures starts again."""
 
 FIRST_DELAY: Final = 0.5
-"""Seconds to wait after the first failure, doubled after each that follows."""
+"""Seconds to wait after the first failure, doubled after each further one."""
 
 LONGEST_DELAY: Final = 120.0
-"""Seconds a server may ask to wait."""
+"""The longest delay in seconds that a server may ask for."""
 
 _REDIRECTS: Final = (301, 302, 303, 307, 308)
 _MAX_REDIRECTS: Final = 5
 _PASSING: Final = (408, 425, 429, 500, 502, 503, 504)
-"""Answers after which the same question may be answered."""
+"""Statuses of temporary failures, after which a request is repeated."""
 _EXPIRED: Final = (400, 401, 403, 404, 410)
-"""What other hosts say of an address whose signature is no longer good."""
+"""Statuses of other hosts for an expired signed URL."""
 
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
@@ -47,23 +46,23 @@ _CHANGED: Final = "Run the command again."
 
 @dataclass(eq=False)
 class WebFile:
-    """A file of the hub, at the commit that its address names."""
+    """A file of the hub, at the commit in its URL."""
 
     label: str
-    """What errors call it."""
+    """The name of the file in errors."""
     url: str
     size: int
-    """Its bytes, negative as long as they are unknown."""
+    """The size in bytes, negative while it is unknown."""
     digest: str | None = None
-    """The hash that the hub listed, which it repeats as ETag where it redirects."""
+    """The hash in the hub's listing, which is also the ETag of a redirect."""
     location: str | None = None
-    """Where the last redirect led to, if to another host."""
+    """The URL of the last redirect, if it is on another host."""
     etags: dict[str, str] = field(default_factory=dict)
-    """Host -> the ETag that its first answer had."""
+    """Host -> the ETag of its first response."""
 
 
 class _PassingError(Exception):
-    """A failure that may not come again; with the seconds the server asked to wait."""
+    """A temporary failure, with the delay in seconds that the server asked for."""
 
     def __init__(self, what: str, wait: float | None = None) -> None:
         super().__init__(what)
@@ -71,11 +70,14 @@ class _PassingError(Exception):
 
 
 class RangeReader:
-    """Fills buffers with parts of files, from any number of threads at once.
+    """Fills buffers with byte ranges of files, from any number of threads at once.
 
-    `session` is what `huggingface_hub.utils.get_session` gives, `headers` go with every question and `private` with those
-    to the `home` of the token. A server is given `timeout` seconds for each piece of an answer. `explain` gives the message
-    and the hint for an error of `huggingface_hub`.
+    session   the result of `huggingface_hub.utils.get_session`
+    home      the endpoint of the hub
+    headers   sent with every request
+    private   headers with the token, sent only to `home`
+    timeout   seconds for each chunk of a response
+    explain   returns message and hint for an error of `huggingface_hub`
     """
 
     def __init__(
@@ -102,7 +104,7 @@ class RangeReader:
         """Fill `out`, a view of bytes, from byte `position` of `file` on.
 
         Raises:
-            HubError: if the server refuses, does not know ranges, has another file than before, or fails again and again.
+            HubError: if the server refuses, does not support ranges, has another file than before, or fails repeatedly.
         """
         done, failures, counted = 0, 0, 0
         while done < len(out):
@@ -121,31 +123,31 @@ class RangeReader:
                 self._wait(file, error, failures)
 
     def learn_size(self, file: WebFile) -> None:
-        """Ask for the size of a file that the hub lists without it.
+        """Request the size of a file that the hub lists without it.
 
         Raises:
-            HubError: as `read_into`; also if the server does not tell.
+            HubError: as `read_into`; also if the server does not send the size.
         """
         self.read_into(file, memoryview(bytearray(1)), 0)
         if file.size < 0:
             raise HubError(f"{file.label}: the server does not say how long it is", hint=_DOWNLOAD)
 
     def close(self) -> None:
-        """End all reading, from any thread: what waits for an answer fails."""
+        """Make all reads fail, also those that wait for a response. Safe to call from any thread."""
         self._closing.set()
         with self._lock:
             for connection in self._sockets:
                 with suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
 
-    # --- one answer -------------------------------------------------------------------------------------------------------
+    # --- one response -----------------------------------------------------------------------------------------------------
 
     def _pieces(self, file: WebFile, first: int, last: int) -> Iterator[bytes]:
         from huggingface_hub.errors import HTTPError
 
         try:
             with self._answer(file, first, last) as response, self._interruptible(response):
-                self._check_open(file)  # it may have been closed before it knew of the connection
+                self._check_open(file)  # `close` may have run before the connection was registered
                 for piece in response.iter_raw():
                     yield piece
                     self._check_open(file)
@@ -155,7 +157,7 @@ class RangeReader:
 
     @contextmanager
     def _answer(self, file: WebFile, first: int, last: int) -> Iterator[Any]:
-        """The answer with the bytes `first` to `last`, wherever redirects lead."""
+        """The response with the bytes `first` to `last`, after redirects."""
         url = file.location or file.url
         for _ in range(_MAX_REDIRECTS):
             self._check_open(file)
@@ -184,7 +186,7 @@ class RangeReader:
             if (first, last) != (0, file.size - 1):
                 raise HubError(f"{file.label}: the server sends no parts of files, only the whole", hint=_DOWNLOAD)
         elif _origin(url) != self._home and status in _EXPIRED:
-            if file.location == url:  # another thread may have asked for a new one
+            if file.location == url:  # another thread may already have a new one
                 file.location = None
             raise _PassingError(f"its address has expired (status {status})", wait=0.0)
         elif status == 416:
@@ -220,7 +222,7 @@ class RangeReader:
             raise _changed(file, "its ETag is another")
 
     def _check_link(self, file: WebFile, response: Any) -> None:
-        """Compare what the hub says where it redirects with what it listed."""
+        """Compare size and hash in a redirect of the hub with its listing."""
         size = response.headers.get("X-Linked-Size")
         if size not in (None, str(file.size)):
             raise _changed(file, f"it has {size} bytes and not {file.size}")
@@ -231,7 +233,7 @@ class RangeReader:
     # --- waiting and ending -----------------------------------------------------------------------------------------------
 
     def _wait(self, file: WebFile, error: _PassingError, failures: int) -> None:
-        """Wait before the next attempt, if there is to be one."""
+        """Wait before the next attempt, or fail after too many."""
         self._check_open(file)
         if failures >= TRIES:
             hint = "Check the connection, or try again later; nothing was written."
@@ -249,7 +251,7 @@ class RangeReader:
 
     @contextmanager
     def _interruptible(self, response: Any) -> Iterator[None]:
-        """Let `close` end the wait for the rest of an answer."""
+        """Let `close` shut the connection down while a response is read."""
         stream = response.extensions.get("network_stream")
         connection = stream.get_extra_info("socket") if stream else None
         if connection is None:
@@ -269,13 +271,13 @@ def _changed(file: WebFile, how: str) -> HubError:
 
 
 def _origin(url: str) -> str:
-    """Scheme, host and port: whom a token is for."""
+    """Scheme, host and port of a URL, which decide whether the token is sent."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}".lower()
 
 
 def _asked_wait(text: str | None) -> float | None:
-    """The seconds of a Retry-After, which is a number of them or a date."""
+    """The seconds in a Retry-After header, which is a number of seconds or a date; None without one."""
     if text is None:
         return None
     with suppress(ValueError):

@@ -1,8 +1,8 @@
-"""A model of the hub that is read where it is: no file of it is stored.
+"""Read a model from the hub without downloading it.
 
-The small files are fetched whole, into memory where the system has a place for files in it. Of the tensors' files come the
-headers, and then the rows that are asked for, in blocks that some threads fetch ahead: a reader in sequence does not wait
-for the way to the server and back with each chunk, and one that jumps about does not go that way for each row.
+Side files are downloaded whole, to a file system in memory if there is one. Of weight files the headers are read, and then
+the requested rows, in blocks. A few threads prefetch further blocks, so that sequential reads do not wait for the latency
+of each block. Random reads of rows within a block need one request.
 """
 
 from __future__ import annotations
@@ -29,37 +29,38 @@ from quantcli.formats.hub.ranges import RangeReader, WebFile
 from quantcli.tensors.files import DataFile
 
 BLOCK: Final = 1 << 22
-"""Bytes of rows that are fetched at once."""
+"""Bytes of a block of rows, which is one request."""
 
 BLOCKS: Final = 32
-"""Blocks that are kept, of all files together."""
+"""The number of cached blocks, of all files together."""
 
 AHEAD: Final = 4
-"""Blocks behind one that is read that are fetched before they are asked for."""
+"""The number of blocks that are prefetched after the one that is read."""
 
 PAGE: Final = 1 << 15
-"""Bytes of headers that are fetched at once; a longer header comes in one piece."""
+"""Bytes of a page of headers. A longer header is one request."""
 
 PAGES: Final = 1024
+"""The number of cached pages, of all files together."""
 
 CONNECTIONS: Final = 8
-"""Parts that are fetched at once."""
+"""The number of simultaneous requests."""
 
 _MEMORY: Final = Path("/dev/shm")
-"""Where Linux has files in memory."""
+"""Linux's file system in memory."""
 
 _SPARE: Final = 1 << 26
-"""Bytes to leave free there."""
+"""Bytes to leave free in `_MEMORY`."""
 
 
 def open_remote(model: HubModel, *, endpoint: str | None = None) -> Checkpoint:
-    """Open a model of the hub as `open_checkpoint` does one that is here. Closing it removes the small files.
+    """Open a model of the hub as `open_checkpoint` opens a local one. Closing it removes the side files.
 
-    The revision is looked up once: all that is read is of the commit it is now.
+    The revision is resolved once: everything is read from its current commit.
 
     Raises:
-        HubError: if there is no such model or revision, no access to it, no answer, or a small file arrives damaged; so do
-            the tensors when they are read.
+        HubError: if there is no such model or revision, no access to it, no answer, or a side file arrives damaged. Tensors
+            raise it too when they are read.
         ModelError, FormatError, UnsupportedError: as `open_checkpoint`.
     """
     client = HubClient.connect(model, endpoint, None)
@@ -70,7 +71,7 @@ def open_remote(model: HubModel, *, endpoint: str | None = None) -> Checkpoint:
     reader = client.range_reader()
     small = [files[name] for name in names if name not in weights]
     with ExitStack() as stack:
-        # In the end, what is being fetched is broken off and waited for before its place is removed.
+        # On closing, requests are aborted and their threads joined before the directory is removed.
         needed = sum(file.size or 0 for file in small)
         place = stack.enter_context(tempfile.TemporaryDirectory(prefix="quantcli-", dir=_small_place(needed)))
         pool = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="fetch")
@@ -82,7 +83,7 @@ def open_remote(model: HubModel, *, endpoint: str | None = None) -> Checkpoint:
             _Cache(pool, reader, PAGE, PAGES),
             _Cache(pool, reader, BLOCK, BLOCKS),
         )
-        folder.fetch_starts()
+        folder.prefetch_headers()
         directory = Path(place) / model.name
         directory.mkdir()
         list(pool.map(partial(_fetch_whole, client, reader, commit, directory), small))
@@ -91,7 +92,7 @@ def open_remote(model: HubModel, *, endpoint: str | None = None) -> Checkpoint:
 
 
 def _small_place(needed: int) -> Path | None:
-    """Where to put files of `needed` bytes: in memory if it can be, else where temporary files go."""
+    """The parent directory for `needed` bytes of files: in memory if they fit, or None for that of temporary files."""
     if not os.access(_MEMORY, os.W_OK) or shutil.disk_usage(_MEMORY).free < needed + _SPARE:
         return None
     return _MEMORY
@@ -100,7 +101,7 @@ def _small_place(needed: int) -> Path | None:
 def _fetch_whole(client: HubClient, reader: RangeReader, commit: str, directory: Path, file: HubFile) -> None:
     web = client.web_file(file, commit, reader)
     if leads_outside(file.name):
-        raise HubError(f"{web.label}: a name that leads out of the repository", hint="Download the model and look at it.")
+        raise HubError(f"{web.label}: a name that leads out of the repository", hint="Download the model and check it.")
     data = bytearray(web.size)
     reader.read_into(web, memoryview(data), 0)
     path = directory / file.name
@@ -111,7 +112,7 @@ def _fetch_whole(client: HubClient, reader: RangeReader, commit: str, directory:
 
 
 class _Cache:
-    """Blocks of files, each fetched once however many threads ask for it, those that were asked for last kept."""
+    """An LRU cache of blocks of files. Each block is fetched once, however many threads read it."""
 
     def __init__(self, pool: ThreadPoolExecutor, reader: RangeReader, block: int, capacity: int) -> None:
         self.block = block
@@ -122,19 +123,19 @@ class _Cache:
         self._lock = Lock()
 
     def get(self, file: WebFile, number: int, ahead: int = 0) -> bytearray:
-        """Block `number` of a file; those behind it will soon be wanted."""
+        """Block `number` of a file. The next `ahead` blocks are prefetched."""
         wanted = self._start(file, number)
         for later in range(number + 1, number + 1 + ahead):
             self._start(file, later)
         try:
             return wanted.result()
         except BaseException:
-            with self._lock:  # whoever asks again may be luckier
+            with self._lock:  # a failed block is fetched again at the next read
                 self._blocks.pop((file, number), None)
             raise
 
     def start(self, file: WebFile, numbers: Iterable[int]) -> None:
-        """Begin to fetch blocks that will be wanted."""
+        """Prefetch blocks."""
         for number in dict.fromkeys(numbers):
             self._start(file, number)
 
@@ -162,7 +163,7 @@ _NOTHING.set_result(bytearray())
 
 
 class RemoteFile(DataFile):
-    """A file of the hub, read by ranges."""
+    """A file of the hub, read by range requests."""
 
     def __init__(self, path: Path, file: WebFile, pages: _Cache, blocks: _Cache) -> None:
         self.path = path
@@ -198,7 +199,7 @@ class RemoteFile(DataFile):
 
 @dataclass(frozen=True)
 class RemoteFolder(Folder):
-    """The weights of a repository at a commit."""
+    """The weight files of a repository at a commit."""
 
     path: Path
     files: dict[str, WebFile]
@@ -216,7 +217,7 @@ class RemoteFolder(Folder):
         file = self.files.get(name)
         return None if file is None else RemoteFile(self.path / name, file, self.pages, self.blocks)
 
-    def fetch_starts(self) -> None:
-        """Begin to fetch where every file begins."""
+    def prefetch_headers(self) -> None:
+        """Prefetch the first page of every file."""
         for file in self.files.values():
             self.pages.start(file, [0])

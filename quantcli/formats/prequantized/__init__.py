@@ -1,9 +1,9 @@
-"""Checkpoints that are already quantized, seen as ordinary ones.
+"""Quantized checkpoints (GPTQ, AWQ, FP8 ...), dequantized lazily.
 
-Each method keeps a weight as several tensors: levels, scales, zero points. `decode` gives a checkpoint in which those are
-gone and lazy tensors of the weights are in their place, in F32, or in the GGUF type that holds exactly the same numbers.
-Rows are decoded when they are read, so memory does not grow with the model. Only modules that have a method's tensors
-are decoded, so that a checkpoint may be quantized in part.
+A quantization method stores a weight as several tensors: levels (q), scales (s), zero points (z). `decode` replaces these
+by lazy tensors of the weights, in F32, or in the GGUF type that holds exactly the same numbers. Rows are dequantized when
+they are read, so memory does not grow with the model. Only modules that have a method's tensors are dequantized, so a
+checkpoint may be quantized in part.
 
 A method is a module here and a row of `METHODS`.
 """
@@ -32,7 +32,7 @@ from quantcli.formats.prequantized import (
     torchao,
 )
 from quantcli.formats.prequantized.companions import Companions, Method
-from quantcli.formats.prequantized.mlx_names import published
+from quantcli.formats.prequantized.mlx_names import with_pytorch_names
 from quantcli.formats.prequantized.settings import quantization_config
 from quantcli.tensors.tensor import Tensor
 
@@ -56,15 +56,15 @@ METHODS: Final[Mapping[str, Method]] = MappingProxyType(
         "torchao": torchao.take,
     }
 )
-"""What decodes a checkpoint, by the `quant_method` of its configuration."""
+"""`quant_method` of a configuration -> the function that dequantizes such a checkpoint."""
 
 
 def decode(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None) -> dict[str, Tensor]:
-    """The tensors of a checkpoint as those of an ordinary one. `config` is its quantization_config, None if it has none.
+    """The tensors of a checkpoint, dequantized. `config` is its quantization_config, None if it has none.
 
     Raises:
         UnsupportedError: for a method, or a variant of one, that is not supported.
-        ModelError: if the tensors are not as the method has them; the message lists what is wrong.
+        ModelError: if the tensors do not have the method's layout. The message lists the problems.
     """
     companions = Companions(tensors, config or {})
     if config is None:
@@ -82,9 +82,9 @@ def decode(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None) -> d
 
 
 def decoded_checkpoint(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint with the tensors of `decode`, under names that architectures know. Close the one it was made of.
+    """The checkpoint with the tensors of `decode`, under PyTorch's names. Close the checkpoint it was made of.
 
     Raises:
-        FormatError, ModelError, UnsupportedError: as `quantization_config`, `decode` and `published` do.
+        FormatError, ModelError, UnsupportedError: as `quantization_config`, `decode` and `with_pytorch_names` do.
     """
-    return replace(checkpoint, tensors=published(decode(checkpoint.tensors, quantization_config(checkpoint))))
+    return replace(checkpoint, tensors=with_pytorch_names(decode(checkpoint.tensors, quantization_config(checkpoint))))

@@ -1,6 +1,6 @@
-"""AutoRound (`auto-round`): the tensors of GPTQ or AWQ, as `packing_format` says.
+"""AutoRound (`auto-round`): the tensors of GPTQ or AWQ, depending on `packing_format`.
 
-Its own layout and that for GPTQModel store zero points as they are, that for AutoGPTQ less one. Source:
+Its own layout and that for GPTQModel store zero points unchanged, that for AutoGPTQ stores them minus one. Source:
 `dynamic_import_quant_linear_for_packing` and `pack` of `qlinear_torch` and `qlinear_torch_zp` in auto-round.
 """
 
@@ -33,11 +33,11 @@ _LAYOUTS: Final = MappingProxyType[str, Method](
 )
 
 _KERNELS: Final = ("exllamav2", "tritonv2")
-"""What may be named behind a layout, and is for those who run the model."""
+"""Names of inference kernels that may follow the name of a layout."""
 
 
 def take(companions: Companions) -> None:
-    """Every module that has a `qweight`."""
+    """Dequantize every module that has a `qweight`."""
     layout = companions.setting("packing_format", str, companions.setting("backend", str, "auto_round:auto_gptq"))
     parts = [part for part in layout.split(":") if part not in _KERNELS]
     name = parts[-1] if parts else ""

@@ -1,7 +1,9 @@
 """AWQ: `qweight`, `qzeros` and `scales` of each linear layer, 4 bits.
 
-`gemm` packs eight outputs into an int32, in the order in which its kernel takes them apart; `gemv` packs eight inputs, in
-order, and pads groups. Source: `WQLinear_GEMM` and `WQLinear_GEMV` of AutoAWQ.
+    gemm   packs eight outputs into an int32, in the order in which its kernel unpacks them
+    gemv   packs eight inputs into an int32, in order, and pads the groups
+
+Source: `WQLinear_GEMM` and `WQLinear_GEMV` of AutoAWQ.
 """
 
 from __future__ import annotations
@@ -23,11 +25,11 @@ _BITS: Final = 4
 _HELD: Final = 32 // _BITS
 
 _PLACES: Final = (0, 4, 1, 5, 2, 6, 3, 7)
-"""Where in its word `gemm` keeps the first output, the second, ...: it packs outputs 0, 2, 4, 6, 1, 3, 5, 7."""
+"""Output -> its position in a word of `gemm`, which packs the outputs 0, 2, 4, 6, 1, 3, 5, 7."""
 
 
 def take(companions: Companions) -> None:
-    """Every module that has a `qweight`. Without zero points, where the configuration says so, the middle level is zero."""
+    """Dequantize every module that has a `qweight`. If the configuration has no zero points, the middle level is zero."""
     named = [companions.setting(key, str) for key in ("version", "format", "checkpoint_format")]
     versions = [name.lower() for name in named if name is not None] or ["gemm"]
     foreign = next((version for version in versions if version not in _VERSIONS), None)
@@ -45,7 +47,7 @@ def take(companions: Companions) -> None:
 def _take_gemm(companions: Companions) -> None:
     for stem in companions.stems(".qweight"):
         with companions.module(stem):
-            levels, zeros, scales = _parts(companions, stem)
+            levels, zeros, scales = _module_tensors(companions, stem)
             inputs, outputs, groups = levels.shape[0], levels.shape[1] * _HELD, scales.shape[0]
             fits = zeros is None or zeros.shape == (groups, levels.shape[1])
             if not fits or scales.shape[1] != outputs or not groups or inputs % groups:
@@ -60,7 +62,7 @@ def _take_gemv(companions: Companions) -> None:
     given = companions.setting("group_size", int, companions.setting("q_group_size", int, 128))
     for stem in companions.stems(".qweight"):
         with companions.module(stem):
-            levels, zeros, scales = _parts(companions, stem)
+            levels, zeros, scales = _module_tensors(companions, stem)
             outputs, inputs = levels.shape[0], levels.shape[1] * _HELD
             width = inputs if given == -1 else given
             groups = inputs // width if width > 0 and inputs % width == 0 else 0
@@ -77,7 +79,7 @@ def _take_gemv(companions: Companions) -> None:
 _VERSIONS: Final[dict[str, Method]] = {"gemm": _take_gemm, "gemv": _take_gemv}
 
 
-def _parts(companions: Companions, stem: str) -> tuple[Tensor, Tensor | None, Tensor]:
+def _module_tensors(companions: Companions, stem: str) -> tuple[Tensor, Tensor | None, Tensor]:
     """The levels, zero points and scales of a module."""
     without_zeros = companions.setting("zero_point", bool, True) is False and f"{stem}.qzeros" not in companions.tensors
     return (
@@ -90,13 +92,13 @@ def _parts(companions: Companions, stem: str) -> tuple[Tensor, Tensor | None, Te
 def _weight(
     stem: str, shape: tuple[int, int], width: int, levels: Numbers, scales: Numbers, zeros: Numbers | None
 ) -> Tensor:
-    """The weight of a module, whose scales and zero points are each for `width` columns of a row."""
+    """The weight of a module, with a scale and a zero point for each group of `width` columns of a row."""
     points = None if zeros is None else Grid(zeros, shape[0], 1, width)
     return Scaled(f"{stem}.weight", shape, TYPES["F32"], "AWQ 4-bit", levels, Grid(scales, shape[0], 1, width), points)
 
 
 def _table(zeros: Tensor | None) -> Floats:
-    """What levels stand for: themselves, or without zero points their distance from the middle."""
+    """The value of each level: the level itself, or without zero points its distance from the middle."""
     return integers(_BITS, 0 if zeros else 1 << (_BITS - 1))
 
 

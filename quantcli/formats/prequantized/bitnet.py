@@ -1,9 +1,10 @@
-"""BitNet: -1, 0 and 1, four to a byte, over one scale.
+"""BitNet: ternary weights -1, 0 and 1, four to a byte, with one scale.
 
-`X.weight` (outputs / 4, inputs): bits 0 and 1 of its bytes hold the first quarter of the rows, bits 2 and 3 the second, and
-so on, as the level plus one; `X.weight_scale` is what the levels are divided by, or multiplied where the configuration has
-`autobitlinear` for its `linear_class`. Source: `dequant_bitnet` of the reference converter, `unpack_weights`, `BitLinear`
-and `AutoBitLinear` of transformers.
+    X.weight         (outputs / 4, inputs), the level plus one: bits 0 and 1 of each byte are the first quarter of the rows,
+                     bits 2 and 3 the second, and so on
+    X.weight_scale   levels are divided by it; with the `linear_class` `autobitlinear` they are multiplied
+
+Source: `dequant_bitnet` of llama.cpp's converter, `unpack_weights`, `BitLinear` and `AutoBitLinear` of transformers.
 """
 
 from __future__ import annotations
@@ -26,20 +27,20 @@ if TYPE_CHECKING:
 _QUARTERS: Final = 4
 _LEVELS: Final = integers(2, 1)
 _INVERSE: Final = {"bitlinear": True, "autobitlinear": False}
-"""By `linear_class`, whether levels are divided by their scale."""
+"""`linear_class` -> whether levels are divided by their scale."""
 
 _WHILE_RUNNING: Final = {"quantization_mode": "online", "use_rms_norm": True}
 
 
 def take(companions: Companions) -> None:
-    """Every weight with a scale."""
+    """Dequantize every weight with a scale."""
     kind = companions.setting("linear_class", str, "bitlinear")
     if kind not in _INVERSE:
         raise companions.misconfigured("linear_class", kind, " or ".join(_INVERSE))
     for option, value in _WHILE_RUNNING.items():
         if companions.config.get(option) == value:
             raise UnsupportedError(
-                f"config.json: BitNet with {option} {value} is not supported: the model computes more than its weights say",
+                f"config.json: BitNet with {option} {value} is not supported: layers do more than multiply by weights",
                 hint="Use the original checkpoint.",
             )
     for stem in companions.stems("_scale"):
@@ -54,7 +55,7 @@ def take(companions: Companions) -> None:
 
 @dataclass(frozen=True)
 class _Ternary(Decoded):
-    """Rows whose levels share bytes with the rows a quarter of the weight away."""
+    """Ternary rows. A byte has the levels of four rows, which are a quarter of the weight's rows apart."""
 
     codes: Tensor
     scale: Tensor

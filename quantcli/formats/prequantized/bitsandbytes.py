@@ -1,9 +1,15 @@
-"""bitsandbytes: NF4 and FP4 under a scale for each 64 weights (or as many as it says), and int8 under one for each row.
+"""bitsandbytes: NF4 and FP4 with a scale for each block of 64 weights or another block size, int8 with one for each row.
 
-Four bits: `X.weight` holds two codes a byte, the first in the upper half, of the flattened weight; `X.weight.absmax` the
-scales, `X.weight.quant_map` what the codes stand for, and `X.weight.quant_state.bitsandbytes__nf4` the rest as JSON. With
-double quantization the scales are bytes themselves, under scales of their own. Int8: `X.weight`, `X.SCB` (the largest
-magnitude of each row). Source: `QuantState.from_dict`, `dequantize_4bit`, `int8_vectorwise_dequant` of bitsandbytes.
+Four bits:
+
+    X.weight                                 two codes in a byte, the first in the upper half, of the flattened weight
+    X.weight.absmax                          the scales; with double quantization bytes with scales of their own
+    X.weight.quant_map                       the value of each code
+    X.weight.quant_state.bitsandbytes__nf4   the rest as JSON
+
+Int8: `X.weight`, and `X.SCB`, the largest magnitude of each row.
+
+Source: `QuantState.from_dict`, `dequantize_4bit`, `int8_vectorwise_dequant` of bitsandbytes.
 """
 
 from __future__ import annotations
@@ -38,11 +44,11 @@ _STATE: Final = ".quant_state.bitsandbytes__"
 _TITLES: Final = {"nf4": "bitsandbytes NF4", "fp4": "bitsandbytes FP4"}
 _MAX_STATE: Final = 1 << 16
 _INVERSE_127: Final = np.float32(7.874015718698502e-3)
-"""The factor that bitsandbytes has for 1 / 127."""
+"""bitsandbytes' constant for 1 / 127."""
 
 
 def take(companions: Companions) -> None:
-    """Every weight with a state of quantization, and every one with `SCB`."""
+    """Dequantize every weight with a `quant_state` or `SCB`."""
     companions.expect(*(_STATE + kind for kind in _TITLES), ".quant_map", ".nested_quant_map", ".weight_format")
     for kind, title in _TITLES.items():
         for name in companions.stems(_STATE + kind):
@@ -59,7 +65,7 @@ def _eight_bit(companions: Companions, stem: str) -> Tensor:
     largest = companions.take(f"{stem}.SCB", ("F32",), 1)
     layout = companions.find(f"{stem}.weight_format")
     if layout is not None and (layout.size != 1 or read_small(layout)[0] != 0):
-        raise UnsupportedError(f"{stem}: int8 weights in a layout for one kind of GPU are not supported, only by rows")
+        raise UnsupportedError(f"{stem}: int8 weights in a layout for one kind of GPU are not supported, only row-major")
     if largest.size != weight.shape[0]:
         raise ValueError(f"SCB has {largest.size} values, expected {weight.shape[0]}")
     levels, scales = Plain(weight), scale_grid(largest, weight.shape)
@@ -67,7 +73,7 @@ def _eight_bit(companions: Companions, stem: str) -> Tensor:
 
 
 class _Rows(Scaled):
-    """Levels of -127 to 127 under the largest magnitude of a row."""
+    """Levels from -127 to 127 with the largest magnitude of the row as scale: `level * largest / 127`."""
 
     def read(self, start: int, stop: int, out: NDArray[np.uint8]) -> None:
         """See `Tensor.read`."""
@@ -80,7 +86,7 @@ def _four_bit(companions: Companions, name: str, state_name: str, title: str) ->
     state = _state(companions.take(state_name, ("U8",), 1))
     shape = tuple(state["shape"])
     block = min(state["blocksize"], math.prod(shape))
-    codes = companions.take(name, ("U8", "I8", "BF16", "F16", "F32"))  # any storage may be asked for
+    codes = companions.take(name, ("U8", "I8", "BF16", "F16", "F32"))  # the storage type is an option of bitsandbytes
     if codes.nbytes != -(-math.prod(shape) // 2):
         raise ValueError(
             f"{codes.nbytes} bytes of codes, expected {-(-math.prod(shape) // 2)} for a shape of {list(shape)}"
@@ -95,7 +101,7 @@ def _four_bit(companions: Companions, name: str, state_name: str, title: str) ->
         nested = companions.take(f"{name}.nested_absmax", ("F32",))
         size, offset = state.get("nested_blocksize"), state.get("nested_offset")
         if type(size) is not int or size < 1 or nested.size != -(-blocks // size) or not isinstance(offset, float):
-            raise ValueError("its nested scales do not fit together")
+            raise ValueError("its nested scales are inconsistent")
         levels = _table(companions.take(f"{name}.nested_quant_map", ("F32",)), 256)
         with np.errstate(all="ignore"):
             scales = _Nested(with_rows(absmax, 1), levels, with_rows(nested, 1), min(size, blocks), np.float32(offset))
@@ -103,10 +109,10 @@ def _four_bit(companions: Companions, name: str, state_name: str, title: str) ->
 
 
 def _state(tensor: Tensor) -> dict[str, Any]:
-    """What bitsandbytes wrote of a weight as JSON.
+    """The `quant_state` of a weight, which is JSON.
 
     Raises:
-        ValueError: if it is not that.
+        ValueError: if it is not JSON, or has no shape and block size.
     """
     if tensor.size > _MAX_STATE:
         raise ValueError(f"{tensor.size} bytes of JSON, at most {_MAX_STATE} expected")
@@ -133,7 +139,7 @@ def _table(tensor: Tensor, size: int) -> Floats:
 
 @dataclass(frozen=True)
 class _Nested(Numbers):
-    """Scales that are bytes: what each stands for, times the scale of its block, plus an offset."""
+    """Scales with double quantization: the value of each byte, times the scale of its block, plus an offset."""
 
     codes: Tensor
     table: Floats
@@ -153,7 +159,7 @@ class _Nested(Numbers):
 
 @dataclass(frozen=True)
 class _FourBit(Decoded):
-    """Codes of a flattened weight, two a byte, and a scale for each `block` of them: blocks need not end with rows."""
+    """Codes of a flattened weight, two in a byte, with a scale for each `block` codes. Blocks may span rows."""
 
     codes: Tensor
     table: Floats

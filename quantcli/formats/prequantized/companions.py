@@ -1,4 +1,4 @@
-"""The tensors of a quantized checkpoint while they are sorted out: which belong together, what becomes of them."""
+"""The tensors of a quantized checkpoint, while a method groups them by module and replaces them by weights."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from quantcli.tensors.tensor import StoredTensor, Tensor
 
 @dataclass
 class Companions:
-    """The tensors of a checkpoint, its `quantization_config`, and what its method makes of them.
+    """The tensors of a checkpoint, its `quantization_config`, and the weights that its method makes of them.
 
-    A method takes the tensors it knows and puts weights in their places. What it finds wrong with a module it raises as
-    ValueError within `module`; all of it is told at once by `result`.
+    A method takes the tensors it knows and puts weights in their places. It raises a fault of a module as ValueError within
+    `module`. `result` reports all faults at once.
     """
 
     tensors: Mapping[str, Tensor]
@@ -31,27 +31,27 @@ class Companions:
     _faults: list[str] = field(default_factory=list)
 
     def stems(self, *suffixes: str) -> Iterator[str]:
-        """What stands before one of `suffixes` in the names of tensors that nothing was made of yet."""
+        """The names of remaining tensors that end with one of `suffixes`, without the suffix."""
         for name in self.tensors:
             if name not in self._taken:
                 yield from (name.removesuffix(suffix) for suffix in suffixes if name.endswith(suffix))
 
     def is_left(self, name: str) -> bool:
-        """Whether the checkpoint has a tensor of that name that nothing was made of yet."""
+        """Whether the checkpoint has a tensor of that name that was not taken yet."""
         return name in self.tensors and name not in self._taken
 
     def find(self, name: str) -> Tensor | None:
-        """The tensor of that name, if there is one; it is no longer part of the checkpoint."""
+        """Take the tensor of that name from the checkpoint; None if there is no such tensor."""
         found = self.tensors.get(name)
         if found is not None:
             self._taken.add(name)
         return found
 
     def take(self, name: str, kinds: Collection[str], dimensions: int | None = None) -> Tensor:
-        """The tensor of that name, of one of the element types `kinds` and of so many `dimensions`.
+        """Take the tensor of that name, of one of the element types `kinds` and with so many `dimensions` (None: any).
 
         Raises:
-            ValueError: if there is none, or another.
+            ValueError: if there is no such tensor.
         """
         found = self.find(name)
         if found is None:
@@ -63,7 +63,7 @@ class Companions:
         return found
 
     def expect(self, *suffixes: str) -> None:
-        """Say that the small tensors whose names end so will be read: see `DataFile.expect`."""
+        """Announce that the small tensors with these suffixes will be read: see `DataFile.expect`."""
         positions: dict[DataFile, list[int]] = {}
         for name, tensor in self.tensors.items():
             if name.endswith(suffixes) and isinstance(tensor, StoredTensor):
@@ -72,19 +72,19 @@ class Companions:
             file.expect(places)
 
     def put(self, place: str, tensor: Tensor) -> None:
-        """Have `tensor` where the checkpoint has the tensor called `place`."""
+        """Put `tensor` in the place of the checkpoint's tensor `place`."""
         if tensor.name != place and tensor.name in self.tensors:
             raise ValueError(f"there is {tensor.name} as well")
         self._taken.add(place)
         self._made[place] = tensor
 
     def drop(self, *suffixes: str) -> None:
-        """Leave out the tensors whose names end so: scales of activations and caches, which no weight depends on."""
+        """Drop the tensors with these suffixes: scales of activations and of the KV cache, which no weight depends on."""
         self._taken.update(name for name in self.tensors if name.endswith(suffixes))
 
     @contextmanager
     def module(self, stem: str) -> Iterator[None]:
-        """Collect what is wrong with the module `stem`."""
+        """Collect a ValueError as a fault of the module `stem`."""
         try:
             yield
         except ValueError as error:
@@ -94,7 +94,7 @@ class Companions:
         """A value of the configuration.
 
         Raises:
-            ModelError: if it is of another kind.
+            ModelError: if it is of another type.
         """
         value = self.config.get(key)
         if value is None:
@@ -104,17 +104,17 @@ class Companions:
         return value
 
     def misconfigured(self, key: str, value: Any, expected: str) -> ModelError:
-        """The error to raise where a value of the configuration is no good."""
+        """The error for an invalid value of the configuration."""
         return ModelError(f"config.json: {key} of the quantization_config is {shown(value)}, expected {expected}")
 
     def result(self, method: str) -> dict[str, Tensor]:
-        """The checkpoint with weights in place of what they were made of.
+        """The tensors of the checkpoint, with weights in place of the tensors they were made of.
 
         Raises:
-            ModelError: if anything was wrong; the message lists it.
+            ModelError: if there were faults. The message lists them.
         """
         faults = self._faults + [
-            f"{name}: {tensor.type.name} numbers, without scales or what else belongs to them"
+            f"{name}: {tensor.type.name} numbers without scales or other tensors that they need"
             for name, tensor in self.tensors.items()
             if _must_be_a_weight(name, tensor) and tensor.type.family is None and self.is_left(name)
         ]
@@ -133,9 +133,9 @@ class Companions:
 
 
 def _must_be_a_weight(name: str, tensor: Tensor) -> bool:
-    """Whether a tensor is none of the masks and positions that a checkpoint may hold beside its weights."""
+    """Whether a tensor is a weight, rather than a mask or positions, which a checkpoint may have too."""
     return name.endswith(".weight") or (len(tensor.shape) > 2 and tensor.type.name in ("I8", "I16", "I32"))
 
 
 Method = Callable[[Companions], None]
-"""Takes what it knows of a checkpoint and puts weights in its place."""
+"""A quantization method: replaces its tensors in a checkpoint by weights."""

@@ -1,9 +1,14 @@
-"""compressed-tensors, what LLM Compressor writes: integers of 1 to 8 bits packed into words, a number a byte, FP4 or FP6.
+"""compressed-tensors, the format of LLM Compressor: integers of 1 to 8 bits in packed words, int8, FP8, FP6 or FP4.
 
-`X.weight_packed` with `X.weight_shape` (pack-quantized), or `X.weight` in int8 or float8, or codes of four or six bits in a
-stream of bytes (NVFP4, MXFP4, MXFP6) in `X.weight_packed`; scales in `X.weight_scale`, for a row, groups of columns,
-rectangles or all; zero points in `X.weight_zero_point`; with act-order the group of each column in `X.weight_g_idx`. What a
-module has tells its format. Source: the compressors of compressed-tensors, `dequant_packed` of the reference converter.
+    X.weight_packed       packed words, with X.weight_shape (pack-quantized); or codes of four or six bits in a stream of
+                          bytes (NVFP4, MXFP4, MXFP6)
+    X.weight              int8 or float8
+    X.weight_scale        for each row, group of columns or block, or one for all
+    X.weight_zero_point   likewise
+    X.weight_g_idx        with act-order, the group of each column
+
+The format of a module is recognised by its tensors. Source: the compressors of compressed-tensors, `dequant_packed` of
+llama.cpp's converter.
 """
 
 from __future__ import annotations
@@ -41,12 +46,12 @@ _FORMATS: Final = (
 _BITS: Final = range(1, 9)
 _TITLE: Final = "compressed-tensors"
 _OFFLINE: Final = ("weight_input", "weight_output")
-"""Where a rotation is part of the weights as they are stored; elsewhere it is computed while the model runs."""
+"""Locations of rotations that are merged into the weights. Other rotations are computed during inference."""
 
 
 @dataclass(frozen=True)
 class _Weights:
-    """What the configuration says of the weights of its groups of modules. Which group a module is of, its tensors tell."""
+    """The configurations of all groups of modules. The tensors of a module decide which one applies."""
 
     bits: tuple[int, ...]
     blocks: tuple[tuple[int, int], ...]
@@ -68,7 +73,7 @@ class _Weights:
 
 
 def take(companions: Companions) -> None:
-    """Every module with packed weights, and every tensor of bytes with scales."""
+    """Dequantize every module with packed weights, and every int8 or FP8 tensor with scales."""
     _refuse_other_formats(companions)
     _refuse_rotations(companions)
     companions.expect(".weight_shape")
@@ -97,7 +102,7 @@ def _groups(companions: Companions, section: str = "config_groups") -> list[Mapp
 
 
 def _formats(companions: Companions) -> list[Any]:
-    """Every format that the configuration names."""
+    """All formats that the configuration names."""
     named = [companions.setting("format", str), *(group.get("format") for group in _groups(companions))]
     return [name for name in named if name is not None]
 
@@ -114,7 +119,7 @@ def _refuse_other_formats(companions: Companions) -> None:
 
 
 def _refuse_rotations(companions: Companions) -> None:
-    """Raise UnsupportedError where the model rotates activations while it runs: its weights alone are another model."""
+    """Raise UnsupportedError if activations are rotated during inference: the weights alone are another model."""
     schemes = companions.setting("transform_config", dict, {}).get("config_groups")
     schemes = {} if schemes is None else schemes
     if not isinstance(schemes, Mapping):
@@ -127,13 +132,13 @@ def _refuse_rotations(companions: Companions) -> None:
         if foreign:
             raise UnsupportedError(
                 f"config.json: {_TITLE} with the transform {shown(name)} of {shown(foreign[0])} is not supported, only "
-                f"transforms of {' and '.join(_OFFLINE)}, which are in the weights",
+                f"transforms of {' and '.join(_OFFLINE)}, which are merged into the weights",
                 hint="Use the original checkpoint.",
             )
 
 
 def _described(companions: Companions) -> _Weights:
-    """What the configuration says of weights, as far as it makes sense."""
+    """The valid settings of weights in the configuration."""
     found = [group["weights"] for group in _groups(companions) if isinstance(group.get("weights"), Mapping)]
     blocks = dict.fromkeys(block for settings in found if (block := _block(settings)))
     groups = dict.fromkeys(
@@ -146,7 +151,7 @@ def _described(companions: Companions) -> _Weights:
 
 def _block(settings: Mapping[str, Any]) -> tuple[int, int] | None:
     sizes = settings.get("block_structure")
-    if isinstance(sizes, str):  # "128x128", as it was written once
+    if isinstance(sizes, str):  # "128x128", in old versions
         sizes = [int(size) if size.isdecimal() and len(size) < 19 else 0 for size in sizes.split("x")]
     fits = isinstance(sizes, list) and len(sizes) == 2 and all(type(size) is int and size > 0 for size in sizes)
     return (sizes[0], sizes[1]) if isinstance(sizes, list) and fits else None
@@ -179,7 +184,7 @@ def _packed(companions: Companions, stem: str, weights: _Weights) -> Tensor:
 def _zeros(
     companions: Companions, stem: str, bits: int, grid: Grid, shape: tuple[int, ...], weights: _Weights
 ) -> Grid | None:
-    """The zero points of a packed weight: packed too where rows or groups have some, int8 where one is for all."""
+    """The zero points of a packed weight: packed words for rows or groups, int8 for a whole tensor."""
     zeros = companions.find(f"{stem}.weight_zero_point")
     if zeros is None:
         _refuse_to_do_without_zeros(stem, weights)
@@ -194,22 +199,22 @@ def _zeros(
 
 
 def _refuse_to_do_without_zeros(stem: str, weights: _Weights) -> None:
-    """Raise ValueError where all groups of modules have zero points."""
+    """Raise ValueError if all groups of modules have zero points by the configuration."""
     if weights.all_have_zeros:
         raise ValueError(f"the zero points of {stem} are missing, where the quantization_config says symmetric: false")
 
 
 def _shape(tensor: Tensor) -> tuple[int, ...]:
-    """The shape that a tensor of numbers tells.
+    """The shape whose sizes are the elements of a tensor.
 
     Raises:
-        ValueError: if it is none.
+        ValueError: if they are not two or three sizes.
     """
     if not 2 <= tensor.size <= 3:
         raise ValueError(f"{tensor.name} has {tensor.size} values, expected 2")
     shape = tuple(map(int, read_small(tensor)))
     if not all(0 < size <= MAX_COUNT for size in shape):
-        raise ValueError(f"{tensor.name} is {list(shape)}, which is no shape")
+        raise ValueError(f"{tensor.name} is {list(shape)}, which is not a shape")
     return shape
 
 
@@ -217,7 +222,7 @@ def _bytes(companions: Companions, name: str, weights: _Weights) -> Tensor:
     weight = companions.take(name, ("I8", *WEIGHTS))
     if len(weight.shape) < 2:
         raise ValueError(f"the shape {list(weight.shape)} is not that of a matrix")
-    # Bare bytes are powers of two in the formats that have those; in others they are not expected.
+    # U8 scales are exponents (E8M0) in the MX formats, and invalid in others.
     bytes_are_exponents = any(str(kind).startswith("mxfp") for kind in _formats(companions))
     scales = exponents(companions.take(f"{name}_scale", SCALES if bytes_are_exponents else FLOATS))
     zeros, zero_grid = companions.find(f"{name}_zero_point"), None
@@ -231,7 +236,7 @@ def _bytes(companions: Companions, name: str, weights: _Weights) -> Tensor:
 
 
 def _small_floats(companions: Companions, stem: str) -> Tensor:
-    """Floats of four or six bits, in a stream of bytes."""
+    """A weight in FP4 or FP6, with the codes in a stream of bytes."""
     codes = companions.take(f"{stem}.weight_packed", ("U8",))
     whole = companions.find(f"{stem}.weight_global_scale")
     if f"{stem}.weight_zero_point" in companions.tensors:

@@ -1,4 +1,4 @@
-"""NVFP4: four-bit floats, two a byte, 16 under an eight-bit float, and those under one float32 for a whole matrix."""
+"""NVFP4: FP4 (E2M1) codes, two in a byte, with an FP8 scale for each 16 and a float32 scale for each matrix."""
 
 from __future__ import annotations
 
@@ -17,18 +17,23 @@ from quantcli.tensors.tensor import Tensor
 NV_GROUP: Final = 16
 
 Combine = Callable[[Floats, Floats], Floats]
-"""What makes scales of those of groups, `(rows, groups)`, and those of whole matrices, `(rows, 1)`."""
+"""Computes the scales from those of groups, `(rows, groups)`, and those of whole matrices, `(rows, 1)`."""
 
 multiplied: Final[Combine] = np.multiply
 divided: Final[Combine] = np.divide
 
 
 def nvfp4(name: str, codes: Tensor, scales: Tensor, whole: Tensor | None, title: str, combine: Combine) -> Scaled:
-    """A weight of FP4 codes `(..., outputs, inputs / 2)`, the first in the lower half of a byte, under `scales`
-    `(..., outputs, inputs / 16)` in eight-bit floats, and those under `whole`, one for all or for each matrix, if given.
+    """A weight in NVFP4.
+
+    codes     (..., outputs, inputs / 2), the first code in the lower half of a byte
+    scales    (..., outputs, inputs / 16), FP8
+    whole     a scale for all of the weight, or one for each matrix; None for none
+    title     the name of the method
+    combine   how `scales` and `whole` are combined
 
     Raises:
-        ValueError: if the scales do not fit.
+        ValueError: if the scales do not fit the weight.
     """
     shape = (*codes.shape[:-1], codes.shape[-1] * 2)
     if len(shape) < 2 or not codes.size or shape[-1] % NV_GROUP or scales.shape != (*shape[:-1], shape[-1] // NV_GROUP):
@@ -40,14 +45,14 @@ def nvfp4(name: str, codes: Tensor, scales: Tensor, whole: Tensor | None, title:
         matrices = math.prod(shape[:-2])
         if whole.size not in (1, matrices):
             raise ValueError(f"{whole.name} has {whole.size} values, expected 1" + (f" or {matrices}" * (matrices > 1)))
-        of_groups = _Under(scales, with_rows(whole, 1), math.prod(shape[:-1]) // whole.size, combine)
+        of_groups = _TwoLevelScales(scales, with_rows(whole, 1), math.prod(shape[:-1]) // whole.size, combine)
     levels = Packed(codes, 4, shape[-1], E2M1)
     return Scaled(name, shape, TYPES["F32"], f"{title} NVFP4", levels, Grid(of_groups, math.prod(shape[:-1]), 1, NV_GROUP))
 
 
 @dataclass(frozen=True)
-class _Under(Numbers):
-    """Rows of scales, each `height` of them under one number of `whole`."""
+class _TwoLevelScales(Numbers):
+    """FP8 scales, combined with a scale in `whole` for each `height` rows of them."""
 
     scales: Tensor
     whole: Tensor

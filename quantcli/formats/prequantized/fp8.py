@@ -1,9 +1,13 @@
-"""Eight-bit floats, each under a scale for all of its tensor, its row, a group of columns, or a rectangle of 128 x 128.
+"""FP8 weights, with a scale for each tensor, row, group of columns, or block of 128 x 128.
 
-Methods `fp8` and `mxfp8` (DeepSeek's `weight_scale_inv`, by which to multiply all the same, and since V4 `scale`; vLLM's
-and transformers' `weight_scale`; Mistral's `qscale_weight`), `fbgemm_fp8`, and the plain tensors of any checkpoint. Scales
-are floats, powers of two as F8_E8M0 among them, or those as bare bytes. Experts may be four-bit floats instead, two in
-a byte that is called I8. Source: `dequant_simple` of the reference converter, `finegrained_fp8`,
+Methods `fp8`, `mxfp8` and `fbgemm_fp8`, and FP8 tensors in checkpoints without a method. The names of scales:
+
+    weight_scale_inv, since V4 scale   DeepSeek; weights are multiplied by `weight_scale_inv` too, in spite of its name
+    weight_scale                       vLLM and transformers
+    qscale_weight                      Mistral
+
+Scales are floats, among them powers of two as F8_E8M0, or such exponents as U8. Experts may be FP4 instead, two codes in a
+byte of a tensor of type I8. Source: `dequant_simple` of llama.cpp's converter, `finegrained_fp8`,
 `quantizer_finegrained_fp8`, `quantizer_fbgemm_fp8` and `FbgemmFp8Llama4TextExperts` of transformers.
 """
 
@@ -20,27 +24,27 @@ from quantcli.formats.prequantized.scaled import Grid, Scaled, column_grid, scal
 from quantcli.tensors.tensor import Tensor
 
 WEIGHTS: Final = tuple(name for name in FLOAT_TABLES if name != "F8_E8M0")
-"""The eight-bit floats that weights are stored in; the one left out has no sign, and is for scales."""
+"""The FP8 types of weights. F8_E8M0 is left out: it has no sign, and is for scales."""
 
 UNUSED: Final = (
     ".input_scale", ".input_scale_ub", ".output_scale", "activation_scale", ".qscale_act", ".k_scale", ".v_scale",
     ".q_scale", ".kv_scale", ".prob_output_scale", ".weight_scale_inv_2",
 )  # fmt: skip
-"""Scales of what goes through a layer; weights do not depend on them."""
+"""Suffixes of scales of activations, which weights do not depend on."""
 
 _SCALE_NAMES: Final = (("", "_scale_inv"), ("", "_scale"), ("weight", "qscale_weight"), (".weight", ".scale"))
-"""How the name of a weight ends, and how that of its scales does instead."""
+"""The suffix of a weight's name, and what replaces it in the name of its scales."""
 
 
 USUAL_BLOCK: Final = (128, 128)
-"""The rectangle that shares a scale where nothing is said of it."""
+"""The default size of a block that shares a scale."""
 
 _FOUR_BIT: Final = "I8"
-"""What tensors of two four-bit floats a byte are called."""
+"""The type of tensors with two FP4 codes in a byte."""
 
 
 def take(companions: Companions) -> None:
-    """Every weight in eight-bit floats or, where it has scales, in four-bit ones."""
+    """Dequantize every weight in FP8 and, if it has scales, in FP4."""
     block = block_size(companions)
     for name, tensor in companions.tensors.items():
         if tensor.type.name in WEIGHTS:
@@ -65,7 +69,7 @@ def _four_bit(companions: Companions, name: str) -> Tensor:
 
 
 def take_fbgemm(companions: Companions) -> None:
-    """Every weight as in `take`, but stacks of experts, which are transposed and have a scale for each column."""
+    """Dequantize every weight in FP8. Stacked experts are transposed and have a scale for each column."""
     for name, tensor in companions.tensors.items():
         if tensor.type.name in WEIGHTS:
             with companions.module(name):
@@ -81,11 +85,10 @@ def put_scaled(
     kinds: Collection[str],
     grid: Callable[[Tensor, tuple[int, ...], tuple[int, int] | None], Grid] = scale_grid,
 ) -> None:
-    """Have the weight called `name` decoded, in eight-bit floats or integers under scales, which are of one of the types
-    `kinds` and which `grid` lays out.
+    """Put the dequantized weight `name`, FP8 or int8, with scales of one of the types `kinds`, laid out by `grid`.
 
     Raises:
-        ValueError: if it has no scales or they do not fit.
+        ValueError: if it has no scales, or they do not fit.
     """
     scales_name = find_scales(companions, name)
     if scales_name is None:
@@ -98,20 +101,20 @@ def put_scaled(
 
 
 def scaled_bytes(weight: Tensor, scales: Grid | None, origin: str, zeros: Grid | None = None) -> Scaled:
-    """A weight of one number a byte under scales."""
+    """A weight in FP8 or int8 with scales, and for integers perhaps zero points."""
     table = FLOAT_TABLES.get(weight.type.name)
     levels = Plain(weight) if table is None else Packed(weight, 8, weight.row_length, table)
     return Scaled(weight.name, weight.shape, TYPES["F32"], origin, levels, scales, zeros)
 
 
 def find_scales(companions: Companions, name: str) -> str | None:
-    """The name of the tensor with the scales of a weight."""
+    """The name of the tensor with the scales of a weight; None if there is none."""
     names = (name.removesuffix(end) + scale_end for end, scale_end in _SCALE_NAMES if name.endswith(end))
     return next((scales for scales in names if scales in companions.tensors), None)
 
 
 def block_size(companions: Companions) -> tuple[int, int] | None:
-    """The rectangle that shares a scale: what the configuration names, or says nothing of. None where it says null."""
+    """The size of a block that shares a scale, by the configuration; by default `USUAL_BLOCK`, None if it is null."""
     if "weight_block_size" not in companions.config:
         return USUAL_BLOCK
     sizes = companions.setting("weight_block_size", list)
@@ -123,7 +126,7 @@ def block_size(companions: Companions) -> tuple[int, int] | None:
 
 
 def take_unscaled(companions: Companions) -> None:
-    """The eight-bit floats of a checkpoint that says nothing of quantization: they stand for themselves."""
+    """Convert FP8 tensors of a checkpoint without a quantization_config, which have no scales."""
     for name, tensor in companions.tensors.items():
         if tensor.type.name in WEIGHTS:
             with companions.module(name):

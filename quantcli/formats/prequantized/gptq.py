@@ -1,10 +1,12 @@
 """GPTQ: `qweight`, `qzeros`, `scales` and `g_idx` of each linear layer, 2, 3, 4 or 8 bits.
 
-Levels are packed downwards into integers, so that a column of `qweight` (words of inputs, outputs) is a row of the weight,
-and zero points along the outputs. Version 1 of the format stores zero points less one. With act-order, `g_idx` says which
-group an input belongs to; without, groups are neighbours. Words are of 32 bits, or of 8, 16 or 64 as `pack_dtype` says.
-Source: `dequant_gptq` of the reference converter, `pack` of AutoGPTQ's `qlinear_cuda_old`, `PackableQuantLinear`,
-`convert_gptq_v1_to_v2_format` and `QuantizeConfig` of GPTQModel.
+    qweight   (words of inputs, outputs), levels packed along the inputs: a column is a row of the weight
+    qzeros    (groups, words of outputs), zero points packed along the outputs; in version 1 of the format minus one
+    scales    (groups, outputs)
+    g_idx     (inputs,), with act-order the group of each input; without it, groups are contiguous
+
+Words have 32 bits, or 8, 16 or 64 with another `pack_dtype`. Source: `dequant_gptq` of llama.cpp's converter, `pack` of
+AutoGPTQ's `qlinear_cuda_old`, `PackableQuantLinear`, `convert_gptq_v1_to_v2_format` and `QuantizeConfig` of GPTQModel.
 """
 
 from __future__ import annotations
@@ -23,19 +25,19 @@ _WORDS: Final = ("I32", "I64", "I16", "I8")
 SCALES: Final = ("F16", "BF16", "F32")
 _BITS: Final = (2, 3, 4, 8)
 _ZERO_OFFSETS: Final = {"gptq": 1, "gptq_v2": 0}
-"""By `checkpoint_format`, what is to be added to a stored zero point."""
+"""`checkpoint_format` -> what is added to a stored zero point."""
 
 
 _ELSEWHERE: Final = {
-    "rotation": "activations are rotated while the model runs",
+    "rotation": "activations are rotated during inference",
     "adapter": "an adapter is part of the model",
     "is_marlin_format": "its words are in the order of one kind of GPU",
 }
-"""Options of which the tensors say nothing, and what they mean."""
+"""Options that the tensors do not show -> why they are not supported."""
 
 
 def take(companions: Companions) -> None:
-    """Every module that has a `qweight`."""
+    """Dequantize every module that has a `qweight`."""
     layouts = [companions.setting(key, str) for key in ("checkpoint_format", "format")]
     layout = next((layout for layout in layouts if layout is not None), "gptq")
     foreign = next((layout for layout in layouts if layout not in (None, *_ZERO_OFFSETS)), None)
@@ -50,13 +52,13 @@ def take(companions: Companions) -> None:
             raise UnsupportedError(
                 f"config.json: GPTQ with {option} {value} is not supported: {what}", hint="Use the original checkpoint."
             )
-    # GPTQModel names modules with settings of their own in `dynamic`; the tensors say theirs.
+    # GPTQModel lists modules with other settings in `dynamic`. Their bits follow from their tensors.
     bits = None if companions.config.get("dynamic") else companions.setting("bits", int)
     take_modules(companions, bits, _ZERO_OFFSETS[layout])
 
 
 def take_modules(companions: Companions, bits: int | None, zero_offset: int) -> None:
-    """The same with so many `bits`, or as many as the tensors tell, and with `zero_offset` added to stored zero points."""
+    """As `take`, with `bits`, or None for those that follow from the tensors, and `zero_offset` added to zero points."""
     group = companions.setting("group_size", int)
     for stem in companions.stems(".qweight"):
         with companions.module(stem):
@@ -88,7 +90,7 @@ def _weight(
     if order is not None and (order.type.name not in ("I32", "I64") or order.shape != (inputs,)):
         raise ValueError(f"g_idx is {order.type.name} {list(order.shape)}, expected I32 [{inputs}]")
     columns = None if order is None else ColumnGroups(with_rows(order, inputs))
-    cache, width = companions.cache, width or 1  # by columns, the width is of no account
+    cache, width = companions.cache, width or 1  # the width is not used with `columns`
     return Scaled(
         f"{stem}.weight",
         (outputs, inputs),

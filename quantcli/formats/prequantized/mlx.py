@@ -1,11 +1,14 @@
-"""MLX, as `mlx_lm.convert -q` writes it: levels or small floats packed into 32-bit words, the lowest bits first.
+"""MLX, as `mlx_lm.convert -q` writes it: integers or small floats packed into 32-bit words, the lowest bits first.
 
-`X.weight` (..., outputs, words) in U32 with `X.scales` (..., outputs, groups) and, in mode `affine`, `X.biases`, where a
-weight is `level * scale + bias`. In the modes `mxfp4`, `mxfp8` and `nvfp4` scales are eight-bit floats stored as bytes, and
-`nvfp4` may have one more scale for a whole matrix, `X.global_scale`. config.json has group size, bits and mode under
-`quantization`, and under the names of modules what is different for those. Linear layers, embeddings and stacks of experts
-are stored alike. transformers' method `metal` is `affine` under other names. Source: `mlx.core.quantize`,
-`quantize_model` and `load_model` of mlx-lm, `fp_quantize.metal` of MLX, `MetalQuantize` of transformers.
+    X.weight         (..., outputs, words), U32
+    X.scales         (..., outputs, groups); in the modes `mxfp4`, `mxfp8` and `nvfp4` FP8 stored as U8
+    X.biases         (..., outputs, groups), only in mode `affine`: a weight is `level * scale + bias`
+    X.global_scale   in mode `nvfp4`, optional: a scale for a whole matrix
+
+config.json has group size, bits and mode under `quantization`, and settings of single modules there under their names.
+Linear layers, embeddings and stacked experts have the same layout. transformers' method `metal` is `affine` under other
+names. Source: `mlx.core.quantize`, `quantize_model` and `load_model` of mlx-lm, `fp_quantize.metal` of MLX,
+`MetalQuantize` of transformers.
 """
 
 from __future__ import annotations
@@ -42,12 +45,12 @@ _TITLE: Final = "MLX"
 _DEFAULTS: Final[Mapping[str, tuple[int, int]]] = MappingProxyType(
     {"affine": (64, 4), "mxfp4": (32, 4), "mxfp8": (32, 8), "nvfp4": (16, 4)}
 )
-"""The modes, each with the group size and the bits it has where nothing else is said."""
+"""Mode -> its default group size and bits."""
 
 
 @dataclass(frozen=True)
 class _Settings:
-    """How a module is quantized. None: as its tensors tell."""
+    """The quantization of a module. `bits` is None if it follows from the tensors."""
 
     mode: str
     group_size: int
@@ -56,12 +59,12 @@ class _Settings:
 
 
 def take(companions: Companions) -> None:
-    """Every module whose weight has `scales`."""
+    """Dequantize every module whose weight has `scales`."""
     _take(companions, ".biases")
 
 
 def take_metal(companions: Companions) -> None:
-    """Every module as in `take`, with the names of transformers' method `metal`."""
+    """As `take`, with the names of transformers' method `metal`."""
     _take(companions, ".qbiases")
 
 
@@ -72,7 +75,7 @@ def _take(companions: Companions, offsets: str) -> None:
             settings = _own_settings(companions, stem)
             with companions.module(stem):
                 biases = companions.find(f"{stem}{offsets}")
-                # What the configuration says of all modules need not be so for those that had their own way before.
+                # The common settings may not apply to modules that were already quantized before mlx-lm.
                 if settings is None and biases is None:
                     settings = _told_by_scales(companions, stem)
                 settings = settings or replace(common, mode="affine")
@@ -80,7 +83,7 @@ def _take(companions: Companions, offsets: str) -> None:
 
 
 def _own_settings(companions: Companions, stem: str) -> _Settings | None:
-    """What the configuration says of a module, by its name or by that within the part of the model it is in."""
+    """The settings of a module in the configuration, by its name with or without prefixes; None if it has none."""
     parts = stem.split(".")
     names = (".".join(parts[i:]) for i in range(len(parts)))
     found = next((name for name in names if isinstance(companions.config.get(name), Mapping)), None)
@@ -88,11 +91,11 @@ def _own_settings(companions: Companions, stem: str) -> _Settings | None:
 
 
 def _settings(companions: Companions, values: Mapping[str, Any], place: str) -> _Settings:
-    """What the configuration says at `place`: of a module, or of all.
+    """The settings in `values`, for one module or for all. `place` is their key in the configuration.
 
     Raises:
-        ModelError: for what is no setting.
-        UnsupportedError: for a mode that is not read.
+        ModelError: for an invalid setting.
+        UnsupportedError: for a mode that is not supported.
     """
     mode = "affine" if values.get("mode") is None else values["mode"]
     if not isinstance(mode, str) or mode not in _DEFAULTS:
@@ -110,13 +113,13 @@ def _settings(companions: Companions, values: Mapping[str, Any], place: str) -> 
 
 
 def _told_by_scales(companions: Companions, stem: str) -> _Settings:
-    """The settings of a module without offsets: each mode has its own number of bits under a scale."""
+    """The settings of a module without biases. The number of bits that share a scale tells the mode."""
     words, scales = companions.tensors[f"{stem}.weight"], companions.tensors[f"{stem}.scales"]
     under_scale = words.row_length * 32 // max(1, scales.row_length)
     for mode, (size, bits) in _DEFAULTS.items():
         if mode != "affine" and size * bits == under_scale and scales.type.name == "U8":
             return _Settings(mode, size, bits)
-    raise ValueError(f"its biases are missing, and {under_scale} bits under a scale are of no mode without biases")
+    raise ValueError(f"its biases are missing, and no mode without biases has {under_scale} bits for each scale")
 
 
 def _weight(companions: Companions, stem: str, settings: _Settings, biases: Tensor | None) -> Tensor:
@@ -144,7 +147,7 @@ def _weight(companions: Companions, stem: str, settings: _Settings, biases: Tens
 
 @dataclass(frozen=True)
 class _Module:
-    """The tensors of a module that fit together, and the name and shape of its weight."""
+    """The tensors of a module, whose shapes were checked, and the name and shape of its weight."""
 
     name: str
     shape: tuple[int, ...]
@@ -154,7 +157,7 @@ class _Module:
     group_size: int
 
     def grid(self, source: Tensor) -> Grid:
-        """Numbers that are each for a group of columns, in the shape of the scales."""
+        """The grid of scales or biases, each for a group of columns, in the shape of the scales."""
         return Grid(Plain(with_rows(source, source.row_length)), math.prod(self.shape[:-1]), 1, self.group_size)
 
 
@@ -187,7 +190,7 @@ def _nvfp4(module: _Module, whole: Tensor | None, needs_whole: bool) -> Tensor:
 
 
 def _under_largest(scales: Floats, largest: Floats) -> Floats:
-    """Scales under the largest number there may be, which is that of E2M1 times that of E4M3."""
+    """Scales times `largest` / (6 * 448): the product of the largest E2M1 and the largest E4M3."""
     return scales * (largest / np.float32(6 * 448))
 
 

@@ -1,7 +1,7 @@
-"""Names and shapes that mlx-lm gives to what it converts, quantized or not, as the architectures know them.
+"""Map the names and shapes of mlx-lm's checkpoints, quantized or not, to those of PyTorch.
 
-Stacks of experts lie under `switch_mlp`, and the kernels of depthwise convolutions, which are (channels, 1, width) in
-PyTorch, are (channels, width, 1), the same numbers in the same order. Source: `sanitize` of mlx-lm's models, `SwitchGLU`.
+Stacked experts are named `switch_mlp`. Kernels of depthwise convolutions are (channels, width, 1) instead of PyTorch's
+(channels, 1, width), with the same numbers in the same order. Source: `sanitize` of mlx-lm's models, `SwitchGLU`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from quantcli.core.errors import ModelError
 from quantcli.tensors.tensor import StoredTensor, Tensor
 
 
-def published(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a checkpoint under the names and in the shapes of PyTorch. Those of other checkpoints are left alone.
+def with_pytorch_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a checkpoint with PyTorch's names and shapes. Those of other checkpoints than mlx-lm's stay.
 
     Raises:
-        ModelError: if a tensor is there under both names.
+        ModelError: if a tensor exists under both names.
     """
     found: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
@@ -29,7 +29,7 @@ def published(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _in_channels(tensor: Tensor) -> Tensor:
-    """A depthwise kernel with its width last."""
+    """The tensor; if it is the kernel of a depthwise convolution, with its width last."""
     shape = tensor.shape
     is_kernel = tensor.name.endswith((".conv1d.weight", ".conv.weight")) and isinstance(tensor, StoredTensor)
     if not is_kernel or len(shape) != 3 or shape[2] != 1 or shape[1] == 1:

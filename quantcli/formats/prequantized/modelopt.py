@@ -1,11 +1,15 @@
-"""TensorRT Model Optimizer (`modelopt`): floats of eight and four bits, and integers of eight and four.
+"""TensorRT Model Optimizer (`modelopt`): FP8, MXFP8, MXFP4, NVFP4, int8 and int4.
 
-`X.weight` with `X.weight_scale`: FP8 and int8 under a scale for all of a tensor, each row, or rectangles of 128 x 128;
-MXFP8 and MXFP4 under powers of two as bytes, for each 32 weights; NVFP4 under an E4M3 float for each 16, and a float32 for
-all of them, `X.weight_scale_2`; int4 under a scale for each group, two rows in a byte. With AWQ and SmoothQuant the inputs
-of a layer are multiplied by `X.pre_quant_scale`, which its columns can be as well. Source: `to_quantized_weight`,
-`pack_int4_in_uint8` and `convert_hf_quant_config_format` of modelopt, `dequant_model` and `_nvfp4_pack` of the reference
-converter.
+`X.weight` with `X.weight_scale`:
+
+    FP8, int8      a scale for the tensor, each row, or each block of 128 x 128
+    MXFP8, MXFP4   an exponent (E8M0 as U8) for each 32 weights
+    NVFP4          an E4M3 scale for each 16 weights, and a float32 scale for the tensor, `X.weight_scale_2`
+    int4           a scale for each group, two rows in a byte
+
+With AWQ and SmoothQuant the inputs of a layer are multiplied by `X.pre_quant_scale`. Here the columns of the weight are
+multiplied instead. Source: `to_quantized_weight`, `pack_int4_in_uint8` and `convert_hf_quant_config_format` of modelopt,
+`dequant_model` and `_nvfp4_pack` of llama.cpp's converter.
 """
 
 from __future__ import annotations
@@ -26,14 +30,14 @@ from quantcli.tensors.tensor import StoredTensor, Tensor
 _TITLE: Final = "modelopt"
 _BYTES: Final = ("I8", "U8")
 _FOREIGN: Final = {
-    "NVFP4_SVD": "a part of its weights is kept in low rank",
-    "W4A8_AWQ": "its int4 weights are under a second scale",
+    "NVFP4_SVD": "its weights have a low-rank part",
+    "W4A8_AWQ": "its int4 weights have a second scale",
 }
-"""Algorithms that are not read, and why."""
+"""Algorithms that are not supported -> the reason."""
 
 
 def take(companions: Companions) -> None:
-    """Every weight that has a `weight_scale`."""
+    """Dequantize every weight that has a `weight_scale`."""
     algorithm = companions.setting("quant_algo", str)
     if algorithm in _FOREIGN:
         raise UnsupportedError(
@@ -50,7 +54,7 @@ def take(companions: Companions) -> None:
                 stem = name.removesuffix(".weight")
                 factors = companions.find(f"{stem}.pre_quant_scale")
                 if f"{stem}.svdquant_lora_a" in companions.tensors:
-                    raise ValueError("a part of it is kept in low rank (svdquant_lora_a), which is not supported")
+                    raise ValueError("it has a low-rank part (svdquant_lora_a), which is not supported")
                 companions.put(name, weight if factors is None else smoothed(weight, factors))
     companions.drop(*UNUSED, ".k_proj.k_bias", ".v_proj.v_bias")
 
@@ -70,18 +74,18 @@ def _weight(companions: Companions, name: str, group: int | None) -> Decoded:
 
 
 def _of_blocks(scales: Tensor) -> Tensor:
-    """Scales of rectangles, which have axes of length 1 for the rows and columns of each, without those."""
+    """Scales of blocks without the axes of length 1 for the rows and columns of each block."""
     if len(scales.shape) == 4 and scales.shape[1] == scales.shape[3] == 1 and isinstance(scales, StoredTensor):
         return replace(scales, shape=(scales.shape[0], scales.shape[2]))
     return scales
 
 
 def _packed(companions: Companions, name: str, codes: Tensor, whole: Tensor | None, group: int | None) -> Decoded:
-    """A weight of four bits: what of is told by its scales."""
+    """A weight of four bits. Its format follows from its scales."""
     scales = companions.take(find_scales(companions, name) or f"{name}_scale", SCALES)
     if whole is not None:
         if whole.type.name != "F32" or scales.type.name != "F8_E4M3":
-            raise ValueError(f"{scales.type.name} scales under {whole.type.name}, expected F8_E4M3 under F32")
+            raise ValueError(f"scales {scales.type.name} and {whole.type.name}, expected F8_E4M3 and F32")
         return nvfp4(name, codes, scales, whole, _TITLE, multiplied)
     if scales.type.name in ("U8", "F8_E8M0"):
         shape = (*codes.shape[:-1], codes.shape[-1] * 2)

@@ -1,8 +1,12 @@
-"""MXFP4: four-bit floats, 32 under a power of two, which GGUF has as a type of its own: bits move, numbers stay.
+"""MXFP4: FP4 (E2M1) codes with an E8M0 exponent for each 32, repacked without loss to GGUF's type MXFP4.
 
-Method `mxfp4`, GPT-OSS: for a stack of experts `X`, `X_blocks` (experts, outputs, groups, 16) and `X_scales` (experts,
-outputs, groups). Here they are the tensor `X.weight` (experts, outputs, inputs), in rows as a linear layer has it. Source:
-`repack_mxfp4` and `repack_mxfp4_blocks` of the reference converter, `convert_moe_packed_tensors` of transformers.
+Method `mxfp4`, of GPT-OSS, for stacked experts `X`:
+
+    X_blocks   (experts, outputs, groups, 16)
+    X_scales   (experts, outputs, groups)
+    X.weight   (experts, outputs, inputs), the tensor that replaces them
+
+Source: `repack_mxfp4` and `repack_mxfp4_blocks` of llama.cpp's converter, `convert_moe_packed_tensors` of transformers.
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ _PAIRS: Final = MXFP4.block_length // 2
 
 
 def take(companions: Companions) -> None:
-    """Every pair of blocks and scales."""
+    """Repack every pair of blocks and scales."""
     for stem in companions.stems("_blocks"):
         with companions.module(stem):
             codes = companions.take(f"{stem}_blocks", BYTES)
@@ -39,11 +43,13 @@ def take(companions: Companions) -> None:
 
 
 def repacked(name: str, shape: tuple[int, ...], codes: Tensor, scales: Tensor) -> Decoded:
-    """A weight of `shape` as GGUF's MXFP4: `codes` has two in each byte, the first in its lower half, and `scales` an
-    exponent for each 32, row by row.
+    """A weight of `shape` in GGUF's MXFP4.
+
+    codes    row-major, two in a byte, the first in the lower half
+    scales   row-major, an E8M0 exponent for each 32 codes
 
     Raises:
-        ValueError: if they are of another size.
+        ValueError: if their sizes do not fit the shape.
     """
     size = int(np.prod(shape))
     if not size or shape[-1] % MXFP4.block_length or (codes.size * 2, scales.size * MXFP4.block_length) != (size, size):
@@ -54,13 +60,13 @@ def repacked(name: str, shape: tuple[int, ...], codes: Tensor, scales: Tensor) -
 
 @dataclass(frozen=True)
 class _Repacked(Decoded):
-    """Codes and scales that are kept apart, in blocks."""
+    """Separate codes and scales, interleaved to blocks."""
 
     codes: Tensor
     scales: Tensor
 
     def read(self, start: int, stop: int, out: NDArray[np.uint8]) -> None:
-        """See `Tensor.read`. A block keeps codes j and j + 16 in one byte, where here neighbours share one."""
+        """See `Tensor.read`. A block has codes j and j + 16 in one byte; in `codes` a byte has neighbours."""
         pairs = (
             read_raw(self.codes, start, stop)
             .view(np.uint8)

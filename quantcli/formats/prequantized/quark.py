@@ -1,9 +1,13 @@
-"""Quark (AMD): FP8 and int8 under a scale for all of a tensor or for each row, and MXFP4.
+"""Quark (AMD): FP8 and int8 with a scale for a tensor or for each row, and MXFP4.
 
-`X.weight` with `X.weight_scale`: a number a byte; or two four-bit floats a byte, the first in the lower half, under powers
-of two as bytes, each for 32. The configuration has data types for all modules under `global_quant_config`, and for some
-under `layer_quant_config` and `layer_type_quant_config`; `algo_config` says what else was done. Source: `RealQuantizer`,
-`create_pack_method` and `QParamsLinearWithRotation` of amd-quark.
+`X.weight` with `X.weight_scale`. MXFP4 has two codes in a byte, the first in the lower half, and an exponent (E8M0 as U8)
+for each 32. In the configuration:
+
+    global_quant_config                           the data types of all modules
+    layer_quant_config, layer_type_quant_config   those of some modules
+    algo_config                                   algorithms applied before quantization
+
+Source: `RealQuantizer`, `create_pack_method` and `QParamsLinearWithRotation` of amd-quark.
 """
 
 from __future__ import annotations
@@ -23,12 +27,12 @@ _TITLE: Final = "quark"
 _BYTES: Final = ("fp8_e4m3", "fp8_e5m2", "int8")
 _SCHEMES: Final = ("per_tensor", "per_channel")
 _IN_WEIGHTS: Final = ("awq", "smooth", "gptq", "gptaq", "autosmoothquant", "qronos")
-"""What a model can be prepared by so that its weights are all there is to it."""
+"""Algorithms that change only the weights, and nothing during inference."""
 
 
 def take(companions: Companions) -> None:
-    """Every weight that has a `weight_scale`."""
-    _refuse_what_runs(companions)
+    """Dequantize every weight that has a `weight_scale`."""
+    _refuse_other_algorithms(companions)
     for settings in _described(companions):
         _refuse_other_types(settings)
     for name in companions.tensors:
@@ -38,8 +42,8 @@ def take(companions: Companions) -> None:
     companions.drop(*UNUSED, ".input_zero_point", ".output_zero_point")
 
 
-def _refuse_what_runs(companions: Companions) -> None:
-    """Raise UnsupportedError where something is done to activations while the model runs."""
+def _refuse_other_algorithms(companions: Companions) -> None:
+    """Raise UnsupportedError for algorithms that change activations during inference."""
     algorithms = companions.config.get("algo_config")
     for algorithm in algorithms if isinstance(algorithms, list) else [] if algorithms is None else [algorithms]:
         name = algorithm.get("name") if isinstance(algorithm, Mapping) else algorithm
@@ -51,7 +55,7 @@ def _refuse_what_runs(companions: Companions) -> None:
 
 
 def _described(companions: Companions) -> Iterator[Any]:
-    """What the configuration says of the weights of all modules, and of some."""
+    """The settings of weights in the configuration, of all modules and of some."""
     sections = [companions.setting("global_quant_config", dict, {})]
     for key in ("layer_quant_config", "layer_type_quant_config"):
         sections += companions.setting(key, dict, {}).values()
@@ -61,7 +65,7 @@ def _described(companions: Companions) -> Iterator[Any]:
 
 
 def _refuse_other_types(settings: Any) -> None:
-    """Raise UnsupportedError for weights that are stored in another way than those which are read."""
+    """Raise UnsupportedError for weights of another data type or scheme than the supported ones."""
     told = settings if isinstance(settings, Mapping) else {"dtype": settings}
     found = {key: told.get(key) for key in ("dtype", "qscheme", "scale_format", "group_size")}
     plain = found["dtype"] in _BYTES and found["qscheme"] in _SCHEMES
@@ -69,7 +73,7 @@ def _refuse_other_types(settings: Any) -> None:
     if not (plain or small):
         raise UnsupportedError(
             f"config.json: {_TITLE} with weights of {shown({k: v for k, v in found.items() if v is not None})} is not "
-            f"supported, only {', '.join(_BYTES)} {' or '.join(_SCHEMES)}, and fp4 in groups of 32 under e8m0",
+            f"supported, only {', '.join(_BYTES)} {' or '.join(_SCHEMES)}, and fp4 in groups of 32 with e8m0 scales",
             hint="Use the original checkpoint.",
         )
 

@@ -1,6 +1,6 @@
-"""Weights that are levels under scales: `(level - zero point) * scale`, each scale for a rectangle of the weight.
+"""Weights as levels with scales and zero points, `w = s (q - z)`. A scale applies to a rectangle of the weight.
 
-That is what nearly every quantization method stores; they differ in how the levels are packed and what a scale is for.
+Nearly all quantization methods store this. They differ in the packing of the levels and in the rectangles of the scales.
 """
 
 from __future__ import annotations
@@ -21,17 +21,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Decoded(Tensor):
-    """A weight made from the tensors a quantization method keeps in its place. `origin` names the method for people."""
+    """A weight dequantized from the tensors of a quantization method. `origin` names the method for users."""
 
     origin: str
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Scales or zero points of a weight: each for `height` rows and `width` columns.
+    """Scales or zero points of a weight, each for `height` rows and `width` columns.
 
-    `numbers` has `down` rows for each matrix of `matrix_rows` rows that are stacked in the weight, and one column for each
-    `width` columns of it. With `columns`, it has in place of that for each column of the weight the column here.
+    numbers       for each stacked matrix of `matrix_rows` rows it has matrix_rows / height rows (rounded up), and one
+                  column for each `width` columns of the weight
+    matrix_rows   rows of one of the stacked matrices
+    columns       if given, the column of `numbers` for each column of the weight, in place of `width`
     """
 
     numbers: Numbers
@@ -41,7 +43,7 @@ class Grid:
     columns: ColumnGroups | None = None
 
     def over(self, start: int, stop: int, length: int) -> Floats:
-        """The number of each weight of the rows `start:stop`, in a shape that spreads over `(stop - start, length)`."""
+        """The scale or zero point of each weight of the rows `start:stop`, broadcastable to `(stop - start, length)`."""
         down = -(-self.matrix_rows // self.height)
         rows = np.arange(start, stop)
         places = rows // self.matrix_rows * down + rows % self.matrix_rows // self.height
@@ -56,7 +58,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class ColumnGroups:
-    """Which group each column of a weight belongs to, where neighbours need not share one: a tensor of integers."""
+    """The group of each column of a weight with act-order (`g_idx`): a tensor of integers."""
 
     source: Tensor
 
@@ -75,7 +77,7 @@ class ColumnGroups:
 
 @dataclass(frozen=True)
 class Scaled(Decoded):
-    """`(level - zero point) * scale`, in float32; without zero points or scales where there are none."""
+    """`(level - zero point) * scale`, in float32. Zero points and scales are optional."""
 
     levels: Numbers
     scales: Grid | None = None
@@ -86,7 +88,7 @@ class Scaled(Decoded):
         if not out.size:
             return
         values = self.levels.rows(start, stop)
-        with np.errstate(all="ignore"):  # a weight that is no number is refused by whoever uses it
+        with np.errstate(all="ignore"):  # NaN and infinite weights are refused when they are converted
             if self.zeros is not None:
                 values -= self.zeros.over(start, stop, self.row_length)
             if self.scales is not None:
@@ -115,7 +117,7 @@ class Shifted(Decoded):
 
 @dataclass(frozen=True)
 class Smoothed(Decoded):
-    """A weight whose inputs are multiplied by a number each before it is applied: its columns times those numbers."""
+    """A weight with the factors of its inputs (SmoothQuant, AWQ) multiplied into its columns."""
 
     weight: Decoded
     factors: Tensor
@@ -131,10 +133,10 @@ class Smoothed(Decoded):
 
 
 def smoothed(weight: Decoded, factors: Tensor) -> Smoothed:
-    """The weight with `factors` in it, one for each of its inputs.
+    """The weight with `factors`, one for each input, multiplied into its columns.
 
     Raises:
-        ValueError: if they are not that.
+        ValueError: if the factors do not fit, or the weight is in a packed type.
     """
     length = weight.row_length
     if factors.size != length or factors.type.name not in FLOATS or weight.type.is_quantized:
@@ -146,13 +148,14 @@ def smoothed(weight: Decoded, factors: Tensor) -> Smoothed:
 def scale_grid(
     source: Tensor, shape: tuple[int, ...], block: tuple[int, int] | None = None, group: int | None = None
 ) -> Grid:
-    """The grid that scales (or zero points) kept in a tensor of their own form over a weight of `shape`, as their shape
-    tells it: one for all, for each matrix, for each row, for groups of columns, or for rectangles of `block`.
+    """The grid of the scales (or zero points) in `source` over a weight of `shape`.
 
-    Groups are of `group` columns where there are as many as that makes, of which the last may be shorter; else all alike.
+    The shape of `source` tells what a scale is for: the whole weight, each matrix, each row, groups of columns, or blocks
+    of the size `block`. Groups have `group` columns if that gives as many groups as there are scales, and the last group
+    may be shorter. Otherwise all groups have the same size.
 
     Raises:
-        ValueError: if they do not fit the weight.
+        ValueError: if the scales do not fit the weight.
     """
     matrices, height, width = math.prod(shape[:-2]), shape[-2], shape[-1]
     misfit = _misfit(source, shape)
@@ -181,18 +184,20 @@ def scale_grid(
 
 
 def group_width(width: int, groups: int, given: int | None) -> int | None:
-    """How many of `width` columns are a group: as many as are `given`, if that makes so many groups, or else an equal part
-    of them. None if neither is so."""
+    """The size of each of `groups` groups of `width` columns: `given` if that gives so many groups, else an equal share.
+
+    None if `width` does not divide into equal groups either.
+    """
     if given is not None and given > 0 and -(-width // given) == groups:
         return given
     return width // groups if groups > 0 and width % groups == 0 else None
 
 
 def column_grid(source: Tensor, shape: tuple[int, ...], _block: tuple[int, int] | None = None) -> Grid:
-    """The grid of scales that are each for a column of one of the matrices stacked in a weight of `shape`.
+    """The grid of scales for each column of each stacked matrix of a weight of `shape`.
 
     Raises:
-        ValueError: if they do not fit the weight.
+        ValueError: if the scales do not fit the weight.
     """
     if not source.size or source.size != math.prod(shape[:-2]) * shape[-1]:
         raise _misfit(source, shape)

@@ -1,4 +1,4 @@
-"""Where a checkpoint says how it was quantized: config.json, or in older ones a file beside it."""
+"""Find the quantization_config of a checkpoint: in config.json, or in older checkpoints in a side file."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ _KEYS: Final = ("quantization_config", "compression_config")
 
 
 def _mlx(config: Mapping[str, Any]) -> Any:
-    """What mlx-lm says of a model it quantized, under `quantization` and in later versions under `quantization_config` too:
-    no method, but group size and bits."""
+    """The settings of mlx-lm, under `quantization` and in later versions also under `quantization_config`.
+
+    They have group size and bits, but no method.
+    """
     for key in ("quantization", "quantization_config"):
         settings = config.get(key)
         if isinstance(settings, Mapping) and "quant_method" not in settings and {"group_size", "bits"} <= settings.keys():
@@ -22,7 +24,7 @@ def _mlx(config: Mapping[str, Any]) -> Any:
 
 
 def _modelopt(document: Mapping[str, Any]) -> Any:
-    """The settings, with the name of the tool that wrote them for the method's."""
+    """The settings of modelopt, with the name of the tool as the method."""
     producer, settings = document.get("producer"), document.get("quantization")
     if not isinstance(producer, Mapping) or not isinstance(settings, Mapping):
         return None
@@ -34,16 +36,15 @@ _FILES: Final[tuple[tuple[str, Callable[[Mapping[str, Any]], Any]], ...]] = (
     ("quant_config.json", lambda document: {"quant_method": "awq", **document}),
     ("hf_quant_config.json", _modelopt),
 )
-"""Files of AutoGPTQ, AutoAWQ and modelopt, and what makes a quantization_config of their contents."""
+"""Files of AutoGPTQ, AutoAWQ and modelopt, and the function that returns a quantization_config for their contents."""
 
 
 def quantization_config(checkpoint: Checkpoint) -> Mapping[str, Any] | None:
-    """How the checkpoint was quantized, with the name of the method under `quant_method`; None where nothing says that it
-    was.
+    """The quantization_config of a checkpoint, with the method under `quant_method`; None if it is not quantized.
 
     Raises:
-        FormatError: if a file that may say so is no JSON object.
-        ModelError: if what it says is not an object with a method's name.
+        FormatError: if a file that may have it is not a JSON object.
+        ModelError: if it is not an object, or names no method.
     """
     found = next((settings for settings in _candidates(checkpoint) if settings), None)
     if found is None:
@@ -60,7 +61,7 @@ def quantization_config(checkpoint: Checkpoint) -> Mapping[str, Any] | None:
 def _candidates(checkpoint: Checkpoint) -> Iterator[Any]:
     language_model = checkpoint.config.get("text_config")
     for config in (checkpoint.config, language_model if isinstance(language_model, Mapping) else {}):
-        # What mlx-lm quantized may have been quantized before: its word is the last.
+        # mlx-lm may have quantized a quantized checkpoint, so its settings take precedence.
         yield _mlx(config)
         yield from (config.get(key) for key in _KEYS)
     for name, settings in _FILES:

@@ -1,10 +1,15 @@
-"""torchao, as it writes safetensors: the tensors of a quantized weight under names of their own.
+"""torchao, as it writes safetensors: the inner tensors of a quantized weight under names of their own.
 
-`X._weight_qdata` with `X._weight_scale` and often `X._weight_zero_point`: a number a byte (Float8Tensor, Int8Tensor,
-IntxUnpackedToInt8Tensor), or two codes of four bits a byte, the first in the lower half, with scales and zero points turned
-(groups, outputs), where the zero point is a float that is added last (Int4Tensor). Inputs may be multiplied by
-`X._weight_act_pre_scale`, which columns can be as well. Layouts for one kind of machine are not read. Source:
-`torchao.prototype.safetensors` and the classes named, `int4_row_quantize_zp` and `pack_int4` of FBGEMM.
+`X._weight_qdata` with `X._weight_scale` and often `X._weight_zero_point`:
+
+    Float8Tensor, Int8Tensor, IntxUnpackedToInt8Tensor   one value in a byte
+    Int4Tensor                                           two codes in a byte, the first in the lower half; scales and zero
+                                                         points are (groups, outputs), and the zero point is a float that is
+                                                         added after scaling
+
+Inputs may be multiplied by `X._weight_act_pre_scale`. Here the columns of the weight are multiplied instead. Layouts for
+one kind of hardware are not supported. Source: `torchao.prototype.safetensors` and the classes named,
+`int4_row_quantize_zp` and `pack_int4` of FBGEMM.
 """
 
 from __future__ import annotations
@@ -22,13 +27,13 @@ from quantcli.tensors.tensor import Tensor
 
 _BITS: Final = 4
 _PLAIN: Final = ("F32", "BF16", "F16", "F64")
-"""What scales are stored in. Small floats are MXTensor's and NVFP4Tensor's, in an order that the tensors do not tell."""
+"""The types of scales. FP8 scales are those of MXTensor and NVFP4Tensor, whose order the tensors do not show."""
 
 _OF_ACTIVATIONS: Final = ("._weight_act_quant_scale", "._weight_act_quant_zero_point", "._weight_act_per_tensor_scale")
 
 
 def take(companions: Companions) -> None:
-    """Every weight that has `qdata`."""
+    """Dequantize every weight that has `qdata`."""
     for stem in companions.stems("._weight_qdata"):
         with companions.module(stem):
             place = f"{stem}._weight_qdata"
@@ -62,6 +67,6 @@ def _four_bits(name: str, levels: Tensor, scales: Tensor, zeros: Tensor, compani
         raise ValueError(
             f"qdata {list(levels.shape)}, scale {list(scales.shape)} and zero_point {list(zeros.shape)} do not fit together"
         )
-    turned = (Grid(turned_floats(source, companions.cache), outputs, 1, inputs // groups) for source in (scales, zeros))
+    grids = (Grid(turned_floats(source, companions.cache), outputs, 1, inputs // groups) for source in (scales, zeros))
     codes = Packed(levels, _BITS, inputs, SIGNED_FOUR_BITS)
-    return Shifted(name, (outputs, inputs), TYPES["F32"], "torchao int4", codes, *turned)
+    return Shifted(name, (outputs, inputs), TYPES["F32"], "torchao int4", codes, *grids)

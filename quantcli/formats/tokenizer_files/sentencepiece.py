@@ -1,7 +1,7 @@
-"""Reads SentencePiece's `tokenizer.model`: the pieces of the vocabulary with their scores, and how texts are normalized.
+"""Read SentencePiece's `tokenizer.model`: the pieces of the vocabulary with their scores, and the normalizer's settings.
 
-The file is one protocol buffer message, `ModelProto` of `sentencepiece_model.proto`. Only a handful of its fields matter to
-a vocabulary, so they are read from the wire format itself rather than through generated code and its runtime.
+The file is one protocol buffer message, `ModelProto` of `sentencepiece_model.proto`. A vocabulary needs few of its fields,
+so they are parsed from the wire format, without generated code and its runtime.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Algorithm(IntEnum):
 
 
 class Piece(NamedTuple):
-    """An entry of the vocabulary; its id is its place in the list."""
+    """A token of the vocabulary. Its id is its index in the list."""
 
     text: str
     score: float
@@ -36,7 +36,7 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class SentencePieceModel:
-    """What a `tokenizer.model` says. The defaults are those of the message definition."""
+    """The contents of a `tokenizer.model`. The defaults are those of the message definition."""
 
     pieces: list[Piece]
     algorithm: Algorithm = Algorithm.UNIGRAM
@@ -61,14 +61,14 @@ def read_sentencepiece_model(path: Path) -> SentencePieceModel:
     """Read a `tokenizer.model`.
 
     Raises:
-        FormatError: if the file is not such a message, is truncated, or holds no piece.
+        FormatError: if the file is not such a message, is truncated, or has no pieces.
     """
     try:
         model = _parse_model(path.read_bytes())
     except (ValueError, IndexError, struct.error) as error:
         raise FormatError(path, f"not a SentencePiece model ({error})") from error
     if not model.pieces:
-        raise FormatError(path, "not a SentencePiece model: it holds no piece")
+        raise FormatError(path, "not a SentencePiece model: it has no pieces")
     return model
 
 
@@ -103,7 +103,7 @@ def _parse_piece(message: bytes) -> Piece:
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """The fields of a message, in order: number and value, an int for varints and bytes for everything else."""
+    """The fields of a message in order, as number and value: an int for varints, bytes for all others."""
     position, end = 0, len(message)
     while position < end:
         tag, position = _varint(message, position)

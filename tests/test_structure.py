@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -121,6 +122,44 @@ def test_nothing_heavy_is_imported_early(code: str) -> None:
 )
 def test_what_shows_and_does_not_compute_imports_no_numpy(code: str) -> None:
     assert not (HEAVY | {"numpy"}) & imported_by(code)
+
+
+def test_the_picture_shows_these_rooms() -> None:
+    """ARCHITECTURE.md draws the floors as `FLOORS` has them, from the top and numbered from the ground."""
+    picture = (PACKAGE.parent / "ARCHITECTURE.md").read_text(encoding="utf-8").split("```")[1]
+    drawn: list[tuple[int, set[str]]] = []
+    for number, name in re.findall(r"^(\d| ) {2}(\w+) ", picture, re.MULTILINE):
+        if number == " ":
+            drawn[-1][1].add(name)
+        else:
+            drawn.append((int(number), {name}))
+    assert drawn == list(zip(range(len(FLOORS), 0, -1), FLOORS, strict=True))
+
+
+LIBRARIES = {
+    "cli": {"click", "numba", "numpy", "tqdm"},
+    "quality": {"numpy"},
+    "conversion": {"numpy", "tokenizers", "yaml"},
+    "runner": {"jinja2", "numpy", "tokenizers"},
+    "architectures": {"numpy"},
+    "formats": {"huggingface_hub", "numpy", "tqdm"},
+    "tensors": {"numpy"},
+    "kernels": {"llvmlite", "numba", "numpy"},
+    "core": {"numpy"},
+}
+"""What a room may import from other projects. PyTorch, Ray and web frameworks are for rooms of their own."""
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_a_room_imports_its_libraries_only(name: str) -> None:
+    home = room(name)
+    found = set()
+    for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add((node.module or "").split(".")[0])
+    assert found - sys.stdlib_module_names - {"quantcli"} <= LIBRARIES.get(home or "", set())
 
 
 def test_files_stay_short() -> None:

@@ -1,1 +1,1 @@
-"""What every package may import: block types, errors, lists in messages. It imports the standard library alone."""
+"""What every package may import: block types, errors, lists in messages. Importing it loads the standard library alone."""

@@ -188,8 +188,8 @@ class _CacheFiles(caching.IndexDataCacheFile):  # type: ignore[misc]
 
 
 def _unsealed(path: str) -> bytes:
-    """The content of a cache file after verifying it. Raises OSError if it is damaged or owned by another user (not root)."""
-    with open(path, "rb") as file:  # noqa: PTH123 -- numba's own interface: a path as a text
+    """The verified content of a cache file. Raises OSError if it is damaged or owned by another user (other than root)."""
+    with open(path, "rb") as file:  # noqa: PTH123 -- numba's own interface: a path as a string
         owner = os.fstat(file.fileno()).st_uid
         if hasattr(os, "geteuid") and owner not in (0, os.geteuid()):
             raise PermissionError(errno.EPERM, "the file is another user's", path)

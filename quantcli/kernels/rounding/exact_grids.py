@@ -46,7 +46,7 @@ class Grid(ABC):
 
     @abstractmethod
     def pack(self, x: Floats, scales: Floats, out: NDArray[Any]) -> None:
-        """Quantize blocks into `out` `(blocks,)`, a structured array of the type's layout, with scales found by `scales`."""
+        """Quantize blocks into `out` `(blocks,)`, a structured array of the type's layout, with the result of `scales`."""
 
 
 class _Integers(Grid):
@@ -62,8 +62,8 @@ class _Integers(Grid):
         self._pack = pack
 
     def may_hold(self, x: Floats) -> bool:
-        """See `Grid.may_hold`: no weight is smaller than another divided by the highest level."""
-        magnitude = np.abs(x.T, order="C")  # element by element: reductions over 32 neighbours are slow
+        """See `Grid.may_hold`: no nonzero magnitude is much below the largest divided by the highest level."""
+        magnitude = np.abs(x.T, order="C")  # transposed: reductions over a contiguous axis of 32 are slow
         largest = magnitude.max(0)
         magnitude[magnitude == 0] = np.inf
         with np.errstate(all="ignore"):

@@ -60,12 +60,12 @@ def round_codes(
     that llama.cpp's quantizer takes. A code is kept where its scale is zero or not finite, or the value is NaN: no code is
     nearer than another. The call is serial and releases the GIL. The result does not depend on how rows are chunked.
 
-    All codes of a block with a rounded column are packed again. A negative zero code of MXFP4 or NVFP4 then becomes positive
+    All codes of a block with a rounded column are packed again. A negative zero of MXFP4 or NVFP4 then becomes a positive
     zero. A byte of TQ1_0 that no quantizer produces becomes the canonical one with the same codes.
 
     Raises:
-        ValueError: for an unknown type, one whose codes do not stand for single weights, an array of another shape or dtype,
-            blocks that cannot be written in place, or columns outside the row.
+        ValueError: for an unknown type or one whose codes do not stand for single weights, an array of another shape or
+            dtype, blocks that cannot be written in place, or columns outside the row.
     """
     target = kind if isinstance(kind, BlockType) else block_type(kind)
     function = rounder(target)

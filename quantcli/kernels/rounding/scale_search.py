@@ -177,8 +177,8 @@ def affine_search(
 
 @inline
 def _in_range(inverse: Vec, smallest: Vec, high: Vec, low: Vec, flat: Vec) -> bool:
-    """True if `inverse * (x - low)` stays within the range of `_ROUNDER` for every x from `smallest` to `high`, in all lanes
-    that are not flat."""
+    """True if `inverse * (x - low)` stays within `_ROUNDER_LIMIT` for every x from `smallest` to `high`, in all lanes that
+    are not flat."""
     limit = splat(_ROUNDER_LIMIT, LANES)
     fine = (absolute(inverse * (high - low)) < limit) & (absolute(inverse * (smallest - low)) < limit)
     return all_lanes(fine | flat)  # type: ignore[no-any-return]

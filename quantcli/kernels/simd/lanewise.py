@@ -116,7 +116,7 @@ def reinterpret(typing: Any, vector: Any, dtype: Any) -> Any:
 
 
 def shuffle(*pattern: int) -> Any:
-    """An intrinsic `f(a, b)` whose lane i is lane `pattern[i]` of the concatenation of `a` and `b`. Make it once, in a module
+    """An intrinsic `f(a, b)` whose lane i is lane `pattern[i]` of `a` and `b` concatenated. Make it once, in a module
     constant."""
 
     def shuffled(typing: Any, a: Any, b: Any) -> Any:
@@ -130,8 +130,8 @@ def shuffle(*pattern: int) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def lookup(typing: Any, table: Any, index: Any) -> Any:
-    """Table lookup: lane i is lane `index[i] % lanes` of the float32 `table`; `index` is int32. One permute instruction with
-    AVX2 (8 lanes) and AVX-512 (16), a load per lane elsewhere."""
+    """Table lookup: lane i is lane `index[i] % lanes` of the float32 `table`; `index` is int32. One permute instruction
+    with AVX2 (8 lanes) and AVX-512 (16), a load per lane elsewhere."""
     instructions = {8: ("avx2", "avx2.permps"), 16: ("avx512f", "avx512.permvar.sf.512")}
     feature, name = instructions.get(table.lanes, ("", ""))
 

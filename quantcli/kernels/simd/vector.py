@@ -14,7 +14,7 @@ from numba.core.extending import models, register_model
 
 @cache
 def machine_features() -> frozenset[str]:
-    """LLVM's names of the host's instruction sets. Empty with `QUANTCLI_SIMD=generic`, which keeps kernels to portable IR
+    """LLVM's names of the host's CPU features. Empty with `QUANTCLI_SIMD=generic`, which restricts kernels to portable IR
     (the tests run both)."""
     if os.environ.get("QUANTCLI_SIMD") == "generic":
         return frozenset()

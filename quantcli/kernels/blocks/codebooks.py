@@ -1,7 +1,7 @@
 """The codebooks of the IQ families (vector quantization): the lattice points that a group of weights is rounded to.
 
-IQ1 and IQ2 quantize eight weights at a time, IQ3 four, to one of 256 to 2048 points. llama.cpp's authors chose these for
-how often the weights of real models are near them. A point's *code* is its levels packed in an integer, lowest dimension in
+IQ1 and IQ2 quantize eight weights at a time, IQ3 four, to one of 256 to 2048 points. These were chosen, once, for how often
+the weights of real models are near them. A point's *code* is its levels packed in an integer, lowest dimension in
 the lowest bits: two bits for each of eight dimensions (levels 0..2) or three for each of four (levels 0..7). Its *index* is
 its position in the codebook, which is what a block stores.
 

@@ -52,7 +52,7 @@ class Scheme:
     A sub-block is `length` weights. The `2 * reach + 1` trial scales map the largest magnitude (where `fitted`, that of an
     unconstrained fit) to values `step` apart around that of the highest level. With `even_signs` eight signs take seven
     bits. Sub-blocks below `tiny` are zero. `again` is OFF_GRID, ALL_IF_ONE or ALL. `spread` is the factor of the mean
-    square in the error weights. `gain` is an empirical factor of the super-block's scale, from llama.cpp.
+    square in the error weights. `gain` is the factor of the super-block's scale, which its authors tuned empirically.
     """
 
     length: int
@@ -296,8 +296,10 @@ def _searcher(name: str) -> Any:
 
 @inline
 def _block_scales(scales: Scratch, per_block: int, gain: float, halves: Scratch, levels: Scratch) -> Vec:
-    """Quantize the sub-blocks' scales of `LANES` super-blocks, transposed, to four bits: levels have the values 1, 3, ...
-    31. Writes the levels, int32, transposed, and the super-blocks' d as float16 bits, uint16. Returns the largest scales."""
+    """Quantize the sub-blocks' scales of `LANES` super-blocks, transposed, to four bits, with values 1, 3 ... 31.
+
+    Writes the levels, int32, transposed, and the super-blocks' d, uint16 float16 bits. Returns their largest scales.
+    """
     zero = splat(F32(0), LANES)
     largest = zero
     for sub in range(per_block):

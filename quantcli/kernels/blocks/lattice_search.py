@@ -73,7 +73,7 @@ def nearest(x: Scratch, weight: Scratch, place: int, bits: int, spaced: Vec, tab
     """The code (int32) of the best codebook point for the vector at `x[place]`, whose rounded levels have the code `code`.
 
     It is the first of the candidates for `code` with the smallest weighted squared error, the sum of
-    weight * (scaled level - x)**2. `x` and `weight` are transposed: dimension i is at `place + i * LANES`. `spaced` holds the
+    weight * (scaled level - x)**2. `x` and `weight` are transposed: dimension i is at `place + i * LANES`. `spaced` is the
     scaled levels, repeated to fill the vector. A point has eight dimensions of two `bits` or four of three.
     """
     first, last = tables.starts[code], tables.starts[code + 1]

@@ -293,8 +293,8 @@ def _weigh(batch: Batch, base: int, length: int, importance: Scratch, variance: 
 
 @inline
 def _block_scales(scales: Scratch, per_block: int, levels: Scratch) -> Vec:
-    """Quantize the sub-blocks' scales of `LANES` super-blocks, transposed, to three bits: levels have the values 1, 3, ... 15.
-    Writes the levels, int32, transposed, and returns the super-blocks' largest scales."""
+    """Quantize the sub-blocks' scales of `LANES` super-blocks, transposed, to three bits. Levels have the values 1, 3 ...
+    15. Writes the levels, int32, transposed, and returns the super-blocks' largest scales."""
     largest = splat(F32(0), LANES)
     for sub in range(per_block):
         largest = maximum(largest, load(scales, sub * LANES, LANES))

@@ -58,7 +58,7 @@ class Storage:
 
 
 def _plain(dtype: type[np.generic], narrow: Any, widen: Any, restore: Callable[[NDArray[Any]], Floats]) -> Storage:
-    """A floating-point cache type: each number is cast by itself."""
+    """A floating-point cache type: an elementwise cast."""
 
     @inline
     def numbers(elements: Any) -> Any:

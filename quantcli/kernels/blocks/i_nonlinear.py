@@ -106,7 +106,7 @@ def _search_scale(values: Floats, weight: Floats, base: int) -> Vec:
         above = absolute(value) > largest
         largest = select(above, absolute(value), largest)
         extreme = select(above, value, extreme)
-    # Not first_level / extreme, as in the trials: the reference inverts a rounded scale here.
+    # Not first_level / extreme, as in the trials: llama.cpp inverts a rounded scale here.
     inverse = splat(F32(1), LANES) / (extreme / F32(-LEVELS[0]))
     sum_lx, sum_l2 = _trial(values, weight, base, inverse)
     scale = select(sum_l2 > zero, sum_lx / sum_l2, zero)

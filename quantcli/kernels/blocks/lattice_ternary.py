@@ -49,7 +49,7 @@ QS_1S, QH_1S = offsets("IQ1_S", "qs", "qh")
 QS_1M, QH_1M, SCALES_1M = offsets("IQ1_M", "qs", "qh", "scales")
 
 SHIFT: Final = np.float32(0.125)
-"""`IQ1S_DELTA`: how far the values of a group of IQ1 lie above or below -1, 0 and 1, in units of its scale."""
+"""`IQ1S_DELTA`: the shift of a group of IQ1 above or below -1, 0 and 1, in units of its scale."""
 
 BITS: Final = 2
 """Bits of a level in a code."""

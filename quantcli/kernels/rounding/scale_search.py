@@ -212,7 +212,7 @@ def symmetric_search(
 
     `x` holds the transposed blocks from `base` on, `weight` the weights from 0 on. Returns (scale, inverse, empty): the
     levels are round(inverse * x) clamped, except in the lanes of `empty`, blocks below `TINY`, whose scale is 0 and whose
-    stored levels (l + half) the reference sets to 0. |inverse * x| never exceeds half + 1, so `exact` (see
+    stored levels (l + half) llama.cpp sets to 0. |inverse * x| never exceeds half + 1, so `exact` (see
     `clamped_level`) is for x that may be infinite or NaN: scales that are themselves results of sums.
     """
     zero = splat(F32(0), LANES)
@@ -344,7 +344,7 @@ def positive_search(x: NDArray[Any], weight: NDArray[Any], length: int, top: int
     """Fit `x ~ scale * l`, x >= 0, with l in 0..top (`make_qp_quants`): nine trial scales, then coordinate descent.
 
     `x` and `weight` are transposed. Writes the levels, int32 of 0..255, to `levels` and returns the scale. Levels are bytes
-    in the reference: the few negative ones wrap here as there.
+    (uint8) in llama.cpp: the few negative ones wrap here as there.
     """
     zero = splat(F32(0), LANES)
     largest = zero

@@ -42,7 +42,7 @@ QS_2S, QH_2S, SCALES_2S = offsets("IQ2_S", "qs", "qh", "scales")
 QS_3S, QH_3S, SIGNS_3S, SCALES_3S = offsets("IQ3_S", "qs", "qh", "signs", "scales")
 
 OFF_GRID, ALL_IF_ONE, ALL = range(3)
-"""Which points are rounded again with the final scale: those off the codebook, all if any one is off it, or all."""
+"""Which points are rounded again with the scale found: those off the codebook, all if any one is off it, or all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +215,7 @@ def _try_scales(
 
 @inline
 def _take_trial(space: Workspace, last: int, points: int, lane: int, trial: int, again: int) -> int:
-    """Take a lane's points of a trial as final, or zeros if none fits. Returns a bit mask of the points to round again."""
+    """Copy a lane's points of a trial to the result, or zeros if none fits. Returns a bit mask of those to round again."""
     wanted = 0
     for point in range(points):
         at = (trial * points + point) * LANES + lane
@@ -234,7 +234,7 @@ def _take_trial(space: Workspace, last: int, points: int, lane: int, trial: int,
 def _round_again(
     space: Workspace, tables: Lookup, last: int, points: int, bits: int, again: int, scale: Vec, chosen: Vec
 ) -> Vec:
-    """Take the points of the best trials as final, round some again with their scale, and return the refitted scale."""
+    """Take the points of the best trials, round some again with their scale, and return the refitted scale."""
     wanted = np.empty(LANES, np.int32)
     store(wanted, 0, chosen)
     for lane in range(LANES):

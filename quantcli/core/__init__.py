@@ -1,1 +1,2 @@
-"""What every package may import: block types, errors, lists in messages. Importing it loads the standard library alone."""
+"""The base package that every other may import: block types, errors, lists in messages. It loads only the standard
+library."""

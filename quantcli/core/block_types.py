@@ -1,9 +1,8 @@
-"""The table of tensor types: what GGUF can store, and how each one packs its numbers.
+"""The table of GGUF tensor types and their block layouts: the only definition of these facts.
 
-This module is the one place of these facts, and imports nothing heavy, so that what only reads headers starts at once. A
-row gives a type's name, its id in a GGUF file, how many weights share a block, how that block is packed, the type its dot
-product wants activations in, and the file under `blocks/` that computes with it. Source: `ggml.h` and `ggml-common.h` of
-llama.cpp.
+The module imports nothing heavy, so that commands that only read headers start fast. A row has the type's name, its id in a
+GGUF file, the weights per block, the layout of a block, the type of the activations in its dot product, and its module
+under `blocks/`. Source: `ggml.h` and `ggml-common.h` of llama.cpp.
 """
 
 from __future__ import annotations
@@ -22,17 +21,17 @@ SUPER_BLOCK: Final = 256
 """Weights in a super-block of the K, IQ and ternary families."""
 
 Part = tuple[str, str] | tuple[str, str, int]
-"""A field of a packed block: its name, the NumPy code of its items (`<f2`, the digit is their bytes), and how many."""
+"""A field of a packed block: its name, the NumPy type code of its items (`<f2`: the digit is the item size), the count."""
 
 
 @dataclass(frozen=True, eq=False)
 class BlockType:
     """One storage type of a tensor.
 
-    `packing` tells the fields of one block of `block_length` weights in their order, so that names document the bytes, or
-    for plain numbers the NumPy code of one. `activation` names the type whose blocks this one is dotted with, None where
-    there is no dot product. `family` names the module `quantcli.kernels.blocks.<family>` that converts it to and from
-    float32, None for a type that is only stored.
+    packing      the fields of a block of `block_length` weights, in order; for plain types the NumPy type code of a number
+    activation   the name of the type of the other operand in its dot product; None where there is none
+    family       the module `quantcli.kernels.blocks.<family>` that quantizes and dequantizes it; None for a type that is
+                 only stored
     """
 
     name: str
@@ -57,16 +56,16 @@ class BlockType:
 
     @property
     def bits_per_weight(self) -> float:
-        """Bits one weight takes."""
+        """Bits per weight (bpw)."""
         return 8 * self.block_bytes / self.block_length
 
     @property
     def is_quantized(self) -> bool:
-        """True for packed types: those whose block holds more than one weight."""
+        """True for packed types: those with more than one weight per block."""
         return self.block_length > 1
 
     def offset(self, field: str) -> int:
-        """The byte at which a block keeps `field` of its layout, -1 where it has no such field."""
+        """The byte offset of `field` in a block; -1 if the layout has no such field."""
         fields: Mapping[str, Any] = self.layout.fields or {}
         return int(fields[field][1]) if field in fields else -1
 
@@ -81,7 +80,7 @@ class BlockType:
         return length // self.block_length * self.block_bytes
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A type is told by identity: what is unpickled is the row of the table, in any process.
+        # Types are compared by identity, so unpickling returns the row of the table, in any process.
         return _known, (self.name,)
 
     def __repr__(self) -> str:
@@ -173,7 +172,7 @@ ELEMENT_TYPES: Final[Mapping[str, BlockType]] = MappingProxyType(
 """Every element type of a checkpoint, by its safetensors name."""
 
 def block_type(name: str) -> BlockType:
-    """Look a type up by its name, whatever the case.
+    """Look up a type by its name, case-insensitively.
 
     Raises:
         ValueError: for a name that is not in the table; the message gives the nearest names.

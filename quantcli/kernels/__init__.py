@@ -1,1 +1,2 @@
-"""Numbers to blocks and back, and what inference computes. Knows no file, model or command."""
+"""Kernels: quantization, dequantization and the operations of inference. They are independent of files, models and
+commands."""

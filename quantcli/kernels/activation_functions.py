@@ -1,7 +1,7 @@
-"""Activations of an MLP, on float32 rows, by the names that graph flags give them.
+"""MLP activation functions on float32 rows, by their names in graph flags.
 
-An activation is one `inline` function of vectors. `Activation.apply` puts numbers through it, `Activation.gate` also
-multiplies them by others; a function of the two at once, where they are not simply multiplied, is the third column.
+An activation is one `inline` function of vectors. `Activation.apply` applies it, `Activation.gate` also multiplies the
+result by the up projection (GLU). A GLU that is not such a product is one joint function of gate and up.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def _relu_squared(x: Any) -> Any:
 
 @inline
 def _clamped_swiglu(gate: Any, up: Any) -> Any:
-    """GPT-OSS: the linear part is bounded on both sides and never far from one, the gate bounded above."""
+    """Clamped SwiGLU of GPT-OSS: the linear part is clamped on both sides and has 1 added, the gate is clamped above."""
     gate = minimum(gate, splat(_LIMIT, LANES))
     up = minimum(maximum(up, splat(-_LIMIT, LANES)), splat(_LIMIT, LANES))
     return _gelu_quick(gate) * (up + _ONE)
@@ -97,8 +97,8 @@ class Activation:
     apply(x)                                     x = f(x), in place; x float32 (rows, n)
     gate(gates, first, ups, second, out)         out[:, i] = f(gates[:, first + i]) * ups[:, second + i]
 
-    gates, ups and out are float32 with as many rows; out (rows, n) may be gates where `first` is 0. A function of two
-    numbers has no `apply`: asking for it raises ValueError.
+    gates, ups and out are float32 with the same number of rows. out (rows, n) may be gates where `first` is 0. A joint
+    function of gate and up has no `apply`: calling it raises ValueError.
     """
 
     apply: Callable[..., None]
@@ -110,7 +110,7 @@ def activation(name: str) -> Activation:
     """The kernels of an activation.
 
     Raises:
-        ValueError: for a name that is none.
+        ValueError: for an unknown name.
     """
     if name in _SINGLE:
         return Activation(_apply_kernel(_SINGLE[name]), _gate_kernel(_times(_SINGLE[name])))

@@ -1,7 +1,7 @@
-"""What a transformer computes between its matrix products, on float32 rows: one row per token.
+"""The transformer operations between matrix products (normalization, residual, RoPE), on float32 rows, one per token.
 
-Every kernel works in place or into `out`, row by row; the many rows of a prompt are shared among numba's threads, for one
-generated token it is not worth waking them.
+Every kernel works in place or into `out`, row by row. The many rows of a prompt are distributed over numba's threads. For
+one generated token, waking the threads does not pay.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from quantcli.kernels.jit import inline, parallel_kernel
 from quantcli.kernels.simd import LANES, convert, fma, load, maximum, minimum, reinterpret, rint, splat, store, sum_lanes
 
 SMALL: Final = 1 << 14
-"""Numbers that one thread is done with sooner than others wake up."""
+"""Below this count of numbers, one thread finishes before other threads wake up."""
 
 _LOG2_E = np.float32(1.44269504)
-# ln 2 in two parts, so that n * ln 2 is exact to more than a float (Cody and Waite).
+# ln 2 in two parts, so that n * ln 2 is more precise than float32 (Cody-Waite range reduction).
 _LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
 # The Cephes library's polynomial for (exp(r) - 1 - r) / r**2 on |r| <= ln(2) / 2, highest power first.
 _EXP_5, _EXP_4, _EXP_3 = np.float32(1.9875691500e-4), np.float32(1.3981999507e-3), np.float32(8.3334519073e-3)
 _EXP_2, _EXP_1, _EXP_0 = np.float32(4.1665795894e-2), np.float32(1.6666665459e-1), np.float32(5.0000001201e-1)
-# exp stays a normal number, and 2**n a float, between these.
+# Between these bounds exp is a normal number and 2**n a finite float32.
 _EXP_MIN, _EXP_MAX = np.float32(-87.3), np.float32(88.3)
 _ONE, _ZERO = np.float32(1), np.float32(0)
 _EXPONENT_BIAS = np.int32(127)
@@ -32,7 +32,7 @@ _MANTISSA_BITS = np.int32(23)
 
 @inline
 def exponential(x: Any) -> Any:
-    """exp of each lane of a float32 vector, within 2 units in the last place; clamped to normal numbers."""
+    """exp of each lane of a float32 vector, within 2 ulp; clamped to normal numbers."""
     x = minimum(maximum(x, splat(_EXP_MIN, LANES)), splat(_EXP_MAX, LANES))
     n = rint(x * _LOG2_E)
     r = fma(n, splat(-_LN2_HIGH, LANES), x)
@@ -67,7 +67,7 @@ def _rms_norm_row(x: Any, weight: Any, epsilon: Any, out: Any, row: Any) -> None
 
 @parallel_kernel
 def rms_norm(x: Any, weight: Any, epsilon: Any, out: Any) -> None:
-    """out = x / sqrt(mean(x**2) + epsilon) * weight, each row by itself.
+    """RMSNorm of each row: out = x / sqrt(mean(x**2) + epsilon) * weight.
 
     x, out float32 (rows, n), which may be the same array; weight float32 (n,); epsilon float32.
     """
@@ -97,7 +97,7 @@ def _layer_norm_row(x: Any, weight: Any, bias: Any, epsilon: Any, out: Any, row:
 
 @parallel_kernel
 def layer_norm(x: Any, weight: Any, bias: Any, epsilon: Any, out: Any) -> None:
-    """out = (x - mean(x)) / sqrt(variance(x) + epsilon) * weight + bias, each row by itself.
+    """LayerNorm of each row: out = (x - mean(x)) / sqrt(variance(x) + epsilon) * weight + bias.
 
     x, out float32 (rows, n), which may be the same array; weight, bias float32 (n,); epsilon float32.
     """
@@ -146,10 +146,10 @@ def _rotate_row(x: Any, cosines: Any, sines: Any, adjacent: Any, row: Any) -> No
 
 @parallel_kernel
 def rotate(x: Any, cosines: Any, sines: Any, adjacent: Any) -> None:
-    """Rotary position embedding, in place: turn pairs of numbers of each head by the angles of the row's position.
+    """Rotary position embedding (RoPE), in place: rotate pairs of numbers of each head by the angles of the row's position.
 
-    x float32 (rows, heads, head_size); cosines, sines float32 (rows, pairs) with 2 * pairs <= head_size (the rest of the
-    head stays). Pairs are neighbours (2i, 2i + 1) where `adjacent`, else halves (i, i + pairs).
+    x float32 (rows, heads, head_size); cosines, sines float32 (rows, pairs) with 2 * pairs <= head_size. The rest of the
+    head is unchanged. Pairs are (2i, 2i + 1) where `adjacent`, else (i, i + pairs) as in NeoX.
     """
     rows = x.shape[0]
     if x.size <= SMALL:

@@ -1,6 +1,6 @@
-"""Half precision and bfloat16, one number at a time or a vector at a time, rounding halves to even.
+"""Casts between float32 and float16 or bfloat16, scalar or vector, rounding to nearest even.
 
-NaN becomes the quiet NaN with the sign kept, as in the reference (`ggml_compute_fp32_to_fp16` and `..._to_bf16`).
+NaN becomes a quiet NaN with the same sign, as in `ggml_compute_fp32_to_fp16` and `ggml_compute_fp32_to_bf16`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def _constant(kind: ir.Type, value: int) -> ir.Constant:
 
 
 def _emit_to_half(builder: Any, value: Any) -> Any:
-    """float32 to the bits of a half, by the host's instruction or by integer arithmetic."""
+    """float32 to float16 bits, by the F16C instruction or by integer arithmetic."""
     wide, narrow = _integers(value.type, 32), _integers(value.type, 16)
     halves = ir.VectorType(ir.HalfType(), value.type.count) if isinstance(value.type, ir.VectorType) else ir.HalfType()
     bits = builder.bitcast(value, wide)
@@ -41,13 +41,13 @@ def _emit_to_half(builder: Any, value: Any) -> Any:
 
 
 def _half_magnitude(builder: Any, magnitude: Any, floats: ir.Type) -> Any:
-    """Round the float whose bits are `magnitude` (sign cleared, not NaN) to a half's 15 bits."""
+    """Round the float32 whose bits are `magnitude` (sign cleared, not NaN) to the 15 magnitude bits of a float16."""
     wide = magnitude.type
-    # Normal halves: rebias the exponent by 112, add just under half of the last kept bit plus that bit (halves to even).
+    # Normal float16: rebias the exponent by 112, then add just under half an ulp plus the last kept bit (nearest even).
     odd = builder.and_(builder.lshr(magnitude, _constant(wide, 13)), _constant(wide, 1))
     rounded = builder.add(builder.sub(magnitude, _constant(wide, 112 << 23)), builder.add(odd, _constant(wide, 0xFFF)))
     normal = builder.lshr(rounded, _constant(wide, 13))
-    # Subnormal halves: adding 0.5 aligns the last half bit with the last bit of the float, and the FPU rounds.
+    # Subnormal float16: adding 0.5 aligns the last float16 bit with the last float32 bit, and the FPU rounds.
     aligned = builder.fadd(builder.bitcast(magnitude, floats), builder.bitcast(_constant(wide, 126 << 23), floats))
     subnormal = builder.sub(builder.bitcast(aligned, wide), _constant(wide, 126 << 23))
     small = builder.icmp_unsigned("<", magnitude, _constant(wide, 113 << 23))
@@ -57,7 +57,7 @@ def _half_magnitude(builder: Any, magnitude: Any, floats: ir.Type) -> Any:
 
 
 def _emit_from_half(builder: Any, bits: Any) -> Any:
-    """The bits of a half to float32, by the host's instruction or by integer arithmetic. Exact."""
+    """float16 bits to float32, by the F16C instruction or by integer arithmetic. Exact."""
     vector = isinstance(bits.type, ir.VectorType)
     floats = ir.VectorType(ir.FloatType(), bits.type.count) if vector else ir.FloatType()
     if "f16c" in machine_features():
@@ -67,7 +67,7 @@ def _emit_from_half(builder: Any, bits: Any) -> Any:
     value = builder.zext(bits, wide)
     sign = builder.shl(builder.and_(value, _constant(wide, 0x8000)), _constant(wide, 16))
     shifted = builder.shl(builder.and_(value, _constant(wide, 0x7FFF)), _constant(wide, 13))
-    # Normal: rebias. Infinity and NaN: the exponent goes to all ones. Subnormal: a number of units of 2**-24.
+    # Normal: rebias. Infinity and NaN: the exponent becomes all ones. Subnormal: an integer multiple of 2**-24.
     normal = builder.add(shifted, _constant(wide, 112 << 23))
     special = builder.or_(shifted, _constant(wide, 0x7F800000))
     unit = builder.bitcast(_constant(wide, (127 - 24) << 23), floats)
@@ -82,7 +82,7 @@ def _emit_from_half(builder: Any, bits: Any) -> Any:
 
 
 def _emit_to_bfloat(builder: Any, value: Any) -> Any:
-    """float32 to the bits of a bfloat16."""
+    """float32 to bfloat16 bits."""
     wide = _integers(value.type, 32)
     bits = builder.bitcast(value, wide)
     odd = builder.and_(builder.lshr(bits, _constant(wide, 16)), _constant(wide, 1))
@@ -94,7 +94,7 @@ def _emit_to_bfloat(builder: Any, value: Any) -> Any:
 
 
 def _emit_from_bfloat(builder: Any, bits: Any) -> Any:
-    """The bits of a bfloat16 to float32. Exact."""
+    """bfloat16 bits to float32. Exact."""
     floats = ir.VectorType(ir.FloatType(), bits.type.count) if isinstance(bits.type, ir.VectorType) else ir.FloatType()
     wide = _integers(floats, 32)
     return builder.bitcast(builder.shl(builder.zext(bits, wide), _constant(wide, 16)), floats)

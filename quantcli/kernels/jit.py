@@ -1,9 +1,9 @@
-"""How kernels are compiled and where the machine code is kept: the only numba options in the project.
+"""JIT compilation of kernels and the on-disk cache of machine code: the only numba options in the project.
 
-Two decorators. `kernel` is for a function that Python calls: compiled on first use, kept on disk, run without the GIL.
-`inline` is for a helper that only kernels call: always inlined, never compiled on its own.
+`kernel` is for a function called from Python: compiled on first use, cached on disk, run without the GIL.
+`inline` is for a helper called only from kernels: always inlined, never compiled on its own.
 
-No fastmath and no contraction anywhere: the order and rounding of every operation is part of the result.
+No fastmath and no FMA contraction anywhere: the order and rounding of every operation is part of the result.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ from numba.core.extending import _Intrinsic
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 NOWHERE = Path(os.devnull)
-"""No directory, so that nothing is found in it and nothing written."""
+"""A path that is no directory: nothing can be read from or written below it."""
 
 _ONLY_PRANGE = {
     "comprehension": False, "reduction": False, "inplace_binop": False, "setitem": False, "numpy": False,
     "stencil": False, "fusion": False, "prange": True,
 }  # fmt: skip
-"""Of all that numba makes parallel: only the loops that say so."""
+"""numba's automatic parallelization is off: only explicit `prange` loops run in parallel."""
 
 
 def inline(function: _F) -> _F:
-    """A helper that LLVM inlines into every kernel that calls it. Python cannot call it: the wrappers for that would be a
-    quarter of the time it takes to compile."""
+    """A helper that LLVM inlines into every kernel that calls it. Python cannot call it: generating the call wrappers would
+    be a quarter of the compile time."""
     options = {"forceinline": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
     return numba.njit(nogil=True, error_model="numpy", **options)(function)  # type: ignore[no-any-return]
 
 
 def kernel(function: _F) -> _F:
-    """A serial kernel: releases the GIL, so that a thread pool runs several at once."""
+    """A serial kernel. It releases the GIL, so a thread pool can run several at once."""
     return _cached(numba.njit(nogil=True, error_model="numpy")(function), function)
 
 
@@ -55,12 +55,13 @@ def parallel_kernel(function: _F) -> _F:
 
 
 def use_threads(count: int | None) -> None:
-    """Let parallel kernels called from this thread use `count` threads: at most, and for None, one per processor."""
+    """Set the thread count of parallel kernels called from this thread. The maximum, and the default for None, is numba's
+    thread limit: one per processor unless configured otherwise."""
     numba.set_num_threads(min(count or numba.config.NUMBA_NUM_THREADS, numba.config.NUMBA_NUM_THREADS))
 
 
 def thread_count() -> int:
-    """The threads that parallel kernels called from this thread use."""
+    """The thread count of parallel kernels called from this thread."""
     return int(numba.get_num_threads())
 
 
@@ -70,9 +71,11 @@ def _cached(dispatcher: Any, function: _F) -> _F:
 
 
 def cache_directory() -> Path:
-    """Where compiled kernels are kept: `QUANTCLI_CACHE_DIR`, or the user's cache directory, in a folder named by
-    `sources_digest`, since numba does not notice an edited helper in another module. Of a user without a home it is a path
-    where nothing can be."""
+    """The directory of compiled kernels, under `QUANTCLI_CACHE_DIR` or the user's cache directory.
+
+    Its name contains `sources_digest`, since numba does not notice an edited helper in another module. For a user without a
+    home directory it is a path below `NOWHERE`, where no file can exist.
+    """
     root = os.environ.get("QUANTCLI_CACHE_DIR")
     return (Path(root).absolute() if root else _user_cache() / "quantcli") / f"kernels-{sources_digest()}"
 
@@ -94,11 +97,11 @@ _USER_CACHES = {
     "darwin": ("", "Library/Caches"),
     "linux": ("XDG_CACHE_HOME", ".cache"),
 }
-"""By platform the variable that names a user's cache directory, and which it is in the home where it does not."""
+"""By platform: the environment variable that names the user's cache directory, and the default below the home directory."""
 
 
 def keeps_kernels() -> bool:
-    """Whether kernels that are compiled now will be there the next time."""
+    """Whether the cache directory is writable, so that kernels compiled now persist to the next run."""
     folder = cache_directory()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -110,7 +113,7 @@ def keeps_kernels() -> bool:
 
 @cache
 def sources_digest() -> str:
-    """A digest of every source file under `kernels/`, of the block types, and of the choice of instructions."""
+    """A digest of every source file under `kernels/`, of the block types, and of `QUANTCLI_SIMD` (the instruction set)."""
     digest = hashlib.sha256(os.environ.get("QUANTCLI_SIMD", "").encode())
     here = Path(__file__).parent
     for source in (here.parent / "core" / "block_types.py", *sorted(here.rglob("*.py"))):
@@ -120,8 +123,8 @@ def sources_digest() -> str:
 
 
 def is_compiled(function: Any) -> bool:
-    """Whether a kernel, or every kernel that a plain function closes over, is compiled for some arguments: in this process
-    or in the cache on disk."""
+    """Whether a kernel, or every kernel in a plain function's closure, is compiled for at least one signature, in this
+    process or in the on-disk cache."""
     cells = getattr(function, "__closure__", None) or ()
     candidates = [function, *(cell.cell_contents for cell in cells)]
     kernels = [entry for entry in candidates if isinstance(getattr(entry, "_cache", None), KernelCache)]
@@ -152,10 +155,10 @@ class _CacheImpl(caching.CompileResultCacheImpl):  # type: ignore[misc]
 
 
 class _CacheFiles(caching.IndexDataCacheFile):  # type: ignore[misc]
-    """numba's files of one kernel, each behind the SHA-256 of what follows.
+    """numba's cache files of one kernel, each prefixed with the SHA-256 of its content.
 
-    What is damaged, unreadable or another user's counts as absent, and is written anew where that is possible: to unpickle
-    it would run whatever is in it.
+    A file that is damaged, unreadable or owned by another user counts as absent and is rewritten if possible. Unpickling it
+    could run arbitrary code.
     """
 
     def _load_index(self) -> dict[Any, str]:
@@ -170,7 +173,7 @@ class _CacheFiles(caching.IndexDataCacheFile):  # type: ignore[misc]
             file.write(self._dump((self._version, self._source_stamp, overloads)))
 
     def holds(self, name: str) -> bool:
-        """Whether a file of compiled code can be used."""
+        """Whether a file of compiled code is present and valid."""
         try:
             return bool(_unsealed(self._data_path(name)))
         except OSError:
@@ -185,8 +188,8 @@ class _CacheFiles(caching.IndexDataCacheFile):  # type: ignore[misc]
 
 
 def _unsealed(path: str) -> bytes:
-    """What a file of the cache holds. Raises OSError for one that is damaged, or that another user could have written."""
-    with open(path, "rb") as file:  # noqa: PTH123 -- numba's own interface: a path as a text
+    """The verified content of a cache file. Raises OSError if it is damaged or owned by another user (other than root)."""
+    with open(path, "rb") as file:  # noqa: PTH123 -- numba's own interface: a path as a string
         owner = os.fstat(file.fileno()).st_uid
         if hasattr(os, "geteuid") and owner not in (0, os.geteuid()):
             raise PermissionError(errno.EPERM, "the file is another user's", path)
@@ -200,9 +203,10 @@ def _unsealed(path: str) -> bytes:
 class KernelCache(caching.FunctionCache):  # type: ignore[misc]
     """numba's function cache, with two differences.
 
-    A kernel may close over other jitted functions: numba's own key pickles them with an identifier that is new in every
-    process, so such a kernel would be compiled again each time; here they count by name and by what they close over. And a
-    cache that cannot be read or written costs the compile time, not the run.
+    A kernel may have other jitted functions in its closure. numba's own key pickles them with an identifier that is new in
+    every process, so such a kernel would be recompiled each time. Here the key has their names and closures instead.
+
+    A cache that cannot be read or written costs compile time but never fails the run.
     """
 
     _impl_class = _CacheImpl
@@ -217,20 +221,20 @@ class KernelCache(caching.FunctionCache):  # type: ignore[misc]
         return (sig, codegen.magic_tuple(), _identity(self._py_func))
 
     def holds_any(self) -> bool:
-        """Whether the cache on disk has this kernel for some arguments."""
+        """Whether the on-disk cache has this kernel for at least one signature."""
         own = _identity(self._py_func)
         files = self._cache_file
         return any(identity == own and files.holds(name) for (_, _, identity), name in files._load_index().items())
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """Compiled code from the disk, None where it has none that can be used."""
+        """Compiled code from the disk, or None if no usable code is there."""
         try:
             return super().load_overload(sig, target_context)
-        except Exception:  # what another version of llvmlite wrote may fail to load in any way
+        except Exception:  # code written by another version of llvmlite may fail to load in any way
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
-        """Keep compiled code on disk, if the disk lets us."""
+        """Write compiled code to disk if possible; on an OS error, disable the cache."""
         try:
             super().save_overload(sig, data)
         except OSError:
@@ -238,7 +242,7 @@ class KernelCache(caching.FunctionCache):  # type: ignore[misc]
 
 
 def _identity(value: Any) -> Any:
-    """A stable stand-in for a function or a value it closes over: two that differ in anything have different ones."""
+    """A cache key for a function or a value in its closure, stable across processes."""
     if isinstance(value, Dispatcher):
         value = value.py_func
     elif isinstance(value, _Intrinsic):

@@ -1,7 +1,7 @@
-"""Rows of numbers to rows of blocks and back: the checked entrance to the kernels.
+"""Quantize and dequantize rows: calls the kernels after checking arguments.
 
-The kernels under `blocks/` are serial and release the GIL; callers that want more than one core call these functions from a
-thread pool, over chunks of rows. The result does not depend on how the rows are cut.
+The kernels under `blocks/` are serial and release the GIL. To use several cores, call these functions from a thread pool
+over chunks of rows. The result does not depend on the chunking.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ def quantize(
     importance: NDArray[np.float32] | None = None,
     out: NDArray[np.uint8] | None = None,
 ) -> NDArray[np.uint8]:
-    """Pack float32 rows `(rows, n)` into blocks: uint8 `(rows, bytes_per_row)`, the reference's bytes.
+    """Quantize float32 rows `(rows, n)` to blocks, uint8 `(rows, bytes_per_row)`: the same bytes as llama.cpp.
 
-    `importance` is float32 `(n,)`: the weight of each column's error, from an importance matrix; the same for every row.
+    `importance` is float32 `(n,)`: the importance matrix's weight for each column's squared error, shared by all rows.
     `out` receives the result where given.
 
     Raises:
@@ -58,7 +58,7 @@ def quantize(
 def dequantize(
     data: NDArray[np.uint8], kind: str | BlockType, out: NDArray[np.float32] | None = None
 ) -> NDArray[np.float32]:
-    """Unpack blocks, uint8 `(rows, bytes_per_row)`, to float32 `(rows, n)`.
+    """Dequantize blocks, uint8 `(rows, bytes_per_row)`, to float32 `(rows, n)`.
 
     Raises:
         ValueError: for an unknown type or an array of another shape or dtype.
@@ -76,15 +76,15 @@ def dequantize(
 
 
 def repack_inexact(x: NDArray[np.float32], kind: BlockType, source: BlockType, out: NDArray[np.uint8]) -> None:
-    """Make the round trip of quantized rows exact, for weights that lie on the grid of `kind`.
+    """Make the round trip of quantized rows lossless, for weights that lie on the quantization grid of `kind`.
 
-    x        float32 (rows, n), numbers of the type `source`
-    out      uint8 (rows, bytes_per_row), x as `quantize` packs it; blocks that do not give x back are packed again
+    x        float32 (rows, n), values representable in the type `source`
+    out      uint8 (rows, bytes_per_row), the result of `quantize`; blocks that do not dequantize to x are packed again
 
-    Dequantized, a block gives x back exactly; where no block does, it gives x back once rounded to `source`.
+    A repacked block dequantizes to x exactly. Where no block can, it dequantizes to x after rounding to `source`.
 
     Raises:
-        ValueError: if a block does not lie on the grid, or the type has none.
+        ValueError: if a block does not lie on the grid, or the type has no grid in `GRIDS`.
     """
     inexact = (dequantize(out, kind) != x).reshape(-1, kind.block_length).any(1)
     if inexact.any():
@@ -92,8 +92,8 @@ def repack_inexact(x: NDArray[np.float32], kind: BlockType, source: BlockType, o
 
 
 def first_beyond(x: NDArray[np.float32], limit: float) -> int:
-    """The index, in C order, of the first number in a contiguous float32 array that is NaN or larger than `limit` in
-    magnitude; -1 where there is none."""
+    """The flat index, in C order, of the first element of a contiguous float32 array that is NaN or exceeds `limit` in
+    magnitude; -1 if there is none."""
     return int(_first_beyond(x.reshape(-1), np.float32(limit)))
 
 

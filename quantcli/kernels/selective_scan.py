@@ -1,4 +1,4 @@
-"""The recurrence of state-space layers (Gu and Dao, "Mamba", 2023; Dao and Gu, "Transformers are SSMs", 2024)."""
+"""The selective scan of state-space layers (Gu and Dao, "Mamba", 2023; Dao and Gu, "Transformers are SSMs", 2024)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from quantcli.kernels.jit import parallel_kernel
 def scan(x: Any, steps: Any, decay: Any, inputs: Any, outputs: Any, state: Any, out: Any) -> None:
     """Token by token: state = state * exp(step * decay) + step * x * input; out = the sum of state * output.
 
-    x, out float32 (tokens, heads, size); steps float32 (tokens, heads); decay float32 (heads, states), or (heads, 1) where
-    all states of a head decay alike; inputs, outputs float32 (tokens, groups, states), of which head h has those of group
-    h * groups // heads; state float32 (heads, size, states), which is kept up to date.
+    x, out            float32 (tokens, heads, size)
+    steps             float32 (tokens, heads): the step sizes [delta]
+    decay             float32 (heads, states), or (heads, 1) where all states of a head have the same decay [A]
+    inputs, outputs   float32 (tokens, groups, states) [B, C]; head h uses group h * groups // heads
+    state             float32 (heads, size, states), updated in place [h]
     """
     tokens, heads, size = x.shape
     states, groups = state.shape[2], inputs.shape[1]

@@ -1,4 +1,4 @@
-"""Short names of number types and arrays, so that kernels read as formulas."""
+"""Short names of dtypes and array types, so that kernels read like formulas."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ U8, U16, U32, U64 = np.uint8, np.uint16, np.uint32, np.uint64
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 Scratch = NDArray[Any]
-"""Room that a kernel works in, of numbers that its name tells."""
+"""A scratch array of a kernel; its name implies the dtype."""
 
 Vec = Any
-"""A vector (see `simd`). numba infers of what."""
+"""A vector (see `simd`). numba infers its element type."""

@@ -1,1 +1,1 @@
-"""Lazy tensors and their algebra: rows on demand, views, transposes, computed rows."""
+"""Lazy tensors: rows read on demand, views, transposes, computed rows."""

@@ -1,4 +1,4 @@
-"""The arrays that were made last, for all threads of a conversion, which work on neighbouring rows."""
+"""An LRU cache of arrays, shared by all threads of a conversion, which work on neighbouring rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class _Slot:
-    """Room for one array, and the lock of whoever makes it."""
+    """One array, and a lock held while it is computed."""
 
     def __init__(self) -> None:
         self.lock = Lock()
@@ -21,9 +21,9 @@ class _Slot:
 
 
 class ArrayCache:
-    """Arrays up to `limit` bytes in all, the last one whatever its size; those not used for longest are dropped.
+    """An LRU cache of at most `limit` bytes in all. The last array is kept whatever its size.
 
-    Of several threads that want the same one, one makes it and the others wait. A pickled cache is an empty one.
+    If several threads request the same array, one computes it and the others wait. Unpickled caches are empty.
     """
 
     def __init__(self, limit: int) -> None:
@@ -35,7 +35,7 @@ class ArrayCache:
         return ArrayCache, (self._limit,)
 
     def get(self, key: Hashable, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
-        """The array of that key, made by `make`, which may use the cache too, where it is not kept."""
+        """The array of that key. If it is not cached, `make` computes it; `make` may use the cache too."""
         with self._lock:
             slot = self._slots.setdefault(key, _Slot())
             self._slots.move_to_end(key)
@@ -55,7 +55,7 @@ class ArrayCache:
 
 
 class Same:
-    """A key of an object's identity. It does not keep the object alive, and equals nothing once the object is gone."""
+    """A key by object identity. It holds a weak reference, and equals nothing once the object is gone."""
 
     def __init__(self, object: Any) -> None:
         self._object = ref(object)

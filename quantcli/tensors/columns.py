@@ -1,4 +1,4 @@
-"""Read columns of row-major tensors in bounded memory, as transposing a tensor needs."""
+"""Read columns of row-major tensors in bounded memory, for transposes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from quantcli.tensors.tensor import StoredTensor, Tensor
 
 BLOCK_BYTES: Final = 1 << 20
-"""About how many bytes are read at a time where more of a source is read than is returned."""
+"""Approximate bytes per read where whole rows are read and only their columns returned."""
 
 READ_BYTES: Final = 1 << 14
-"""About how many bytes are copied in the time of one more read of a file: 2 microseconds, measured."""
+"""Approximate bytes copied in the time of one more read call: 2 microseconds, measured."""
 
 
 @dataclass(frozen=True)

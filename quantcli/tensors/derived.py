@@ -1,7 +1,7 @@
-"""Lazy tensors made from other tensors: renamed, refolded, rearranged, joined, computed.
+"""Lazy tensors derived from other tensors: renamed, reshaped, permuted, concatenated, computed.
 
-None holds data: each reads the rows it is asked for from its source, in memory of about the size of those rows, from any
-number of threads at once. It can be pickled, and then reads the same files in another process.
+None holds data. Each reads the requested rows from its source, with memory of about the size of those rows, and is
+thread-safe. It can be pickled and then reads the same files in another process.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from quantcli.tensors.tensor import Tensor
 
 Rows = NDArray[np.int64]
-"""Numbers of rows."""
+"""Row indices."""
 
 
 @dataclass(frozen=True)
 class Renamed(Tensor):
-    """A tensor under another name, or its rows under another shape."""
+    """A tensor under another name, or with its leading axes reshaped."""
 
     source: Tensor
 
@@ -33,12 +33,12 @@ class Renamed(Tensor):
 
 @dataclass(frozen=True)
 class Refolded(Tensor):
-    """The numbers of a tensor in their order, in rows of another length."""
+    """A tensor reshaped to another row length. Elements keep their order."""
 
     source: Tensor
 
     def read(self, start: int, stop: int, out: NDArray[np.uint8]) -> None:
-        """See `Tensor.read`. Of the source it reads the rows that hold the numbers, whole."""
+        """See `Tensor.read`. The source rows that contain the elements are read whole."""
         first, last = start * self.row_bytes, stop * self.row_bytes
         low = first // self.source.row_bytes
         high = -(-last // self.source.row_bytes)
@@ -50,9 +50,10 @@ class Refolded(Tensor):
 
 @dataclass(frozen=True)
 class RearrangedRows(Tensor):
-    """The leading axis of a tensor, seen with several axes, those axes permuted and one of them cut.
+    """A tensor with its leading axis reshaped to several axes, those permuted, and one of them sliced.
 
-    Row `r` of the result is row `offset + strides . unravel(r, extents)` of the source. A vector has items for rows.
+    Row `r` of the result is row `offset + strides . unravel(r, extents)` of the source. In a vector each item counts as a
+    row.
     """
 
     source: Tensor
@@ -61,7 +62,7 @@ class RearrangedRows(Tensor):
     offset: int
 
     def source_rows(self, start: int, stop: int) -> Rows:
-        """Where the rows `start:stop` come from."""
+        """The source row indices of the rows `start:stop`."""
         places = np.unravel_index(np.arange(start, stop), self.extents)
         rows = np.full(stop - start, self.offset, np.int64)
         for place, stride in zip(places, self.strides, strict=True):
@@ -79,8 +80,11 @@ class RearrangedRows(Tensor):
 
 
 def _read_scattered(source: Tensor, rows: Rows, out: NDArray[np.uint8]) -> None:
-    """Read the given rows, all different, in their given order: each stretch of neighbours at once, but where it is mostly
-    every second row all of them together, since a source may have to work for each read."""
+    """Read the given rows, all different, in the given order.
+
+    Each run of consecutive rows is one read. Where it is mostly every second row, all of them are read together, since each
+    read may be costly for the source.
+    """
     order = np.argsort(rows)
     ascending = rows[order]
     edges = [0, *(np.flatnonzero(np.diff(ascending) != 1) + 1).tolist(), len(rows)]
@@ -100,7 +104,7 @@ def _read_scattered(source: Tensor, rows: Rows, out: NDArray[np.uint8]) -> None:
 
 @dataclass(frozen=True)
 class Joined(Tensor):
-    """The rows of several tensors, one tensor after another."""
+    """Several tensors concatenated along the rows."""
 
     parts: tuple[Tensor, ...]
 
@@ -116,7 +120,7 @@ class Joined(Tensor):
 
 @dataclass(frozen=True)
 class JoinedVectors(Tensor):
-    """Vectors, one after another in one vector."""
+    """Vectors concatenated to one vector."""
 
     parts: tuple[Tensor, ...]
 
@@ -130,7 +134,7 @@ class JoinedVectors(Tensor):
 
 @dataclass(frozen=True)
 class Computed(Tensor):
-    """Every number of a tensor put through a function that maps an array to one of the same shape."""
+    """A tensor with an elementwise function applied, which maps an array to one of the same shape."""
 
     source: Tensor
     function: Callable[[NDArray[Any]], NDArray[Any]]
@@ -144,7 +148,7 @@ class Computed(Tensor):
 
 @dataclass(frozen=True)
 class Generated(Tensor):
-    """A small tensor that is in no checkpoint and follows from the hyperparameters."""
+    """A small tensor that is not in the checkpoint but computed from the hyperparameters."""
 
     values: NDArray[Any] = field(repr=False, compare=False)
 

@@ -23,7 +23,7 @@ _COPIED_READ: Final = 1 << 20
 """The most bytes of one call that returns a new object."""
 
 _BINARY: Final[int] = getattr(os, "O_BINARY", 0)
-"""The flag that turns off the translation of line ends on Windows."""
+"""The flag that disables newline translation on Windows."""
 
 _read_at: Final[Callable[[int, Sequence[memoryview], int], int] | None] = getattr(os, "preadv", None)
 """POSIX's positional read, which needs no lock; None on Windows."""

@@ -16,7 +16,7 @@ SPAN: Final = 1 << 22
 """The most bytes read at once, into a buffer."""
 
 _GAP: Final = 1 << 15
-"""A gap of so many bytes costs about as much to read as a second call."""
+"""Reading a gap of this many bytes costs about as much as a second read call."""
 
 
 def is_contiguous(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:

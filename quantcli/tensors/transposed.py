@@ -1,4 +1,4 @@
-"""Tensors with their last two axes exchanged, read in strips of columns that all threads share."""
+"""Transposes of the last two axes, read in strips of columns that all threads share."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from quantcli.tensors.columns import column_blocks
 from quantcli.tensors.tensor import Tensor
 
 STRIP_BYTES: Final = 1 << 23
-"""About how much of a matrix is transposed at a time: four times as much takes as long."""
+"""Approximate bytes of a matrix transposed at a time: four times as much takes as long."""
 
 
 @dataclass(frozen=True)
 class Transposed(Tensor):
-    """The last two axes of a tensor exchanged. A stretch of rows is a stretch of columns, cut from blocks of the source."""
+    """A tensor with its last two axes transposed. A range of rows is read as columns from blocks of the source."""
 
     source: Tensor
 
@@ -36,7 +36,7 @@ class Transposed(Tensor):
     def _read_columns(self, top: int, first: int, last: int, target: NDArray[Any]) -> None:
         """Fill `target` with the columns `first:last` of the matrix whose first row is `top` of the source.
 
-        Those who read a few columns come back for the next: more are read at once, and kept.
+        A caller that reads a few columns will read the next ones, so more are read at once and cached.
         """
         width = STRIP_BYTES // max(1, self.shape[-1] * self.type.row_bytes(1))
         if last - first >= width:
@@ -59,4 +59,4 @@ class Transposed(Tensor):
 
 
 _STRIPS: Final = ArrayCache(2 * STRIP_BYTES)
-"""The few strips that were transposed last."""
+"""The most recently transposed strips."""

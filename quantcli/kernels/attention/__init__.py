@@ -1,1 +1,1 @@
-"""Attention: scores, softmax and sums over a key-value cache, for one query and for many."""
+"""Attention over a KV cache: scores, softmax and weighted sums of values, for one query and for many."""

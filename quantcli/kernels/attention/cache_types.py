@@ -1,8 +1,8 @@
-"""How a key-value cache keeps the numbers of heads: as they are, as halves, or in blocks of 32 with a scale.
+"""KV cache types: float32, float16, bfloat16, or quantized blocks of 32 with a scale.
 
-A layer's cached keys or values are an array `(kv_heads, context, elements)`, so that one head's past is one stretch of
-memory. An element is a number or, of packed types, a byte; a head is padded with zeros, which change no sum, to whole steps
-or blocks.
+A layer's cached keys or values are an array `(kv_heads, context, elements)`, so one head's history is contiguous. An
+element is a number, or a byte for packed types. A head is zero-padded to a multiple of the step or block, which changes no
+sum.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from quantcli.kernels.rows import dequantize, quantize
 from quantcli.kernels.simd import convert, load, reinterpret
 
 STEP: Final = 8
-"""Numbers of a head that are read together."""
+"""Numbers of a head loaded as one vector."""
 
 Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """What a type does in a cache.
+    """The operations of a cache type; the last two are `inline` functions.
 
-    store(x, cached, position)     keep float32 (rows, kv_heads, size) as positions from `position` on
-    restore(cached)                positions (kv_heads, rows, elements) as float32 (kv_heads, rows, numbers)
-    numbers(elements)              an `inline` function: how many numbers, padding included, so many elements are
-    read(cached, start, i)         another: numbers i to i + 7 of the position that begins at element `start`
+    store(x, cached, position)     write float32 (rows, kv_heads, size) to the positions from `position` on
+    restore(cached)                dequantize positions (kv_heads, rows, elements) to float32 (kv_heads, rows, numbers)
+    numbers(elements)              the count of numbers, padding included, in `elements` elements
+    read(cached, start, i)         numbers i to i + 7 of the position that begins at element `start`
     """
 
     dtype: np.dtype[Any]
@@ -49,7 +49,7 @@ class Storage:
 
     @property
     def packed(self) -> bool:
-        """Whether numbers share a scale."""
+        """Whether the type is quantized in blocks, whose numbers share a scale."""
         return self.block_elements != self.block
 
     def elements(self, size: int) -> int:
@@ -58,7 +58,7 @@ class Storage:
 
 
 def _plain(dtype: type[np.generic], narrow: Any, widen: Any, restore: Callable[[NDArray[Any]], Floats]) -> Storage:
-    """Numbers one by one."""
+    """A floating-point cache type: an elementwise cast."""
 
     @inline
     def numbers(elements: Any) -> Any:
@@ -85,7 +85,7 @@ def _plain(dtype: type[np.generic], narrow: Any, widen: Any, restore: Callable[[
 
 
 def _packed(kind: BlockType, read: Any) -> Storage:
-    """Blocks, as the type's own kernels make them."""
+    """A quantized cache type: blocks from the type's own quantizer."""
     block, block_bytes = kind.block_length, kind.block_bytes
 
     @inline
@@ -131,7 +131,7 @@ def _q4_0() -> Storage:
     @inline
     def read(cached: Any, start: Any, i: Any) -> Any:
         offset, place = start + i // block * block_bytes, i % block
-        # The first half of a block's codes are the low halves of its bytes.
+        # The low nibbles of a block's bytes are the first half of its codes.
         pairs = convert(load(cached, offset + codes + place % half, STEP), np.int32)
         eight = (pairs >> np.int32(place // half * 4)) & np.int32(15)
         return (convert(eight, np.float32) - zero) * half_at(cached, offset + scale)
@@ -160,4 +160,4 @@ STORAGES: Final[Mapping[str, Storage]] = MappingProxyType(
         "q4_0": _q4_0(),
     }
 )
-"""The types a cache may have, by the names llama.cpp's `--cache-type-k` has for them."""
+"""The cache types by their names in llama.cpp's `--cache-type-k`."""

@@ -1,7 +1,7 @@
-"""Attention of many queries that look at the same keys: those of a prompt's tokens, and of heads that share keys.
+"""Attention for many queries on the same keys: a prompt's tokens (prefill), and query heads that share a KV head (GQA).
 
-Both of its sums are products of matrices, and computed as those of weights are: keys turned so that positions are lanes,
-values as they lie, `COLUMNS` queries at a time in registers (see `tiles`). A task is `_TASK` queries, with their scores.
+Both sums are GEMMs, computed like those of weights with register tiles of `COLUMNS` queries (see `tiles`). Keys are
+transposed so that positions are lanes; values are used as stored. A task is `_TASK` queries with their scores.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from quantcli.kernels.products.many_columns import COLUMNS, ROWS, add_outer, rea
 from quantcli.kernels.simd import local, store, transpose_tile
 
 _TASK: Final = 32
-"""Queries that pass over a tile of keys or values: enough that turning it does not count."""
+"""Queries per tile of keys or values: enough to amortize the transpose of the tile."""
 
 _STRETCH: Final = 128
 """Numbers of keys, or positions of values, in a tile."""
@@ -29,11 +29,11 @@ _ZERO = np.float32(0)
 
 
 def _products(read: Any) -> tuple[Any, Any]:
-    """The two `inline` products of attention: queries with keys, and shares with values."""
+    """The two `inline` matrix products of attention: queries with keys, and attention weights with values."""
 
     @inline
     def turn_keys(keys: Any, start: Any, last: Any, first: Any, width: Any, tile: Any) -> None:
-        """tile[i * ROWS + p] = number `first` + i of the key at position p; beyond `last`, of that."""
+        """Transposed keys: tile[i * ROWS + p] = number `first` + i of the key at position min(p, last)."""
         square = local(_SQUARE, np.float32)
         for side in range(0, ROWS, STEP):
             for i in range(0, width, STEP):
@@ -51,7 +51,7 @@ def _products(read: Any) -> tuple[Any, Any]:
 
     @inline
     def score(queries: Any, columns: Any, keys: Any, start: Any, size: Any, count: Any, scores: Any, stride: Any) -> None:
-        """scores[c * stride + p] = query c . key p, for `count` positions from `start` on and some unused ones after."""
+        """scores[c * stride + p] = query c . key p, for `count` positions from `start` on, padded with unused ones."""
         tile = local(_TILE, np.float32)
         for p in range(0, count, ROWS):
             for first in range(0, size, _STRETCH):
@@ -83,8 +83,8 @@ def _products(read: Any) -> tuple[Any, Any]:
 
 
 def attend_many_kernel(storage: Storage, weigh: Any) -> Any:
-    """The kernel `attend` of `attention_kernels` for many queries, over a cache of a type, with `weigh` to turn scores into
-    powers."""
+    """The kernel `attend` of `attention_kernels` for many queries, over a cache of one type. `weigh` exponentiates the
+    scores (unnormalized softmax)."""
     (score, mix), numbers = _products(storage.read), storage.numbers
 
     @inline
@@ -92,11 +92,11 @@ def attend_many_kernel(storage: Storage, weigh: Any) -> Any:
         begin: Any, count: Any, kv_head: Any, q: Any, keys: Any, values: Any, position: Any, scale: Any, softcap: Any,
         window: Any, chunk: Any, ahead: Any, slopes: Any, sinks: Any, out: Any,
     ) -> None:  # fmt: skip
-        """The `count` queries from `begin` on of those that look at `kv_head`, a token's after another's."""
+        """The `count` queries from `begin` on of those that attend to `kv_head`, ordered by token."""
         share, key_size, value_size = q.shape[1] // keys.shape[0], numbers(keys.shape[2]), numbers(values.shape[2])
         final = position + q.shape[0] - 1
         columns = count + (-count) % COLUMNS
-        # All of them together see from the first one's first position to the last one's last.
+        # The union of their masks: from the first query's first visible position to the last query's last one.
         base = first_seen(position + begin // share, window, chunk)
         seen = min(position + (begin + count - 1) // share + ahead, final) + 1 - base
         stride = seen + (-seen) % ROWS + ROWS
@@ -142,7 +142,7 @@ def attend_many_kernel(storage: Storage, weigh: Any) -> Any:
 
 @inline
 def first_seen(place: Any, window: Any, chunk: Any) -> Any:
-    """The first position that the token at `place` sees."""
+    """The first position visible to the token at `place`, with a sliding `window` or attention in chunks."""
     first = 0
     if window > 0:
         first = max(0, place + 1 - window)

@@ -20,13 +20,13 @@ from quantcli.kernels.products.many_columns import COLUMNS
 from quantcli.kernels.simd import LANES, fma, load, max_lanes, maximum, shuffle, splat, store, sum_lanes
 
 POSITIONS: Final = 4
-"""Cached positions handled together: their sums do not wait for one another."""
+"""Cached positions per iteration: their independent sums hide the latency of additions."""
 
 _ZERO = np.float32(0)
 _LOWEST = np.float32(-3.4e38)
 
 
-# Pairs of lanes of two vectors side by side: the even ones, the odd ones; then pairs of those; then halves.
+# Shuffles of the horizontal reduction: even and odd lanes of two vectors, then pairs of lanes, then halves.
 _even, _odd = shuffle(0, 8, 2, 10, 4, 12, 6, 14), shuffle(1, 9, 3, 11, 5, 13, 7, 15)
 _first_pairs, _second_pairs = shuffle(0, 1, 8, 9, 4, 5, 12, 13), shuffle(2, 3, 10, 11, 6, 7, 14, 15)
 _low, _high = shuffle(0, 1, 2, 3), shuffle(4, 5, 6, 7)
@@ -34,7 +34,7 @@ _low, _high = shuffle(0, 1, 2, 3), shuffle(4, 5, 6, 7)
 
 @inline
 def _sums(a: Any, b: Any, c: Any, d: Any) -> Any:
-    """The sums of the lanes of four vectors of eight, as a vector of four."""
+    """Horizontal reduction: the sums of four vectors of eight lanes, as a vector of four."""
     ab, cd = _even(a, b) + _odd(a, b), _even(c, d) + _odd(c, d)
     abcd = _first_pairs(ab, cd) + _second_pairs(ab, cd)
     return _low(abcd, abcd) + _high(abcd, abcd)
@@ -42,7 +42,7 @@ def _sums(a: Any, b: Any, c: Any, d: Any) -> Any:
 
 @inline
 def _softmax(scores: Any, count: Any) -> Any:
-    """scores[:count] = exp(scores - max), not normalized; returns their sum. Writes up to a vector past `count`."""
+    """Unnormalized softmax: scores[:count] = exp(scores - max). Returns their sum. Writes up to a vector past `count`."""
     for i in range(count, count + (-count) % LANES):
         scores[i] = _LOWEST
     top = splat(_LOWEST, LANES)
@@ -54,14 +54,16 @@ def _softmax(scores: Any, count: Any) -> Any:
         e = exponential(load(scores, i, LANES) - shift)
         store(scores, i, e)
         total = total + e
-    # A lane past the end is exp of the clamp, about 1e-38: nothing beside the maximum's 1.
+    # A padding lane is exp of the clamp, about 1e-38: negligible beside the maximum's 1.
     return sum_lanes(total)
 
 
 @inline
 def _weigh(scores: Any, count: Any, own: Any, head: Any, softcap: Any, slopes: Any, sinks: Any) -> Any:
-    """Turn the scores of `count` positions, of which number `own` is the query's, into powers; returns one over their sum.
-    Writes up to a vector past them."""
+    """Softcap, ALiBi and unnormalized softmax of the scores of `count` positions, of which `own` is the query's.
+
+    Returns the normalization factor, one over the sum. Writes up to a vector past the scores.
+    """
     if softcap > _ZERO:
         for p in range(count):
             scores[p] = softcap * np.tanh(scores[p] / softcap)
@@ -69,14 +71,14 @@ def _weigh(scores: Any, count: Any, own: Any, head: Any, softcap: Any, slopes: A
         for p in range(count):
             scores[p] -= slopes[head] * np.float32(abs(own - p))
     weighed = count
-    if sinks.shape[0]:  # a position more, which has no value
+    if sinks.shape[0]:  # the attention sink: one more position, without a value
         scores[count] = sinks[head]
         weighed += 1
     return np.float32(1) / _softmax(scores, weighed)
 
 
 class AttentionKernels:
-    """How a cache type is written and read by attention; `attend` is compiled when it is first called."""
+    """The attention kernels of a cache type. `attend` is compiled when it is first called."""
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
@@ -84,7 +86,7 @@ class AttentionKernels:
         few, many = _attend_kernel(storage), attend_many_kernel(storage, _weigh)
 
         def attend(q: Floats, keys: NDArray[Any], *others: Any) -> None:
-            # A query by itself is done sooner alone than as one of several that are not there.
+            # Fewer queries than a register tile are faster one by one than padded to a tile.
             queries = q.shape[0] * (q.shape[1] // keys.shape[0])
             (few if queries < COLUMNS else many)(q, keys, *others)
 
@@ -104,7 +106,7 @@ def attention_kernels(cache_type: str) -> AttentionKernels:
 
 
 def _sums_over_positions(read: Any) -> tuple[Any, Any]:
-    """The two `inline` sums of attention: over the numbers of keys, and over the values of positions."""
+    """The two `inline` products of attention for one query: with the keys, and with the values."""
 
     @inline
     def score(query: Any, keys: Any, start: Any, size: Any, count: Any, scores: Any) -> None:
@@ -176,11 +178,14 @@ def _attend_kernel(storage: Storage) -> Any:
         """out[i, h] = softmax(scale * q[i, h] . keys[h', p]) . values[h', p] over the positions p <= position + i.
 
         q float32 (rows, heads, key_size), out float32 (rows, heads, value_size); keys, values (kv_heads, context,
-        elements); head h reads h' = h * kv_heads // heads. `softcap` > 0 bounds scores to
-        softcap * tanh(score / softcap). `window` > 0 lets a token see only that many positions, itself included, and
-        `chunk` > 0 only those since its last multiple. `ahead` > 0 lets it see so many of those that come after it in q,
-        where all have been stored. slopes and sinks are float32 (heads,), or empty: `slopes` take from
-        a score that much per position between (ALiBi), `sinks` are scores of one more position that has no value.
+        elements); head h reads h' = h * kv_heads // heads (GQA).
+
+        softcap > 0   scores become softcap * tanh(score / softcap)
+        window > 0    sliding window: a token attends to that many positions at most, itself included
+        chunk > 0     a token attends only to positions from the last multiple of `chunk` on
+        ahead > 0     a token also attends to that many later tokens of q, all of which have been stored
+        slopes        float32 (heads,) or empty: ALiBi, subtracted from a score per position of distance
+        sinks         float32 (heads,) or empty: attention sinks, scores of one more position without a value
         """
         rows, heads = q.shape[0], q.shape[1]
         room = max(numbers(keys.shape[2]), (out.shape[2] + STEP - 1) // STEP * STEP)

@@ -1,7 +1,7 @@
-"""One file per family of block types. Each holds what its types compute, and lists it in `CODECS`.
+"""One file per family of block types, which lists the types' codecs in `CODECS`.
 
-A type has one reader of its packed bytes, from which dequantizing and matrix products are derived, one quantizer, and where
-its codes are scalars, a writer of codes.
+A type has one quantizer and one reader of its packed bytes. Dequantization and matrix products are derived from the reader.
+Types with scalar codes also have a writer of codes.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from quantcli.kernels.blocks.reader import CodeWriter, PackedReader, PlainReader
 
 @dataclass(frozen=True, slots=True)
 class Codec:
-    """What a block type computes.
+    """The kernels of a block type.
 
     quantize(x, out)                        x float32 (rows, n), out uint8 (rows, bytes_per_row)
-    quantize_weighted(x, importance, out)   importance float32 (n,); None where importance changes nothing
-    reader                                  how the weights of a block are read
-    writer                                  how codes are packed under the scales of a block; None for plain types and for
+    quantize_weighted(x, importance, out)   importance float32 (n,); None where the importance matrix has no effect
+    reader                                  unpacks the codes and scales of a block
+    writer                                  packs codes into a block, keeping its scales; None for plain types and for
                                             lattice types, whose codes stand for several weights
 
-    The first two are serial kernels that release the GIL and keep no state. `quantize` is None for the types the reference
-    refuses to make without an importance matrix. All arrays are C-contiguous and n is a multiple of the block length;
-    callers check, kernels do not.
+    The first two are serial kernels that release the GIL and keep no state. `quantize` is None for the types that
+    llama.cpp refuses to quantize without an importance matrix. All arrays are C-contiguous and n is a multiple of the block
+    length. Callers check this, kernels do not.
     """
 
     quantize: Callable[..., None] | None
@@ -36,7 +36,7 @@ class Codec:
 
 
 def codec(block_type: BlockType) -> Codec:
-    """The functions of a type, from its family's file.
+    """The codec of a type, from its family's module.
 
     Raises:
         ValueError: for a type that is only stored.

@@ -1,9 +1,9 @@
-"""The codebooks of the IQ families: the lattice points that a group of weights may be rounded to.
+"""The codebooks of the IQ families (vector quantization): the lattice points that a group of weights is rounded to.
 
-IQ1 and IQ2 round eight weights at a time, IQ3 four, to one of 256 to 2048 points that were chosen, once, for how often real
-models come close to them. A point is written as its levels, lowest dimension in the lowest bits: two bits for each of eight
-dimensions (levels 0..2) or three for each of four (levels 0..7). That number is the point's *code*; its place in the
-codebook is its *index*, which is what a block stores.
+IQ1 and IQ2 quantize eight weights at a time, IQ3 four, to one of 256 to 2048 points. These were chosen, once, for how often
+the weights of real models are near them. A point's *code* is its levels packed in an integer, lowest dimension in
+the lowest bits: two bits for each of eight dimensions (levels 0..2) or three for each of four (levels 0..7). Its *index* is
+its position in the codebook, which is what a block stores.
 
 Source: the tables in `iq2xs_init_impl` and `iq3xs_init_impl` (`ggml-quants.c`) and the values in `ggml-common.h`.
 """
@@ -30,12 +30,11 @@ _Number = TypeVar("_Number", bound=np.generic)
 
 @dataclass(frozen=True, slots=True)
 class Lattice:
-    """What a codebook is made of.
+    """The compressed definition of a codebook.
 
-    `values` are the numbers that levels stand for, in units of the block's scale; their count is the number of levels.
-    `shells` is how far the quantizer looks around a point that is not in the codebook: at all points of the so many
-    smallest distances. `steps` are the codes, ascending: the differences of neighbours as little-endian uint16, deflated,
-    in base 85.
+    values   the value of each level, in units of the block's scale
+    shells   how many of the smallest distinct distances the neighbour search of a point off the codebook covers
+    steps    the ascending codes: differences of neighbours as little-endian uint16, deflated, in base 85
     """
 
     dimensions: int
@@ -55,11 +54,13 @@ class Codebook:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Neighbours:
-    """Where to look for the best point near one that may not be in the codebook. Read-only.
+    """The candidate lists of the nearest-neighbour search, for points that may be off the codebook. Read-only.
 
-    The candidates for code c are `candidates[starts[c] : starts[c + 1]]`: codes of codebook points, nearest first, equally
-    near ones by index; c alone if it is in the codebook. `index` is a code's place in the codebook, -1 where it has none.
-    `starts` is int32 (codes + 1,), `candidates` uint16, `index` int16 (codes,).
+    starts       int32 (codes + 1,)
+    candidates   uint16; those for code c are `candidates[starts[c] : starts[c + 1]]`
+    index        int16 (codes,): the index of a code in the codebook, -1 if it is off the codebook
+
+    Candidates are codes of codebook points, nearest first, ties by index. A code in the codebook has itself alone.
     """
 
     starts: NDArray[np.int32]
@@ -151,8 +152,8 @@ def codebook(name: str) -> Codebook:
 
 @cache
 def neighbours(name: str) -> Neighbours:
-    """The candidates for every code of a block type's lattice: from the cache beside the compiled kernels, or built, which
-    takes 10 to 200 milliseconds, and kept there.
+    """The candidates for every code of a block type's lattice. They are cached on disk beside the compiled kernels;
+    building them takes 10 to 200 ms.
 
     Raises:
         KeyError: for a type that has no codebook.
@@ -201,14 +202,15 @@ def _levels(codes: NDArray[np.integer], lattice: Lattice) -> NDArray[np.integer]
 
 
 def _squared_distances(a: NDArray[np.integer], b: NDArray[np.integer]) -> NDArray[np.int16]:
-    """Between each row of `a` and each of `b`. Small integers, which float32 multiplies exactly and fast."""
+    """Squared distances between each row of `a` and each of `b`. They are small integers, which a float32 GEMM computes
+    exactly and fast."""
     x, y = a.astype(np.float32), b.astype(np.float32)
     squares: NDArray[np.float32] = (x * x).sum(axis=1)[:, None] + (y * y).sum(axis=1) - 2 * x @ y.T
     return squares.astype(np.int16)
 
 
 def _reach(distance: NDArray[np.int16], shells: int) -> NDArray[np.int16]:
-    """For each row the largest of its `shells` smallest different distances, or 0 where its smallest is 0."""
+    """For each row the `shells`-th smallest distinct distance, or 0 where the smallest is 0."""
     smallest: NDArray[np.int16] = distance.min(axis=1)
     reach = smallest
     for _ in range(shells - 1):

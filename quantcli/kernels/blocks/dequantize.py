@@ -1,4 +1,4 @@
-"""Blocks to float32, for every type by its reader: weight = scale * (code - zero) - minimum.
+"""Dequantization to float32, derived from each type's reader: weight = scale * (code - zero) - minimum.
 
 Each operation is rounded once, in the order of `dequantize_row_*` in `ggml-quants.c`.
 """
@@ -23,12 +23,12 @@ Dequantize = Callable[[NDArray[np.uint8], NDArray[np.float32]], None]
 """(data, out): data uint8 (rows, bytes_per_row), out float32 (rows, n), both C-contiguous."""
 
 _MAX_GROUPS: Final = 16
-"""Groups of weights with a scale of their own in a block, at most."""
+"""The most groups (sub-blocks) in a block."""
 
 
 @cache
 def dequantizer(block_type: BlockType) -> Dequantize:
-    """The serial kernel that dequantizes rows of a type. It checks nothing, and releases the GIL.
+    """The serial kernel that dequantizes rows of a type. It checks no arguments and releases the GIL.
 
     Raises:
         ValueError: for a type that is only stored.

@@ -1,4 +1,4 @@
-"""F32, F16, BF16, F64: one number at a time, no block, nothing to search."""
+"""F32, F16, BF16, F64: plain floating-point types, cast number by number."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _same(value: Any) -> Any:
 
 
 def _encoder(encode: Any, stored: Any) -> Any:
-    """A kernel that writes float32 rows as numbers of dtype `stored`."""
+    """A kernel that casts float32 rows to dtype `stored`."""
 
     @kernel
     def quantize(x: NDArray[np.float32], out: NDArray[np.uint8]) -> None:
@@ -36,7 +36,7 @@ def _encoder(encode: Any, stored: Any) -> Any:
 
 
 def _reader(decode: Any, decode_one: Any, stored: Any) -> PlainReader:
-    """The reader of numbers that are stored as elements of dtype `stored`, by functions of a vector and of one number."""
+    """The reader of elements of dtype `stored`, from decoders of a vector and of one number."""
     vector_bytes = LANES * np.dtype(stored).itemsize
 
     @inline

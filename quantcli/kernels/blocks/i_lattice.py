@@ -1,8 +1,8 @@
-"""IQ1, IQ2, IQ3: super-blocks of 256 weights whose groups of eight or four are rounded to the points of a codebook.
+"""IQ1, IQ2, IQ3: super-blocks of 256 weights, vector-quantized in groups of eight or four to the points of a codebook.
 
-The codebooks are in `codebooks`. `lattice_magnitude` quantizes to IQ2 and IQ3, `lattice_ternary` to IQ1; the blocks of all
-seven types are read here: codebook points of eight or four weights, with their signs. Points are kept with the code that
-stands for zero added, so that all codes are unsigned.
+The codebooks are in `codebooks`. `lattice_magnitude` quantizes to IQ2 and IQ3, `lattice_ternary` to IQ1. This module has
+the readers of all seven types. They look up codebook points and apply signs. Point tables include the zero point, so that
+all codes are unsigned.
 
 Source of the layouts: `ggml-common.h` and `dequantize_row_iq*` in `ggml-quants.c`.
 """
@@ -28,7 +28,7 @@ _D = 0
 """Every block but IQ1_M's begins with its scale."""
 
 EVEN_SIGNS: Final = np.array([index | (index.bit_count() % 2) << 7 for index in range(128)], np.uint8)
-"""Eight signs from seven: the last makes the number of minus signs even."""
+"""Eight sign bits from seven: the eighth makes the parity of minus signs even."""
 
 
 @inline
@@ -46,20 +46,20 @@ def _twice_four(points: Any, first: Any, second: Any) -> Any:
 
 @inline
 def _signed(codes: Any, bits: Any, zero: Any) -> Any:
-    """Codes, on the other side of `zero` where the bit of the uint32 is set."""
+    """Codes, negated about the zero point `zero` where the bit of the uint32 is set."""
     return select(bits_mask(U32(bits)), splat(U8(2 * zero), 32) - codes, codes)
 
 
 @inline
 def _four_signs(first: Any, second: Any, third: Any, fourth: Any) -> Any:
-    """32 signs from four times seven."""
+    """32 sign bits from four times seven."""
     low = U32(EVEN_SIGNS[first]) | U32(EVEN_SIGNS[second]) << U32(8)
     return low | U32(EVEN_SIGNS[third]) << U32(16) | U32(EVEN_SIGNS[fourth]) << U32(24)
 
 
 @inline
 def _signs_of_word(word: Any) -> Any:
-    """32 signs from the lower 28 bits of a uint32."""
+    """32 sign bits from the low 28 bits of a uint32."""
     seven = U32(127)
     return _four_signs(word & seven, (word >> U32(7)) & seven, (word >> U32(14)) & seven, (word >> U32(21)) & seven)
 
@@ -92,7 +92,7 @@ def _odd(levels: Any) -> Any:
 
 
 def _points(name: str, zero: int, unit: int = 1) -> NDArray[np.uint8]:
-    """The points of a codebook times `unit`, counted from `zero`."""
+    """The points of a codebook times `unit`, plus the zero point `zero`."""
     return (codebook(name).values * I8(unit) + I8(zero)).view(np.uint8)
 
 
@@ -130,7 +130,7 @@ def _codes_2xs(weights: Any, offset: Any, part: Any) -> Any:
 
 
 def _half_part_scales(place: int) -> Any:
-    """Scales of IQ2_XS and IQ2_S: a half byte for each 16 weights."""
+    """Scales of IQ2_XS and IQ2_S: a nibble for each 16 weights."""
 
     @inline
     def scales(weights: Any, offset: Any) -> Any:
@@ -236,7 +236,7 @@ def _codes_1m(weights: Any, offset: Any, part: Any) -> Any:
     b = _eight(_EIGHTHS, _byte(weights, at + 1) | (high << 4) & 0x700)
     c = _eight(_EIGHTHS, _byte(weights, at + 2) | high & 0x700)
     d = _eight(_EIGHTHS, _byte(weights, at + 3) | (high >> 4) & 0x700)
-    # The multiplication brings every fourth bit beside the one before. Making each bit's eight bytes by itself took half as
+    # The multiplication gathers every fourth bit into a nibble. Expanding each bit to eight bytes separately took half as
     # long again for a whole model.
     fours = (high >> 3 & 0x1111) * 0x249 >> 9 & 15
     return byte_lanes(a, b, c, d) + load(_SHIFTS_1M, 32 * fours, 32)

@@ -1,8 +1,8 @@
-"""The four-bit types whose levels are not evenly spaced: IQ4_NL (blocks of 32) and IQ4_XS (super-blocks of eight such
-blocks, each with a six-bit scale).
+"""The non-linear four-bit types: IQ4_NL (blocks of 32) and IQ4_XS (super-blocks of eight such blocks, each with a six-bit
+scale).
 
 The scale of a block of 32 is searched for over 16 trials, with a block, or for IQ4_XS a super-block, in each lane. Rows are
-back to back in memory and no block looks at another, so both types work through the blocks of all rows as one sequence.
+contiguous and blocks are independent, so both types process the blocks of all rows as one sequence.
 
 Source: `quantize_row_iq4_nl_impl` and `dequantize_row_iq4_*` in `ggml-quants.c`, `kvalues_iq4nl` in `ggml-common.h`.
 """
@@ -43,11 +43,10 @@ from quantcli.kernels.simd import (
 )
 
 LEVELS: Final = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
-"""What the sixteen codes stand for, in units of the block's scale: `kvalues_iq4nl`."""
+"""The codebook: the values of the sixteen codes, in units of the block's scale (`kvalues_iq4nl`)."""
 
-# The reference searches for the level by halving and compares two differences in the end. Those are exact wherever they
-# come close, so its choice is this one: the upper level from the midpoint on (and the last for NaN, where zero meets an
-# infinite inverse).
+# llama.cpp finds the level by binary search and finally compares two differences. These are exact wherever they are close,
+# so the result is the same: the upper level from the midpoint on. For NaN (zero times an infinite inverse) it is the last.
 _MIDPOINTS: Final = tuple((low + high) / 2 for low, high in pairwise(LEVELS))
 _nearest_level = staircase(_MIDPOINTS, LEVELS)
 _nearest_code = staircase(_MIDPOINTS, range(16))
@@ -61,13 +60,13 @@ _XS_D, _XS_HIGH, _XS_LOW, _XS_CODES = offsets("IQ4_XS", "d", "scales_h", "scales
 _XS_BLOCKS: Final = SUPER_BLOCK // _BLOCK
 _PAIRS: Final = 16
 _TRIALS: Final = 7
-"""Trial inverse scales on each side of the one that puts the largest value on the first level."""
+"""Trial inverse scales on each side of the one that maps the value of largest magnitude to the first level."""
 
 
 @inline
 def _weigh(values: Floats, length: int, weight: Floats, weighted: bool) -> None:
-    """Turn the importance in `weight` into the weights of the errors: importance * sqrt(twice the mean square + x * x), the
-    mean over all `length` elements, summed in order. Without importance the weights are x * x."""
+    """Turn the importance in `weight` into error weights: importance * sqrt(2 * mean square + x * x). The mean is over all
+    `length` elements, summed in order. Without importance the weights are x * x."""
     total = splat(F32(0), LANES)
     if weighted:
         for element in range(length):
@@ -107,7 +106,7 @@ def _search_scale(values: Floats, weight: Floats, base: int) -> Vec:
         above = absolute(value) > largest
         largest = select(above, absolute(value), largest)
         extreme = select(above, value, extreme)
-    # Not first_level / extreme, as in the trials: the reference inverts a rounded scale here.
+    # Not first_level / extreme, as in the trials: llama.cpp inverts a rounded scale here.
     inverse = splat(F32(1), LANES) / (extreme / F32(-LEVELS[0]))
     sum_lx, sum_l2 = _trial(values, weight, base, inverse)
     scale = select(sum_l2 > zero, sum_lx / sum_l2, zero)
@@ -165,7 +164,7 @@ def _write_super(
         extreme = select(above, scale, extreme)
     step = -extreme / F32(32)
     inverse = select(step != zero, splat(F32(1), LANES) / step, zero)
-    # Four low bits and two high bits per block: the words scales_l and scales_h of the layout, for each lane.
+    # Four low bits and two high bits per block: the fields scales_l and scales_h as words, one per lane.
     low_bits, high_bits = splat(U32(0), LANES), splat(U32(0), LANES)
     for block in range(_XS_BLOCKS):
         level = nearest_int(inverse * load(scales, block * LANES, LANES))
@@ -199,7 +198,7 @@ def _quantizers(length: int, write: Callable[..., None]) -> tuple[Callable[..., 
         codes, turned = np.empty(length // 2 * LANES, np.uint8), np.empty(length // 2 * LANES, np.uint8)
         for first in range(0, blocks, LANES):
             for lane in range(LANES):
-                # The last group repeats the last block in the lanes that are left.
+                # The last group is padded with the last block.
                 block = min(first + lane, blocks - 1)
                 starts[lane] = block * length
                 columns[lane] = block % per_row * length
@@ -243,7 +242,7 @@ def _codes_xs(weights: Any, offset: Any, part: Any) -> Any:
 
 @inline
 def _scales_xs(weights: Any, offset: Any) -> Any:
-    # Eight scales of six bits: the low four of each in a word, the high two in a half of one.
+    # Eight scales of six bits: the low four bits in one 32-bit word, the high two in a 16-bit word.
     low = splat(load_scalar(weights, offset + _XS_LOW, np.uint32), 8) >> load(_LOW_PLACES, 0, 8)
     high = splat(U32(load_scalar(weights, offset + _XS_HIGH, np.uint16)), 8) >> load(_HIGH_PLACES, 0, 8)
     levels = (low & U32(15)) | ((high & U32(3)) << U32(4))
@@ -254,7 +253,7 @@ def _scales_xs(weights: Any, offset: Any) -> Any:
 
 
 def _level_writer(at: int, parts: int) -> CodeWriter:
-    """The writer of a type whose blocks keep their codes from byte `at` on, in `parts` of 32."""
+    """The writer of a type whose blocks have their codes from byte `at` on, in `parts` parts of 32."""
 
     @inline
     def store_codes(packed: Bytes, offset: int, codes: Bytes) -> None:
@@ -263,7 +262,7 @@ def _level_writer(at: int, parts: int) -> CodeWriter:
             code = convert(convert(_nearest_code(level), np.int32), np.uint8)
             store_nibbles(packed, offset + at + part * _PAIRS, code)
 
-    # Of two equally near levels the upper is taken, as by `_nearest_level`.
+    # Ties go to the upper level, as in `_nearest_level`.
     return CodeWriter(store_codes, tuple(reversed(LEVELS)))
 
 

@@ -1,10 +1,10 @@
 """Q2_K, Q4_K, Q5_K: super-blocks of 256 weights whose sub-blocks have a scale and a minimum.
 
-A weight is about d * scale * level - dmin * minimum, with d and dmin per super-block.
+x ~ d * scale * level - dmin * minimum, with d and dmin per super-block.
 
-A batch is `LANES` super-blocks. Their sub-blocks go through the search `LANES` at a time, one in each lane; then the
-sub-blocks' scales and minimums are themselves quantized, with one super-block in each lane; then the levels are computed
-against what the stored scales really say, and packed. Source: `quantize_row_q{2,4,5}_K_ref` and `_impl` in `ggml-quants.c`.
+A batch is `LANES` super-blocks. Their sub-blocks are searched `LANES` at a time, one per lane. Then the sub-blocks' scales
+and minimums are themselves quantized, one super-block per lane. Finally the levels are requantized with the dequantized
+scales, and packed. Source: `quantize_row_q{2,4,5}_K_ref` and `_impl` in `ggml-quants.c`.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from quantcli.kernels.simd import (
 
 @inline
 def _plain_weights(x: Scratch, base: int, length: int, bits: int, weight: Scratch) -> None:
-    """What an error costs without an importance matrix: |x|, and for 4 and 5 bits the sub-block's root mean square more."""
+    """Error weights without an importance matrix: |x|, plus the sub-block's RMS for 4 and 5 bits."""
     floor = splat(F32(0), LANES)
     if bits > 2:
         squares = splat(F32(0), LANES)
@@ -66,8 +66,8 @@ def _plain_weights(x: Scratch, base: int, length: int, bits: int, weight: Scratc
 
 @inline
 def _largest_scales(values: Scratch, per_block: int, top: int, levels: Scratch) -> Vec:
-    """Quantize the sub-blocks' scales (or minimums) of `LANES` super-blocks to 0..top against the largest one: the levels,
-    int32, go to `levels`, both transposed. Returns the super-blocks' unit, largest / top."""
+    """Quantize the sub-blocks' scales (or minimums) of `LANES` super-blocks to 0..top relative to the largest one. The
+    levels, int32, go to `levels`; both are transposed. Returns the super-blocks' unit, largest / top."""
     zero = splat(F32(0), LANES)
     largest = zero
     for sub in range(per_block):
@@ -75,7 +75,7 @@ def _largest_scales(values: Scratch, per_block: int, top: int, levels: Scratch) 
         largest = select(value > largest, value, largest)
     inverse = select(largest > zero, splat(F32(top), LANES) / largest, zero)
     for sub in range(per_block):
-        # A byte in the reference: a negative scale wraps before it is capped.
+        # A uint8 in llama.cpp: a negative scale wraps before it is clamped to the maximum.
         level = nearest_int(inverse * load(values, sub * LANES, LANES)) & I32(255)
         store(levels, sub * LANES, minimum(splat(I32(top), LANES), level) if per_block == 8 else level)
     return largest / F32(top)
@@ -113,7 +113,7 @@ def _pack_4(levels: NDArray[np.uint8], block: int, out: NDArray[np.uint8], at: i
 
 @inline
 def _pack_5(levels: NDArray[np.uint8], block: int, out: NDArray[np.uint8], at: int) -> None:
-    """Before the nibbles, the fifth bits: those of levels 32 apart share a byte."""
+    """The fifth bits precede the nibbles: those of levels 32 apart share a byte."""
     for element in range(32):
         high = np.uint8(0)
         for eighth in range(8):
@@ -127,7 +127,7 @@ def _final_levels(
     x: Scratch, group: int, length: int, top: int, unit: Scratch, floor: Scratch, inverses: Scratch, lows: Scratch,
     levels: NDArray[np.uint8],
 ) -> None:  # fmt: skip
-    """The levels against the stored scales; where a stored scale is 0, the levels of the search."""
+    """The levels requantized with the stored scales; where a stored scale is 0, the levels of the search."""
     scale = load(unit, group * LANES, LANES)
     low = load(floor, group * LANES, LANES)
     inverse = load(inverses, group * LANES, LANES)
@@ -142,7 +142,7 @@ def _final_levels(
 
 
 def _scale_writer(bits: int) -> Any:
-    """The function that stores a batch's scales and says what each sub-block's stored scale and minimum come to."""
+    """The function that stores a batch's scales and gives each sub-block's dequantized scale and minimum."""
     at_d, at_dmin, at_scales = offsets(f"Q{bits}_K", "d", "dmin", "scales")
     block_bytes = TYPES[f"Q{bits}_K"].block_bytes
     per_block = 16 if bits == 2 else 8
@@ -173,7 +173,7 @@ def _scale_writer(bits: int) -> Any:
 
 def _group_searcher(bits: int, weighted: bool) -> Any:
     """The function that fits one group of sub-blocks. Its results go to `found`, five arrays by sub-block: scale, minimum,
-    the search's inverse and low (see `affine_level`), and the sum of the weights, which only `weighted` writes."""
+    the search's inverse and low (see `affine_level`), and the sum of the weights (written only if `weighted`)."""
     length = 16 if bits == 2 else 32
     top = (1 << bits) - 1
     first_step, step, steps = (-0.9, 0.05, 36) if weighted else (-1.0, 0.1, 20) if bits == 4 else (-0.5, 0.1, 15)
@@ -220,8 +220,8 @@ _PACK: Final = MappingProxyType({2: _pack_2, 4: _pack_4, 5: _pack_5})
 
 
 def _quantizer(bits: int, weighted: bool) -> Any:
-    """The quantizer of a type: `bits` per level, with an importance vector or without. The rest follows: how many weights a
-    sub-block has, the trials, how the scales are stored."""
+    """The quantizer of a type: `bits` per level, with an importance vector or without. The sub-block length, the trials and
+    the format of the scales follow from these."""
     length = 16 if bits == 2 else 32
     per_block = K // length
     top = (1 << bits) - 1
@@ -306,13 +306,15 @@ def _codes_5(weights: Any, offset: Any, part: Any) -> Any:
 
 @inline
 def _sixes(whole: Any, split: Any, place: Any) -> Any:
-    """Eight integers of six bits: four in the bytes of `whole`, four from its high bits and half the bytes of `split`."""
+    """Eight integers of six bits: four in the low bits of the bytes of `whole`, and four split between nibbles of `split`
+    (low bits) and the top bits of `whole`."""
     first = whole & U32(0x3F3F3F3F)
     second = ((split >> U32(place)) & U32(0x0F0F0F0F)) | ((whole >> U32(2)) & U32(0x30303030))
     return eight_levels(pair_of_words(first, second))
 
 
-# Twelve bytes hold 8 scales and 8 minimums of six bits: of the first four whole bytes with the high bits of the others.
+# Twelve bytes hold 8 scales and 8 minimums of six bits. The bytes of the first four of each also have the top bits of the
+# other four.
 
 
 @inline

@@ -1,4 +1,4 @@
-"""Q3_K, Q6_K: super-blocks of 256 weights in sixteen sub-blocks that have a signed scale and no minimum, x ~ d * scale * l.
+"""Q3_K, Q6_K: super-blocks of 256 weights in sixteen sub-blocks with a signed scale and no minimum, x ~ d * scale * l.
 
 Batches as in `k_affine`. Source: `quantize_row_q{3,6}_K_ref` and `_impl` in `ggml-quants.c`.
 """
@@ -59,7 +59,7 @@ def _clamped(value: Vec, half: int) -> Vec:
 
 @inline
 def _final_levels(x: Scratch, group: int, half: int, unit: Scratch, searched: Scratch, levels: NDArray[np.uint8]) -> None:
-    """The stored levels, l + half, against the stored scales; where a stored scale is 0, the ones of the search."""
+    """The stored levels, l + half, requantized with the stored scales; where a stored scale is 0, those of the search."""
     scale = load(unit, group * LANES, LANES)
     nothing = scale == splat(F32(0), LANES)
     for element in range(LENGTH):
@@ -70,7 +70,7 @@ def _final_levels(x: Scratch, group: int, half: int, unit: Scratch, searched: Sc
 
 @inline
 def _fitted_levels(x: Scratch, base: int, half: int, inverse: Vec, empty: Vec, searched: NDArray[np.uint8]) -> None:
-    """The stored levels that `symmetric_search` settled on."""
+    """The stored levels for a result of `symmetric_search`."""
     for element in range(LENGTH):
         place = base + element * LANES
         level = _clamped(inverse * load(x, place, LANES), half) + I32(half)
@@ -79,8 +79,8 @@ def _fitted_levels(x: Scratch, base: int, half: int, inverse: Vec, empty: Vec, s
 
 @inline
 def _extreme_scales(scales: Scratch, bits: int, stored: Scratch) -> tuple[Vec, Vec]:
-    """Quantize the sub-blocks' scales of `LANES` super-blocks against the first of largest magnitude, which becomes -32 in
-    Q3_K and -128 in Q6_K: the levels, int32, go to `stored`, both transposed. Returns the super-blocks' unit and the
+    """Quantize the sub-blocks' scales of `LANES` super-blocks relative to the first of largest magnitude, which becomes -32
+    in Q3_K and -128 in Q6_K. The levels, int32, go to `stored`; both are transposed. Returns the super-blocks' unit and the
     magnitude."""
     low, top = (-32, 31) if bits == 3 else (-128, 127)
     zero = splat(F32(0), LANES)
@@ -89,7 +89,7 @@ def _extreme_scales(scales: Scratch, bits: int, stored: Scratch) -> tuple[Vec, V
     for sub in range(PER_BLOCK):
         level = nearest_int(inverse * load(scales, sub * LANES, LANES))
         if bits == 3:
-            # A signed byte in the reference: it wraps before it is clamped.
+            # An int8 in llama.cpp: it wraps before it is clamped.
             level = convert(convert(level, np.int8), np.int32)
         level = maximum(splat(I32(low), LANES), minimum(splat(I32(top), LANES), level))
         store(stored, sub * LANES, select(extreme == zero, splat(I32(low), LANES), level))
@@ -101,7 +101,7 @@ def _extreme_scales(scales: Scratch, bits: int, stored: Scratch) -> tuple[Vec, V
 
 @inline
 def _search_3(x: Scratch, group: int, descended: Scratch, searched: NDArray[np.uint8], scales: Scratch) -> None:
-    """Descent without an importance matrix, for four groups from `group` on."""
+    """Coordinate descent without an importance matrix, for four groups from `group` on."""
     base = group * LENGTH * LANES
     found = descent_search(x, base, LENGTH, 4, descended)
     store(scales, group * LANES, found[0])
@@ -115,7 +115,7 @@ def _search_3(x: Scratch, group: int, descended: Scratch, searched: NDArray[np.u
 
 @inline
 def _importance_scales_3(scale_t: Scratch, weights_t: Scratch, stored: Scratch) -> Vec:
-    """Quantize the sub-blocks' scales to -32..31 by their own weighted search. Returns the super-blocks' unit."""
+    """Quantize the sub-blocks' scales to -32..31 by a weighted scale search. Returns the super-blocks' unit."""
     unit, inverse, empty = symmetric_search(scale_t, weights_t, 0, PER_BLOCK, 32, True)
     for sub in range(PER_BLOCK):
         level = _clamped(inverse * load(scale_t, sub * LANES, LANES), 32)
@@ -159,7 +159,7 @@ def _pack_3(levels: NDArray[np.uint8], stored: Scratch, block: int, half: Any, o
 
 @inline
 def _weights_6(x: Scratch, base: int, importance: Scratch, weighted: bool, weight: Scratch) -> None:
-    """What an error costs: x * x, or the importance as it is."""
+    """Error weights: x * x, or the importance itself."""
     for element in range(LENGTH):
         value = load(x, base + element * LANES, LANES)
         store(weight, element * LANES, load(importance, base + element * LANES, LANES) if weighted else value * value)
@@ -187,8 +187,8 @@ def _pack_6(levels: NDArray[np.uint8], stored: Scratch, block: int, half: Any, o
 
 
 def _batch_searcher(bits: int, weighted: bool) -> Any:
-    """The function that fits the groups of a batch: their scales go to `found[0]`, their stored levels to `searched` and,
-    for Q3_K with importance, the sums of their weights to `found[1]`. `scratch` is as large as `x`."""
+    """The function that fits the groups of a batch. Their scales go to `found[0]`, their stored levels to `searched`. For
+    Q3_K with importance, the sums of their weights go to `found[1]`. `scratch` is as large as `x`."""
     half = 1 << (bits - 1)
 
     @inline
@@ -215,8 +215,8 @@ def _batch_searcher(bits: int, weighted: bool) -> Any:
 
 
 def _scale_quantizer(bits: int, weighted: bool) -> Any:
-    """The function that quantizes the sub-blocks' scales of a batch: their levels, transposed, the super-blocks' d, the
-    magnitude of their largest scale, and what each sub-block's stored scale comes to."""
+    """The function that quantizes the sub-blocks' scales of a batch. It gives their levels, transposed, the super-blocks'
+    d, the magnitude of their largest scale, and each sub-block's dequantized scale."""
 
     @inline
     def quantize_scales(
@@ -270,7 +270,7 @@ def _quantizer(bits: int, weighted: bool) -> Any:
         rows, columns = np.arange(LANES) * LENGTH, np.arange(LANES) * LANES
         batch, batch_importance, xt, wt, scratch = np.empty((5, LANES * K), np.float32)
         searched, transposed, levels = np.empty((3, LANES * K), np.uint8)
-        # By sub-block, in order: the scales and the sums of the weights; what the search needs, and what it led to.
+        # By sub-block, in order: scales and sums of weights; inputs and results of the search.
         found = np.zeros((2, LANES * PER_BLOCK), np.float32)
         spread, unit = np.zeros((2, LANES * PER_BLOCK), np.float32)
         # One super-block in each lane.

@@ -1,9 +1,9 @@
 """IQ2 and IQ3: groups of weights as a scale, signs, and a codebook point for the magnitudes.
 
-A batch is `LANES` super-blocks, cut into sub-blocks that have a scale each. `LANES` sub-blocks at a time, one in each lane,
-are rounded with a row of trial scales; every point that is not in the codebook is replaced by the best one near it; the
-trial with the best fit wins, and its scale is what least squares gives for its points. At the end a super-block's scales
-are quantized against the largest, with one super-block in each lane.
+A batch is `LANES` super-blocks, divided into sub-blocks with a scale each. `LANES` sub-blocks at a time, one per lane, are
+rounded with a series of trial scales. Points off the codebook are replaced by their best neighbour in it. The trial with
+the best fit wins, with the least-squares scale for its points. Finally a super-block's scales are quantized relative to the
+largest, one super-block per lane.
 
 Source: `quantize_row_iq2_*_impl` and `quantize_row_iq3_*_impl` in `ggml-quants.c`.
 """
@@ -42,17 +42,17 @@ QS_2S, QH_2S, SCALES_2S = offsets("IQ2_S", "qs", "qh", "scales")
 QS_3S, QH_3S, SIGNS_3S, SCALES_3S = offsets("IQ3_S", "qs", "qh", "signs", "scales")
 
 OFF_GRID, ALL_IF_ONE, ALL = range(3)
-"""Which points are rounded again with the scale found: those not in the codebook, all if one is not, or all."""
+"""Which points are rounded again with the scale found: those off the codebook, all if any one is off it, or all."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scheme:
-    """What sets the quantizers of this module apart.
+    """The parameters that distinguish the quantizers of this module.
 
-    A sub-block is `length` weights. The `2 * reach + 1` trial scales give the largest magnitude (where `fitted`, that of an
-    unconstrained fit) values that are `step` apart, around that of the topmost level. With `even_signs` eight signs take
-    seven bits. Sub-blocks below `tiny` are zero. `again` is OFF_GRID, ALL_IF_ONE or ALL. `spread` is the factor of the mean
-    square in the weights, `gain` that of the super-block's scale, which its authors found by trial.
+    A sub-block is `length` weights. The `2 * reach + 1` trial scales map the largest magnitude (where `fitted`, that of an
+    unconstrained fit) to values `step` apart around that of the highest level. With `even_signs` eight signs take seven
+    bits. Sub-blocks below `tiny` are zero. `again` is OFF_GRID, ALL_IF_ONE or ALL. `spread` is the factor of the mean
+    square in the error weights. `gain` is the factor of the super-block's scale, which its authors tuned empirically.
     """
 
     length: int
@@ -79,9 +79,12 @@ SCHEMES: Final = {
 class Workspace(NamedTuple):
     """The scratch arrays of one group of sub-blocks, one sub-block in each lane.
 
-    `weight`, `root` (its square root) and `magnitude` are float32, element by element; `signs`, int32, by octet. `scales`
-    are those of the trials; `rounded` and `placed` the codes of their points, int32, before and after moving them into the
-    codebook. The trial after the last is what is settled on.
+    weight, root, magnitude   float32 per element; `root` is the square root of `weight`
+    signs                     int32 per octet
+    scales                    the trial scales
+    rounded, placed           int32, codes of the points of each trial before and after the codebook search
+
+    The slot after the last trial holds the final result.
     """
 
     weight: Scratch
@@ -97,7 +100,7 @@ class Workspace(NamedTuple):
 def _weigh(
     x: Scratch, base: int, length: int, importance: Scratch, variance: Vec, weighted: bool, space: Workspace
 ) -> None:
-    """What an error costs: importance * sqrt(variance + x * x), without an importance x * x."""
+    """Error weights: importance * sqrt(variance + x * x), or x * x without an importance matrix."""
     for element in range(length):
         value = load(x, base + element * LANES, LANES)
         weight = value * value
@@ -109,10 +112,10 @@ def _weigh(
 
 @inline
 def _split_signs(x: Scratch, base: int, octet: int, even: bool, space: Workspace) -> None:
-    """Take the signs of eight elements off their magnitudes, a bit each.
+    """Split eight elements into magnitudes and sign bits.
 
-    With `even` the eighth sign must follow from the seven others: where the number of minus signs is odd, the element that
-    costs least changes its sign, and its magnitude is negative from here on. Only seven signs are kept.
+    With `even` the parity of minus signs must be even, so that seven signs determine the eighth. Where it is odd, the
+    element of least cost flips its sign, and its magnitude is negative from here on. Only seven signs are kept.
     """
     zero, one = splat(I32(0), LANES), splat(I32(1), LANES)
     signs, odd, cheapest = zero, zero, zero
@@ -148,7 +151,7 @@ def _largest(magnitude: Scratch, length: int) -> Vec:
 
 @inline
 def _round(space: Workspace, trial: int, points: int, bits: int, inverse: Vec) -> None:
-    """Round for a trial, without regard to the codebook: levels stand for 1, 3, 5, ..."""
+    """Round for a trial, ignoring the codebook. Levels have the values 1, 3, 5, ..."""
     dimensions, top = (8, 2) if bits == 2 else (4, 7)
     for point in range(points):
         code = splat(I32(0), LANES)
@@ -162,7 +165,7 @@ def _round(space: Workspace, trial: int, points: int, bits: int, inverse: Vec) -
 
 @inline
 def _place(space: Workspace, tables: Lookup, trial: int, points: int, point: int, lane: int, bits: int) -> None:
-    """Move one rounded point of a trial into the codebook."""
+    """Replace one rounded point of a trial by the best codebook point."""
     at = (trial * points + point) * LANES + lane
     spaced = space.scales[trial * LANES + lane] * load(tables.levels, 0, LANES)
     first = point * (8 if bits == 2 else 4) * LANES + lane
@@ -171,7 +174,7 @@ def _place(space: Workspace, tables: Lookup, trial: int, points: int, point: int
 
 @inline
 def _fit(space: Workspace, trial: int, points: int, bits: int) -> tuple[Vec, Vec]:
-    """A trial's sums of w * x * q and w * q * q, where q is what a level stands for."""
+    """A trial's least-squares sums of w * x * q and w * q * q, where q is the value of a level."""
     dimensions = 8 if bits == 2 else 4
     sum_qx = splat(F32(0), LANES)
     sum_q2 = splat(F32(0), LANES)
@@ -191,7 +194,7 @@ def _fit(space: Workspace, trial: int, points: int, bits: int) -> tuple[Vec, Vec
 def _try_scales(
     space: Workspace, tables: Lookup, points: int, bits: int, reach: int, step: float, largest: Vec, scale: Vec
 ) -> tuple[Vec, Vec]:
-    """Fit with every trial scale. Returns the best scale, `scale` where none fits, and the number of its trial, -1."""
+    """Fit with every trial scale. Returns the best scale and its trial number; where none fits, `scale` and -1."""
     topmost = 5 if bits == 2 else 15
     zero = splat(F32(0), LANES)
     best, chosen = zero, splat(I32(-1), LANES)
@@ -212,7 +215,7 @@ def _try_scales(
 
 @inline
 def _take_trial(space: Workspace, last: int, points: int, lane: int, trial: int, again: int) -> int:
-    """Settle on a lane's points of a trial, on 0 without one. Returns the points to round again, a bit each."""
+    """Copy a lane's points of a trial to the result, or zeros if none fits. Returns a bit mask of those to round again."""
     wanted = 0
     for point in range(points):
         at = (trial * points + point) * LANES + lane
@@ -231,7 +234,7 @@ def _take_trial(space: Workspace, last: int, points: int, lane: int, trial: int,
 def _round_again(
     space: Workspace, tables: Lookup, last: int, points: int, bits: int, again: int, scale: Vec, chosen: Vec
 ) -> Vec:
-    """Settle on the chosen trials' points, some rounded again with the scale they led to, and return the scale of these."""
+    """Take the points of the best trials, round some again with their scale, and return the refitted scale."""
     wanted = np.empty(LANES, np.int32)
     store(wanted, 0, chosen)
     for lane in range(LANES):
@@ -251,7 +254,7 @@ def _round_again(
 
 @inline
 def _clear(space: Workspace, last: int, points: int, octets: int, empty: Vec, turned: Vec, flip: int) -> None:
-    """Zero the codes settled on and the signs of the lanes of `empty`, and turn all signs of those of `turned`."""
+    """Zero the final codes and signs in the lanes of `empty`; flip all signs in those of `turned`."""
     nothing = splat(I32(0), LANES)
     for point in range(points):
         at = (last * points + point) * LANES
@@ -293,8 +296,10 @@ def _searcher(name: str) -> Any:
 
 @inline
 def _block_scales(scales: Scratch, per_block: int, gain: float, halves: Scratch, levels: Scratch) -> Vec:
-    """Quantize the sub-blocks' scales of `LANES` super-blocks, transposed, to four bits: levels stand for 1, 3, ... 31.
-    Writes the levels, int32, transposed, and the bits of the super-blocks' d, uint16. Returns their largest scales."""
+    """Quantize the sub-blocks' scales of `LANES` super-blocks, transposed, to four bits, with values 1, 3 ... 31.
+
+    Writes the levels, int32, transposed, and the super-blocks' d, uint16 float16 bits. Returns their largest scales.
+    """
     zero = splat(F32(0), LANES)
     largest = zero
     for sub in range(per_block):
@@ -313,7 +318,7 @@ def _block_scales(scales: Scratch, per_block: int, gain: float, halves: Scratch,
 def _in_order(
     space: Workspace, last: int, tables: Lookup, group: int, points: int, octets: int, indices: Scratch, signs: Scratch
 ) -> None:
-    """From a group's codes and signs, transposed, to places in the codebook and signs, in the order of the sub-blocks."""
+    """From a group's transposed codes and signs to codebook indices and signs in sub-block order."""
     for lane in range(LANES):
         sub = group * LANES + lane
         for point in range(points):
@@ -322,8 +327,8 @@ def _in_order(
             signs[sub * octets + octet] = space.signs[octet * LANES + lane]
 
 
-# Each of these packs one super-block to `out[at:]`, all but its d: the scale levels of its sub-blocks, the places in the
-# codebook of its points, and the signs of its octets.
+# Each of these packs one super-block to `out[at:]`, all but its d: the quantized scales of its sub-blocks, the codebook
+# indices of its points, and the signs of its octets.
 
 
 @inline
@@ -471,7 +476,7 @@ _ROWS: Final = {
 }
 
 QUANTIZE: Final = {name: _plain(name, _ROWS[name]) for name in ("IQ3_XXS", "IQ3_S")}
-"""The `quantize` of the types that are useful without an importance vector."""
+"""The `quantize` of the types that are usable without an importance matrix."""
 
 QUANTIZE_WEIGHTED: Final = {name: _weighted(name, rows) for name, rows in _ROWS.items()}
 """The `quantize_weighted` of each type."""

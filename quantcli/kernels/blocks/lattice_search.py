@@ -1,8 +1,8 @@
-"""The nearest codebook point: what every quantizer of a lattice type does, thousands of times per super-block.
+"""Nearest-neighbour search in a codebook, which the lattice quantizers run thousands of times per super-block.
 
-Here the candidates are in the vector lanes. At a given scale, a dimension of the point has as many possible errors as the
-lattice has levels, three or eight: they fit in one register, and the error of a candidate is a sum of looked-up errors,
-added in the order of the dimensions as the reference does.
+Here the candidates are in the vector lanes. At a given scale, a dimension has one possible error per level of the lattice,
+three or eight, which fit in one register as a lookup table. The error of a candidate is a sum of looked-up errors, added in
+the order of the dimensions as in llama.cpp.
 
 Source: `iq2_find_best_neighbour`, `iq3_find_best_neighbour` and `iq1_find_best_neighbour2` in `ggml-quants.c`.
 """
@@ -27,8 +27,8 @@ LANE_NUMBERS: Final = np.arange(LANES, dtype=np.int32)
 
 
 class Lookup(NamedTuple):
-    """What a quantizer needs to know of a codebook: its `Neighbours`, with `LANES` more candidates at the end than there
-    are, and the odd numbers 1, 3, ... that levels stand for, float32, repeated to fill a vector."""
+    """The tables of a codebook for the quantizers: its `Neighbours`, with the candidates padded by `LANES`, and the values
+    1, 3, ... of the levels, float32, repeated to fill a vector."""
 
     starts: NDArray[np.int32]
     candidates: NDArray[np.uint16]
@@ -46,7 +46,7 @@ def lookup_tables(name: str) -> Lookup:
 
 @inline
 def _errors(x: Scratch, weight: Scratch, place: int, spaced: Vec) -> tuple[Vec, Vec, Vec, Vec]:
-    """What the levels of four consecutive dimensions cost, weight * (scaled level - x)**2 each."""
+    """The weighted squared errors of all levels, for four consecutive dimensions: weight * (scaled level - x)**2."""
     a = spaced - x[place]
     b = spaced - x[place + LANES]
     c = spaced - x[place + 2 * LANES]
@@ -61,7 +61,7 @@ def _errors(x: Scratch, weight: Scratch, place: int, spaced: Vec) -> tuple[Vec, 
 
 @inline
 def _summed(total: Vec, errors: tuple[Vec, Vec, Vec, Vec], codes: Vec, bits: int) -> Vec:
-    """`total` and the errors of the lowest four levels of each code. `lookup` disregards the higher ones."""
+    """`total` plus the errors of the lowest four levels of each code. `lookup` ignores higher bits of its index."""
     total = total + lookup(errors[0], codes)
     total = total + lookup(errors[1], codes >> I32(bits))
     total = total + lookup(errors[2], codes >> I32(2 * bits))
@@ -70,11 +70,11 @@ def _summed(total: Vec, errors: tuple[Vec, Vec, Vec, Vec], codes: Vec, bits: int
 
 @inline
 def nearest(x: Scratch, weight: Scratch, place: int, bits: int, spaced: Vec, tables: Lookup, code: int) -> Any:
-    """The codebook's code for the point at `x[place]`, given the one it rounds to, int32.
+    """The code (int32) of the best codebook point for the vector at `x[place]`, whose rounded levels have the code `code`.
 
-    Of the candidates for `code`, the first with the smallest sum of weight * (scaled level - x)**2. `x` and `weight` are
-    transposed: dimension i is at `place + i * LANES`. `spaced` is the scaled levels, repeated to fill the vector. A point
-    is eight dimensions of two `bits` or four of three.
+    It is the first of the candidates for `code` with the smallest weighted squared error, the sum of
+    weight * (scaled level - x)**2. `x` and `weight` are transposed: dimension i is at `place + i * LANES`. `spaced` is the
+    scaled levels, repeated to fill the vector. A point has eight dimensions of two `bits` or four of three.
     """
     first, last = tables.starts[code], tables.starts[code + 1]
     if last - first == 1:

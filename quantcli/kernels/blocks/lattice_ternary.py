@@ -1,9 +1,8 @@
-"""IQ1: groups of eight weights as a scale, a codebook point of -1, 0 and 1, and a small shift of all eight, up or down.
+"""IQ1: groups of eight weights as a scale, a ternary codebook point (-1, 0, 1), and a shift of +-delta for all eight.
 
-With three values a sub-block's best rounding can be found exactly: it splits the weights, in ascending order, into those
-that become -1, 0 and 1. Every split is tried, with every choice of shifts, from running sums; then points that are not in
-the codebook are replaced by the best ones near them. As in `lattice_magnitude`, `LANES` sub-blocks at a time are in the
-lanes.
+With three levels the optimal rounding of a sub-block can be found exhaustively: it splits the sorted weights into those
+that become -1, 0 and 1. Every split is tried, with every choice of shifts, using prefix sums. Then points off the codebook
+are replaced by their best neighbours in it. As in `lattice_magnitude`, `LANES` sub-blocks at a time are in the lanes.
 
 Source: `quantize_row_iq1_s_impl` and `quantize_row_iq1_m_impl` in `ggml-quants.c`.
 """
@@ -50,15 +49,20 @@ QS_1S, QH_1S = offsets("IQ1_S", "qs", "qh")
 QS_1M, QH_1M, SCALES_1M = offsets("IQ1_M", "qs", "qh", "scales")
 
 SHIFT: Final = np.float32(0.125)
-"""`IQ1S_DELTA`: how far the values of a group of IQ1 lie above or below -1, 0 and 1, in units of its scale."""
+"""`IQ1S_DELTA`: the shift of a group of IQ1 above or below -1, 0 and 1, in units of its scale."""
 
 BITS: Final = 2
-"""Of a level in a code."""
+"""Bits of a level in a code."""
 
 
 class Batch(NamedTuple):
-    """A batch's numbers, transposed. `x` and `weight`, float32, by element; `codes`, int32, by octet; by sub-block `scale`,
-    float32, and `minus`, int32, which has a bit for each octet that is shifted down."""
+    """The transposed arrays of a batch.
+
+    x, weight   float32 per element
+    codes       int32 per octet
+    scale       float32 per sub-block
+    minus       int32 per sub-block: a bit for each octet with a negative shift
+    """
 
     x: Scratch
     weight: Scratch
@@ -68,9 +72,14 @@ class Batch(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """A group's `rank`, int32: the place of each element in ascending order. And for n = 0, 1, ... the sums of weight * x
-    and of weight over the n smallest elements, float32. Where halves of a sub-block have shifts of their own, they
-    have sums of their own, those of the second half behind those of the first; elements of the other half count as 0."""
+    """A group's ranks and prefix sums.
+
+    rank        int32: the position of each element in ascending order
+    x, weight   float32: for n = 0, 1, ... the sums of weight * x and of weight over the n smallest elements
+
+    Where the halves of a sub-block have separate shifts, they have separate sums, those of the second half after those of
+    the first. Elements of the other half count as 0.
+    """
 
     rank: Scratch
     x: Scratch
@@ -78,8 +87,11 @@ class Sums(NamedTuple):
 
 
 class Split(NamedTuple):
-    """What the best splits so far are: their `score`, `scale`, and `choice`, int32: the numbers of elements below 0 and
-    below 1, and the octets that are shifted down, a byte each; -1 before anything fits."""
+    """The best splits so far: their `score`, `scale`, and `choice`.
+
+    `choice` is int32 and packs a byte each for the number of elements that become -1, that of those that become -1 or 0,
+    and the mask of octets with a negative shift. It is -1 before anything fits.
+    """
 
     score: Vec
     scale: Vec
@@ -88,7 +100,7 @@ class Split(NamedTuple):
 
 @inline
 def _rank(x: Scratch, base: int, length: int, sums: Sums) -> None:
-    """The order of a stable sort: equal elements stay as they are."""
+    """The ranks of a stable sort: equal elements keep their order."""
     one, zero = splat(I32(1), LANES), splat(I32(0), LANES)
     for element in range(length):
         value = load(x, base + element * LANES, LANES)
@@ -160,8 +172,8 @@ def _split_whole(sums: Sums, best: Split) -> Split:
 
 @inline
 def _half_sums(sums: Sums, half: int, first: int, second: int, shift: Any) -> tuple[Vec, Vec]:
-    """The sums of w * x * q and w * q * q of one half's part in a split, in the form that subtracts from the whole what the
-    lower parts lack."""
+    """One half's contribution to the sums of w * x * q and w * q * q of a split. It starts from the total at the highest
+    level and subtracts the differences of the lower parts."""
     at, low, high = half * 17 * LANES, F32(-1) + shift, F32(1) + shift
     all_x, all_w = load(sums.x, at + 16 * LANES, LANES), load(sums.weight, at + 16 * LANES, LANES)
     below = load(sums.x, at + first * LANES, LANES) + load(sums.x, at + second * LANES, LANES)
@@ -189,7 +201,7 @@ def _split_halves(sums: Sums, best: Split) -> Split:
 
 @inline
 def _value(code: Vec, minus: Vec, octet: int, element: int) -> Vec:
-    """What an element's level stands for: -1, 0 or 1, shifted, float32."""
+    """The value of an element's level: -1, 0 or 1 plus the shift, float32."""
     level = (code >> I32(BITS * element)) & I32(3)
     down = ((minus >> I32(octet)) & I32(1)) != splat(I32(0), LANES)
     return convert(level - I32(1), np.float32) + select(down, splat(-SHIFT, LANES), splat(SHIFT, LANES))
@@ -197,7 +209,7 @@ def _value(code: Vec, minus: Vec, octet: int, element: int) -> Vec:
 
 @inline
 def _write_codes(batch: Batch, group: int, octets: int, split: Split, sums: Sums) -> None:
-    """The codes of a split, in the codebook or not. With a negative scale, of the opposite points: 1 for -1."""
+    """The codes of a split, in the codebook or not. With a negative scale the points are negated: 1 for -1."""
     first, second = split.choice >> I32(16), (split.choice >> I32(8)) & I32(255)
     negative = split.scale < splat(F32(0), LANES)
     zero, one = splat(I32(0), LANES), splat(I32(1), LANES)
@@ -212,7 +224,7 @@ def _write_codes(batch: Batch, group: int, octets: int, split: Split, sums: Sums
 
 @inline
 def _into_codebook(batch: Batch, group: int, octets: int, tables: Lookup, inexact: Scratch) -> None:
-    """Replace the points that are not in the codebook; `inexact` tells in which lanes there were any."""
+    """Replace the points off the codebook. `inexact` receives in which lanes there were any."""
     up = convert(load(LEVELS, 0, LANES), np.float32)
     base = group * octets * 8 * LANES
     for lane in range(LANES):
@@ -269,7 +281,7 @@ def _settle(batch: Batch, group: int, octets: int, empty: Vec, split: Split, sum
 
 @inline
 def _weigh(batch: Batch, base: int, length: int, importance: Scratch, variance: Vec) -> Vec:
-    """What an error costs, importance * sqrt(variance + x * x). Returns the largest |x|."""
+    """Error weights: importance * sqrt(variance + x * x). Returns the largest |x|."""
     largest = splat(F32(0), LANES)
     for element in range(length):
         value = load(batch.x, base + element * LANES, LANES)
@@ -281,8 +293,8 @@ def _weigh(batch: Batch, base: int, length: int, importance: Scratch, variance: 
 
 @inline
 def _block_scales(scales: Scratch, per_block: int, levels: Scratch) -> Vec:
-    """Quantize the sub-blocks' scales of `LANES` super-blocks, transposed, to three bits: levels stand for 1, 3, ... 15.
-    Writes the levels, int32, transposed, and returns the super-blocks' largest scales."""
+    """Quantize the sub-blocks' scales of `LANES` super-blocks, transposed, to three bits. Levels have the values 1, 3 ...
+    15. Writes the levels, int32, transposed, and returns the super-blocks' largest scales."""
     largest = splat(F32(0), LANES)
     for sub in range(per_block):
         largest = maximum(largest, load(scales, sub * LANES, LANES))
@@ -321,7 +333,7 @@ def _pack_iq1_s(batch: Batch, block: int, largest: Any, levels: Scratch, tables:
 
 @inline
 def _best_unit(batch: Batch, block: int, largest: Any, levels: Scratch) -> Any:
-    """The scale of a super-block of IQ1_M that fits best, now that all else is settled."""
+    """The least-squares scale of a super-block of IQ1_M, given all its other fields."""
     sum_qx, sum_q2 = F32(0), F32(0)
     for element in range(K):
         sub, octet = block * 16 + element // 16, element // 8 % 2

@@ -1,9 +1,9 @@
 """The legacy family: blocks of 32 with one scale (Q4_0, Q5_0, Q8_0) or a scale and a minimum (Q4_1, Q5_1), and the one- and
 two-bit types of the same simplicity (Q1_0: 128, Q2_0: 64).
 
-Without importance the levels follow from the extremes of a block: the block itself is the vector. With importance the scale
-is searched for, with a block in each lane. Rows are back to back in memory and every block stands for itself, so both work
-through the blocks of all rows as one sequence.
+Without importance the scale follows from the extremes of a block, and vectorization is within the block. With importance
+the scale is searched for, one block per lane. Rows are contiguous and blocks are independent, so both process the blocks
+of all rows as one sequence.
 
 Source: `quantize_row_*_ref`, `quantize_row_*_impl` and `dequantize_row_*` in `ggml-quants.c`.
 """
@@ -54,20 +54,20 @@ from quantcli.kernels.simd import (
 
 _BLOCK: Final = 32
 _NO_FIELD: Final = -1
-"""The place of a field that a type does not have."""
+"""The offset of a field that a type does not have."""
 
 
 def _places(name: str) -> tuple[int, ...]:
-    """The bytes of a block of 32, and where it keeps low bits, fifth bits and minimum. The scale comes first."""
+    """The size of a block of 32, and the byte offsets of low bits, fifth bits and minimum. The scale comes first."""
     return TYPES[name].block_bytes, *offsets(name, "qs", "qh", "m")
 
 
-# Four and five bits: how 32 levels lie in a block
+# Four and five bits: the packing of 32 levels
 
 
 @inline
 def _store_levels(packed: Bytes, at: int, low_at: int, high_at: int, levels: Vec) -> None:
-    """Pack 32 levels, uint8, into the block at byte `at`. Levels j and j + 16 share the halves of byte j; the fifth bits,
+    """Pack 32 levels, uint8, into the block at byte `at`. Levels j and j + 16 are the nibbles of byte j. The fifth bits,
     where the type has them (`high_at` is not -1), are the bits of one uint32."""
     if high_at != _NO_FIELD:
         store_scalar(packed, at + high_at, mask_bits((levels & U8(16)) != U8(0)))
@@ -78,7 +78,7 @@ def _store_levels(packed: Bytes, at: int, low_at: int, high_at: int, levels: Vec
 
 
 def _symmetric_plain(name: str, half: int) -> Callable[[Floats, Bytes], None]:
-    """Levels -half..half-1, the value of largest magnitude at -half: its sign, the first one's, becomes the scale's."""
+    """Levels -half..half-1. The first value of largest magnitude gets level -half, so the scale has the opposite sign."""
     size, low_at, high_at, _ = _places(name)
 
     @kernel
@@ -88,11 +88,11 @@ def _symmetric_plain(name: str, half: int) -> Callable[[Floats, Bytes], None]:
             at, value = block * size, load(values, block * _BLOCK, _BLOCK)
             magnitude = absolute(value)
             largest = max_lanes(magnitude)
-            # A block of zeros, of either sign, has the scale 0 / -half: a negative zero.
+            # A block of zeros, of either sign, has the scale 0 / -half: negative zero.
             extreme = values[block * _BLOCK + first_lane(magnitude == largest)] if largest > F32(0) else F32(0)
             scale = extreme / F32(-half)
             inverse = finite_inverse(scale)
-            # Where the inverse overflows the reference's conversion from infinity gives level 0, not the middle.
+            # Where the inverse overflows, llama.cpp's cast from infinity gives level 0, not the middle.
             middle = F32(half + 0.5) if inverse != F32(0) or scale == F32(0) else F32(0)
             store_scalar(packed, at, float_to_half(scale))
             level = minimum(convert(value * inverse + middle, np.int32), splat(I32(2 * half - 1), _BLOCK))
@@ -110,7 +110,7 @@ def _affine_plain(name: str, top: int) -> Callable[[Floats, Bytes], None]:
         values, packed = x.reshape(-1), out.reshape(-1)
         for block in range(values.size // _BLOCK):
             at, value = block * size, load(values, block * _BLOCK, _BLOCK)
-            # Of zeros of both signs the first is the minimum. (Where there is none, for NaN, some lane is.)
+            # Among zeros of both signs the first is the minimum. (Where there is none, for NaN, it is an arbitrary lane.)
             low = values[block * _BLOCK + first_lane(value == min_lanes(value)) % _BLOCK]
             scale = abs(max_lanes(value) - low) / F32(top)
             store_scalar(packed, at, float_to_half(scale))
@@ -126,7 +126,7 @@ def _affine_plain(name: str, top: int) -> Callable[[Floats, Bytes], None]:
 
 
 Fit = Callable[[Floats, Floats, Bytes], tuple[Vec, Vec]]
-"""An `inline` function of transposed values and weights: writes the levels, transposed, and returns scale and minimum."""
+"""An `inline` function of transposed values and weights. It writes the transposed levels and returns scale and minimum."""
 
 
 def _symmetric_fit(half: int) -> Fit:
@@ -161,7 +161,7 @@ def _affine_fit(top: int) -> Fit:
 
 
 def _weighted(name: str, fit: Fit) -> Callable[[Floats, Floats, Bytes], None]:
-    """Search each block's scale with the weights importance * sqrt(mean square of the row + x * x)."""
+    """Search each block's scale with the error weights importance * sqrt(mean square of the row + x * x)."""
     size, low_at, high_at, minimum_at = _places(name)
 
     @kernel
@@ -176,7 +176,7 @@ def _weighted(name: str, fit: Fit) -> Callable[[Floats, Floats, Bytes], None]:
         scales, minimums = np.empty(LANES, np.uint16), np.empty(LANES, np.uint16)
         for first in range(0, blocks, LANES):
             for lane in range(LANES):
-                # The last group repeats the last block in the lanes that are left.
+                # The last group is padded with the last block.
                 block = min(first + lane, blocks - 1)
                 starts[lane] = block * _BLOCK
                 columns[lane] = block % per_row * _BLOCK
@@ -219,7 +219,7 @@ def _quantize_q8(x: Floats, out: Bytes) -> None:
         store(packed, at + _Q8_LEVELS, convert(level, np.uint8))
 
 
-# One bit: the sign; the scale is the mean magnitude, whose sum is serial
+# One bit: the sign. The scale is the mean magnitude, summed sequentially
 
 _Q1_BLOCK: Final = TYPES["Q1_0"].block_length
 _Q1_BYTES: Final = TYPES["Q1_0"].block_bytes
@@ -260,7 +260,7 @@ _Q2_QUADS: Final = _Q2_BLOCK // 4
 @inline
 def _quads(levels: Vec) -> Vec:
     """Four neighbouring levels, uint8, in each byte."""
-    # The bytes of a word move together into its lowest byte.
+    # The bytes of a word are merged into its lowest byte.
     quads = reinterpret(levels, np.uint32)
     return convert(quads | (quads >> U32(6)) | (quads >> U32(12)) | (quads >> U32(18)), np.uint8)
 
@@ -272,7 +272,7 @@ def _quantize_q2(x: Floats, out: Bytes) -> None:
         at, value = block * _Q2_BYTES, load(values, block * _Q2_BLOCK, _Q2_BLOCK)
         scale = max_lanes(absolute(value))
         inverse = finite_inverse(scale)
-        # Where the inverse overflows the reference's conversion from infinity gives the lowest level, not the middle.
+        # Where the inverse overflows, llama.cpp's cast from infinity gives the lowest level, not the middle.
         middle = F32(1) if inverse != F32(0) or scale == F32(0) else F32(0)
         store_scalar(packed, at, float_to_half(scale))
         levels = convert(convert(round_away(value * inverse) + middle, np.int32), np.uint8)
@@ -294,7 +294,7 @@ def _low_bits(name: str) -> Callable[..., Any]:
 
 
 def _five_bits(name: str) -> Callable[..., Any]:
-    """Codes of four bits, and the fifth of all of them in a word."""
+    """Codes of four bits, and their fifth bits in a word."""
     levels, high = offsets(name, "qs", "qh")
 
     @inline
@@ -336,7 +336,7 @@ def _scales(name: str) -> Callable[..., Any]:
 
 
 def _minimum(name: str) -> Callable[..., Any]:
-    """The value of a block's code 0, negated."""
+    """A block's minimum: the negated value of code 0."""
     (place,) = offsets(name, "m")
 
     @inline
@@ -383,7 +383,7 @@ def _store_2(packed: Bytes, offset: int, codes: Bytes) -> None:
     store(packed, offset + _Q2_LEVELS, _quads(load(codes, 0, _Q2_BLOCK)))
 
 
-# The reference makes no -128 of Q8_0, which has no opposite, and the positive one of two equally near weights of Q1_0.
+# llama.cpp's quantizer never gives -128 in Q8_0. In Q1_0 ties go to the positive weight.
 _WRITER_8: Final = CodeWriter(_store_8, range(-127, 128))
 _WRITER_1: Final = CodeWriter(_store_1, (2, 0))
 _WRITER_2: Final = CodeWriter(_store_2, range(4))

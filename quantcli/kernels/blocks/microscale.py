@@ -1,7 +1,7 @@
-"""The micro-scaling types: four-bit floats (sign, two bits of exponent, one of mantissa) under a small shared scale. MXFP4:
-blocks of 32 and a power of two; NVFP4: blocks of 64, in four parts of 16 with an unsigned E4M3 float each.
+"""The microscaling types: FP4 (E2M1) levels with a shared scale. MXFP4 has blocks of 32 with a power-of-two scale (E8M0).
+NVFP4 has blocks of 64, in four sub-blocks of 16 with an unsigned E4M3 scale (UE4M3) each.
 
-A block is worked through in vectors of its own elements; importance changes nothing.
+Vectorization is within a block. The importance matrix has no effect.
 
 Source: `quantize_row_mxfp4_ref`, `quantize_row_nvfp4_ref`, `dequantize_row_*` in `ggml-quants.c`, `ggml_e8m0_to_fp32_half`,
 `ggml_fp32_to_ue4m3`, `ggml_ue4m3_to_fp32` in `ggml-impl.h`, `kvalues_fp4` in `ggml-common.h`.
@@ -37,15 +37,15 @@ from quantcli.kernels.simd import (
 )
 
 LEVELS: Final = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
-"""What the sixteen codes stand for, in halves: `kvalues_fp4`. The scales below are halved too, to make up for it."""
+"""The doubled values of the sixteen codes: `kvalues_fp4`. The scales below are halved to compensate."""
 
 
 def _code_search(lanes: int) -> Callable[[Vec, Any], Vec]:
-    """A function that gives the codes, uint8, of the levels nearest to value / scale; on a tie the first.
+    """A function that returns the codes, uint8, of the levels nearest to value / scale; ties go to the first.
 
-    The errors are computed and compared as in `best_index_mxfp4`. Comparing with midpoints would be shorter, and wrong for
-    values far above the scale, where the rounded errors of several levels are equal. A level of the other sign is never
-    nearer than zero, so magnitudes are enough.
+    The errors are computed and compared as in `best_index_mxfp4`. Comparing with midpoints would be shorter, but wrong for
+    values far above the scale, where the rounded errors of several levels are equal. A level of the opposite sign is never
+    nearer than zero, so comparing magnitudes suffices.
     """
 
     @inline
@@ -78,9 +78,9 @@ _SMALLEST_EXPONENT: Final = -149
 
 
 def _early_steps(exponent: int) -> int:
-    """How many of the floats just below 2**exponent have a `log2f` that is rounded up to `exponent`: those whose logarithm
-    is nearer to it than to the float before. The reference's scale is floor(log2f(x)); this is that rounding, without a C
-    library. Counted in steps of 24-bit floats."""
+    """How many float32 numbers just below 2**exponent have a `log2f` that rounds up to `exponent`, because their logarithm
+    is nearer to it than to the preceding float32. llama.cpp's scale exponent is floor(log2f(x)). This reproduces that
+    rounding without a C library. Counted in steps (ulps) of 24-bit floats."""
     if exponent == 0:
         return 0
     # The spacing of the floats just below the exponent, which are larger in magnitude where it is negative.
@@ -106,7 +106,7 @@ def _floor_log2(value: Any) -> Any:
 
 @inline
 def power_scale(exponent: Any) -> Any:
-    """2**(exponent - 128) of a stored exponent 0..255, float32: half of what it means."""
+    """2**(exponent - 128) of a stored E8M0 exponent 0..255, float32: half its value."""
     bits = U32(0x00200000) << U32(exponent) if exponent < 2 else U32(exponent - 1) << U32(23)
     return lane(reinterpret(splat(U32(bits), 1), np.float32), 0)
 
@@ -117,8 +117,8 @@ def _quantize_mx(x: Floats, out: Bytes) -> None:
     for block in range(values.size // _MX_BLOCK):
         at, value = block * _MX_BYTES, load(values, block * _MX_BLOCK, _MX_BLOCK)
         largest = max_lanes(absolute(value))
-        # Six is the largest level, 2**2 times 1.5. Below 2**-125 the byte wraps around, in the reference too: a huge scale,
-        # and codes of zero.
+        # The largest level is 6 = 2**2 * 1.5. Below 2**-125 the byte wraps around, as in llama.cpp: the scale is huge and
+        # the codes are zero.
         exponent = (_floor_log2(largest) + I32(125)) & I32(255) if largest > F32(0) else I32(0)
         packed[at] = exponent
         codes = _mx_codes(value, power_scale(exponent))
@@ -137,7 +137,7 @@ _nv_high = shuffle(*range(_NV_PAIRS, _NV_LENGTH))
 
 
 def _half_e4m3(byte: int) -> float:
-    """Half the value of an unsigned E4M3 float: four bits of exponent (bias 7), three of mantissa; NaN counts as 0."""
+    """Half the value of an unsigned E4M3 float: four exponent bits (bias 7), three mantissa bits; NaN counts as 0."""
     exponent, mantissa = byte >> 3 & 15, byte & 7
     if byte == 0x7F:
         return 0.0
@@ -149,12 +149,12 @@ HALF_E4M3: Final = np.array([_half_e4m3(byte) for byte in range(256)], np.float3
 
 @inline
 def _to_e4m3(value: Any) -> Any:
-    """A float32 >= 0 as an unsigned E4M3 float, uint8: the mantissa rounded by its next bit alone, subnormals to the
-    nearest subnormal with halves up, and everything that rounds to 256 and above to the largest, 448."""
+    """Cast a float32 >= 0 to unsigned E4M3, uint8. The mantissa is rounded by its next bit alone. Subnormals are rounded to
+    the nearest subnormal, ties up. Everything that rounds to 256 and above becomes the largest, 448."""
     if value < F32(2.0**-6):
         return U8(min(I32(value * F32(512) + F32(0.5)), I32(7)))
     bits = lane(reinterpret(splat(value, 1), np.int32), 0)
-    # Bits 20..30 are the exponent and the mantissa of three bits: a carry out of the mantissa is right by itself.
+    # Bits 20..30 are the exponent and a three-bit mantissa: a carry out of the mantissa increments the exponent correctly.
     rounded = (((bits >> I32(19)) + I32(1)) >> I32(1)) - I32((127 - 7) << 3)
     return U8(rounded) if rounded < I32(0x78) else U8(0x7E)
 
@@ -176,9 +176,9 @@ def _quantize_nv(x: Floats, out: Bytes) -> None:
 
 _ZERO: Final = 16
 _level_of = byte_table(*(level + _ZERO for level in LEVELS))
-# Eight bytes hold 16 weights: their lower halves, then their upper ones.
+# Eight bytes hold 16 weights: the low nibbles, then the high ones.
 _by_sixteens = shuffle(*range(8), *range(16, 24), *range(8, 16), *range(24, 32))
-# The way back, for `store_nibbles`: the lower halves of both eights, then the upper ones.
+# The inverse, for `store_nibbles`: the low nibbles of both groups of eight bytes, then the high ones.
 _by_eights = shuffle(*range(8), *range(16, 24), *range(8, 16), *range(24, 32))
 _pair, _quad = shuffle(0, 1), shuffle(0, 1, 2, 3)
 
@@ -216,7 +216,7 @@ def _scales_nv(weights: Any, offset: Any) -> Any:
 
 _MAGNITUDES: Final = LEVELS[:8]
 _code_of = byte_table(*(_MAGNITUDES.index(level) if level in _MAGNITUDES else 0 for level in range(16)))
-# The levels in the order of their codes: of two equally near ones the first is taken, as by `_code_search`.
+# The levels in the order of their codes: ties go to the first, as in `_code_search`.
 _CODES: Final = tuple(dict.fromkeys(level + _ZERO for level in LEVELS))
 
 

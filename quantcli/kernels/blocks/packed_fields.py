@@ -1,4 +1,4 @@
-"""Fields of packed blocks: halves, bits and nibbles, as the readers and the writers of several families take them."""
+"""Fields of packed blocks shared by the readers and writers of several families: float16 numbers, bits and nibbles."""
 
 from __future__ import annotations
 
@@ -19,27 +19,30 @@ _join_pairs = shuffle(0, 1, 2, 3)
 
 
 def offsets(name: str, *fields: str) -> tuple[int, ...]:
-    """The bytes at which a block of a type keeps these fields."""
+    """The byte offsets of fields in a block of a type."""
     return tuple(TYPES[name].offset(field) for field in fields)
 
 
 @inline
 def half_at(weights: Any, place: Any) -> Any:
-    """The half at byte `place`, as float32."""
+    """The float16 at byte `place`, cast to float32."""
     return half_to_float(load_scalar(weights, place, np.uint16))
 
 
 @inline
 def bits_from(packed: Any, place: Any, mask: Any) -> Any:
-    """From bit `place` of each of 16 or 32 bytes on, what `mask`, a uint8, keeps. Machines shift words and no bytes; told
-    in bytes, and with parts joined that are shifted by different counts, this took seven instructions instead of two."""
+    """(byte >> place) & mask for each of 16 or 32 bytes, `mask` a uint8.
+
+    CPUs shift words, not bytes. With byte shifts in the IR, and parts concatenated that are shifted by different counts,
+    this took seven instructions instead of two.
+    """
     return reinterpret(reinterpret(packed, np.uint32) >> np.uint32(place), np.uint8) & mask
 
 
 @inline
 def bits_to(packed: Any, place: Any, target: Any, mask: Any) -> Any:
-    """What `mask` keeps of 16 or 32 bytes after bit `place` of each has moved to bit `target`: moved once, not down and up
-    again, which takes longer for bytes."""
+    """Move bit `place` of each of 16 or 32 bytes to bit `target`, then apply `mask`. A single shift: shifting down and up
+    again takes longer for bytes."""
     if place >= target:
         return bits_from(packed, place - target, mask)
     return reinterpret(reinterpret(packed, np.uint32) << np.uint32(target - place), np.uint8) & mask
@@ -47,7 +50,7 @@ def bits_to(packed: Any, place: Any, target: Any, mask: Any) -> Any:
 
 @inline
 def nibbles(weights: Any, place: Any) -> Any:
-    """The 32 half bytes of 16 bytes, uint8: all the lower ones, then all the upper ones."""
+    """The 32 nibbles of 16 bytes, uint8: all low nibbles, then all high ones."""
     pairs = load(weights, place, 16)
     return _join_sixteens(bits_from(pairs, 0, np.uint8(15)), bits_from(pairs, 4, np.uint8(15)))
 
@@ -70,7 +73,7 @@ def store_fourths(packed: Any, place: Any, codes: Any, first: Any) -> None:
 
 @inline
 def byte_lanes(a: Any, b: Any, c: Any, d: Any) -> Any:
-    """The 32 bytes of four uint64, uint8, the lowest byte of `a` first."""
+    """The 32 bytes of four uint64, little-endian, as uint8 lanes: those of `a` first."""
     low = _join_words(splat(np.uint64(a), 1), splat(np.uint64(b), 1))
     high = _join_words(splat(np.uint64(c), 1), splat(np.uint64(d), 1))
     return reinterpret(_join_pairs(low, high), np.uint8)
@@ -78,7 +81,7 @@ def byte_lanes(a: Any, b: Any, c: Any, d: Any) -> Any:
 
 @inline
 def eight_levels(word: Any) -> Any:
-    """The eight bytes of a uint64, the lowest first, as int16 lanes."""
+    """The eight bytes of a uint64, little-endian, as int16 lanes."""
     return convert(reinterpret(splat(np.uint64(word), 1), np.uint8), np.int16)
 
 
@@ -89,7 +92,7 @@ def pair_of_words(low: Any, high: Any) -> Any:
 
 
 def half_from(place: int) -> Callable[..., Any]:
-    """The reader of a block's half at its byte `place`, float32."""
+    """The reader of the float16 at byte `place` of a block, cast to float32."""
 
     @inline
     def read(weights: Any, offset: Any) -> Any:

@@ -1,6 +1,6 @@
-"""How the weights of a block are read, and how codes are written back: the one description of each packed layout.
+"""Readers and writers: the one description of each packed block layout.
 
-Everything that uses weights is derived from it: `blocks.dequantize`, the matrix products, and rounding under fixed scales.
+`blocks.dequantize`, the matrix products, and rounding under fixed scales are all derived from it.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from quantcli.kernels.jit import inline
 from quantcli.kernels.simd import convert
 
 PART: Final = 32
-"""Codes that are read together."""
+"""Codes unpacked by one call of a reader."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlainReader:
-    """How a plain type is read: `inline` functions on the bytes of a matrix.
+    """Reader of a plain (floating-point) type: `inline` functions on the bytes of a matrix.
 
-    widen(weights, offset)       the `simd.LANES` weights from byte `offset` on, as a float32 vector
-    widen_one(weights, offset)   the weight at byte `offset`, float32
+    widen(weights, offset)       the `simd.LANES` weights from byte `offset` on, cast to a float32 vector
+    widen_one(weights, offset)   the weight at byte `offset`, cast to float32
     """
 
     widen: Callable[..., Any]
@@ -32,14 +32,16 @@ class PlainReader:
 
 @dataclass(frozen=True, slots=True)
 class IntegerScales:
-    """Scales and minimums that are integers times numbers of the block (d and dmin of the K types): `inline` functions.
+    """Quantized scales and minimums of sub-blocks: integers times the super-block's scales (d and dmin in K-quants).
 
-    levels(weights, offset)     the integers of the scales, an int16 lane per group
-    scale(weights, offset)      what they are multiplied by, float32
-    lows(weights, offset)       the integers of the minimums; None where there are no minimums
-    low_scale(weights, offset)  what they are multiplied by
+    `inline` functions:
 
-    Sums of four products with codes, times a level, are summed up for a block within an int32.
+    levels(weights, offset)     the quantized scales, an int16 lane per group (sub-block)
+    scale(weights, offset)      the super-block's scale of scales (d), float32
+    lows(weights, offset)       the quantized minimums; None where there are no minimums
+    low_scale(weights, offset)  the super-block's scale of minimums (dmin), float32
+
+    Integer dot products of four codes, times a quantized scale, accumulate over a whole block within an int32.
     """
 
     levels: Callable[..., Any]
@@ -50,15 +52,15 @@ class IntegerScales:
 
 @dataclass(frozen=True, slots=True)
 class PackedReader:
-    """How a packed type is read: `inline` functions on the bytes of a matrix, given the byte `offset` of a block.
+    """Reader of a packed type: `inline` functions on the bytes of a matrix, given the byte `offset` of a block.
 
-    codes(weights, offset, part)   the weights 32 * part to 32 * part + 31 of the block as 32 integers: a vector of uint8,
-                                   at most 128, or where `signed`, of int8
-    scales(weights, offset)        what the codes stand for, a float32 lane per `group` weights of the block
+    codes(weights, offset, part)   the codes of weights 32 * part to 32 * part + 31 of the block: a vector of 32 uint8, at
+                                   most 128, or of int8 where `signed`
+    scales(weights, offset)        a float32 lane per group of `group` weights
     minimums(weights, offset)      likewise; None where there are none
-    scale_half                     where a block has one scale, which is a half as it is stored: its byte
-    apart                          part p and part p + `apart` are read together in the least time: a power of two
-    integers                       where scales are integers times the block's and codes are unsigned: those
+    scale_half                     byte position of the scale in the block, where the only scale is stored as float16
+    apart                          a power of two: parts p and p + `apart` are the fastest pair to unpack together
+    integers                       the quantized scales, where sub-block scales are integers and codes are unsigned
 
     weight = scales[g] * (code - zero) - minimums[g]. `group` is 16 or 32.
     """
@@ -76,12 +78,12 @@ class PackedReader:
 
 @dataclass(frozen=True, slots=True)
 class CodeWriter:
-    """How the codes of a packed type are written: the inverse of `PackedReader.codes`.
+    """Writer of the codes of a packed type: the inverse of `PackedReader.codes`.
 
-    store(packed, offset, codes)   an `inline` function: packs all codes of the block at byte `offset`; scales stay.
-                                   codes uint8 (block length,), the bytes of what the reader gives
-    codes                          the codes that exist, as the reader gives them: a range where weights are evenly spaced,
-                                   otherwise a tuple, in which of two equally near codes the first is taken
+    store(packed, offset, codes)   an `inline` function: packs all codes of the block at byte `offset`, keeping its scales.
+                                   codes uint8 (block length,), bit for bit what the reader returns
+    codes                          the valid codes, as the reader returns them: a range where the quantization is uniform,
+                                   otherwise a tuple. Of two equally near codes the earlier in the tuple is taken
     """
 
     store: Callable[..., None]
@@ -91,7 +93,7 @@ class CodeWriter:
 def with_integer_scales(
     codes: Callable[..., Any], integers: IntegerScales, group: int, zero: int = 0, apart: int = 1
 ) -> PackedReader:
-    """The reader of a type whose scales and minimums are integers times those of the block."""
+    """The reader of a type whose sub-block scales and minimums are quantized, with float scales for the super-block."""
 
     def floats(levels: Any, scale: Any) -> Callable[..., Any]:
         @inline

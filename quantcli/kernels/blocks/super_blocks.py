@@ -1,8 +1,8 @@
-"""What the K families share: batches of `LANES` super-blocks, laid out for the searches of `search`.
+"""Shared code of the K-quant families: batches of `LANES` super-blocks, laid out for the searches of `scale_search`.
 
-Sub-block q of a batch is sub-block `q % per_block` of its super-block `q // per_block`. A search takes `LANES` consecutive
-sub-blocks, a group. Transposed or not, a group begins at `group * LANES * length`; transposed, element l of all its
-sub-blocks lies together.
+Sub-block q of a batch is sub-block `q % per_block` of its super-block `q // per_block`. A search takes a group: `LANES`
+consecutive sub-blocks. Transposed or not, a group begins at `group * LANES * length`. In a transposed group, element l of
+all its sub-blocks is contiguous.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ def group_count(blocks: int, per_block: int) -> int:
 
 @inline
 def gather_batch(source: Scratch, first: int, count: int, batch: Scratch) -> None:
-    """Copy the `LANES` super-blocks from number `first` of `count` on to `batch`. Past the end the last one is repeated,
-    and its results are never stored. `source` is the weights, or an importance vector of one row, which begins again with
-    each row."""
+    """Copy the `LANES` super-blocks from number `first` of `count` on to `batch`. The batch is padded with the last one,
+    whose repeated results are never stored. `source` is the weights, or the importance vector of one row, which is repeated
+    for each row."""
     for block in range(LANES):
         begin = (min(first + block, count - 1) * K) % source.size
         for element in range(K):
@@ -52,7 +52,7 @@ def gather_batch(source: Scratch, first: int, count: int, batch: Scratch) -> Non
 
 @inline
 def transpose_group(batch: Scratch, group: int, starts: NDArray[np.intp], length: int, out: Scratch) -> None:
-    """From a group's sub-blocks one after another to one in each lane, `out[l * LANES + lane]` from the group's base on.
+    """Transpose a group: from consecutive sub-blocks to one per lane, `out[l * LANES + lane]` from the group's base on.
     `starts` is the multiples of `length`."""
     base = group * LANES * length
     for element in range(0, length, LANES):
@@ -63,7 +63,7 @@ def transpose_group(batch: Scratch, group: int, starts: NDArray[np.intp], length
 def untranspose_group(
     levels: NDArray[np.uint8], group: int, starts: NDArray[np.intp], length: int, out: NDArray[np.uint8]
 ) -> None:
-    """The way back: from one sub-block in each lane to one after another. `starts` is the multiples of `LANES`."""
+    """The inverse transpose: from one sub-block per lane to consecutive ones. `starts` is the multiples of `LANES`."""
     base = group * LANES * length
     for element in range(0, length, LANES):
         transpose_tile(levels, starts, 0, base + element * LANES, out, base + element, length, LANES)
@@ -71,7 +71,7 @@ def untranspose_group(
 
 @inline
 def spread_out(values: Scratch, blocks: int, per_block: int, out: Scratch) -> None:
-    """From sub-blocks in order to one super-block in each lane: `out[sub * LANES + block]`."""
+    """Transpose values per sub-block, from sub-block order to one super-block per lane: `out[sub * LANES + block]`."""
     for block in range(blocks):
         for sub in range(per_block):
             out[sub * LANES + block] = values[block * per_block + sub]
@@ -79,8 +79,10 @@ def spread_out(values: Scratch, blocks: int, per_block: int, out: Scratch) -> No
 
 @inline
 def batch_spread(batch: Scratch, factor: float, per_block: int, out: Scratch) -> None:
-    """factor * mean(x * x) of each super-block of the batch, repeated for each of its sub-blocks. The sum runs over the
-    whole super-block in order; four super-blocks at a time, because one chain of additions waits for itself."""
+    """factor * mean(x * x) of each super-block of the batch, repeated for each of its sub-blocks.
+
+    The sum over a super-block is sequential. Four super-blocks at a time hide the latency of the dependent additions.
+    """
     for block in range(0, LANES, 4):
         totals = (F32(0), F32(0), F32(0), F32(0))
         for place in range(block * K, (block + 1) * K):
@@ -95,8 +97,8 @@ def batch_spread(batch: Scratch, factor: float, per_block: int, out: Scratch) ->
 def importance_weights(
     x: Scratch, base: int, length: int, importance: Scratch, spread: Scratch, group: int, weight: Scratch
 ) -> Vec:
-    """What an error costs with an importance matrix: importance * sqrt(spread + x * x). Returns each sub-block's
-    sum."""
+    """Error weights with an importance matrix: importance * sqrt(spread + x * x). Returns each sub-block's sum of
+    weights."""
     variance = load(spread, group * LANES, LANES)
     total = splat(F32(0), LANES)
     for element in range(length):
@@ -109,6 +111,6 @@ def importance_weights(
 
 @inline
 def store_half(out: NDArray[np.uint8], at: int, half: Any) -> None:
-    """Write the bits of a half, little-endian, at byte `at`."""
+    """Write float16 bits, little-endian, at byte `at`."""
     out[at] = half & 255
     out[at + 1] = half >> 8

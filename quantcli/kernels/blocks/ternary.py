@@ -1,7 +1,7 @@
-"""The ternary types: super-blocks of 256 weights, each -1, 0 or 1 times the block's largest magnitude. TQ2_0 spends two
-bits on a weight, TQ1_0 puts five base-three digits into a byte.
+"""The ternary types: super-blocks of 256 weights, each -1, 0 or 1 times the block's largest magnitude. TQ2_0 has two bits
+per weight, TQ1_0 packs five base-three digits (trits) in a byte.
 
-A block is worked through in vectors of its own elements; importance changes nothing.
+Vectorization is within a block. The importance matrix has no effect.
 
 Source: `quantize_row_tq*_ref` and `dequantize_row_tq*` in `ggml-quants.c`.
 """
@@ -52,7 +52,7 @@ def _largest(values: Floats, start: int) -> Any:
 
 @inline
 def _digits(value: Vec, inverse: Any) -> Vec:
-    """Values to 0, 1, 2, uint8."""
+    """Quantize to codes 0, 1, 2, uint8."""
     return convert(convert(round_away(value * inverse) + F32(1), np.int32), np.uint8)
 
 
@@ -89,8 +89,8 @@ _THIRD: Final = _SECOND + 5 * _NARROW
 
 @inline
 def _fraction(number: Vec) -> Vec:
-    """ceil(number * 256 / 243) of 0..242, uint8: the number as a fraction of 3**5, so that multiplying the byte by three
-    brings out the next digit above its eighth bit."""
+    """ceil(number * 256 / 243) of 0..242, uint8: the number as a fixed-point fraction of 3**5. Multiplying the byte by
+    three then carries the next digit out above its eighth bit."""
     return convert((convert(number, np.uint32) * U32(69042) + U32(65535)) >> U32(16), np.uint8)
 
 
@@ -127,7 +127,7 @@ _four_times = shuffle(*(4 * (0, 1, 2, 3)))
 
 @inline
 def _carried(fractions: Any) -> Any:
-    """The digits that multiplying by three carries out of bytes: 1 from 86 on, 2 from 171 on."""
+    """The digits carried out of bytes by a multiplication by three: 1 from 86 on, 2 from 171 on."""
     zero, one = splat(U8(0), PART), splat(U8(1), PART)
     return select(fractions >= U8(86), one, zero) + select(fractions >= U8(171), one, zero)
 

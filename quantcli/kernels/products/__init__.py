@@ -1,1 +1,1 @@
-"""Matrix products with weights as they are stored."""
+"""GEMV and GEMM with quantized weights, unpacked in registers or tiles."""

@@ -1,9 +1,9 @@
-"""Activations as products want them, cut into stretches of `STRETCH` along their length: of each stretch, column by column,
-so that what is multiplied together lies together.
+"""Activation layout for matrix products: panels of `STRETCH` along the row length, each stored column by column, so that
+activations multiplied together are contiguous.
 
-Plain types multiply floats as they are. Packed types multiply integers: activations are rounded to int8 first, with one
-scale for 32 of them where the type's partner is Q8_0 or Q8_1 (the scale a half, as in those blocks), one for 256 where it
-is Q8_K.
+Plain types multiply floats. Packed types multiply integers, so activations are first quantized to int8. Where the type's
+dot-product partner is Q8_0 or Q8_1 there is one scale per 32, rounded to float16 as in those blocks. For Q8_K there is one
+per 256.
 
 Everything here is inlined into the kernels of `matmul`.
 """
@@ -35,13 +35,13 @@ from quantcli.kernels.simd import (
 )
 
 STRETCH: Final = SUPER_BLOCK
-"""Numbers of a column that lie together. The last stretch of a row has what is left."""
+"""Length of a panel: contiguous numbers of one column. The last panel of a row has the remainder."""
 
 PART: Final = 32
-"""Codes that types unpack together."""
+"""Codes unpacked by one call of a reader."""
 
 QUAD: Final = 4
-"""Codes whose products go to one lane."""
+"""Codes whose products accumulate in one lane."""
 
 _ZERO = np.float32(0)
 _NOTHING = np.int32(0)
@@ -53,8 +53,8 @@ _LARGEST_CODE = np.float32(127)
 class Activations:
     """The `inline` functions that prepare activations.
 
-    allocate(columns, n)               arrays for them: a tuple
-    addresses(arrays)                  where they begin
+    allocate(columns, n)               a tuple of arrays for them
+    addresses(arrays)                  the arrays' base addresses
     prepare(x, column, arrays)         fills them for one column of x, float32 (columns, n)
     """
 
@@ -65,7 +65,7 @@ class Activations:
 
 @inline
 def place_of(first: Any, column: Any, columns: Any, width: Any) -> Any:
-    """Where the numbers of a column begin in the stretch from `first` on, which is `width` long."""
+    """The start of a column in the panel from `first` on, which is `width` long."""
     return first * columns + column * width
 
 
@@ -100,9 +100,15 @@ PLAIN: Final = _allocate_plain()
 
 @dataclass(frozen=True, slots=True)
 class Rounding:
-    """How a packed type wants activations: `span` of them with one scale, `group` in one sum; `unit` in what sums of
-    products start from, which makes up for a type's `zero`; `sums` whether the type has minimums to multiply by them, and
-    `whole` whether as integers; `apart` how many parts of a span are between two that come to lie together."""
+    """How activations are quantized for a packed type.
+
+    span    activations per scale
+    group   activations per sum (bsums in Q8_K)
+    unit    activations per initial value of the accumulators, which corrects for the type's `zero`
+    sums    whether sums are stored: the type has minimums to multiply by them
+    whole   whether the sums are stored as integers
+    apart   distance of two parts of a span that are stored side by side
+    """
 
     span: int
     group: int
@@ -114,8 +120,13 @@ class Rounding:
 
 
 def rounded(rounding: Rounding) -> Activations:
-    """Codes int8 (columns, n), a scale for each span, -zero * the sum of the codes in each unit as int32, and the sum of
-    each group times the scale, or by itself as int16; arrays that the type does not use are empty."""
+    """Quantized activations. Arrays that the type does not use are empty.
+
+    codes    int8 (columns, n)
+    scales   one for each span
+    starts   int32, -zero * the sum of the codes of each unit
+    sums     the sum of the codes of each group times the scale, or where `whole`, the sum itself as int16
+    """
     span, group, unit, zero = rounding.span, rounding.group, rounding.unit, rounding.zero
     has_sums, has_starts, in_quads = rounding.sums, zero != 0, unit == QUAD
     apart = rounding.apart

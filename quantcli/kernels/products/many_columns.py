@@ -1,8 +1,8 @@
-"""Products with many columns: a tile of weights is unpacked once and all columns pass over it.
+"""GEMM: products with many columns. A tile of weights is unpacked once and multiplied by all columns.
 
-A tile is `ROWS` rows by a stretch of their length. Rows become lanes: the tile is laid out so that a vector holds what
-neighbouring rows have at the same place, and each lane sums up a row of its own. What a type costs to unpack no longer
-counts then, and one loop serves all packed types, another all plain ones.
+A tile is `ROWS` rows by a panel of their length. It is transposed so that a vector holds neighbouring rows at the same
+column and each lane accumulates its own row. The cost of unpacking is amortized over the columns. One loop serves all
+packed types, another all plain types.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from quantcli.kernels.simd import (
 _MANY_REGISTERS: Final = "avx512f" in machine_features()
 _ROW_VECTORS: Final = 2 if _MANY_REGISTERS else 1
 COLUMNS: Final = 4
-"""Columns that are multiplied together. Their sums stay in registers: with `_ROW_VECTORS`, eight or four of integers, as
-many of floats for a span, and as many for the stretch."""
+"""Columns of a register tile. With `_ROW_VECTORS` the accumulators are eight or four vectors of integers, as many of floats
+for a span, and as many for the panel."""
 
 ROWS: Final = _ROW_VECTORS * LANES
 """Rows of a tile."""
@@ -60,9 +60,9 @@ _add_quads, _add_scaled, _add_columns = _grid.add_quads, _grid.add_scaled, _grid
 class TileProduct:
     """The `inline` functions of a type that the loop of `matmul` over many columns calls.
 
-    room()                                        for an unpacked tile: addresses
-    unpack(weights, starts, first, width, room)   fills it with `ROWS` rows, which begin at bytes `starts`, `width` weights
-                                                  from `first` on
+    room()                                        scratch memory for an unpacked tile: addresses
+    unpack(weights, starts, first, width, room)   unpacks `width` weights from `first` on of `ROWS` rows, which begin at
+                                                  bytes `starts`
     multiply(room, activations, at, width, sums)  adds the products with `COLUMNS` columns, which begin at `at`, to
                                                   sums[c * ROWS + r], float32; `activations` and `sums` are addresses
     """
@@ -75,14 +75,14 @@ class TileProduct:
 
 @inline
 def _turn(source: Any, starts: Any, count: Any, target: Any) -> None:
-    """target[place * ROWS + r] = source[starts[r] + place] for `count` places, a multiple of `LANES`."""
+    """Transpose: target[place * ROWS + r] = source[starts[r] + place] for `count` places, a multiple of `LANES`."""
     for row in range(0, ROWS, LANES):
         for place in range(0, count, LANES):
             transpose_tile(source, starts, row, place, target, place * ROWS + row, ROWS, LANES)
 
 
 def packed_tiles(reader: PackedReader, block_type: BlockType) -> TileProduct:
-    """Codes times codes, summed as integers for a group, then times the scales of its rows."""
+    """Integer dot products of codes per group, then multiplied by the scales of its rows."""
     codes_of, zero = coded(reader)
     span, group = span_of(block_type), reader.group
     block, block_bytes, parts = block_type.block_length, block_type.block_bytes, block_type.block_length // PART

@@ -1,8 +1,11 @@
-"""Matrix products with weights as they are stored: nothing is inflated, a row goes from its bytes to registers.
+"""Matrix products with quantized weights: no dequantized copy is made, codes are unpacked in registers or small tiles.
 
-A weight matrix is uint8 `(rows, row_bytes)`, activations are float32 `(columns, n)`, one row per token, and the result is
-float32 `(columns, rows)`. Generation multiplies one column, and is as fast as the weights come from memory; a prompt
-multiplies many, `COLUMNS` at a time with each piece of a row that was unpacked.
+weights      uint8 (rows, row_bytes)
+activations  float32 (columns, n), one row per token
+result       float32 (columns, rows)
+
+Generation is a GEMV (one column), bound by memory bandwidth. A prompt is a GEMM, with `COLUMNS` columns at a time per
+unpacked tile.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from quantcli.kernels.products.one_column import RowProduct, packed_product, pla
 from quantcli.kernels.simd import address
 
 _SHARE: Final = 32
-"""Rows that a thread multiplies with one column before it takes more."""
+"""Rows per work item of a thread in the GEMV."""
 
 Multiply = Callable[[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]], None]
 
@@ -35,10 +38,10 @@ def multiplier(block_type: BlockType) -> Multiply:
     """The function `multiply(weights, x, out)` of a type: out = x @ weights.T, compiled when it is first called.
 
     weights uint8 (rows, row_bytes), x float32 (columns, n), out float32 (columns, rows); all contiguous, n the row's
-    length. It checks nothing and runs on numba's threads.
+    length. It checks no arguments and runs on numba's threads.
 
     Raises:
-        ValueError: for a type that nothing multiplies by.
+        ValueError: for a type without a matrix product.
     """
     if block_type.activation is None:
         raise ValueError(f"no matrix product with {block_type.name} weights")
@@ -55,12 +58,12 @@ def multiplier(block_type: BlockType) -> Multiply:
 
 
 def matmul(weights: NDArray[np.uint8], block_type: BlockType, x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """x @ weights.T for a weight matrix stored as `block_type`: the checked entrance to `multiplier`.
+    """x @ weights.T for a weight matrix stored as `block_type`: `multiplier` with checked arguments.
 
     weights uint8 (rows, row_bytes), x float32 (columns, n); returns float32 (columns, rows).
 
     Raises:
-        ValueError: for arrays of another shape or dtype, or a type that nothing multiplies by.
+        ValueError: for arrays of another shape or dtype, or a type without a matrix product.
     """
     if x.ndim != 2 or x.dtype != np.float32:
         raise ValueError(f"expected float32 activations (columns, n), got {x.dtype} {x.shape}")
@@ -73,7 +76,7 @@ def matmul(weights: NDArray[np.uint8], block_type: BlockType, x: NDArray[np.floa
 
 
 def _one_column(product: RowProduct) -> Multiply:
-    """The loop over rows. Threads share them: each row's numbers are one thread's."""
+    """The GEMV loop over rows, parallel over rows: one thread computes a row's whole result."""
     allocate, addresses, prepare = _preparation(product.activations)
     one = product.one
 
@@ -91,7 +94,7 @@ def _one_column(product: RowProduct) -> Multiply:
 
 
 def _columns(product: TileProduct) -> Multiply:
-    """The loops over tiles and columns. Threads share rows of tiles."""
+    """The GEMM loops over tiles and columns, parallel over rows of tiles."""
     allocate, addresses, prepare = _preparation(product.activations)
     make_room, unpack, multiply = product.room, product.unpack, product.multiply
 

@@ -1,4 +1,4 @@
-"""Products with one column, as fast as the weights come from memory: a row goes from its bytes to registers.
+"""GEMV: products with one column, bound by memory bandwidth. Codes are unpacked in registers.
 
 Everything here is inlined into the kernels of `matmul`.
 """
@@ -37,25 +37,26 @@ from quantcli.kernels.simd import (
 )
 
 _MAX_GROUPS: Final = 16
-"""Groups of weights with a scale of their own in a block, at most."""
+"""The most groups (sub-blocks) in a block."""
 
 _LINE: Final = 64
 _AHEAD: Final = 4096
-"""Bytes of a cache line, and how far before their use weights are asked for: a row is read once, and what the machine
-fetches ahead by itself ends at a page. From a mapped file half as fast again as without; 1024 and 8192 were slower, and so
-was asking for them in the second cache only."""
+"""Bytes of a cache line, and the software prefetch distance of weights. A row is read once, and the hardware prefetcher
+stops at a page boundary. Weights from a mapped file were multiplied half as fast again as without prefetch. Distances of
+1024 and 8192 were slower, and so was prefetching into L2 only."""
 
 _RUN: Final = 4
 _RUN_PAIRS: Final = _RUN // 2
 _RUN_QUADS: Final = _RUN // 4
-"""Small blocks whose scales are read together, pairs of them, and fours. With eight, Q8_0 waited longer for memory."""
+"""Small blocks whose scales are loaded together, pairs of them, and fours. With eight, Q8_0 stalled longer on memory."""
 
 _ZERO = np.float32(0)
 _NO_PRODUCT = np.int32(0)
 _UNSIGNED_ONLY: Final = "avx512vnni" in machine_features()
-"""Whether the machine multiplies unsigned codes in one instruction, without a limit of 128, and signed ones in more."""
+"""Whether one instruction multiplies unsigned codes by signed ones, without the limit of 128; signed codes need more
+instructions."""
 _WIDE: Final = {"avx512f", "avx512vnni"} <= machine_features()
-"""Whether the machine multiplies 64 codes at once."""
+"""Whether one instruction multiplies 64 codes."""
 
 _join_parts = shuffle(*range(2 * PART))
 
@@ -102,7 +103,7 @@ def plain_product(reader: PlainReader, block_type: BlockType) -> RowProduct:
 
 
 def span_of(block_type: BlockType) -> int:
-    """How many activations share a scale, for weights of this type."""
+    """The activations per scale, for weights of this type."""
     return SUPER_BLOCK if block_type.activation == "Q8_K" else PART
 
 
@@ -110,7 +111,7 @@ _TO_UNSIGNED = np.uint8(128)
 
 
 def coded(reader: PackedReader) -> tuple[Callable[..., Any], int]:
-    """How to read codes in the way that the machine multiplies them best, and the code that stands for zero then."""
+    """A reader of codes in the signedness that the machine multiplies fastest, and the zero point (code of zero) it has."""
     codes_of = reader.codes
 
     @inline
@@ -121,7 +122,7 @@ def coded(reader: PackedReader) -> tuple[Callable[..., Any], int]:
 
 
 def packed_product(reader: PackedReader, block_type: BlockType) -> RowProduct:
-    """Codes times codes."""
+    """Integer dot products of codes."""
     _, zero = coded(reader)
     if reader.integers is not None:
         rounding = Rounding(span_of(block_type), reader.group, QUAD, 0, sums=True, whole=True, apart=_apart(reader))
@@ -132,7 +133,7 @@ def packed_product(reader: PackedReader, block_type: BlockType) -> RowProduct:
 
 
 def _products(zero: int, lanes: int) -> Callable[..., Any]:
-    """The inline function for sums of four products each, of codes with the activations from `at` on, float32."""
+    """The inline function for dot products of four codes each, with the activations from `at` on, as float32."""
     has_starts, width = zero != 0, lanes * QUAD
 
     @inline
@@ -144,7 +145,7 @@ def _products(zero: int, lanes: int) -> Callable[..., Any]:
 
 
 def _row_of_small(reader: PackedReader, block_type: BlockType) -> Callable[..., Any]:
-    """Blocks of one part with one scale: `_RUN` of them at once, whose scales are a vector, then what is left of a row."""
+    """Blocks of one part with one scale: `_RUN` of them at once with a vector of scales, then the remainder of the row."""
     (codes_of, zero), width = coded(reader), 2 * PART if _WIDE else PART
     lanes, part_lanes, unit_blocks, units = width // QUAD, PART // QUAD, width // PART, _RUN * PART // width
     products, part_products = _products(zero, lanes), _products(zero, part_lanes)
@@ -200,8 +201,11 @@ def _row_of_small(reader: PackedReader, block_type: BlockType) -> Callable[..., 
 
 
 def _of_run(numbers_of: Callable[..., Any], half: int | None, block_bytes: int) -> Callable[..., Any]:
-    """The inline function for a number of each of `_RUN` blocks: halves, where they are at byte `half`, are widened
-    at once. All are put together in words, by the part of the processor that has no vectors to unpack meanwhile."""
+    """The inline function for one number (scale or minimum) of each of `_RUN` blocks.
+
+    float16 numbers, at byte `half`, are cast to float32 as one vector. All are first assembled in words by the scalar
+    units, which do not unpack codes meanwhile.
+    """
 
     @inline
     def halves(weights: Any, offset: Any) -> Any:
@@ -265,8 +269,8 @@ def _row_of_large(reader: PackedReader, block_type: BlockType) -> Callable[..., 
 
 
 def _row_of_integer_scales(reader: PackedReader, integers: IntegerScales, block_type: BlockType) -> Callable[..., Any]:
-    """Blocks whose scales are integers: a block's products are summed as integers, and turned into floats once. What a
-    type counts its codes from is a minimum then: so many times the scale."""
+    """Super-blocks with integer sub-block scales: products accumulate as integers and are cast to float once per block.
+    The zero point is treated as a minimum: zero times the scale."""
     group, block, block_bytes = reader.group, block_type.block_length, block_type.block_bytes
     width = 2 * PART if _WIDE else PART
     lanes, groups, units, apart = width // QUAD, block // group, block // width, _apart(reader)
@@ -306,13 +310,13 @@ def _row_of_integer_scales(reader: PackedReader, integers: IntegerScales, block_
 
 
 def _apart(reader: PackedReader) -> int:
-    """How many parts are between two that are multiplied together."""
+    """The distance of two parts that are multiplied together."""
     return reader.apart if _WIDE else 1
 
 
 @inline
 def _first_part(u: Any, parts: Any, apart: Any) -> Any:
-    """The first part of unit `u`, which is one, or one and another `apart` from it."""
+    """The first part of unit `u`, which is one part, or two at a distance of `apart`."""
     return u if parts == 1 else u // apart * 2 * apart + u % apart
 
 

@@ -1,1 +1,1 @@
-"""Rounding in phases: codes chosen under scales that stand in the blocks already."""
+"""Searches for scales and codes, rounding under fixed scales, and lossless repacking."""

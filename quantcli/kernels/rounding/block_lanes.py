@@ -1,4 +1,4 @@
-"""Blocks into lanes and back: how a quantizer that searches `LANES` blocks at the same time lays its numbers out.
+"""Transposes of blocks, for quantizers that search `LANES` blocks at once, one block per lane.
 
 A transposed array holds element l of the block in `lane` at `l * LANES + lane`.
 """
@@ -16,8 +16,8 @@ from quantcli.kernels.simd import LANES, load, splat, store, transpose_tile
 
 @inline
 def transpose(source: NDArray[Any], starts: NDArray[np.intp], length: int, out: NDArray[Any]) -> None:
-    """Lay `LANES` blocks of `length` elements (a multiple of 16) out element by element: block `lane` begins at
-    `source[starts[lane]]`, and its element l goes to `out[l * LANES + lane]`."""
+    """Transpose `LANES` blocks of `length` elements (a multiple of 16): block `lane` begins at `source[starts[lane]]`, and
+    its element l goes to `out[l * LANES + lane]`."""
     for element in range(0, length, LANES):
         transpose_tile(source, starts, 0, element, out, element * LANES, LANES, LANES)
 
@@ -27,16 +27,18 @@ _ELEMENT_STARTS: Final = LANES * np.arange(256)
 
 @inline
 def transpose_back(source: NDArray[Any], length: int, out: NDArray[Any]) -> None:
-    """Lay transposed blocks of `length` elements (a multiple of 16, at most 256) out block by block: element l of block
-    `lane` goes from `source[l * LANES + lane]` to `out[lane * length + l]`."""
+    """The inverse transpose, for blocks of `length` elements (a multiple of 16, at most 256): element l of block `lane`
+    goes from `source[l * LANES + lane]` to `out[lane * length + l]`."""
     for element in range(0, length, LANES):
         transpose_tile(source, _ELEMENT_STARTS, element, 0, out, element, length, LANES)
 
 
 @inline
 def mean_squares(x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The mean square of each row `(rows, n)`, n a multiple of 16, summed from the first column to the last: a chain of
-    additions that wait for one another, so a row in each lane. The result has `rows` elements and some unused ones after.
+    """The mean square of each row of `(rows, n)`, n a multiple of 16.
+
+    Columns are summed in order, first to last. This is a chain of dependent additions, so each lane takes one row. The
+    result has `rows` elements, followed by unused padding.
     """
     rows, length = x.shape
     flat = x.reshape(-1)

@@ -1,13 +1,13 @@
-"""Weights that lie on the grid of a block type already: found, and packed without loss.
+"""Lossless packing of weights that already lie on the quantization grid of a block type.
 
-Models trained for a type, or quantized before with scales it can hold, have in every block of 32 weights nothing but
-multiples of some half-precision number (or for MXFP4 the levels under a power of two). The quantizer takes the scale from
-the extreme weight and misses such a grid where the block lacks the extreme level. Here the scale is found that gives
-every weight back exactly, if there is one.
+Models trained with quantization for a type (QAT), or already quantized with scales it can hold, have blocks of 32 weights
+that are all integer multiples of one float16 scale. For MXFP4 they are E2M1 values times a power of two. The quantizer
+derives the scale from the weight of largest magnitude, so it misses the grid if no weight of the block has the extreme
+level. Here the scale with an exact round trip is found, if there is one.
 
-A checkpoint in BF16 or F16 may hold such multiples rounded, since scale times level has more digits than its type. Then
-without loss means: what a block gives back, rounded to the checkpoint's type, is the checkpoint's weight, bit for bit. Only
-the sign of a zero is lost: training leaves zeros of both, a block has one.
+A BF16 or F16 checkpoint may hold such multiples rounded, since scale times level needs more mantissa bits than its dtype
+has. Lossless then means that the dequantized weight, rounded to the checkpoint's dtype, equals the checkpoint's weight bit
+for bit. Only the sign of zero is lost: training leaves zeros of both signs, a block has only one.
 """
 
 from __future__ import annotations
@@ -31,28 +31,30 @@ _HALVES: Final = _BLOCK // 2
 
 
 class Grid(ABC):
-    """The numbers a block of 32 can hold, each type's in its own way."""
+    """The quantization grid of a block of 32 for one type."""
 
     def may_hold(self, x: Floats) -> bool:
-        """False where a glance at blocks `(blocks, 32)` tells that not all of them have a scale."""
+        """A cheap necessary test on blocks `(blocks, 32)`: False if some block cannot have an exact scale."""
         return True
 
     @abstractmethod
     def scales(self, x: Floats, source: BlockType) -> Floats:
-        """For each block `(blocks, 32)` of weights that are numbers of the type `source`, a scale under which the block
-        gives them back, NaN where there is none: exactly, or if no scale does that, once rounded to `source`."""
+        """A lossless scale for each block `(blocks, 32)` of weights representable in `source`; NaN where there is none.
+
+        The round trip is exact, or if no scale achieves that, exact after rounding to `source`.
+        """
 
     @abstractmethod
     def pack(self, x: Floats, scales: Floats, out: NDArray[Any]) -> None:
-        """Write blocks to `out` `(blocks,)`, of the type's layout, under the scales that `scales` found for them."""
+        """Quantize blocks into `out` `(blocks,)`, a structured array of the type's layout, with the result of `scales`."""
 
 
 class _Integers(Grid):
-    """Multiples from `low` to `high` of a half-precision number of either sign; -low is a power of two or high.
+    """Integer levels from `low` to `high` times a float16 scale of either sign; -low is a power of two or equals high.
 
-    Where those may be rounded, blocks in which one is too large to be told from its neighbours are left out (`_TELLABLE`):
-    in BF16, those with 64 times the scale or more, where half of all numbers would do. What is left meets a number of that
-    type in one case out of four at most, so that ordinary weights never meet it in all 32 of a block.
+    Where the products may be rounded, blocks with a level too large to be told from its neighbours are rejected
+    (`_TELLABLE`). In BF16 these are levels of 64 or more, where half of all BF16 values would lie on the grid. Below, at
+    most one value of the type in four does, so ordinary weights never match in all 32 of a block.
     """
 
     def __init__(self, low: int, high: int, zero: int, pack: Callable[[NDArray[np.int16], NDArray[Any]], None]) -> None:
@@ -60,8 +62,8 @@ class _Integers(Grid):
         self._pack = pack
 
     def may_hold(self, x: Floats) -> bool:
-        """See `Grid.may_hold`: no weight is smaller than another divided by the highest level."""
-        magnitude = np.abs(x.T, order="C")  # element by element: reductions over 32 neighbours are slow
+        """See `Grid.may_hold`: no nonzero magnitude is much below the largest divided by the highest level."""
+        magnitude = np.abs(x.T, order="C")  # transposed: reductions over a contiguous axis of 32 are slow
         largest = magnitude.max(0)
         magnitude[magnitude == 0] = np.inf
         with np.errstate(all="ignore"):
@@ -81,7 +83,7 @@ class _Integers(Grid):
 
 
 _NONE, _BRAIN, _HALF = 0, 1, 2
-"""How scale times level may have been rounded."""
+"""The dtype that scale times level may have been rounded to: none, BF16 or F16."""
 
 _ROUNDINGS: Final = MappingProxyType({"BF16": _BRAIN, "F16": _HALF})
 
@@ -89,9 +91,11 @@ _LARGEST: Final = 0x7F7FFFFF
 """The bits of the largest float32."""
 
 _TELLABLE: Final = (1 << 22, 1 << 6, 1 << 9)
-"""For each way of rounding, the first level that may be taken for its neighbour: half of the numbers that the type has from
-one power of two to the next. A weight and the smallest weight are off by half a step each at most; below, their quotient is
-off by less than one half."""
+"""For each rounding, the first level that may be mistaken for its neighbour: half the count of values in a binade.
+
+A weight and the smallest weight each have a rounding error of at most half an ulp. Below this level the error of their
+quotient is less than one half.
+"""
 
 
 @inline
@@ -103,7 +107,10 @@ def _round(x: Any, rounding: Any) -> Any:
 
 @inline
 def _reach(x: Any, rounding: Any, step: Any) -> Any:
-    """The end of what is rounded to a magnitude `x`, above for a step of 1, below for -1; the end itself may not be."""
+    """An end of the interval of values that round to a magnitude `x`: the upper for step 1, the lower for step -1.
+
+    The end itself is a tie and may round elsewhere.
+    """
     if rounding == _BRAIN:
         return (x + bfloat_to_float(np.uint16(float_to_bfloat(x) + step))) / np.float32(2)
     return (x + half_to_float(np.uint16(float_to_half(x) + step))) / np.float32(2)
@@ -111,12 +118,12 @@ def _reach(x: Any, rounding: Any, step: Any) -> Any:
 
 @kernel
 def _search(x: Any, low: Any, high: Any, rounding: Any, found: Any) -> None:
-    """Put for each block of `x` `(blocks, 32)` into `found` the half-precision number of which its weights are multiples
-    from `low` to `high`, NaN if there is none: rounded as `rounding` says where none is right without.
+    """Write to `found`, for each block of `x` `(blocks, 32)`, the float16 scale of which its weights are multiples from
+    `low` to `high`; NaN if there is none. If no scale is exact, products rounded as `rounding` says are accepted.
 
-    The smallest weight is some multiple: the first, the second ... are tried, as long as the largest stays in range. That
-    tells each weight's multiple, and these within which bounds the scale is. Loops are such that they become vectors: no
-    way out, and floats compared by their bits.
+    The smallest nonzero weight has some level: 1, 2 ... are tried while the largest weight's level stays in range. Each
+    trial fixes the level of every weight, and the levels bound the scale. The loops are written to vectorize: no early
+    exit, and floats compared by their bits.
     """
     magnitude, levels, ends = np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.float32), np.empty((2, _BLOCK), np.float32)
     bits = magnitude.view(np.int32)
@@ -146,8 +153,11 @@ def _search(x: Any, low: Any, high: Any, rounding: Any, found: Any) -> None:
 
 @inline
 def _scale(magnitude: Any, about: Any, way: Any, levels: Any, ends: Any) -> Any:
-    """The scale of a block where it is `about` so much: the half-precision number nearest to the middle of those that make
-    all weights right, NaN if there is none. `levels` are then how many times each weight has it."""
+    """The scale of a block, given its approximate value `about`; NaN if there is none.
+
+    It is the float16 nearest to the middle of the interval of scales that reproduce all weights. `levels` receives each
+    weight's multiple of the scale.
+    """
     turns = np.float32(1) / about
     least = bound = half_to_float(float_to_half(about))
     for i in range(_BLOCK):
@@ -169,7 +179,7 @@ def _scale(magnitude: Any, about: Any, way: Any, levels: Any, ends: Any) -> Any:
         least, bound = ends[0, 0], ends[1, 0]
         if least > bound:
             return np.float32(np.nan)
-    # At one of the bounds a scale is right or not, as a tie is rounded; between them it is.
+    # Between the bounds a scale is valid. At a bound it depends on how the tie rounds.
     for candidate in ((least + bound) / np.float32(2), least, bound):
         scale = half_to_float(float_to_half(candidate))
         wrong = 0 if np.float32(0) < scale < np.inf else 1
@@ -182,7 +192,7 @@ def _scale(magnitude: Any, about: Any, way: Any, levels: Any, ends: Any) -> Any:
 
 @inline
 def _sign(values: Any, levels: Any, low: Any, high: Any, most: Any) -> Any:
-    """The sign of a scale under which all levels of weights are from `low` to `high`, NaN if they are under none."""
+    """The sign of the scale that puts the levels of all weights in `low..high`; NaN if neither sign does."""
     top: Any = 0
     bottom: Any = 0
     for i in range(_BLOCK):
@@ -211,12 +221,14 @@ def _pack_bytes(levels: NDArray[np.int16], out: NDArray[Any]) -> None:
 
 
 _NO_LEVEL: Final = 5
-"""An integer that is none of MXFP4's levels."""
+"""An integer that is not a level of MXFP4."""
 
 
 class _Microscale(Grid):
-    """The levels of MXFP4 under a power of two. Of the scales that would do the smallest is taken: the levels of a larger
-    one are among its levels, as far as the largest weight reaches."""
+    """MXFP4: E2M1 levels times a power-of-two scale (E8M0).
+
+    The smallest valid scale is taken: up to the largest weight, its grid contains the grid of every larger valid scale.
+    """
 
     _CODES: Final = np.full(13, -1, np.int8)
     _CODES[[0, 1, 2, 3, 4, 6, 8, 12]] = range(8)
@@ -245,7 +257,7 @@ class _Microscale(Grid):
 
 
 ROUNDED: Final = tuple(_ROUNDINGS)
-"""The names of the types that a grid is recognised in although they round it."""
+"""Names of the source types in which a grid is recognised even though its values are rounded."""
 
 GRIDS: Final[Mapping[BlockType, Grid]] = MappingProxyType(
     {
@@ -259,20 +271,22 @@ GRIDS: Final[Mapping[BlockType, Grid]] = MappingProxyType(
 
 
 def may_lie_on_grid(x: Floats, kind: BlockType) -> bool:
-    """False where a glance tells that not all blocks of float32 rows `(rows, n)` lie on the grid of `kind`, one of `GRIDS`,
-    as it does for ordinary weights: those need not wait until a kernel is compiled."""
+    """A cheap necessary test for `lies_on_grid`: False if some block of float32 rows `(rows, n)` cannot lie on the grid of
+    `kind`, one of `GRIDS`. Ordinary weights fail it, so they need no kernel compilation."""
     return GRIDS[kind].may_hold(x.reshape(-1, _BLOCK))
 
 
 def lies_on_grid(x: Floats, kind: BlockType, source: BlockType) -> bool:
-    """Whether all blocks of float32 rows `(rows, n)`, numbers of the type `source`, lie on the grid of `kind`, one of
-    `GRIDS`, or are what such a grid is when rounded to `source`."""
+    """Whether all blocks of float32 rows `(rows, n)`, with values representable in `source`, lie on the grid of `kind`, one
+    of `GRIDS`, or on that grid rounded to `source`."""
     return not np.isnan(GRIDS[kind].scales(x.reshape(-1, _BLOCK), source)).any()
 
 
 def repack(x: Floats, kind: BlockType, source: BlockType, inexact: NDArray[np.bool_], out: NDArray[np.uint8]) -> None:
-    """Write anew, without loss, those blocks of float32 rows `(rows, n)` that `inexact` `(blocks,)` marks, into their
-    places in `out`, uint8 `(rows, bytes per row)`: what they give back is the weights, or once rounded to `source` is.
+    """Pack losslessly the blocks of float32 rows `(rows, n)` that the mask `inexact` `(blocks,)` selects.
+
+    They are written in place to `out`, uint8 `(rows, bytes_per_row)`. Dequantized, they equal the weights exactly or after
+    rounding to `source`.
 
     Raises:
         ValueError: if one of them does not lie on the grid.

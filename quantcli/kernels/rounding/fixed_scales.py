@@ -1,8 +1,8 @@
-"""Codes rounded under fixed scales, for every type whose codes are scalars: the phase that rounding with error feedback
-(GPTQ) drives column by column.
+"""Round to nearest under fixed scales, for every type with scalar codes. GPTQ, which rounds with error feedback, calls it
+column by column.
 
-It is derived from a type's reader (weight = scale * (code - zero) - minimum) and its writer of codes. Weights are those of
-`dequantize`, float32. Distances from them are compared in float64: in float32, different ones may round to the same.
+It is derived from a type's reader (weight = scale * (code - zero) - minimum) and its writer of codes. Candidate weights are
+the float32 values of `dequantize`. Distances are compared in float64: different ones may round to the same float32.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ Round = Callable[[NDArray[np.float32], NDArray[np.uint8], int, int], None]
 """(x, data, start, stop): x float32 (rows, n), data uint8 (rows, bytes_per_row), both C-contiguous."""
 
 _Nearest = Callable[[Vec, Vec, Vec], Vec]
-"""An `inline` function of 32 values, scales and minimums, float32, to the nearest codes, float32."""
+"""An `inline` function (values, scales, minimums) -> nearest codes, all vectors of 32 float32."""
 
 _MAX_GROUPS: Final = 16
-"""Groups of weights with a scale of their own in a block, at most."""
+"""The most groups (sub-blocks) in a block."""
 
 _PLACES: Final = np.arange(PART, dtype=np.int32)
 _INFINITY: Final = F32(np.inf)
@@ -49,24 +49,23 @@ _INFINITY: Final = F32(np.inf)
 def round_codes(
     x: NDArray[np.float32], data: NDArray[np.uint8], kind: str | BlockType, start: int = 0, stop: int | None = None
 ) -> None:
-    """Round weights to the codes nearest to them under the scales and minimums that `data` has, in place.
+    """Round weights to the nearest codes in place, under the scales and minimums already in `data`.
 
     x      float32 (rows, n)
     data   uint8 (rows, bytes_per_row), C-contiguous: blocks of `kind`; their scales and minimums are kept
-    start  the first column that is rounded; any column, within a block too
-    stop   the column after the last one; None for n. The weights of all other columns are kept
+    start  first column to round; it may lie within a block
+    stop   end column, exclusive; None for n. The weights of all other columns are kept
 
-    A weight is nearest as `dequantize` gives it. Of two equally near codes the even one is taken, or where levels are not
-    evenly spaced and in Q1_0, the one that the reference's quantizer takes. A code stays as it is where a scale is zero or
-    not finite, or a value NaN: no code is nearer than another. The call is serial and releases the GIL; the result does not
-    depend on how rows are cut.
+    Distance is measured to the dequantized weight. Ties go to the even code, or for non-uniform types and Q1_0, to the code
+    that llama.cpp's quantizer takes. A code is kept where its scale is zero or not finite, or the value is NaN: no code is
+    nearer than another. The call is serial and releases the GIL. The result does not depend on how rows are chunked.
 
-    Of a block with a rounded column all codes are packed again: a code of MXFP4 and NVFP4 that is a negative zero becomes a
-    positive one, and a byte of TQ1_0 that no quantizer makes the one that is read alike.
+    All codes of a block with a rounded column are packed again. A negative zero of MXFP4 or NVFP4 then becomes a positive
+    zero. A byte of TQ1_0 that no quantizer produces becomes the canonical one with the same codes.
 
     Raises:
-        ValueError: for an unknown type or one whose codes stand for no single weight, an array of another shape or dtype,
-            blocks that cannot be written in place, or columns outside the row.
+        ValueError: for an unknown type or one whose codes do not stand for single weights, an array of another shape or
+            dtype, blocks that cannot be written in place, or columns outside the row.
     """
     target = kind if isinstance(kind, BlockType) else block_type(kind)
     function = rounder(target)
@@ -84,10 +83,10 @@ def round_codes(
 
 @cache
 def rounder(kind: BlockType) -> Round:
-    """The serial kernel that rounds the codes of a type under fixed scales. It checks nothing, and releases the GIL.
+    """The serial kernel that rounds to nearest under fixed scales. It checks no arguments and releases the GIL.
 
     Raises:
-        ValueError: for a type that is only stored, or whose codes stand for no single weight.
+        ValueError: for a type that is only stored, or whose codes do not stand for single weights.
     """
     functions = codec(kind)
     reader, writer = functions.reader, functions.writer
@@ -130,7 +129,7 @@ def _derived(reader: PackedReader, writer: CodeWriter, kind: BlockType) -> Round
                     store(minimums, 0, minimums_of(packed, offset))
                 for part in range(parts):
                     code = reinterpret(codes_of(packed, offset, part), np.uint8)
-                    # The columns of this part that are rounded.
+                    # The columns of this part to round.
                     column = block * length + part * PART
                     left, right = max(start - column, 0), min(stop - column, PART)
                     if left < right:
@@ -147,8 +146,8 @@ def _nearest_code(codes: range | tuple[int, ...], zero: int) -> _Nearest:
 
 
 def _nearest_in_range(codes: range, zero: int) -> _Nearest:
-    """Evenly spaced weights: the rounded quotient, or the code on the other side of the value where that one is nearer.
-    Quotients and weights are both rounded, so the first guess may be off by one."""
+    """Uniform quantization: the rounded quotient, or the code on the other side of the value if that one is nearer.
+    Quotients and weights both have rounding errors, so the first guess may be off by one."""
     lowest, highest, middle = F32(codes[0]), F32(codes[-1]), F32(zero)
 
     @inline
@@ -172,13 +171,13 @@ def _nearest_in_range(codes: range, zero: int) -> _Nearest:
 
 
 def _nearest_in_table(codes: tuple[int, ...], zero: int) -> _Nearest:
-    """Weights that are not evenly spaced: every one is tried."""
+    """Non-uniform quantization (a codebook of scalars): exhaustive search."""
     offsets = tuple(float(code - zero) for code in codes)
     count, least, most, middle = len(offsets), F32(min(offsets)), F32(max(offsets)), F32(zero)
 
     @inline
     def nearest(value: Vec, scale: Vec, low: Vec) -> Vec:
-        # What lies beyond the weights is moved to the last of them: far away, all distances are rounded to the same.
+        # Values beyond the outermost weights are clamped to them: far away, all distances round to the same number.
         one_end, other_end = scale * least - low, scale * most - low
         inside = minimum(maximum(value, minimum(one_end, other_end)), maximum(one_end, other_end))
         wide = convert(inside, np.float64)

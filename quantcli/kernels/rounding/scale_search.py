@@ -1,9 +1,9 @@
-"""The scale searches of the block quantizers, with one block in each lane.
+"""The scale searches of the block quantizers, one block per lane.
 
-A quantizer looks for the scale (and minimum) whose rounding error is smallest, over a handful of trial scales. The sums of
-a trial are serial: their order is part of the result. So the blocks go into the lanes: `LANES` blocks are laid out element
-by element (`x[l * LANES + lane]`), and every lane runs the reference's serial algorithm, in its order, with its roundings.
-Same order, same bits, whatever the width of the machine.
+A quantizer searches for the scale (and minimum) of least quantization error over a handful of trial scales. The sums of a
+trial are sequential: their order is part of the result. So vectorization is across blocks: `LANES` blocks are transposed
+(`x[l * LANES + lane]`), and every lane runs llama.cpp's serial algorithm with the same order of operations and rounding.
+The result is bit-identical for every vector width.
 
 Sources: `make_qkx2_quants`, `make_qkx3_quants`, `make_qx_quants`, `make_q3_quants`, `make_qp_quants` in `ggml-quants.c`.
 """
@@ -36,15 +36,15 @@ TINY: Final = np.float32(1e-15)
 """`GROUP_MAX_EPS`: a block whose largest magnitude is below this is all zero."""
 
 _ROUNDER: Final = np.float32(12582912.0)
-"""1.5 * 2**23: adding it leaves the rounded integer in the low bits of the float."""
+"""1.5 * 2**23: after adding it, the low mantissa bits are the rounded integer."""
 
 _ROUNDER_LIMIT: Final = np.float32(4194303.0)
-"""Up to this magnitude the float that comes back by subtracting `_ROUNDER` is the rounded integer."""
+"""Up to this magnitude, adding and subtracting `_ROUNDER` gives the rounded integer."""
 
 
 @inline
 def nearest_int(value: Vec) -> Vec:
-    """float32 lanes to int32, halves to even, and beyond 2**22 in magnitude the same nonsense as the reference:
+    """float32 lanes to int32, rounding to nearest even. Beyond 2**22 in magnitude the result is as wrong as llama.cpp's:
     `nearest_int` in C reads the integer from the bits of `value + 1.5 * 2**23`, for infinities and NaN too."""
     bits = reinterpret(value + _ROUNDER, np.int32)
     return (bits & I32(0x007FFFFF)) - I32(0x00400000)
@@ -52,17 +52,19 @@ def nearest_int(value: Vec) -> Vec:
 
 @inline
 def finite_inverse(value: Any) -> Any:
-    """1 / value of a float32, but 0 where that is infinite: for zero, as in the reference, and for subnormal scales, where
-    the reference multiplies by infinity and converts that to the integer 0, unless something was added; callers see to
-    it."""
+    """The float32 reciprocal, with 0 in place of infinity.
+
+    For zero this is as in llama.cpp. For subnormal scales llama.cpp multiplies by infinity and casts that to the integer 0,
+    unless something was added first: callers handle that case.
+    """
     inverse = F32(1) / value
     return inverse if abs(inverse) < F32(np.inf) else F32(0)
 
 
 @inline
 def clamped_level(value: Vec, low: int, high: int, exact: bool) -> Vec:
-    """`nearest_int` clamped to `low..high`, as float32 lanes. Without `exact` the value must be within +-4194303: two
-    operations less, in the innermost loop of every search."""
+    """`nearest_int` clamped to `low..high`, as float32 lanes. Without `exact` the value must be within +-4194303, which
+    saves two operations in the innermost loop of every search."""
     if exact:
         level = maximum(splat(I32(low), LANES), minimum(splat(I32(high), LANES), nearest_int(value)))
         return convert(level, np.float32)
@@ -93,7 +95,7 @@ def _affine_error(
     x: NDArray[Any], weight: NDArray[Any], base: int, length: int, top: int, inverse: Vec, low: Vec, exact: bool,
     scale: Vec, offset: Vec, mean_absolute: bool,
 ) -> Vec:  # fmt: skip
-    """The weighted error of `scale * l + offset` for the levels of a trial. Recomputing the levels costs less than storing
+    """The weighted error of `scale * l + offset` for the levels of a trial. Recomputing the levels is cheaper than storing
     them in the first loop and loading them here."""
     error = splat(F32(0), LANES)
     for element in range(length):
@@ -143,7 +145,7 @@ def affine_search(
         else _affine_error(x, weight, base, length, top, best_inverse, low, True, scale, low, mean_absolute)
     )
     for trial in range(steps + 1):
-        # The reference measures every trial from the minimum found so far, not from the block's own.
+        # llama.cpp measures every trial from the best minimum so far, not from the block's own.
         inverse = splat(F32(first_step) + F32(step) * F32(trial) + F32(top), LANES) / (high - offset)
         tame = _in_range(inverse, smallest, high, offset, flat)
         if tame:
@@ -169,14 +171,14 @@ def affine_search(
     scale = select(flat, zero, scale)
     best_inverse = select(flat, zero, best_inverse)
     best_low = select(flat, zero, best_low)
-    # A flat block's minimum is the block's own, as found before any trial.
+    # A flat (constant) block keeps its own minimum, from before any trial.
     return scale, -select(flat, low, offset), best_inverse, best_low
 
 
 @inline
 def _in_range(inverse: Vec, smallest: Vec, high: Vec, low: Vec, flat: Vec) -> bool:
-    """True if `inverse * (x - low)` stays within the rounder's range for every x between `smallest` and `high`, in all
-    lanes that count."""
+    """True if `inverse * (x - low)` stays within `_ROUNDER_LIMIT` for every x from `smallest` to `high`, in all lanes that
+    are not flat."""
     limit = splat(_ROUNDER_LIMIT, LANES)
     fine = (absolute(inverse * (high - low)) < limit) & (absolute(inverse * (smallest - low)) < limit)
     return all_lanes(fine | flat)  # type: ignore[no-any-return]
@@ -184,13 +186,13 @@ def _in_range(inverse: Vec, smallest: Vec, high: Vec, low: Vec, flat: Vec) -> bo
 
 @inline
 def affine_level(value: Vec, inverse: Vec, low: Vec, top: int) -> Vec:
-    """The int32 levels that `affine_search` settled on."""
+    """The int32 levels for a result of `affine_search`."""
     return maximum(splat(I32(0), LANES), minimum(splat(I32(top), LANES), nearest_int(inverse * (value - low))))
 
 
 @inline
 def block_extreme(x: NDArray[Any], base: int, length: int) -> tuple[Vec, Vec]:
-    """Of `length` transposed elements from `base` on, the first of largest magnitude, and that magnitude."""
+    """The first of largest magnitude among `length` transposed elements from `base` on, and that magnitude."""
     largest = splat(F32(0), LANES)
     extreme = largest
     for element in range(length):
@@ -210,7 +212,7 @@ def symmetric_search(
 
     `x` holds the transposed blocks from `base` on, `weight` the weights from 0 on. Returns (scale, inverse, empty): the
     levels are round(inverse * x) clamped, except in the lanes of `empty`, blocks below `TINY`, whose scale is 0 and whose
-    stored levels (l + half) the reference sets to 0. |inverse * x| never exceeds half + 1, so `exact` (see
+    stored levels (l + half) llama.cpp sets to 0. |inverse * x| never exceeds half + 1, so `exact` (see
     `clamped_level`) is for x that may be infinite or NaN: scales that are themselves results of sums.
     """
     zero = splat(F32(0), LANES)
@@ -249,8 +251,10 @@ def _symmetric_trial(
 
 @inline
 def _descent_start(x: NDArray[Any], base: int, length: int, half: int, levels: NDArray[Any]) -> tuple[Vec, Vec, Vec]:
-    """The levels of a group against its extreme, written to `levels[base:]`; the sums of w * x * l and w * l * l with
-    w = x * x, and the lanes of blocks below `TINY`."""
+    """Initial levels of a group, scaled by its element of largest magnitude, written to `levels[base:]`.
+
+    Returns the sums of w * x * l and w * l * l with w = x * x, and the mask of blocks below `TINY`.
+    """
     zero = splat(F32(0), LANES)
     extreme, largest = block_extreme(x, base, length)
     empty = largest < TINY
@@ -271,7 +275,8 @@ def _descent_start(x: NDArray[Any], base: int, length: int, half: int, levels: N
 def _descent_step(
     x: NDArray[Any], place: int, half: int, levels: NDArray[Any], sum_lx: Vec, sum_l2: Vec, changed: Vec
 ) -> tuple[Vec, Vec, Vec]:
-    """Move one level of each lane to where the other levels' scale puts it, in the lanes where that lowers the error."""
+    """A coordinate-descent step: requantize one level of each lane with the least-squares scale of the other levels, in the
+    lanes where that lowers the error."""
     zero = splat(F32(0), LANES)
     value = load(x, place, LANES)
     level = load(levels, place, LANES)
@@ -308,10 +313,9 @@ def descent_search(
     """Fit `x ~ scale * l` with l in -half..half-1 and weights x * x, by coordinate descent (`make_q3_quants`): up to five
     passes, each moving one level at a time where that lowers the error.
 
-    Four groups of `LANES` blocks, one after another from `base` on: a step waits for the division of the step before, and
-    four chains of steps keep the processor busy (one alone was half as fast). A lane that stopped changing repeats itself,
-    so all lanes go on until none changes. Writes the levels, float32, transposed, to `levels[base:]` and returns the four
-    groups' scales.
+    Processes four consecutive groups of `LANES` blocks from `base` on. A step depends on the division of the previous step,
+    and four independent chains hide its latency (one alone was half as fast). A converged lane repeats itself, so all lanes
+    go on until none changes. Writes the levels, float32, transposed, to `levels[base:]`. Returns the four groups' scales.
     """
     size = length * LANES
     lx_a, l2_a, empty_a = _descent_start(x, base, length, half, levels)
@@ -340,7 +344,7 @@ def positive_search(x: NDArray[Any], weight: NDArray[Any], length: int, top: int
     """Fit `x ~ scale * l`, x >= 0, with l in 0..top (`make_qp_quants`): nine trial scales, then coordinate descent.
 
     `x` and `weight` are transposed. Writes the levels, int32 of 0..255, to `levels` and returns the scale. Levels are bytes
-    in the reference: the few negative ones wrap here as there.
+    (uint8) in llama.cpp: the few negative ones wrap here as there.
     """
     zero = splat(F32(0), LANES)
     largest = zero
@@ -385,7 +389,8 @@ def positive_search(x: NDArray[Any], weight: NDArray[Any], length: int, top: int
 def _positive_descent(
     x: NDArray[Any], weight: NDArray[Any], length: int, top: int, levels: NDArray[Any], empty: Vec, sum_lx: Vec, sum_l2: Vec
 ) -> tuple[Vec, Vec]:
-    """Up to five passes over the levels, each moving one where that lowers the error. Returns the sums afterwards."""
+    """Coordinate descent: up to five passes, changing one level at a time where that lowers the error. Returns the final
+    sums."""
     zero = splat(F32(0), LANES)
     for _ in range(5):
         changed = empty & ~empty

@@ -1,28 +1,28 @@
-"""Fixed-width vectors for numba: the instructions a kernel needs, said explicitly instead of hoped for.
+"""Explicit SIMD for numba: fixed-width vectors and intrinsics, instead of relying on auto-vectorization.
 
 A `Vector(element, lanes)` is one LLVM vector value. LLVM splits a vector that is wider than the machine's registers, so the
-same kernel runs everywhere, and each lane computes exactly what scalar code would: IEEE operations in the order written, no
-fast-math flags, no contraction (except in `fma`, which is one rounding by definition).
+same kernel runs everywhere. Each lane computes exactly what scalar code would: IEEE operations in the order written, no
+fast-math flags, no FMA contraction (except in `fma`, which rounds once by definition).
 
     x = load(array, index, LANES)           LANES consecutive elements, from any alignment
     store(array, index, x)
-    address(array, np.uint8)  local(32, np.float32)   where an array begins; room on the stack: either in an array's place
+    address(array, np.uint8)  local(32, np.float32)   base address of an array; stack memory. Both replace an array argument
     splat(scalar, LANES)                    the scalar in every lane
-    + - * /  < <= > >= == !=  & | ^ ~ << >>  between equal vectors, or one and a scalar of its element type; -x
+    + - * /  < <= > >= == !=  & | ^ ~ << >>  of vectors of one type, or a vector and a scalar of its element type; -x
     select(mask, a, b)  any_lane(mask)  all_lanes(mask)
     absolute  rint  round_away  truncate  sqrt  floor  fma  minimum  maximum
-    convert(x, np.int32)                    lane by lane, as C casts do
-    reinterpret(x, np.int32)                the same bits as other elements
-    sum_lanes  max_lanes  min_lanes         down to a scalar; integer, or float pairwise
-    mask_bits  bits_mask  first_lane        a mask as an integer, and back; where it is first true
-    transpose_tile                          a square of elements, rows to columns
-    dot_bytes / dot_pairs / dot_quads       integer multiply-add, the machine's instruction where there is one
-    grid_operations                         the outer products that matrix products are made of
+    convert(x, np.int32)                    lane-wise C cast
+    reinterpret(x, np.int32)                bit cast to other elements
+    sum_lanes  max_lanes  min_lanes         horizontal reduction to a scalar; floats are summed pairwise
+    mask_bits  bits_mask  first_lane        mask to integer and back; index of the first true lane
+    transpose_tile                          transpose of a square tile
+    dot_bytes / dot_pairs / dot_quads       integer multiply-add, by the machine's instruction if it has one
+    grid_operations                         outer products on register tiles, for GEMM
 
-Integers passed as lane counts must be literals or module constants: they choose the type.
+Integers passed as lane counts must be literals or module constants: they determine the type.
 
-The quantizers put one block in each lane (see `blocks/`) and are `LANES` wide: the width of the machine's registers. Their
-result does not depend on it.
+The quantizers put one block in each lane (see `blocks/`). `LANES` is the width of the machine's registers. Results do not
+depend on it.
 """
 
 from __future__ import annotations

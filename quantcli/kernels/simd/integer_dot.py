@@ -1,4 +1,4 @@
-"""Integer multiply-add: the machine's instruction where there is one, the same from portable IR elsewhere."""
+"""Integer multiply-add: the machine's instruction if it has one, otherwise the same result from portable IR."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from quantcli.kernels.simd.vector import I32, Vector, call, llvm_type, machine_f
 
 
 def _deinterleaved(builder: Any, value: Any, ways: int, wide: ir.Type, extend: str) -> list[Any]:
-    """The lanes of `value` at i, i + ways, ... for each i below `ways`, widened."""
+    """Deinterleave: the lanes of `value` at i, i + ways, ... for each i below `ways`, widened."""
     lanes = value.type.count
     parts = []
     for first in range(ways):
@@ -71,7 +71,7 @@ def dot_bytes(typing: Any, a: Any, b: Any) -> Any:
 
 
 def _unsigned_quads(builder: Any, total: Any, x: Any, y: Any) -> Any:
-    """total + groups of four of x (uint8) * y (int8)."""
+    """total + dot products of four neighbouring lanes, x uint8 and y int8."""
     features, quads, bits = machine_features(), total.type, 8 * x.type.count
     if "avx512vnni" in features and _AVX512_WIDTHS.get(x.type.count) in features:
         words = [builder.bitcast(value, quads) for value in (x, y)]
@@ -84,10 +84,10 @@ def _unsigned_quads(builder: Any, total: Any, x: Any, y: Any) -> Any:
 
 
 def _signed_quads(builder: Any, total: Any, x: Any, y: Any) -> Any:
-    """total + groups of four of x (int8) * y (int8), by way of the unsigned instruction."""
+    """total + dot products of four neighbouring lanes, x and y int8, by the unsigned-by-signed instruction."""
     features, quads, bits = machine_features(), total.type, 8 * x.type.count
     if "avx512vnni" in features and _AVX512_WIDTHS.get(x.type.count) in features:
-        # x ^ 0x80 is x + 128 as an unsigned number; what 128 adds is taken away again. Exact: nothing saturates.
+        # x ^ 0x80 is x + 128 as uint8; the contribution of 128 is subtracted again. Exact: nothing saturates.
         offset = ir.Constant(x.type, [-128] * x.type.count)
         surplus = _unsigned_quads(builder, ir.Constant(quads, [0] * quads.count), offset, y)
         return builder.sub(_unsigned_quads(builder, total, builder.xor(x, offset), y), surplus)
@@ -106,7 +106,7 @@ def emit_dot_quads(builder: Any, signed: bool, total: Any, x: Any, y: Any) -> An
 
 @intrinsic  # type: ignore[untyped-decorator]
 def dot_quads(typing: Any, accumulator: Any, a: Any, b: Any) -> Any:
-    """accumulator + groups of four: lane i adds a[4i..4i+3] . b[4i..4i+3]; a uint8 or int8, b int8, accumulator int32.
+    """accumulator + dot products: lane i adds a[4i..4i+3] . b[4i..4i+3]; a uint8 or int8, b int8, accumulator int32.
 
     Exact for int8 `a` with b >= -127, and for uint8 `a` as long as each sum of two neighbouring products fits an int16
     (true for a <= 128): the AVX2 instruction saturates there.

@@ -1,4 +1,4 @@
-"""What is computed in each lane by itself, and lanes in another order."""
+"""Lane-wise operations, shuffles and table lookups."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from quantcli.kernels.simd.vector import I32, Vector, call, llvm_type, machine_f
 
 
 def _float_intrinsic(name: str, arity: int, note: str) -> Any:
-    """An LLVM float intrinsic on equal vectors, as a numba intrinsic."""
+    """An LLVM float intrinsic on vectors of one type, as a numba intrinsic."""
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         kind = args[0].type
@@ -45,8 +45,8 @@ fma = _float_intrinsic("fma", 3, "x * y + z in one rounding. Not for anything th
 
 @intrinsic  # type: ignore[untyped-decorator]
 def round_away(typing: Any, x: Any) -> Any:
-    """The nearest integer, halves away from zero, as C's `roundf`: the integer part after adding just under a half, since
-    LLVM's own `round` calls the C library where the machine has no instruction."""
+    """Round to nearest, ties away from zero, as C's `roundf`: truncation after adding just under a half. LLVM's own `round`
+    calls the C library where the machine has no instruction."""
 
     def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         kind = args[0].type
@@ -81,7 +81,7 @@ def maximum(typing: Any, a: Any, b: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def convert(typing: Any, vector: Any, dtype: Any) -> Any:
-    """Each lane as another number type, by C's rules (a float truncates towards zero and must be in range)."""
+    """Lane-wise cast by C's rules (a float truncates towards zero and must be in range)."""
     target = Vector(dtype.instance_type, vector.lanes)
 
     def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -105,7 +105,7 @@ def convert(typing: Any, vector: Any, dtype: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def reinterpret(typing: Any, vector: Any, dtype: Any) -> Any:
-    """The same bits, as elements of `dtype`: the lane count follows from the sizes."""
+    """Bit cast to elements of `dtype`. The lane count follows from the element sizes."""
     element = dtype.instance_type
     target = Vector(element, vector.lanes * vector.element.bitwidth // element.bitwidth)
 
@@ -116,7 +116,8 @@ def reinterpret(typing: Any, vector: Any, dtype: Any) -> Any:
 
 
 def shuffle(*pattern: int) -> Any:
-    """An intrinsic `f(a, b)` whose lane i is lane `pattern[i]` of `a` followed by `b`; made once, in a module constant."""
+    """An intrinsic `f(a, b)` whose lane i is lane `pattern[i]` of `a` and `b` concatenated. Make it once, in a module
+    constant."""
 
     def shuffled(typing: Any, a: Any, b: Any) -> Any:
         def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -129,8 +130,8 @@ def shuffle(*pattern: int) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def lookup(typing: Any, table: Any, index: Any) -> Any:
-    """Lane i is lane `index[i] % lanes` of the float32 `table`; `index` is int32. One instruction with AVX2 (8 lanes) and
-    AVX-512 (16), a load per lane elsewhere."""
+    """Table lookup: lane i is lane `index[i] % lanes` of the float32 `table`; `index` is int32. One permute instruction
+    with AVX2 (8 lanes) and AVX-512 (16), a load per lane elsewhere."""
     instructions = {8: ("avx2", "avx2.permps"), 16: ("avx512f", "avx512.permvar.sf.512")}
     feature, name = instructions.get(table.lanes, ("", ""))
 

@@ -1,4 +1,4 @@
-"""Vectors from memory and back."""
+"""Loads and stores of vectors and scalars, stack memory, transpose, prefetch and broadcast."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from quantcli.kernels.simd.vector import I32, LLVM_ELEMENTS, Vector, broadcast, 
 
 @intrinsic  # type: ignore[untyped-decorator]
 def address(typing: Any, array: Any, dtype: Any) -> Any:
-    """Where a contiguous array begins, as numbers of `dtype`: what every function here takes in an array's place. It counts
-    no references, which cost more than a short loop, and keeps nothing alive."""
+    """The base address of a contiguous array, as a pointer to `dtype`, which every function here accepts as an array.
+
+    It is not reference-counted, which would cost more than a short loop, and does not keep the array alive.
+    """
 
     def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         data = context.make_array(sig.args[0])(context, builder, args[0]).data
@@ -25,7 +27,7 @@ def address(typing: Any, array: Any, dtype: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def recast(typing: Any, place: Any, dtype: Any) -> Any:
-    """The same address, of numbers of `dtype`."""
+    """Pointer cast: the same address, of elements of `dtype`."""
 
     def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return builder.bitcast(args[0], context.get_value_type(sig.return_type))
@@ -35,8 +37,8 @@ def recast(typing: Any, place: Any, dtype: Any) -> Any:
 
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
 def local(typing: Any, count: Any, dtype: Any) -> Any:
-    """The address of room for `count` numbers of `dtype` on the stack, at the begin of a cache line, for as long as the
-    kernel runs. Unset."""
+    """Uninitialized stack memory for `count` elements of `dtype`, aligned to a cache line. It lives until the kernel
+    returns."""
     size, element = literal(count), dtype.instance_type
 
     def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -100,9 +102,11 @@ def store_scalar(typing: Any, array: Any, offset: Any, value: Any) -> Any:
 def transpose_tile(
     typing: Any, source: Any, starts: Any, first: Any, offset: Any, target: Any, at: Any, stride: Any, lanes: Any
 ) -> Any:
-    """Turn a square of `lanes` x `lanes` elements (a power of two): row r is read from `source[starts[first + r] + offset]`
-    on, and `target[at + column * stride + r]` receives its columns. `source` and `target` are contiguous, of one type;
-    `starts` is intp."""
+    """Transpose a square of `lanes` x `lanes` elements (a power of two).
+
+    Row r is read from `source[starts[first + r] + offset]` on; column c goes to `target[at + c * stride + r]`. `source` and
+    `target` are contiguous and of one type; `starts` is intp.
+    """
     size = literal(lanes)
 
     def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -124,8 +128,7 @@ def transpose_tile(
 
 
 def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
-    """The columns of a square of vectors: at each step, lanes whose index has the step's bit change places with the rows
-    whose index has it."""
+    """Transpose a square of vectors: each step swaps one bit between lane index and row index."""
     size = len(rows)
     step = 1
     while step < size:
@@ -144,7 +147,7 @@ def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def prefetch(typing: Any, array: Any, index: Any) -> Any:
-    """Ask for the cache line that holds element `index`, which will be read once."""
+    """Prefetch the cache line of element `index`, for a single read."""
 
     def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         place = pointer(context, builder, sig.args[0], args[0], args[1], ir.IntType(8))
@@ -157,7 +160,7 @@ def prefetch(typing: Any, array: Any, index: Any) -> Any:
 
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
 def splat(typing: Any, scalar: Any, lanes: Any) -> Any:
-    """The scalar in every lane; its type is the element type."""
+    """Broadcast: the scalar in every lane. Its type is the element type."""
     vector = Vector(types.unliteral(scalar), literal(lanes))
 
     def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:

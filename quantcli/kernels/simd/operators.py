@@ -1,4 +1,4 @@
-"""The operators of Python between vectors, and between a vector and a scalar of its element type."""
+"""Python operators on vectors of one type, and on a vector and a scalar of its element type."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from quantcli.kernels.simd.vector import Vector, broadcast
 
 
 def _operator(symbol: Callable[..., Any], emit: Callable[[Any, Vector, Any, Any], Any], *, compares: bool = False) -> None:
-    """Teach numba `symbol` between two equal vectors, and between a vector and a scalar of its element type."""
+    """Register `symbol` with numba for two vectors of one type, and for a vector and a scalar of its element type."""
 
     @infer_global(symbol)
     class _Template(AbstractTemplate):  # type: ignore[misc]
@@ -43,7 +43,7 @@ def _arithmetic(float_name: str, integer_name: str) -> Callable[[Any, Vector, An
 
 
 def comparison(sign: str) -> Callable[[Any, Vector, Any, Any], Any]:
-    """What emits a comparison of two vectors. NaN compares as in C."""
+    """The emitter of a comparison of two vectors. NaN compares as in C."""
 
     def emit(builder: Any, vector: Vector, a: Any, b: Any) -> Any:
         if vector.is_float:

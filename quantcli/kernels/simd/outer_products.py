@@ -1,8 +1,8 @@
-"""A grid of vectors: outer products of a few rows' vectors with a few columns' numbers, which matrix products are made of.
+"""Register tiles (grids) of accumulators: the outer products that GEMM kernels are made of.
 
-A grid is a tuple of `rows * columns` equal vectors, that of row r and column c at index r * columns + c. Its lanes are
-neighbouring rows of a matrix: a row's vectors come from memory once and are multiplied by one number of each column in all
-lanes, so that nothing is ever summed across lanes. Held in a variable of a loop it stays in registers.
+A grid is a tuple of `rows * columns` vectors of one type; that of row r and column c has index r * columns + c. Its lanes
+are neighbouring rows of a matrix. A row's vectors are loaded once and multiplied by a broadcast number of each column, so
+no horizontal reduction is needed. A grid held in a loop variable stays in registers.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from quantcli.kernels.simd.vector import I32, LLVM_ELEMENTS, Vector, broadcast, 
 
 @dataclass(frozen=True, slots=True)
 class GridOperations:
-    """Intrinsics on grids; every array is contiguous, `at` an index into it, and `stride` what is between two columns.
+    """Intrinsics on grids. Every array is contiguous, `at` is an index into it, and `stride` the distance of two columns.
 
-    zeros()  no_integers()                              float32, int32
-    read(array, at, stride)                             rows from `at + column * stride` on, side by side
-    write(grid, array, at, stride)                      and back
-    columns_of(array, at, stride)                       array[at + column * stride] in all lanes of all rows
+    zeros()  no_integers()                              a grid of zeros, float32 or int32
+    read(array, at, stride)                             load rows from `at + column * stride` on, contiguous
+    write(grid, array, at, stride)                      the inverse store
+    columns_of(array, at, stride)                       broadcast array[at + column * stride] to all lanes of all rows
     add_outer(grid, a, a_at, b, b_at, stride)           grid + a[a_at:, the rows' lanes] * b[b_at + column * stride], floats
     add_quads(grid, a, a_at, b, b_at, stride)           the same with four neighbouring int8 or uint8 of `a` in each int32
                                                         lane, times four int8 of `b`
@@ -46,7 +46,7 @@ class GridOperations:
 
 
 class _Emitter:
-    """What lowering an operation of a call `(context, builder, sig, args)` on a grid of these sizes takes."""
+    """Lowering of the operations on a grid of these sizes, for a call `(context, builder, sig, args)`."""
 
     def __init__(self, rows: int, columns: int, lanes: int, context: Any, builder: Any, sig: Any, args: Any) -> None:
         self.rows, self.columns, self.lanes = rows, columns, lanes
@@ -56,7 +56,7 @@ class _Emitter:
         return ((row, column) for row in range(self.rows) for column in range(self.columns))
 
     def grid(self, number: int) -> dict[tuple[int, int], Any]:
-        """Argument `number`, taken apart."""
+        """Argument `number`, unpacked."""
         parts = cgutils.unpack_tuple(self.builder, self.args[number])
         return dict(zip(self.places(), parts, strict=True))
 
@@ -84,12 +84,12 @@ class _Emitter:
         return [self.load(array, self.at(at, row * lanes), lanes) for row in range(self.rows)]
 
     def column_numbers(self, array: int, at: int, stride: int) -> list[Any]:
-        """One element of each column, in all lanes."""
+        """One element of each column, broadcast to all lanes."""
         loaded = (self.load(array, self.at(at, column, stride), 0) for column in range(self.columns))
         return [broadcast(self.builder, value, self.lanes) for value in loaded]
 
     def column_quads(self, array: int, at: int, stride: int) -> list[Any]:
-        """Four neighbouring bytes of each column, in all lanes as int32."""
+        """Four neighbouring bytes of each column, broadcast to all lanes as int32."""
         kind, words = self.sig.args[array], []
         for column in range(self.columns):
             place = pointer(self.context, self.builder, kind, self.args[array], self.at(at, column, stride), I32)
@@ -97,7 +97,7 @@ class _Emitter:
         return words
 
     def fma(self, a: Any, b: Any, c: Any) -> Any:
-        """a * b + c in one rounding."""
+        """a * b + c with one rounding (FMA)."""
         return call(self.builder, f"llvm.fma.{suffix(a.type)}", a.type, [a, b, c])
 
     def result(self, value: Callable[[int, int], Any]) -> Any:
@@ -107,7 +107,7 @@ class _Emitter:
 
 @dataclass(frozen=True, slots=True)
 class _Sizes:
-    """Of the grids that an operation is made for."""
+    """The sizes of the grids that an operation is made for."""
 
     rows: int
     columns: int
@@ -235,7 +235,7 @@ def _add_columns(sizes: _Sizes) -> Any:
 
 
 def grid_operations(rows: int, columns: int, lanes: int) -> GridOperations:
-    """The operations on grids of `rows` x `columns` vectors of `lanes`; made once, in module constants."""
+    """The operations on grids of `rows` x `columns` vectors of `lanes`. Make them once, in module constants."""
     sizes = _Sizes(rows, columns, lanes)
     makers = (_read, _write, _columns_of, _add_outer, _add_quads, _add_scaled, _add_columns)
     zeros = (_zeros(sizes, types.float32), _zeros(sizes, types.int32))

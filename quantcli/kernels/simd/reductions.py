@@ -1,4 +1,4 @@
-"""From all lanes to one value."""
+"""Horizontal reductions and masks."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def all_lanes(typing: Any, mask: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def mask_bits(typing: Any, mask: Any) -> Any:
-    """The mask of 8, 16, 32 or 64 lanes as an unsigned integer of so many bits, lane 0 the lowest."""
+    """The mask of 8, 16, 32 or 64 lanes as an unsigned integer of that many bits; lane 0 is the lowest bit."""
     integer = getattr(types, f"uint{mask.lanes}")
 
     def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -47,7 +47,7 @@ def mask_bits(typing: Any, mask: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def bits_mask(typing: Any, bits: Any) -> Any:
-    """The mask whose lanes are the bits of an unsigned integer, lane 0 the lowest: `mask_bits` undone."""
+    """The mask whose lanes are the bits of an unsigned integer, lane 0 the lowest: the inverse of `mask_bits`."""
     mask = Vector(types.boolean, bits.bitwidth)
 
     def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -70,7 +70,7 @@ def first_lane(typing: Any, mask: Any) -> Any:
 
 
 def _halves(builder: Any, value: Any, lanes: int) -> list[Any]:
-    """The first `lanes` lanes of a vector, and the next."""
+    """The first `lanes` lanes of a vector and the next `lanes`."""
     kind = ir.VectorType(I32, lanes)
     return [
         builder.shuffle_vector(value, value, ir.Constant(kind, list(range(first, first + lanes)))) for first in (0, lanes)
@@ -79,7 +79,7 @@ def _halves(builder: Any, value: Any, lanes: int) -> list[Any]:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def sum_lanes(typing: Any, vector: Any) -> Any:
-    """The sum of the lanes. Floats are added pairwise (halves onto halves): for results that need no fixed order."""
+    """The sum of the lanes. Floats are added pairwise (upper half to lower half): for results that need no fixed order."""
 
     def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         kind, element = args[0].type, args[0].type.element
@@ -108,7 +108,7 @@ def min_lanes(typing: Any, vector: Any) -> Any:
 
 
 def _extreme_lane(vector: Vector, sign: str, name: str) -> Any:
-    """Floats by comparing halves with halves: LLVM's own reduction takes extra care of NaN in every step."""
+    """Reduce floats by comparing halves pairwise. LLVM's own reduction handles NaN in every step, at extra cost."""
 
     def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         value, lanes = args[0], vector.lanes

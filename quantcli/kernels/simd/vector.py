@@ -1,4 +1,4 @@
-"""The type of a vector, and what lowering its operations to LLVM IR takes."""
+"""The vector type, and helpers for lowering its operations to LLVM IR."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numba.core.extending import models, register_model
 
 @cache
 def machine_features() -> frozenset[str]:
-    """LLVM's names of the host's instruction sets. Empty with `QUANTCLI_SIMD=generic`, which keeps kernels to portable IR
+    """LLVM's names of the host's CPU features. Empty with `QUANTCLI_SIMD=generic`, which restricts kernels to portable IR
     (the tests run both)."""
     if os.environ.get("QUANTCLI_SIMD") == "generic":
         return frozenset()
@@ -23,7 +23,7 @@ def machine_features() -> frozenset[str]:
 
 
 LANES: Final = 16 if "avx512f" in machine_features() else 8
-"""Lanes of a float32 vector in the quantizers: blocks that are searched at the same time."""
+"""Lanes of a float32 vector: in the quantizers, the blocks searched at the same time."""
 
 
 class Vector(types.Type):  # type: ignore[misc]
@@ -65,10 +65,10 @@ class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
 
 
 def literal(value: types.Type) -> int:
-    """The number of a literal integer argument.
+    """The value of a literal integer argument.
 
     Raises:
-        TypeError: if it is known only when the kernel runs.
+        TypeError: if it is not a compile-time constant.
     """
     if not isinstance(value, types.IntegerLiteral):
         raise TypeError("a lane count must be a literal integer or a module constant")
@@ -76,7 +76,7 @@ def literal(value: types.Type) -> int:
 
 
 def broadcast(builder: Any, scalar: Any, lanes: int) -> Any:
-    """A vector with the scalar in every lane."""
+    """Broadcast: a vector with the scalar in every lane."""
     vector = ir.VectorType(scalar.type, lanes)
     undefined = ir.Constant(vector, ir.Undefined)
     first = builder.insert_element(undefined, scalar, ir.Constant(I32, 0))
@@ -84,7 +84,7 @@ def broadcast(builder: Any, scalar: Any, lanes: int) -> Any:
 
 
 def pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any, target: ir.Type) -> Any:
-    """The address of element `index` of an array, or from an address on, as a pointer to `target`."""
+    """The address of element `index` from an array or base address, as a pointer to `target`."""
     data = array if isinstance(array_type, types.CPointer) else context.make_array(array_type)(context, builder, array).data
     return builder.bitcast(builder.gep(data, [index]), target.as_pointer())
 
@@ -98,7 +98,7 @@ def call(builder: Any, name: str, result: ir.Type, arguments: list[Any]) -> Any:
 
 
 def suffix(vector: ir.VectorType) -> str:
-    """How the names of LLVM's intrinsics end for a vector type: `v8f32`."""
+    """The suffix of LLVM intrinsic names for a vector type, such as `v8f32`."""
     element = vector.element
     kind = {ir.FloatType: "f32", ir.DoubleType: "f64"}.get(type(element)) or f"i{element.width}"
     return f"v{vector.count}{kind}"

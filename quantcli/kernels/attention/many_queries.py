@@ -1,7 +1,7 @@
 """Attention for many queries on the same keys: a prompt's tokens (prefill), and query heads that share a KV head (GQA).
 
-Both sums are GEMMs, computed like those of weights with register tiles of `COLUMNS` queries (see `tiles`). Keys are
-transposed so that positions are lanes; values are used as stored. A task is `_TASK` queries with their scores.
+Both sums are GEMMs, computed like those of weights with register tiles of `COLUMNS` queries (see `products.many_columns`).
+Keys are transposed so that positions are lanes; values are used as stored. A task is `_TASK` queries with their scores.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Attention of a few new tokens over all cached ones, on a key-value cache of any of the types in `cached`.
+"""Attention of a few new tokens over all cached ones. The KV cache may have any of the types in `cache_types`.
 
 Keys and values may be of different sizes, and one array may be both: values are then the first numbers of the keys.
 """

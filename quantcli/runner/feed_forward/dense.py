@@ -95,7 +95,8 @@ def load_mlp(weights: Weights, graph: Graph, width: int, prefix: str, suffix: st
     """The network whose tensors are `PREFIXffn_upSUFFIX` and so on.
 
     Raises:
-        ModelError, UnsupportedError: for tensors that are missing, misshapen or of a type that nothing multiplies by.
+        ModelError: for a tensor that is missing or has the wrong shape.
+        UnsupportedError: for a tensor type that is not supported.
     """
     up = weights.matrix(f"{prefix}ffn_up{suffix}", None, width)
     return FORMS[graph.mlp](weights, up, prefix, suffix, activation(graph.activation))

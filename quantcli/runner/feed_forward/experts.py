@@ -49,7 +49,8 @@ class ExpertSizes:
         """The experts of the layer whose tensors begin with `prefix`.
 
         Raises:
-            ModelError, UnsupportedError: for tensors that are missing, misshapen or of a type that nothing multiplies by.
+            ModelError: for a tensor that is missing or has the wrong shape.
+            UnsupportedError: for a tensor type that is not supported.
         """
         if not self.count:
             key = f"{metadata_value(weights.file, 'general.architecture')}.expert_count"

@@ -54,7 +54,8 @@ class AttentionSizes:
         """The attention of layer `index`; one projection for queries, keys and values where the file has it, or three.
 
         Raises:
-            ModelError, UnsupportedError: for tensors that are missing, misshapen or of a type that nothing multiplies by.
+            ModelError: for a tensor that is missing or has the wrong shape.
+            UnsupportedError: for a tensor type that is not supported.
         """
         prefix = f"blk.{index}."
         rows = self.heads * self.key_size, self.kv_heads * self.key_size, self.kv_heads * self.value_size

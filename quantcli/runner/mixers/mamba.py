@@ -45,7 +45,8 @@ class MambaSizes:
         """The mixer of layer `index`.
 
         Raises:
-            ModelError, UnsupportedError: for tensors that are missing, misshapen or of a type that nothing multiplies by.
+            ModelError: for a tensor that is missing or has the wrong shape.
+            UnsupportedError: for a tensor type that is not supported.
         """
         name, inner, rank, states = f"blk.{index}.ssm", self.inner, self.rank, self.states
         return Mamba(

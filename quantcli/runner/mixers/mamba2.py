@@ -49,7 +49,8 @@ class Mamba2Sizes:
         """The mixer of layer `index`.
 
         Raises:
-            ModelError, UnsupportedError: for tensors that are missing, misshapen or of a type that nothing multiplies by.
+            ModelError: for a tensor that is missing or has the wrong shape.
+            UnsupportedError: for a tensor type that is not supported.
         """
         name, inner, heads, groups = f"blk.{index}.ssm", self.inner, self.heads, self.groups
         norm_weight = weights.optional_vector(f"{name}_norm.weight", inner)

@@ -66,7 +66,8 @@ class MlaSizes:
         """The attention of layer `index`.
 
         Raises:
-            ModelError, UnsupportedError: for tensors that are missing, misshapen or of a type that nothing multiplies by.
+            ModelError: for a tensor that is missing or has the wrong shape.
+            UnsupportedError: for a tensor type that is not supported.
         """
         prefix, heads, rank = f"blk.{index}.", self.heads, self.rank
         plain, output_rows = self.key_size - sizes.rope.size, heads * self.value_size

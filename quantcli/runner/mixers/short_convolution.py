@@ -37,7 +37,8 @@ class ShortConvolutionSizes:
         """The convolution of layer `index`.
 
         Raises:
-            ModelError, UnsupportedError: for tensors that are missing, misshapen or of a type that nothing multiplies by.
+            ModelError: for a tensor that is missing or has the wrong shape.
+            UnsupportedError: for a tensor type that is not supported.
         """
         name, width = f"blk.{index}.shortconv", self.width
         return ShortConvolution(

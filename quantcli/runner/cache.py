@@ -125,7 +125,7 @@ class LayerCache:
         return self.first <= self._first_seen(length)
 
     def cut(self, keep: int, discard: int, length: int, rotate: Callable[[Floats], None] | None) -> None:
-        """Context shift: of `length` positions, discard `discard` after the first `keep`, and move later ones forward.
+        """Context shift: of `length` positions, drop `discard` after the first `keep`, and move later ones there.
 
         `rotate` undoes RoPE by `discard` positions on keys, float32 `(tokens, kv_heads, head size)`, in place.
         """

@@ -166,9 +166,10 @@ class Model:
 
     @np.errstate(all="ignore")
     def run_layer(self, index: int, hidden: Floats, cache: Cache) -> None:
-        """Run layer `index` in place on hidden states, contiguous float32 `(tokens, width)`, of tokens after those in `cache`.
+        """Run layer `index` in place on hidden states, contiguous float32 `(tokens, width)`, of any number of tokens.
 
-        The layer writes its keys and values, or its recurrent state, to the cache. The cache's length does not change.
+        They come after those in `cache`. The layer writes its keys and values, or its recurrent state, to the cache. The
+        cache's length does not change.
 
         Raises:
             GenerationError: for more tokens than fit in the cache.

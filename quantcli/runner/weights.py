@@ -161,7 +161,7 @@ class Weights:
         return Matrix(*fields) if self.observer is None else ObservedMatrix(*fields, self.observer)
 
     def stack(self, name: str, count: int, rows: int | None, columns: int) -> Stack:
-        """The stacked tensor `NAME.weight`, `(count, rows, columns)` (None: any number of rows), with `NAME.bias` if any."""
+        """The stacked tensor `NAME.weight`, `(count, rows, columns)` (None: any number of rows), and `NAME.bias` if any."""
         tensor = self._tensor(f"{name}.weight")
         shape = tensor.shape
         if len(shape) != 3 or shape[0] != count or shape[2] != columns or rows not in (None, shape[1]):

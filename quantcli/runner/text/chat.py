@@ -180,7 +180,7 @@ class Conversation:
         self._last = None
 
     def _continued(self, text: str) -> list[int] | None:
-        """The tokens of `text`: the conversation's tokens so far, then those of the new text. None where it is no continuation.
+        """The conversation's tokens so far, followed by those of the new text; None where `text` is not a continuation.
 
         The sampled tokens of an answer are kept, because tokenizing its text may give others.
         """

@@ -53,7 +53,7 @@ class Generation:
     seconds: float = 0.0
 
     def __iter__(self) -> Iterator[str]:
-        """Raises GenerationError for a prompt that is empty or does not fit in the cache, or for logits that are not finite."""
+        """Raises GenerationError for a prompt that is empty or does not fit in the cache, or logits that are not finite."""
         stops = StopStrings(self.limits.stop)
         decoder = StreamDecoder(self.tokenizer)
         for token in self._tokens(stops):
@@ -117,5 +117,5 @@ def _control_tokens(tokenizer: Tokenizer, texts: Sequence[str]) -> frozenset[int
 
 
 def context_size(trained: int, prompt: int, limit: int | None) -> int:
-    """A context length for a prompt of so many tokens and an answer of up to `limit`, at most the trained context length."""
+    """A context length for a prompt of so many tokens and an answer of up to `limit`, at most that of training."""
     return min(trained, max(DEFAULT_CONTEXT, prompt + (DEFAULT_CONTEXT if limit is None else limit)))

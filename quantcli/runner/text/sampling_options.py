@@ -24,7 +24,7 @@ class SamplingOptions:
     min_p: float = 0.05
     """Min-p: drop candidates with less than this share of the most likely one's probability; 0 drops none."""
     typical_p: float = 1.0
-    """Locally typical sampling: keep candidates of about the expected surprise whose probabilities sum to this; 1 keeps all."""
+    """Locally typical: keep candidates of about the expected surprise whose probabilities sum to this; 1 keeps all."""
     repeat_penalty: float = 1.0
     """Divide logits of recent tokens by this (multiply negative ones); 1 leaves them alone."""
     presence_penalty: float = 0.0

@@ -1,8 +1,8 @@
 """SentencePiece's precompiled character map (precompiled_charsmap), which normalizes a text before tokenization.
 
 It is a trie over bytes, an XOR-compressed double array (Kanda, "Space- and Time-Efficient String Dictionaries", 2018),
-followed by the replacements as null-terminated strings. Source: `llm_tokenizer_ugm_session` of llama.cpp's `llama-vocab.cpp`, after
-SentencePiece's `normalizer.cc`.
+followed by the replacements as null-terminated strings. Source: `llm_tokenizer_ugm_session` of llama.cpp's
+`llama-vocab.cpp`, after SentencePiece's `normalizer.cc`.
 """
 
 from __future__ import annotations

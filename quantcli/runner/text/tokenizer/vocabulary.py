@@ -241,7 +241,7 @@ def _end_of_generation(
 
 
 def _strip_around(metadata: Metadata, ids: Mapping[str, int], attributes: list[Attribute]) -> None:
-    """Set STRIP_RIGHT (rstrip) on Phi-3's special tokens. GGUF has no key for it, so the model's name decides."""
+    """Set STRIP_RIGHT (rstrip) on most special tokens of Phi-3. GGUF has no key for it, so the model's name decides."""
     name = str(value(metadata, "general.name", STRINGS) or "").lower()
     if any(part in name for part in ("phi-3", "phi3")):
         kept = {ids.get(text) for text in ("<unk>", "<s>", "<|endoftext|>")}

@@ -127,7 +127,8 @@ def choose(logits: Floats, sizes: ExpertSizes, bias: Floats | None) -> tuple[Cho
     """Top-k routing from router logits `(tokens, experts)`.
 
     Returns the experts of each token and their weights, float32 `(tokens, used)`. `bias` is added for the selection only,
-    not for the weights. With group-limited routing, only experts of the best groups are selected. A group's score is the sum of its two best experts (DeepSeek-AI, "DeepSeek-V3 Technical Report", 2024).
+    not for the weights. With group-limited routing, only experts of the best groups are selected. A group's score is the
+    sum of its two best experts' (DeepSeek-AI, "DeepSeek-V3 Technical Report", 2024).
     """
     if sizes.gating == "sparse_mixer":
         return _sparse_mixer(logits, sizes.used)

@@ -169,7 +169,8 @@ class _WorkerProcess:
         self.close = weakref.finalize(self, _end, self._process)
 
     def ask(self, request: Mapping[str, Any]) -> str:
-        """Send a request and return the rendered text; see `template_worker.answer`. Raises as `TemplateRenderer.render`."""
+        """Send a request and return the rendered text: see `template_worker.answer`. Raises as `TemplateRenderer.render`.
+        """
         if not self.close.alive:
             self._start()
         try:

@@ -18,7 +18,7 @@ from quantcli.runner.text.template import Message, TemplateError
 Change = Callable[[list[Message]], list[Message]]
 
 _ANSWERS: Final = ("assistant", "tool")
-"""Roles whose content a template may leave out without a warning, such as earlier reasoning."""
+"""Roles whose content a template may leave out without a warning: the model was trained with the same omissions."""
 
 
 def fitted(messages: Sequence[Message], render: Callable[[list[Message]], str]) -> list[Message]:

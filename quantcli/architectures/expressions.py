@@ -96,7 +96,7 @@ def _where_in(values: list[Any] | None, choices: list[Any], chosen: Any, other: 
 
 
 def _at(values: list[Any] | None, index: int) -> Any:
-    """The element at an index of a list; None where there is no list or it is too short."""
+    """The element at an index of a list; None where there is no list or the index is out of range."""
     if not isinstance(values, list | None):
         raise TypeError(f"{shown(values)} is not a list")
     return None if values is None or not 0 <= index < len(values) else values[index]

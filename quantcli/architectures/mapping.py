@@ -195,7 +195,9 @@ def _matches(
     *,
     available: int | None = None,
 ) -> Iterator[Match]:
-    """A match for every row and layer whose sources exist. With `available`, at most so many tensors, none of them required.
+    """A match for every row and layer whose sources exist.
+
+    With `available`, config.json may describe at most so many tensors, and none is required.
     """
     positions = {name: position for position, name in enumerate(tensors)}
     for order, declared in enumerate(declaration.tensors):

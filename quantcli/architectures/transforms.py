@@ -81,7 +81,7 @@ def _negative_exp(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def rearrange_rows(tensor: Tensor, extents: Sequence[int], axes: Sequence[int]) -> Tensor:
-    """Reshape the leading axes (of a vector, its only axis) to `extents`, one of which may be -1, and permute them by `axes`.
+    """Reshape the leading axes (of a vector, its only axis) to `extents`, and permute them by `axes`. One extent may be -1.
 
     Raises:
         ModelError: if the product of the extents is not the number of rows.

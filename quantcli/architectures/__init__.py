@@ -1,6 +1,6 @@
 """One TOML file per architecture, under `models`, and the transforms they use.
 
-The keys and tables of a file. All are optional except `gguf`, `metadata` and `tensors`, which are usually inherited in part:
+The keys and tables of a file. All are optional but `gguf`, `metadata` and `tensors`, which are usually inherited in part:
 
     extends = "decoder"              a file of this package to inherit from, table by table; `false` removes a table
     gguf = "qwen3"                   the value of general.architecture

@@ -1,7 +1,7 @@
 """Maps the LoRA pairs of an adapter to GGUF, with the transforms of the weights that they are added to.
 
-A weight's update is `b @ a`. A transform of the weight's rows applies to the rows of `b`. Stacked weights have both stacked.
-A transpose exchanges them. Source: `LoraTorchTensor` of `convert_lora_to_gguf.py` of llama.cpp.
+A weight's update is `b @ a`. A transform of the weight's rows applies to the rows of `b`. Stacking applies to both. A
+transpose exchanges them. Source: `LoraTorchTensor` of `convert_lora_to_gguf.py` of llama.cpp.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ def open_model(
 ) -> LoadedModel:
     """Load a model to run on `threads` threads, with its float weights quantized to the type `weights`.
 
-    `arch_file` replaces the package's own description of its architecture. From now on, compilation of kernels is announced.
+    `arch_file` replaces the package's own description of its architecture. Compilation of kernels is announced from now on.
 
     Raises:
         UsageError: for an invalid type of weights or KV cache.

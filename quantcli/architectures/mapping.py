@@ -144,8 +144,7 @@ def _refuse_opaque(used: Sequence[Tensor]) -> None:
 
 
 def _normalized_names(declaration: Declaration, checkpoint: Mapping[str, Info]) -> tuple[dict[str, Info], bool]:
-    """The checkpoint's tensors under the names that rows use, and whether it is a base model without a language model head.
-    """
+    """The checkpoint's tensors under the names that rows use, and whether it is a base model without its head."""
     names = [_normalized(declaration, given) for given in checkpoint]
     base = declaration.base_prefix
     headless = bool(base) and not any(name.startswith(base) for name in names)

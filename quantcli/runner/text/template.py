@@ -169,8 +169,7 @@ class _WorkerProcess:
         self.close = weakref.finalize(self, _end, self._process)
 
     def ask(self, request: Mapping[str, Any]) -> str:
-        """Send a request and return the rendered text: see `template_worker.answer`. Raises as `TemplateRenderer.render`.
-        """
+        """The rendered text for a request: see `template_worker.answer`. Raises as `TemplateRenderer.render` does."""
         if not self.close.alive:
             self._start()
         try:

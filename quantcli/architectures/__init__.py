@@ -1,37 +1,37 @@
-"""One TOML file per architecture, under `models`, and the closed vocabulary of transforms they name.
+"""One TOML file per architecture, under `models`, and the transforms they use.
 
-What a file may say; everything is optional but `gguf`, `metadata` and `tensors`, which are usually inherited in part:
+The keys and tables of a file. All are optional but `gguf`, `metadata` and `tensors`, which are usually inherited in part:
 
-    extends = "decoder"              the file of this package it is laid over, table by table; `false` removes a table
-    gguf = "qwen3"                   the value of general.architecture, which GGUF readers go by
-    title = "Qwen 3"                 what people call it
-    classes = ["Qwen3ForCausalLM"]   the names in config.json's `architectures` that mean it
-    model_types = ["qwen3"]          the `model_type`s it has, whose configuration classes' defaults lie in `defaults`
-    when = "not is_moe"              what else must hold of config.json, where a class has several architectures
-    classless = "ssm_cfg.layer == 2" what tells a config.json that names no class
-    base_prefix = "model."           what a checkpoint without its head leaves off all tensor names
-    drop_prefixes = [...]            beginnings of tensor names that are taken off, one after another
-    drop_from_names = [...]          pieces of tensor names that are taken out
-    rename_endings = { ".a" = ".b" } endings of tensor names that are replaced
-    store_as_float32 = [...]         globs of GGUF names that are F32 in every file
-    metadata_order = [...]           which rows of [metadata] are written, in which order; otherwise all, as they stand
-    metadata_last = [...]            those of them that come after all others, in this order
+    extends = "decoder"              a file of this package to inherit from, table by table; `false` removes a table
+    gguf = "qwen3"                   the value of general.architecture
+    title = "Qwen 3"                 the display name
+    classes = ["Qwen3ForCausalLM"]   the class names in config.json's `architectures`
+    model_types = ["qwen3"]          its `model_type`s; the defaults of their configuration classes are in `defaults`
+    when = "not is_moe"              a condition on config.json, where several architectures share a class
+    classless = "ssm_cfg.layer == 2" a condition that identifies a config.json without a class name
+    base_prefix = "model."           the prefix of tensor names that a checkpoint without language model head lacks
+    drop_prefixes = [...]            prefixes that are removed from tensor names, one after another
+    drop_from_names = [...]          substrings that are removed from tensor names
+    rename_endings = { ".a" = ".b" } suffixes of tensor names that are replaced
+    store_as_float32 = [...]         globs of GGUF names of tensors that are always F32
+    metadata_order = [...]           the rows of [metadata] to write, in order; by default all, in file order
+    metadata_last = [...]            the rows to write after all others, in order
 
-    [replace_in_names]   piece of a checkpoint's tensor names = what stands for it, one after another
-    [refused]     what a model has, "with ..." = expression that is true of the variants that GGUF readers do not know
-    [ignore]      glob of checkpoint names = why they are not needed, or { why, if_zero }; `{name}` in it stands for a value
-    [indices]     placeholder = how many: `{layer}` and `{expert}` of tensor names run below these
-    [kinds]       kind of layer = which layers are of it: an expression of `layer`, written once for all rows of this kind
-    [values]      name = expression, for use in the expressions below it
+    [replace_in_names]   substring of tensor names = replacement, applied one after another
+    [refused]     a feature, "with ..." = expression that is true for models with it, which GGUF readers do not support
+    [ignore]      glob of checkpoint names = why they are not needed, or { why, if_zero }; `{name}` is replaced by a value
+    [indices]     placeholder = its number of values: `{layer}` and `{expert}` of tensor names count from 0 up to it
+    [kinds]       kind of layer = which layers are of it: an expression of `layer`, shared by all rows of this kind
+    [values]      name = expression, a variable for the expressions below it
     [metadata]    GGUF key = { type, value, when, required, map, early, in_place }
-    [generated]   GGUF tensor = { generator, when }: what follows from the configuration alone
+    [generated]   GGUF tensor = { generator, when }: computed from config.json alone
     [tensors]     GGUF tensor = { from, shape, gather, transforms, kind, when, required, group, unless_equal, or };
-                  `or` lists rows that are laid over this one, for checkpoints that hold the tensor in another way
+                  `or` lists rows that override this one, for checkpoints with another layout of the tensor
     [graph]       the flags of the forward pass, for the runner: the fields of `graph.Graph`
-    [vocabulary]  what its vocabularies have beside the common
-    [defaults.MODEL_TYPE]   key = what else holds for that `model_type` where config.json is silent: a constant;
-                  `{ or_null = constant }` for a key that may also be null, and `null = expression` beside it for
-                  what null is taken for; `{ value = expression }`, which counts where it is absent or null
+    [vocabulary]  rules for its vocabularies only: the fields of `schema.VocabularyRules`
+    [defaults.MODEL_TYPE]   key = a further default of that `model_type`, for a key absent from config.json: a constant;
+                  `{ or_null = constant }` for a key that may also be null, with `null = expression` for the value that
+                  replaces null; or `{ value = expression }`, for a key that is absent or null
 
 Expressions are described in `expressions`, the columns of rows in `schema`, transforms, gathers and generators in
 `transforms`. `models/llama.toml` and the files it extends are an example of all of them.

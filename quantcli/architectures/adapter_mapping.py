@@ -1,7 +1,7 @@
-"""The pairs of an adapter on their way to a GGUF file: gathered and transformed as the weights are that they are added to.
+"""Maps the LoRA pairs of an adapter to GGUF, with the transforms of the weights that they are added to.
 
-A weight's change is `b @ a`. What a transform does to the rows of the weight it does to the rows of `b`; what is stacked is
-stacked in both; a transpose exchanges them. Source: `LoraTorchTensor` of `convert_lora_to_gguf.py` of llama.cpp.
+A weight's update is `b @ a`. A transform of the weight's rows applies to the rows of `b`. Stacking applies to both. A
+transpose exchanges them. Source: `LoraTorchTensor` of `convert_lora_to_gguf.py` of llama.cpp.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _known(table: Mapping[str, Callable[..., LowRank]], step: str, name: str) ->
 
 
 def _upright(pair: LowRank) -> LowRank:
-    """The pair whose product is the weight itself, both parts of one type."""
+    """The pair with `b @ a` in the orientation of the weight, and both matrices in one type."""
     a, b = (_turned(pair.b), _turned(pair.a)) if pair.transposed else (pair.a, pair.b)
     if a.type is not b.type:
         a, b = as_float32(a), as_float32(b)
@@ -74,14 +74,14 @@ def _turned(tensor: Tensor) -> Tensor:
 
 
 def _rows(step: Callable[..., Tensor], pair: LowRank, *arguments: Any) -> LowRank:
-    """A step that moves or drops rows of one matrix."""
+    """Apply a transform that permutes or drops rows of a matrix."""
     if len(pair.shape) != 2:
         raise UnsupportedError(f"{pair.name}: the rows of a stack of pairs cannot be rearranged")
     return _pair(pair, pair.a, step(pair.b, *arguments))
 
 
 def _along(step: Callable[..., Tensor], pair: LowRank, axis: int, *arguments: Any) -> LowRank:
-    """A step that drops parts along an axis: of a stack, matrices or rows of each of them."""
+    """Apply a transform that slices along an axis. Of a stack, it slices matrices, or the rows of each."""
     counted = axis % len(pair.shape)
     a = step(pair.a, counted, *arguments) if counted < len(pair.shape) - 2 else pair.a
     return _pair(pair, a, step(pair.b, counted, *arguments))
@@ -94,7 +94,7 @@ def _reshape(pair: LowRank, extents: Sequence[int]) -> LowRank:
 
 
 def _concatenate(pairs: Sequence[LowRank]) -> LowRank:
-    """Rows of several weights in one, possible where all have the same `a`."""
+    """Concatenate the rows of several weights, which is possible only where all have the same `a`."""
     first = pairs[0]
     if any(pair.a.shape != first.a.shape or (pair.a.load() != first.a.load()).any() for pair in pairs[1:]):
         raise UnsupportedError(
@@ -117,7 +117,7 @@ _TRANSFORMS: Final[Mapping[str, Callable[..., LowRank]]] = MappingProxyType(
         "transpose": lambda pair: _pair(pair, _turned(pair.b), _turned(pair.a)),
     }
 )
-"""The transforms of weights that have an equal for pairs."""
+"""The transforms that can be applied to LoRA pairs."""
 
 _GATHERS: Final[Mapping[str, Callable[[Sequence[LowRank]], LowRank]]] = MappingProxyType(
     {"concatenate": _concatenate, "stack": _stack}

@@ -1,8 +1,8 @@
-"""The little language in which data files state sizes and conditions: architectures, recipes, graphs.
+"""The expression language of data files: architectures, recipes, graphs.
 
-Python's own expression syntax, cut down to what a data file needs: names, constants, lists, arithmetic, comparisons,
-`and`/`or`/`not`, `a if c else b`, `table.key`, and the functions of `FUNCTIONS`. A name that is not defined is `None`, and
-so is arithmetic with `None`: an absent hyperparameter stays absent through whatever is computed from it.
+It is a subset of Python's expression syntax: names, constants, lists, arithmetic, comparisons, `and`/`or`/`not`,
+`a if c else b`, `table.key`, and the functions of `FUNCTIONS`. An undefined name is `None`, and so is arithmetic with
+`None`. So an absent hyperparameter propagates as `None`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from quantcli.core.errors import ModelError, clipped, shown
 
 
 class Scope(Protocol):
-    """What the names of an expression stand for: a mapping, or another object that is asked for those it needs."""
+    """The variables of an expression: a mapping, or another object with `get`."""
 
     def get(self, name: str, /) -> Any:
-        """What a name stands for, None where it is not defined."""
+        """The value of a name, or None where it is undefined."""
 
 
 _ARITHMETIC: Final[Mapping[type[ast.operator], Callable[[Any, Any], Any]]] = MappingProxyType(
@@ -53,26 +53,26 @@ _COMPARISONS: Final[Mapping[type[ast.cmpop], Callable[[Any, Any], Any]]] = Mappi
 )
 
 _LARGEST: Final = (1 << 63) - 1
-"""The largest whole number that arithmetic may give: what files and tensors can count to."""
+"""The largest integer result of arithmetic, that of int64."""
 
 _MOST_LAYERS: Final = 1 << 16
-"""More layers than any model has; a list for each of them is not begun."""
+"""A limit on the number of layers, and so on the length of lists."""
 
 _ORDERINGS: Final = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
 
 
 def _first(*values: Any) -> Any:
-    """The first value that is there."""
+    """The first value that is not None."""
     return next((value for value in values if value is not None), None)
 
 
 def _integer(value: Any) -> int | None:
-    """The value without its fraction."""
+    """The value truncated to an integer."""
     return None if value is None else int(value)
 
 
 def _lower(value: str | None) -> str | None:
-    """The text in lower case."""
+    """The string in lower case."""
     return None if value is None else str(value).lower()
 
 
@@ -82,7 +82,7 @@ def _power(base: float | None, exponent: float | None) -> float | None:
 
 
 def _numbers(count: int) -> list[int]:
-    """The numbers below `count`, which counts the layers of a model."""
+    """The integers from 0 to `count` - 1, where `count` is a number of layers."""
     if count > _MOST_LAYERS:
         raise ValueError(f"{count} is no number of layers")
     return list(range(count))
@@ -96,14 +96,14 @@ def _where_in(values: list[Any] | None, choices: list[Any], chosen: Any, other: 
 
 
 def _at(values: list[Any] | None, index: int) -> Any:
-    """The value at a place of a list, absent where the list is or ends before."""
+    """The element at an index of a list; None where there is no list or the index is out of range."""
     if not isinstance(values, list | None):
         raise TypeError(f"{shown(values)} is not a list")
     return None if values is None or not 0 <= index < len(values) else values[index]
 
 
 def _in_order(table: Mapping[str, Any] | None) -> list[Any] | None:
-    """The values of a table in the order of its keys, which are numbers in all tables that are lists at heart."""
+    """The values of a table in the order of its keys, in numerical order where all keys are numbers."""
     if table is None:
         return None
     numbered = all(str(key).isdecimal() for key in table)
@@ -111,12 +111,12 @@ def _in_order(table: Mapping[str, Any] | None) -> list[Any] | None:
 
 
 def _numbered(text: str, count: int | None) -> list[str] | None:
-    """The text with each of the numbers below `count` behind it."""
+    """The strings `text` + "0" to `text` + str(`count` - 1)."""
     return None if count is None else [f"{text}{number}" for number in _numbers(count)]
 
 
 def _cycle(values: list[Any], count: int) -> list[Any]:
-    """The values over and over, `count` in all."""
+    """The values repeated cyclically, to a length of `count`."""
     return [values[number % len(values)] for number in _numbers(count)]
 
 
@@ -148,7 +148,7 @@ FUNCTIONS: Final[Mapping[str, Callable[..., Any]]] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Expression:
-    """A parsed expression. Raises `ValueError` when made from a text outside the language."""
+    """A parsed expression. Raises `ValueError` for a string that is not in the language."""
 
     source: str
     _body: ast.expr = field(init=False, repr=False, compare=False)
@@ -158,7 +158,7 @@ class Expression:
 
     @classmethod
     def about(cls, source: str, facts: Set[str]) -> Expression:
-        """An expression that names nothing but `facts`. Raises `ValueError` for any other text."""
+        """An expression whose only variables are `facts`. Raises `ValueError` for any other string."""
         made = cls(source)
         if unknown := sorted(made.names - facts):
             raise ValueError(f"{unknown[0]!r} is not a fact; the facts are {', '.join(sorted(facts))}")
@@ -166,15 +166,15 @@ class Expression:
 
     @property
     def names(self) -> frozenset[str]:
-        """The names it asks for, those of functions left out."""
+        """The names of its variables, without functions."""
         called = {node.func for node in ast.walk(self._body) if isinstance(node, ast.Call)}
         return frozenset(node.id for node in ast.walk(self._body) if isinstance(node, ast.Name) and node not in called)
 
     def evaluate(self, scope: Scope, origin: str = "config.json") -> Any:
-        """The value, with names taken from `scope`, which is of `origin`.
+        """The value for the variables in `scope`. `origin` is the source of these, for errors.
 
         Raises:
-            ModelError: if the values at hand do not allow it: a text where a number is needed, a division by zero.
+            ModelError: if it cannot be computed, as for a string where a number is needed, or a division by zero.
         """
         try:
             return _evaluate(self._body, scope)
@@ -184,7 +184,7 @@ class Expression:
 
 @dataclass(frozen=True)
 class Call:
-    """A call such as `rope_pairs(heads)`: a name from a closed vocabulary, and expressions for its arguments."""
+    """A call such as `rope_pairs(heads)`: a function name, and expressions for its arguments."""
 
     name: str
     arguments: tuple[Expression, ...]
@@ -206,7 +206,7 @@ class Call:
 
 @cache
 def _body_of(source: str) -> ast.expr:
-    """An expression's tree, which is not to be changed: files have most of their expressions in common."""
+    """An expression's syntax tree, which must not be modified. It is cached, as files share most expressions."""
     body = _parsed(source, "an expression")
     _check(body, source)
     return body
@@ -220,7 +220,7 @@ def _parsed(source: str, what: str) -> ast.expr:
 
 
 def _check(node: ast.expr, source: str) -> None:
-    """Refuse every construct that `_evaluate` does not know."""
+    """Raises ValueError for a construct that `_evaluate` does not support."""
     match node:
         case ast.Constant() | ast.Name():
             return

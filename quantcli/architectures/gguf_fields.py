@@ -1,4 +1,4 @@
-"""Hyperparameters as typed GGUF values: nothing is rounded or reinterpreted to make it fit."""
+"""Hyperparameters as typed GGUF values, without implicit conversion."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Final
 from quantcli.formats.gguf.spec import Field, ValueType, array, boolean, f32, i32, string, u32
 
 LARGEST_FLOAT: Final = 3.4028234663852886e38
-"""What 32 bits of floating point hold."""
+"""The largest float32."""
 
 
 def _whole(value: Any, low: int, high: int) -> int:
@@ -71,7 +71,7 @@ FIELD_TYPES: Final[Mapping[str, Callable[[Any], Field]]] = MappingProxyType(
         "u32 or i32[]": _count_or_counts,
     }
 )
-"""The types a metadata row may have. Each makes a field of a value, or raises TypeError, ValueError or OverflowError.
+"""The types of metadata rows. Each converts a value to a field, or raises TypeError, ValueError or OverflowError.
 
-`u32 or i32[]` is for what is one number in most models and one per layer in some.
+`u32 or i32[]` is for hyperparameters with one value for the model or one per layer.
 """

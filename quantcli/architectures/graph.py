@@ -1,13 +1,13 @@
-"""The vocabulary of forward passes: every flag that `[graph]` of an architecture file may set, its values and its meaning.
+"""The graph flags of a forward pass: every flag that `[graph]` of an architecture file may set, its values and its meaning.
 
-Sizes come from a file's metadata, and biases, fused projections, experts and rotary factors from the tensors it has; flags
-say what neither tells. Many are expressions over the metadata: `{arch}.attention.clamp_kqv` goes by `attention_clamp_kqv`
-there, and what is absent is nothing; a few more names are said with the flags that make them. A flag names the keys that
-the reference reads for that architecture and no others: it passes over the rest, and so does the runner. Anything that is
-not in this vocabulary is refused when a file is read.
+Sizes come from a file's metadata. Whether there are biases, fused projections, experts and RoPE factors follows from its
+tensors. Flags are for everything else. Many are expressions over the metadata, in which `{arch}.attention.clamp_kqv` is
+`attention_clamp_kqv`, and an absent key is None. The flags that define further variables say so. A flag uses only the keys
+that llama.cpp reads for that architecture: the runner ignores the others too. Unknown flags are refused when a file is
+read.
 
-`[[graph.variants]]` are tables with an expression `when` and flags that are laid over the others where it is true: of some
-models nothing but their size tells which of two graphs they have.
+`[[graph.variants]]` are tables with an expression `when`, and flags that override the others where it is true. They are for
+models where only the size says which of two graphs applies.
 """
 
 # ruff: noqa: RUF009 -- the flags are fields, made by functions
@@ -29,17 +29,17 @@ def _choice(meaning: str, *values: str, default: Any = _NO_DEFAULT) -> Any:
 
 
 def _names(meaning: str, *default: str) -> Any:
-    """Names of tensors without `blk.N.` and `.weight`; of several the first that a file holds."""
+    """Names of tensors without `blk.N.` and `.weight`. Of several, the first that the file has is used."""
     return _flag(meaning, default, kind=tuple)
 
 
 def _formula(meaning: str, default: str = "None") -> Any:
-    """An expression over the metadata, or a plain number or truth."""
+    """An expression over the metadata, or a number or boolean."""
     return _flag(meaning, Expression(default), kind=Expression)
 
 
 def _kind(meaning: str, default: str) -> Any:
-    """The name of a kind of layer. Whoever runs the graph knows which there are."""
+    """The name of a kind of layer, by the runner's registry."""
     return _flag(meaning, default, kind=str)
 
 
@@ -54,7 +54,7 @@ def _flag(meaning: str, default: Any, **metadata: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Graph:
-    """The flags of a forward pass."""
+    """The graph flags of a forward pass."""
 
     norm: str = _choice("how rows are normed", "rms", "layer", "layer_without_weight")
     activation: str = _choice(
@@ -164,17 +164,17 @@ class Graph:
         """The flags in a table `[graph]`.
 
         Raises:
-            ValueError: for a flag that is none, a value it cannot have, or a flag that is missing.
+            ValueError: for an unknown flag, an invalid value, or a missing flag.
         """
         own = {name: value for name, value in table.items() if name != "variants"}
         variants = tuple(_variant(own, dict(entry)) for entry in table.get("variants", ()))
         return cls(**{**_parsed(own), "variants": variants})
 
     def resolve(self, scope: Scope) -> Graph:
-        """The graph with the variants that hold for a file's metadata.
+        """The graph of the first variant whose condition holds for a file's metadata, or this one.
 
         Raises:
-            ModelError: if the metadata do not allow to tell.
+            ModelError: if a condition cannot be evaluated.
         """
         for when, variant in self.variants:
             if when.evaluate(scope, "the metadata"):

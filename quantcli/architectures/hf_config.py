@@ -1,9 +1,9 @@
-"""From `config.json` to hyperparameters: what a model's configuration class would make of the file.
+"""From `config.json` to hyperparameters, as transformers' configuration classes do it.
 
-A `config.json` holds what differed from somebody's defaults. The reference converter reads it through `transformers`, so
-what it writes depends on that library's defaults and on its way of folding old and new spellings of the rotary parameters
-into one table. The defaults are data (`defaults/MODEL_TYPE.toml`, made of the configuration class, under
-`[defaults.MODEL_TYPE]` of an architecture file); the folding is here.
+A `config.json` may omit values that are defaults of its configuration class. The reference converter reads it through
+`transformers`. Its output depends on that library's defaults, and on how it merges old and new keys of RoPE parameters into
+one table. The defaults are data: `defaults/MODEL_TYPE.toml`, made from the configuration class, and
+`[defaults.MODEL_TYPE]` of an architecture file. The merging is here.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from quantcli.architectures.expressions import Expression
 from quantcli.core.errors import ModelError, shown
 
 ROPE_TYPES_WITH_ORIGINAL_CONTEXT: Final = ("llama3", "yarn", "longrope")
-"""Rope scalings whose original context length is the model's context length where the table does not give it, unless the
-configuration class has a parameter for it (`modeling_rope_utils.py` of transformers 5)."""
+"""RoPE scaling types whose original context length defaults to the model's context length, unless the configuration class
+has a parameter for it (`modeling_rope_utils.py` of transformers 5)."""
 
-# Spellings of rotary parameters outside the rope table, in the order the reference converter looks for them.
+# Keys of RoPE parameters outside the rope table, in the order the reference converter looks for them.
 _THETA: Final = ("global_rope_theta", "rope_global_theta", "rope_theta_global", "rope_theta", "rotary_emb_base")
 _LOCAL_THETA: Final = (
     "local_rope_theta",
@@ -34,32 +34,31 @@ _ORIGINAL_CONTEXT: Final = ("original_max_position_embeddings",)
 
 @dataclass(frozen=True)
 class OrNull:
-    """The default of an absent key that may also be null, and what null is taken for; without, it stays null."""
+    """The default of a key that may also be null, and the value that replaces null; None: it stays null."""
 
     value: Any
     null: Expression | None = None
 
 
 def text_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The language model's part of a configuration: `text_config`, where there is one, laid over the top level."""
+    """The language model's configuration: the top level, overridden by `text_config` where there is one."""
     inner = config.get("text_config")
     return {**config, **inner} if isinstance(inner, Mapping) else dict(config)
 
 
 def complete_config(config: Mapping[str, Any], defaults: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The configuration with the defaults of its `model_type` filled in and its rotary parameters under `rope`.
+    """The configuration with the defaults of its `model_type`, and with its RoPE parameters under `rope`.
 
-    A configuration class refuses a file in which a key is null that may not be; the reference then takes the file as it is,
-    with nothing filled in, and so do we.
+    A configuration class rejects a file with a null for a key that may not be null. The reference converter then uses the
+    file as it is, without defaults, and so do we.
 
     Args:
         config: the parsed `config.json`.
-        defaults: for each known `model_type` what its configuration class assumes: constants where a key is absent, which
-            may be null only if they say `OrNull` or are folded into the rotary parameters; expressions where it is absent
-            or null.
+        defaults: the defaults of each known `model_type`. Constants are for absent keys. Such a key may be null only if its
+            default is an `OrNull`, or if it is a RoPE parameter. Expressions are for keys that are absent or null.
 
     Raises:
-        ModelError: if the rotary parameters are not a table.
+        ModelError: if the RoPE parameters are not a table.
     """
     flat = text_config(config)
     known = defaults.get(str(flat.get("model_type")))
@@ -81,13 +80,13 @@ def _is_never_null(key: str, default: Any) -> bool:
 
 
 def hyperparameters(config: Mapping[str, Any], values: Mapping[str, Expression]) -> dict[str, Any]:
-    """The names an architecture's expressions may use: the keys of a completed configuration, overlaid with `values`.
+    """The variables of an architecture's expressions: the keys of a completed configuration, overridden by `values`.
 
-    The values are computed in their order, each from the configuration and the values above it; in the definition of
-    `head_dim` the name `head_dim` is therefore the configuration's own.
+    Values are computed in order, each from the configuration and the values above it. In the definition of `head_dim`, the
+    name `head_dim` is therefore that of the configuration.
 
     Raises:
-        ModelError: if the configuration holds something that a value cannot be computed from.
+        ModelError: if a value cannot be computed from the configuration.
     """
     scope = dict(config)
     for name, expression in values.items():
@@ -100,9 +99,9 @@ def _find(config: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
 
 
 def _rope_parameters(config: Mapping[str, Any], known: Mapping[str, Any] | None) -> dict[str, Any]:
-    """One table of rotary parameters; tables per kind of attention, where the model has them, stay nested in it.
+    """One table of RoPE parameters. Tables per attention type, where the model has them, stay nested in it.
 
-    `known` are the defaults of the configuration class, if there is one: such a class completes the table in its own way.
+    `known` are the defaults of the configuration class, if there is one. Such a class completes the table in its own way.
     """
     given = config.get("rope_scaling") or config.get("rope_parameters") or {}
     if not isinstance(given, Mapping):

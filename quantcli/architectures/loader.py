@@ -1,4 +1,4 @@
-"""Architectures: which one a checkpoint has, and what it says about metadata and tensors."""
+"""Architectures: identifies that of a checkpoint, and converts its metadata and tensors."""
 
 from __future__ import annotations
 
@@ -29,48 +29,48 @@ from quantcli.tensors.tensor import Tensor
 
 @dataclass(frozen=True)
 class Architecture:
-    """A model architecture as its data file declares it."""
+    """A model architecture, as declared in its TOML file."""
 
     declaration: Declaration
 
     @property
     def name(self) -> str:
-        """The name of the data file, which is how quantcli calls the architecture."""
+        """The name of the TOML file, which is quantcli's name for the architecture."""
         return self.declaration.name
 
     @property
     def gguf(self) -> str:
-        """The value of `general.architecture`, by which GGUF readers know the architecture."""
+        """The value of `general.architecture` in GGUF."""
         return self.declaration.gguf
 
     @property
     def title(self) -> str:
-        """What people call the models of this architecture."""
+        """The display name."""
         return self.declaration.title
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The class names in `architectures` of a config.json that mean this architecture."""
+        """The class names in `architectures` of config.json for this architecture."""
         return self.declaration.classes
 
     @property
     def vocabulary(self) -> VocabularyRules:
-        """What its vocabularies have that others do not."""
+        """The rules for its vocabularies."""
         return self.declaration.vocabulary
 
     @property
     def graph(self) -> Graph | None:
-        """The flags of the forward pass, where the file has them."""
+        """The graph flags of the forward pass, if declared."""
         return self.declaration.graph
 
     def hyperparameters(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """All names that expressions of the data file may use, with their values for this configuration.
+        """The variables of the TOML file's expressions, with their values for this configuration.
 
-        They are the keys of `config`, completed by the defaults of its `model_type`, the table `rope`, and the `[values]`.
+        They are the keys of `config` with the defaults of its `model_type`, the table `rope`, and the `[values]`.
 
         Raises:
-            ModelError: if the configuration holds something that a value cannot be computed from.
-            UnsupportedError: if it describes a variant that has no GGUF equivalent.
+            ModelError: if a value cannot be computed from the configuration.
+            UnsupportedError: for a variant without GGUF equivalent.
         """
         completed = complete_config(config, self.declaration.defaults)
         scope = hyperparameters(completed, self.declaration.values)
@@ -87,14 +87,14 @@ class Architecture:
             file_type: the value of `general.file_type`, which the reference writes among these; left out where None.
 
         Raises:
-            ModelError: if a required value is absent, or one is not of its type.
-            UnsupportedError: if the configuration names a variant that has no GGUF equivalent.
+            ModelError: if a required value is absent, or has the wrong type.
+            UnsupportedError: for a variant without GGUF equivalent.
         """
         scope = {**self.hyperparameters(config), "file_type": file_type}
         return self._fields(self.declaration.metadata, scope)
 
     def early_metadata(self, config: Mapping[str, Any]) -> Metadata:
-        """The name of the architecture, and those of `metadata(config)` that come before all else in a file.
+        """`general.architecture`, and those of `metadata(config)` that come first in a file.
 
         Raises:
             ModelError, UnsupportedError: as `metadata`.
@@ -113,31 +113,32 @@ class Architecture:
     def tensors(self, checkpoint_tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> list[Tensor]:
         """The tensors of the GGUF file: lazy, named and transformed, in the order of the reference converter.
 
-        A tensor keeps the type the checkpoint has it in, except that what GGUF readers want in F32 (vectors, norms, routers
-        ...) is F32, and so is every type but F32, F16 and BF16. This is what the reference converter writes with the
-        matching `--outtype`, with no loss for a checkpoint of mixed types.
+        A tensor keeps its type in the checkpoint, except that GGUF readers require F32 for some (vectors, norms, routers
+        ...). Types other than F32, F16 and BF16 become F32. The reference converter writes the same with the matching
+        `--outtype`; a checkpoint of mixed types is converted without loss.
 
         Args:
             checkpoint_tensors: by their names in the checkpoint, in the order of its files (within a file, of the names).
             config: the parsed `config.json`.
 
         Raises:
-            ModelError: naming all tensors that are missing, unknown or of another shape than the configuration says. No
-                data has been read, and no memory taken that the configuration alone decides.
+            ModelError: naming all tensors that are missing, unknown or have the wrong shape. No data has been read by then,
+                and no memory has been allocated whose size config.json alone determines.
         """
         return map_tensors(self.declaration, checkpoint_tensors, self.hyperparameters(config))
 
     def adapted(self, adapter: Mapping[str, LowRank | Tensor], config: Mapping[str, Any]) -> list[LowRank | Tensor]:
-        """What an adapter has for the tensors of the GGUF file: named and transformed like them, in the reference's order,
-        whole tensors first.
+        """An adapter's tensors, named and transformed as those of the GGUF file, in the reference converter's order.
+
+        Full tensors come before LoRA pairs.
 
         Args:
             adapter: by the names of the checkpoint's tensors, in the order of the adapter's file.
             config: the parsed `config.json` of the model.
 
         Raises:
-            ModelError: naming all that belongs to no tensor of the model or is of another shape.
-            UnsupportedError: if a weight is transformed in a way that a pair cannot be.
+            ModelError: naming all tensors that belong to none of the model or have the wrong shape.
+            UnsupportedError: for a transform that cannot be applied to a LoRA pair.
         """
         return map_adapter(self.declaration, adapter, self.hyperparameters(config))
 
@@ -154,7 +155,7 @@ def _package_architecture(path: Path) -> Architecture:
 
 
 def _architecture(path: Path) -> Architecture:
-    """What a file describes that names a `gguf` architecture. Raises FormatError, UnsupportedError if it does not."""
+    """The architecture in a file. Raises FormatError if it is invalid, UnsupportedError if it names no `gguf`."""
     declaration = read_declaration(path)
     if declaration is None:
         raise UnsupportedError(f"{path}: names no `gguf` architecture")
@@ -162,15 +163,14 @@ def _architecture(path: Path) -> Architecture:
 
 
 def graph_of(gguf: str, extra_file: Path | None = None) -> Graph:
-    """The flags of the forward pass for a value of `general.architecture`, which files of one such value have in common.
+    """The graph flags for a value of `general.architecture`. Architectures with the same value share them.
 
     Args:
         gguf: the value.
-        extra_file: an architecture file from outside the package, taken in place of the package's.
+        extra_file: an architecture file from outside the package, which replaces the package's own.
 
     Raises:
-        UnsupportedError: if no architecture of the package has this value, or `extra_file` another, or there is no forward
-            pass.
+        UnsupportedError: if no architecture of the package has this value, `extra_file` has another, or it has no graph.
         FormatError: if `extra_file` cannot be read.
     """
     if extra_file is not None:
@@ -197,12 +197,12 @@ def find_architecture(config: Mapping[str, Any], extra_file: Path | None = None)
     """The architecture of a checkpoint.
 
     Args:
-        config: the parsed `config.json`; its `architectures` decide, or where it has none its `model_type` or what else
-            tells a model that never had a class.
-        extra_file: an architecture file from outside the package, which is taken whatever the configuration says.
+        config: the parsed `config.json`. Its `architectures` decide, or where it has none its `model_type`, or the
+            expression `classless` for models that have neither.
+        extra_file: an architecture file from outside the package, which is used whatever config.json says.
 
     Raises:
-        UnsupportedError: if no architecture knows the class.
+        UnsupportedError: if no architecture has the class.
         FormatError: if `extra_file` cannot be read.
     """
     if extra_file is not None:
@@ -226,14 +226,14 @@ def find_architecture(config: Mapping[str, Any], extra_file: Path | None = None)
 
 
 def _named(wanted: Sequence[str], config: Mapping[str, Any]) -> list[Architecture]:
-    """The architectures that a configuration says it is of, in one of their variants."""
+    """The architectures that match a configuration, before their conditions `when` are tested."""
     if wanted:
         return [_package_architecture(heading.path) for heading in headings() if wanted[0] in heading.classes]
     return [architecture for architecture in architectures() if _is_told_by(architecture.declaration, config)]
 
 
 def _is_told_by(declaration: Declaration, config: Mapping[str, Any]) -> bool:
-    """Whether a configuration that names no class is of this architecture."""
+    """Whether a configuration without a class name is of this architecture."""
     return str(config.get("model_type")) in declaration.defaults or bool(declaration.classless.evaluate(config))
 
 
@@ -248,11 +248,11 @@ def _found(wanted: list[str], config: Mapping[str, Any]) -> str:
 
 
 _TYPE_WORDS: Final = {"u32": "a whole number below 2^32", "f32": "a number of 32 bits", "bool": "true or false"}
-"""What an error calls the types of values; others speak for themselves."""
+"""The names of value types in error messages, where they are not self-explanatory."""
 
 
 def _field(key: str, row: MetadataRow, value: Any) -> Field | None:
-    """The typed value of a row, None where there is none to write."""
+    """The typed value of a row, or None where none is written."""
     if value is None:
         if row.required:
             raise ModelError(f"config.json: nothing for {key!r} (looked for {row.value.source})")

@@ -1,4 +1,4 @@
-"""From the tensors of a checkpoint to the tensors of a GGUF file: matching, checking, and putting in order."""
+"""Maps checkpoint tensors to GGUF tensors: matches names, checks shapes, and orders the result."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from quantcli.tensors.derived import Generated, Renamed
 from quantcli.tensors.tensor import Tensor, TensorInfo
 
 MOST_ZEROS: Final = 1 << 20
-"""How long a vector may be that is read to see whether it is all zero."""
+"""Most elements of a tensor that is read to check whether it is all zero."""
 
 MOST_TENSORS: Final = 100_000
-"""Tensors that a configuration may speak of where no checkpoint tells how many there are."""
+"""Most tensors that config.json may describe where there is no checkpoint to limit the number (adapters)."""
 
 MOST_MISSING: Final = 16
-"""How many times as many tensors as a checkpoint holds may be missing of one kind before the counting ends."""
+"""Enumeration of a row's missing tensors stops at this many times the number of tensors in the checkpoint."""
 
 Scope = Mapping[str, Any]
 Info = TypeVar("Info", bound=TensorInfo)
@@ -36,18 +36,18 @@ Info = TypeVar("Info", bound=TensorInfo)
 
 @dataclass
 class _Problems:
-    """What does not fit, collected so that one error can tell all of it."""
+    """All mismatches between checkpoint and architecture, collected for one error message."""
 
     missing: dict[str, None] = field(default_factory=dict)
     unknown: dict[str, None] = field(default_factory=dict)
     misshapen: dict[tuple[str, str], dict[str, None]] = field(default_factory=dict)
-    """The names by the shape they have and the shape they should have."""
+    """(actual shape, expected shape) -> names."""
 
     def raise_if_any(self, whose: str, gguf: str, hint: str) -> None:
-        """Tell everything, in one line.
+        """Raise an error with all mismatches on one line.
 
         Raises:
-            ModelError: if there is anything to tell.
+            ModelError: if there are any.
         """
         kinds = {"missing": self.missing, "unknown": self.unknown}
         told = [f"{len(names)} {kind}: {listed_names(names)}" for kind, names in kinds.items() if names]
@@ -65,14 +65,14 @@ class _Problems:
 
 @dataclass(frozen=True)
 class Match:
-    """A row for one layer, with the checkpoint tensors found for it."""
+    """A row for one layer (and expert), with its checkpoint tensors."""
 
     row: TensorRow
     name: str
     sources: tuple[str, ...]
     scope: Scope
     place: tuple[int, int]
-    """Where in the file: the position of the last source in the checkpoint, then the row's position."""
+    """The sort key in the output: the position of the last source in the checkpoint, then that of the row."""
 
 
 def map_tensors(declaration: Declaration, checkpoint: Mapping[str, Tensor], scope: Scope) -> list[Tensor]:
@@ -98,11 +98,11 @@ def map_tensors(declaration: Declaration, checkpoint: Mapping[str, Tensor], scop
 
 
 def match_adapter(declaration: Declaration, adapter: Mapping[str, Info], scope: Scope) -> list[tuple[Match, list[Info]]]:
-    """The rows for whose sources an adapter has something, in the order of the reference, with what it has.
+    """The rows whose sources an adapter has, with these, in the reference converter's order.
 
     Raises:
-        ModelError: naming all of the adapter that no row takes or that is of another shape than the configuration says, and
-            what is not there while other sources of the same row are.
+        ModelError: naming all tensors of the adapter that are unknown or have the wrong shape, and all that are missing
+            although the adapter has other sources of the same row.
     """
     given, headless = _normalized_names(declaration, adapter)
     scope = {**scope, "headless": headless}
@@ -123,7 +123,7 @@ def _is_ignored(name: str, tensor: Tensor, row: IgnoreRow, scope: Scope) -> bool
 
 
 def _hint(quantization: Any) -> str:
-    """What to do about tensors that do not fit."""
+    """The hint for mismatches."""
     if isinstance(quantization, Mapping):
         method = quantization.get("quant_method", "an unnamed method")
         name = clipped(str(method))
@@ -132,7 +132,7 @@ def _hint(quantization: Any) -> str:
 
 
 def _refuse_opaque(used: Sequence[Tensor]) -> None:
-    """Stop before anything is written where a weight that is needed is in an encoding that cannot be read."""
+    """Raises UnsupportedError where a needed tensor has a type that cannot be read."""
     opaque = [tensor for tensor in used if tensor.type.name in OPAQUE_TYPES]
     if opaque:
         kinds = ", ".join(sorted({tensor.type.name for tensor in opaque}))
@@ -144,7 +144,7 @@ def _refuse_opaque(used: Sequence[Tensor]) -> None:
 
 
 def _normalized_names(declaration: Declaration, checkpoint: Mapping[str, Info]) -> tuple[dict[str, Info], bool]:
-    """The checkpoint's tensors by the names that the rows use, and whether they were those of a model without its head."""
+    """The checkpoint's tensors under the names that rows use, and whether it is a base model without its head."""
     names = [_normalized(declaration, given) for given in checkpoint]
     base = declaration.base_prefix
     headless = bool(base) and not any(name.startswith(base) for name in names)
@@ -166,8 +166,10 @@ def _normalized(declaration: Declaration, given: str) -> str:
 
 
 def _index_counts(declaration: Declaration, available: int, scope: Scope) -> dict[str, int]:
-    """How far each placeholder runs. More layers than there are tensors is refused before they are counted out; experts
-    may be more, all in one tensor."""
+    """The number of values of each placeholder.
+
+    More layers than the checkpoint has tensors are refused. There may be more experts, as one tensor can hold all of them.
+    """
     counts = {}
     counted_out = frozenset[str]().union(*(placeholders(row.name) for row in declaration.tensors))
     for index, expression in declaration.indices.items():
@@ -192,7 +194,10 @@ def _matches(
     *,
     available: int | None = None,
 ) -> Iterator[Match]:
-    """Every row for every layer that has its sources. With `available`, so many tensors may be named and none must be."""
+    """A match for every row and layer whose sources exist.
+
+    With `available`, config.json may describe at most so many tensors, and none is required.
+    """
     positions = {name: position for position, name in enumerate(tensors)}
     for order, declared in enumerate(declaration.tensors):
         most = len(tensors) if available is None else available
@@ -231,7 +236,7 @@ def _is_held(sources: Sequence[str], tensors: Mapping[str, TensorInfo]) -> bool:
 
 
 def _possible_ways(row: TensorRow, counts: Mapping[str, int], available: int) -> list[TensorRow]:
-    """The row and its alternatives, without those that are made of more tensors than there are."""
+    """The row and its alternatives, without those that need more source tensors than there are."""
 
     def gathered(way: TensorRow) -> int:
         indices = frozenset[str]().union(*map(placeholders, way.sources)) - placeholders(way.name)
@@ -241,7 +246,7 @@ def _possible_ways(row: TensorRow, counts: Mapping[str, int], available: int) ->
 
 
 def _wanted(row: TensorRow, counts: Mapping[str, int]) -> int:
-    """How many tensors the configuration says there are for one source of the row, in all layers."""
+    """The number of tensors that config.json implies for the row's first source, in all layers."""
     return math.prod(counts[index] for index in placeholders(row.name) | placeholders(row.sources[0]))
 
 
@@ -262,7 +267,7 @@ def _source_names(row: TensorRow, numbers: Mapping[str, int], counts: Mapping[st
 
 
 def _misshapen(row: TensorRow, tensor: TensorInfo, scope: Scope) -> tuple[str, str] | None:
-    """The shape that the tensor has and the one it should have, where they are not the same."""
+    """The actual and the expected shape, where they differ."""
     if row.shape is None:
         return None
     expected = [extent.evaluate(scope) for extent in row.shape]
@@ -273,7 +278,7 @@ def _misshapen(row: TensorRow, tensor: TensorInfo, scope: Scope) -> tuple[str, s
 
 
 def _in_order(matches: Sequence[Match]) -> list[Match]:
-    """As the reference writes them: each when its last source, or the last of its group, comes by in the checkpoint."""
+    """In the reference converter's order: each at the position of its last source, or of the last source of its group."""
     last_of_group: dict[tuple[Any, ...], int] = {}
     for match in matches:
         key = _group(match)
@@ -282,7 +287,7 @@ def _in_order(matches: Sequence[Match]) -> list[Match]:
 
 
 def _is_copy(match: Match, originals: Mapping[str, str], tensors: Mapping[str, Tensor]) -> bool:
-    """Whether the tensor is to be left out because its numbers are those of another. Reads both where they could be."""
+    """Whether the tensor is left out because it has the same data as `unless_equal` (tied). Reads both if necessary."""
     original = originals.get(match.row.unless_equal or "")
     return original is not None and have_same_numbers(tensors[match.sources[0]], tensors[original])
 
@@ -292,7 +297,7 @@ def _group(match: Match) -> tuple[Any, ...]:
 
 
 def make_tensor(match: Match, sources: Sequence[Tensor]) -> Tensor:
-    """The tensor that a row makes of its sources."""
+    """The GGUF tensor of a row, made from its sources."""
     tensor = GATHERS[match.row.gather](sources) if match.row.gather is not None else sources[0]
     for call in match.row.transforms:
         with blaming(match.name, call):
@@ -302,7 +307,7 @@ def make_tensor(match: Match, sources: Sequence[Tensor]) -> Tensor:
 
 @contextmanager
 def blaming(name: str, call: Call) -> Iterator[None]:
-    """Say of which tensor a step failed where the configuration's values do not suit it."""
+    """Turn an error of a transform or generator into a ModelError that names the tensor."""
     try:
         yield
     except (TypeError, ValueError, ArithmeticError) as error:
@@ -320,7 +325,7 @@ def _generated(declaration: Declaration, scope: Scope) -> list[Tensor]:
 
 
 def _stored(tensor: Tensor, always_float32: Sequence[str]) -> Tensor:
-    """The tensor in the type a GGUF file has it in."""
+    """The tensor in the type in which it is stored in GGUF before quantization."""
     wants_float32 = (
         len(tensor.shape) <= 1
         or not tensor.name.endswith(".weight")

@@ -1,4 +1,4 @@
-"""Many tensors in few words: names that differ in numbers alone are told as one, `model.layers.{0-31}.mlp.up.weight`."""
+"""Abbreviates lists of tensor names: those that differ only in numbers become `model.layers.{0-31}.mlp.up.weight`."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Final
 from quantcli.core.listing import listed
 
 LISTED: Final = 100
-"""How many names or patterns an error tells before it only counts. No model has as many; a file that is none may."""
+"""The most names or patterns in an error message; of the rest it has only the number."""
 
 _NUMBER: Final = re.compile(r"(?<![^.])(?:0|[1-9]\d{0,8})(?![^.])")
-"""A part of a name, between dots, that is a number."""
+"""A number between dots in a tensor name."""
 
 
 def listed_names(names: Iterable[str]) -> str:
-    """All the names, in the order in which they or the first of their kind come."""
+    """All the names, abbreviated, in the order of first occurrence."""
     return listed(ranges(names), most=LISTED)
 
 
 def ranges(names: Iterable[str]) -> list[str]:
-    """Patterns that stand for exactly these names: `{0-3,7}` where a number takes these values."""
+    """Patterns that match exactly these names: `{0-3,7}` for a number with these values."""
     numbers_by_kind: dict[str, list[tuple[int, ...]]] = {}
     for name in names:
         kind = _NUMBER.sub("\0", name)
@@ -32,7 +32,7 @@ def ranges(names: Iterable[str]) -> list[str]:
 
 
 def _patterns(numbers: Iterable[tuple[int, ...]]) -> list[tuple[str, ...]]:
-    """The tuples as few products of ranges: values of the first place go together where they have the same rest."""
+    """The tuples as a few products of ranges. First elements are grouped where they have the same remainders."""
     rests: dict[int, list[tuple[int, ...]]] = {}
     for places in filter(None, numbers):
         rests.setdefault(places[0], []).append(places[1:])

@@ -1,6 +1,6 @@
-"""What is known of byte-level BPE pre-tokenizers: how each cuts a text, and how a tokenizer shows which one it has.
+"""Pre-tokenizers of byte-level BPE: how each splits a text, and how to identify that of a tokenizer.
 
-The facts are in `pre_tokenizers.toml`. The converter writes the name of a pre-tokenizer, the tokenizer reads it back.
+The data are in `pre_tokenizers.toml`. The converter writes the name of a pre-tokenizer, and the tokenizer reads it.
 """
 
 from __future__ import annotations
@@ -20,16 +20,17 @@ TEST_TEXT: Final = (
     "1天～ ------======= нещо на Български ''''''```````\"\"\"\"......!!!!!!?????? I've been 'told he'"
     "s there, 'RE you sure? 'M not sure I'll make it, 'D you like some tea? We'Ve a'lL"
 )
-"""A text on which pre-tokenizers differ: the ids a tokenizer gives for it identify its vocabulary and its pre-tokenizer.
-From the converter of llama.cpp, whose hashes are those in the table."""
+"""A text on which pre-tokenizers differ. Its token ids identify a tokenizer's vocabulary and pre-tokenizer.
+
+The text and the hashes in the table are from llama.cpp's converter (chktxt, chkhsh)."""
 
 BYTE_LEVEL_PATTERN: Final = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-"""What Hugging Face's `ByteLevel` splits by: GPT-2's expression."""
+"""The regular expression of Hugging Face's `ByteLevel`, from GPT-2."""
 
 
 @dataclass(frozen=True)
 class PreTokenizer:
-    """A value of `tokenizer.ggml.pre`. The columns are explained in `pre_tokenizers.toml`."""
+    """The pre-tokenizer of a value of `tokenizer.ggml.pre`. The fields are explained in `pre_tokenizers.toml`."""
 
     name: str
     split: str | None = None
@@ -43,14 +44,14 @@ class PreTokenizer:
 
     @property
     def patterns(self) -> tuple[str, ...] | None:
-        """The regular expressions it splits by, or None if they are not known."""
+        """The regular expressions it splits by, or None if they are unknown."""
         return None if self.split is None else _table().splits[self.split][0]
 
 
 @dataclass(frozen=True)
 class _Table:
     splits: Mapping[str, list[tuple[str, ...]]]
-    """Name -> lists of patterns that mean it; the first is the one used."""
+    """Name -> equivalent lists of patterns, of which the first is used."""
 
     pre_tokenizers: Mapping[str, PreTokenizer]
     hashes: Mapping[str, str]
@@ -75,17 +76,17 @@ def pre_tokenizers() -> Mapping[str, PreTokenizer]:
 
 
 def splits() -> Mapping[str, tuple[str, ...]]:
-    """The ways of splitting by name: the patterns of each."""
+    """The patterns of every split, by name."""
     return {name: lists[0] for name, lists in _table().splits.items()}
 
 
 def name_by_hash(ids: Sequence[int]) -> str | None:
-    """The name of the pre-tokenizer of a tokenizer that gives `ids` for `TEST_TEXT`."""
+    """The name of a tokenizer's pre-tokenizer, from its token ids of `TEST_TEXT`."""
     return _table().hashes.get(sha256(str(list(ids)).encode()).hexdigest())
 
 
 def name_by_patterns(patterns: Sequence[str], *, ignore_merges: bool, normalizer: str | None = None) -> str | None:
-    """The name of a pre-tokenizer that splits by `patterns`, if there is one with this normalizer that one."""
+    """The name of a pre-tokenizer that splits by `patterns`, preferably one with this normalizer."""
     table = _table()
     splits = {name for name, lists in table.splits.items() if tuple(patterns) in lists}
     rows = table.pre_tokenizers.values()
@@ -94,7 +95,7 @@ def name_by_patterns(patterns: Sequence[str], *, ignore_merges: bool, normalizer
 
 
 def nearest_name(patterns: Sequence[str]) -> str:
-    """The name of the pre-tokenizer whose patterns look most like `patterns`."""
+    """The name of the pre-tokenizer with the most similar patterns."""
     written = "\n".join(patterns)
 
     def likeness(row: PreTokenizer) -> float:
@@ -104,7 +105,7 @@ def nearest_name(patterns: Sequence[str]) -> str:
 
 
 def patterns_of(pre_tokenizer: Mapping[str, Any] | None) -> list[str]:
-    """The regular expressions that a `pre_tokenizer` of tokenizer.json splits by; what is none appears as `<name>`."""
+    """The regular expressions of a `pre_tokenizer` in tokenizer.json. Steps without one appear as `<name>`."""
     return [pattern for step in _steps(pre_tokenizer) for pattern in _PATTERNS.get(step["type"], _unknown)(step)]
 
 

@@ -1,7 +1,6 @@
-"""The shape of an architecture file: its tables as frozen rows.
+"""The schema of architecture files: their tables as frozen dataclasses.
 
-Everything is checked here, when a file is read, so that a mistake in a data file is reported with the file's name and never
-surfaces as a strange conversion.
+Files are validated here, when they are read, so that a mistake in a data file is reported with the file's name.
 """
 
 from __future__ import annotations
@@ -65,24 +64,24 @@ class MetadataRow:
     when: Expression = _ALWAYS
     required: bool = False
     map: Mapping[str, Any] | None = None
-    """From what the configuration says to what GGUF says."""
+    """Maps the value in config.json to the value in GGUF."""
 
     early: bool = False
-    """Whether the reference writes it with the tensors, before all that it knows of the model as a whole."""
+    """Whether the reference converter writes it with the tensors, before the general metadata."""
 
     in_place: Expression | None = None
-    """For a row of `metadata_last`: whether the reference writes it in its place first, and then only changes it."""
+    """For a row of `metadata_last`: whether the reference converter writes it in its place first, and updates it later."""
 
 
 @dataclass(frozen=True)
 class TensorRow:
     """A GGUF tensor, the checkpoint tensors it is made of, and how.
 
-    `sources` are name patterns; a placeholder such as `{expert}` that the GGUF name lacks runs over all its numbers.
-    `shape` is the shape each source must have; a dimension that evaluates to nothing is not checked. Tensors of one `group`
-    are written together, once the last of their sources has come by. `alternatives` are other ways in which checkpoints
-    hold the same tensor: the first of all whose sources are there is taken. A tensor whose source has the same numbers as
-    the source of the GGUF tensor `unless_equal` is left out.
+    - `sources` are name patterns. A placeholder such as `{expert}` that the GGUF name lacks runs over all its indices.
+    - `shape` is the shape each source must have. A dimension that evaluates to None is not checked.
+    - Tensors of one `group` are written together, at the position of the last of their sources.
+    - `alternatives` are other layouts of the same tensor in checkpoints. The first whose sources exist is used.
+    - The tensor is left out if its source has the same data as the source of the GGUF tensor `unless_equal`.
     """
 
     name: str
@@ -102,22 +101,22 @@ class IgnoreRow:
     """Tensors of a checkpoint that a GGUF file does not need."""
 
     pattern: str
-    """A glob of names; `{name}` in it stands for a value."""
+    """A glob of names. `{name}` in it is replaced by a value."""
 
     why: str
     if_zero: bool = False
-    """Whether they are needed after all where they hold a number other than zero."""
+    """Whether they are ignored only where all their elements are zero."""
 
     @classmethod
     def parse(cls, pattern: str, given: str | dict[str, Any]) -> Self:
-        """The row of an entry of `[ignore]`, of which a text is the reason. Raises ValueError where braces do not match."""
+        """The row of an entry of `[ignore]`; a string is the reason. Raises ValueError for unbalanced braces."""
         placeholders(pattern)
         return cls(pattern=pattern, **({"why": given} if isinstance(given, str) else given))
 
 
 @dataclass(frozen=True)
 class GeneratedRow:
-    """A GGUF tensor that follows from the configuration alone."""
+    """A GGUF tensor that is computed from config.json alone."""
 
     name: str
     generator: Call
@@ -126,7 +125,7 @@ class GeneratedRow:
 
 @dataclass(frozen=True)
 class VocabularyRules:
-    """What the reference converter does to the vocabularies of an architecture beside what it does to all.
+    """What the reference converter does to the vocabularies of this architecture only.
 
     Roles of special tokens are those of `quantcli.formats.gguf.vocabulary`: `bos`, `eos`, `eot` ...
     """
@@ -135,70 +134,70 @@ class VocabularyRules:
     """Whether `add_prefix_space` of tokenizer_config.json is written."""
 
     copy_dummy_prefix: bool = False
-    """Whether it is written that texts get a space in front, or do not, as tokenizer.model says."""
+    """Whether `add_dummy_prefix` of tokenizer.model is written as add_space_prefix."""
 
     space_prefix: bool | None = None
-    """Whether texts get a space in front, where that is fixed."""
+    """A fixed value of add_space_prefix."""
 
     flat_scores: bool = False
-    """Whether the reference makes a tokenizer.json without tokenizer.model a vocabulary whose scores are all the same. With
-    these, texts are not tokenized as the model was trained: they are written only where the reference's are asked for."""
+    """Whether the reference converter gives all tokens the same score where there is a tokenizer.json but no
+    tokenizer.model. Texts are then not tokenized as in training, so this is done only to reproduce the reference."""
 
     literal_added: bool = False
-    """Whether tokens added to tokenizer.model are control tokens only where marked as special, and keep the spelling
-    they have, and those of tokenizer.json count too."""
+    """Whether added tokens of tokenizer.model are control tokens only where marked as special, and keep their spelling.
+    Those of tokenizer.json count too."""
 
     piece_texts: Mapping[str, str] = field(default_factory=dict)
-    """Pieces of tokenizer.model that are written as something else."""
+    """Pieces of tokenizer.model that are written as another string."""
 
     unused_pieces: str = ""
-    """How the pieces of tokenizer.model begin that no text is cut into."""
+    """The prefix of unused pieces in tokenizer.model."""
 
     unigram: bool = False
-    """Whether a unigram model of SentencePiece stays one. Elsewhere the reference writes it as if it were BPE."""
+    """Whether a SentencePiece unigram model is written as such. Otherwise the reference converter writes it as BPE."""
 
     fairseq_ids: bool = False
     """Whether the ids of a unigram model's pieces are those of fairseq: `<s> <pad> </s> <unk>` for the first three."""
 
     missing_texts: Mapping[str, int] = field(default_factory=dict)
-    """Control tokens such a model lacks: text -> id."""
+    """Control tokens that such a model lacks: string -> id."""
 
     token_type_count: bool = False
-    """Whether the number of BERT's segment types, `type_vocab_size`, is written with the vocabulary."""
+    """Whether the number of token types (segments) of BERT, `type_vocab_size`, is written with the vocabulary."""
 
     usual_tokenizer: str | None = None
-    """What to put beside checkpoints that often come without a tokenizer: `tokenizer.json of ORG/NAME`."""
+    """The tokenizer to add to checkpoints that often come without one: `tokenizer.json of ORG/NAME`."""
 
     special: Mapping[str, int] = field(default_factory=dict)
-    """Role -> id, for roles a checkpoint does not name."""
+    """Role -> id, for special tokens that the checkpoint does not set."""
 
     special_texts: Mapping[str, str] = field(default_factory=dict)
-    """The same by the texts of added tokens."""
+    """Role -> string of an added token, for special tokens that the checkpoint does not set."""
 
     replaced_texts: Mapping[str, str] = field(default_factory=dict)
-    """The same, whatever the checkpoint says, where it has a token of this text."""
+    """Role -> string of a token, which overrides the checkpoint where it has such a token."""
 
     replaced: Mapping[str, int | str] = field(default_factory=dict)
-    """The same, whatever the checkpoint says: an id, or the name of the hyperparameter that has it if any does."""
+    """Role -> id, or name of a hyperparameter with the id, which overrides the checkpoint."""
 
     first_end: str = ""
-    """The role of the first of several ends that generation_config.json lists, where it lists several."""
+    """The role of the first `eos_token_id` in generation_config.json, where that is a list of several."""
 
     special_by_size: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
-    """The same for models that are told by the size of their vocabulary."""
+    """Vocabulary size -> role -> id, for models that only the size of their vocabulary identifies."""
 
     add: Mapping[str, bool] = field(default_factory=dict)
-    """Role -> whether it is added around a text, unless the checkpoint says otherwise."""
+    """Role -> whether the token is added to a text, unless the checkpoint says otherwise."""
 
     add_by_size: Mapping[int, Mapping[str, bool]] = field(default_factory=dict)
-    """Vocabulary size -> role -> whether it is added around a text, whatever the checkpoint says."""
+    """Vocabulary size -> role -> whether the token is added to a text, which overrides the checkpoint."""
 
     @classmethod
     def parse(cls, table: Mapping[str, Any]) -> Self:
         """The rules in a table `[vocabulary]`.
 
         Raises:
-            TypeError, ValueError: if it has a key that is no rule, or a size that is no number.
+            TypeError, ValueError: for an unknown key, or a size that is not a number.
         """
         by_size = {
             name: {int(size): roles for size, roles in entries.items()}
@@ -210,7 +209,7 @@ class VocabularyRules:
 
 @dataclass(frozen=True)
 class Declaration:
-    """An architecture file, with everything it extends merged in."""
+    """An architecture file, merged with those it extends."""
 
     path: Path
     name: str
@@ -240,10 +239,10 @@ class Declaration:
 def read_declaration(path: Path) -> Declaration | None:
     """Read an architecture file, and the files of the package it extends.
 
-    None for a file that names no `gguf` architecture: one that is only there to be extended, or another kind of table.
+    None for a file without `gguf`: one that only others extend, or another kind of table.
 
     Raises:
-        FormatError: if a file is missing, is not TOML, or says something an architecture file cannot say.
+        FormatError: if a file is missing, is not TOML, or does not follow the schema.
     """
     merged = merged_tables(path)
     if "gguf" not in merged:
@@ -334,7 +333,7 @@ def _rows(table: dict[str, Any], make: Callable[[str, dict[str, Any]], Row]) -> 
 
 
 def _in_their_places(rows: Sequence[MetadataRow], last: Sequence[str]) -> Iterator[MetadataRow]:
-    """The rows that do not come last, and of those that do what stands in its place already."""
+    """All rows but those in `last`, and of these the ones that are written in place first."""
     for row in rows:
         if row.key not in last:
             yield row
@@ -381,7 +380,7 @@ def _tensor_row(name: str, entry: dict[str, Any], kinds: Mapping[str, str]) -> T
 
 
 def _without_false(entry: dict[str, Any]) -> dict[str, Any]:
-    """An entry without what was set to false to be rid of it; conditions may be false."""
+    """An entry without keys that are set to false to remove them. Conditions may be false."""
     return {key: value for key, value in entry.items() if value is not False or key in ("when", "required")}
 
 
@@ -403,7 +402,7 @@ def _one_of(name: str, vocabulary: Mapping[str, Any], kind: str) -> None:
 
 
 def _defaults(kinds: Sequence[str], own: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The defaults of each model type: what the file says of it, laid over what its configuration class assumes."""
+    """The defaults of each model type: those of its configuration class, overridden by those in the file."""
     of_classes = {kind: class_defaults(kind) for kind in kinds}
     return {
         kind: {key: _default_value(value) for key, value in {**of_classes.get(kind, {}), **own.get(kind, {})}.items()}
@@ -412,7 +411,7 @@ def _defaults(kinds: Sequence[str], own: Mapping[str, Mapping[str, Any]]) -> dic
 
 
 def _default_value(value: Any) -> Any:
-    """A constant as it is; of tables with one key what they stand for."""
+    """The default in an entry: a constant, or the table form of an `Expression` or `OrNull`."""
     match value:
         case {"value": str(source), **others} if not others:
             return Expression(source)

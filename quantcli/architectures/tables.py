@@ -1,7 +1,7 @@
-"""How architecture files are read before anything in them is understood: TOML, with `extends`.
+"""Reads architecture files as TOML, and merges them with those they extend.
 
-There are many of them, and a command needs one: what they are known by stands in front of their first table, so that
-the rest is read of that one only.
+There are many, and a command needs one. What identifies an architecture comes before the first table of its file, so that
+only this heading is parsed of all the others.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from typing import Any, Final
 from quantcli.core.errors import FormatError
 
 PACKAGE_DIRECTORY: Final = Path(__file__).parent / "models"
-"""Where the architecture files of the package lie."""
+"""The directory of the package's architecture files."""
 
 DEFAULTS_DIRECTORY: Final = Path(__file__).parent / "defaults"
-"""Where it is said what the configuration class of each model type assumes."""
+"""The directory of the defaults of transformers' configuration classes, one file per model type."""
 
 _FIRST_TABLE: Final = re.compile(r"^\[", re.MULTILINE)
-"""Where the first table of a file begins. No list in front of it has a line that begins so."""
+"""The beginning of the first table. No list before it may have a line that begins with `[`."""
 
 _TELLING: Final = ("classes", "model_types", "when", "classless", "defaults")
-"""What tells a configuration of an architecture: not inherited."""
+"""Keys that identify the architecture of a configuration. They are not inherited."""
 
 Tables = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Heading:
-    """What an architecture file is known by."""
+    """The heading of an architecture file, which identifies it."""
 
     path: Path
     gguf: str
@@ -50,10 +50,10 @@ class Heading:
 
 @cache
 def headings() -> tuple[Heading, ...]:
-    """The heading of every architecture of the package, in the order of the files, with nothing else read.
+    """The heading of every architecture of the package, in the order of the files.
 
     Raises:
-        FormatError: if a file is not TOML or extends what is not there.
+        FormatError: if a file is not TOML or extends a missing file.
     """
     found = []
     for path in sorted(PACKAGE_DIRECTORY.glob("*.toml")):
@@ -65,8 +65,9 @@ def headings() -> tuple[Heading, ...]:
 
 
 def merged_tables(path: Path) -> Tables:
-    """What an architecture file says, laid over what the files of the package that it extends say. What is nested is shared
-    with other calls: not to be changed.
+    """An architecture file, merged with the files of the package that it extends.
+
+    Nested tables are shared with other calls and must not be modified.
 
     Raises:
         FormatError: if a file is missing, is not TOML, or extends one that is not there or itself.
@@ -75,8 +76,10 @@ def merged_tables(path: Path) -> Tables:
 
 
 def class_defaults(model_type: str) -> Tables:
-    """What the configuration class of a model type assumes; nothing for a type that transformers does not know. What is
-    nested is not to be changed."""
+    """The defaults of a model type's configuration class; empty for a type that transformers does not know.
+
+    Nested tables must not be modified.
+    """
     path = DEFAULTS_DIRECTORY / f"{model_type}.toml"
     return _package_tables(path) if path.parent == DEFAULTS_DIRECTORY and path.is_file() else {}
 
@@ -101,9 +104,9 @@ def _merged(path: Path, above: tuple[Path, ...], read: Callable[[Path], Tables])
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> Tables:
-    """The tables of `above` laid over those of `below`, in the order of `below` and with what is new at the end.
+    """Recursively merge `above` into `below`, in the order of `below`, with new keys at the end.
 
-    A table that `above` has set to false is gone.
+    A table that is false in `above` is removed.
     """
     merged = dict(below)
     for key, value in above.items():
@@ -116,7 +119,7 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> Tables:
 
 
 def _tables(path: Path) -> Tables:
-    """A file as it stands. Those of the package are read once: many extend the same."""
+    """A file's own tables. Files of the package are cached, since many extend the same ones."""
     return _package_tables(path) if path.parent == PACKAGE_DIRECTORY else _parsed(path, _text(path))
 
 
@@ -127,7 +130,7 @@ def _package_tables(path: Path) -> Tables:
 
 @cache
 def _heading_tables(path: Path) -> Tables:
-    """A file as far as its first table."""
+    """The part of a file before its first table."""
     return _parsed(path, _FIRST_TABLE.split(_text(path), maxsplit=1)[0])
 
 

@@ -1,7 +1,7 @@
-"""What happens to a tensor between a checkpoint and a GGUF file: pure functions from lazy tensors to a lazy tensor.
+"""Tensor transforms from checkpoint to GGUF: pure functions on lazy tensors.
 
-`TRANSFORMS` takes one tensor, `GATHERS` takes several; architecture files name both. Results are of the kinds in
-`tensors.derived`.
+`TRANSFORMS` take one tensor, `GATHERS` take several. Architecture files refer to both by name. Results are the lazy tensors
+of `tensors.derived`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def _to_float32(values: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def as_float32(tensor: Tensor) -> Tensor:
-    """The same numbers in F32: exact for BF16 and F16, rounded for F64."""
+    """Convert to F32: exact for BF16 and F16, rounded for F64."""
     if tensor.type is F32:
         return tensor
     _plain(tensor)
@@ -43,7 +43,7 @@ def as_float32(tensor: Tensor) -> Tensor:
 
 
 def _arithmetic(tensor: Tensor) -> Tensor:
-    """The tensor in a type that is computed in. The reference computes F16 in half precision and all else in F32."""
+    """The tensor in the type for arithmetic: as in the reference converter F16 for F16, and F32 for all others."""
     return tensor if tensor.type is F16 else as_float32(tensor)
 
 
@@ -56,7 +56,7 @@ def _plain(tensor: Tensor) -> None:
 
 
 def add(tensor: Tensor, addend: float) -> Tensor:
-    """`tensor + addend`, for norms whose weight is stored around zero."""
+    """`tensor + addend`, for norms whose weight is stored minus one."""
     source = _arithmetic(tensor)
     return Computed(source.name, source.shape, source.type, source, partial(_plus, addend))
 
@@ -66,11 +66,11 @@ def _plus(addend: float, values: NDArray[Any]) -> NDArray[Any]:
 
 
 def negative_exp(tensor: Tensor) -> Tensor:
-    """`-exp(tensor)`, for decays that are stored as logarithms.
+    """`-exp(tensor)`, for an SSM's decay that is stored as its logarithm (A_log).
 
-    Correctly rounded, and to half precision for F16. Of the reference's own numbers, which depend on its machine's library,
-    about one in a hundred of others than F16 is the neighbour of that; of the logarithms of small whole numbers, with which
-    models start out, none.
+    The result is correctly rounded, to half precision for F16. The reference converter's depends on its machine's math
+    library. In types other than F16, about one in a hundred of its results differs by one unit in the last place. For
+    logarithms of small integers, the usual initial values, none does.
     """
     source = _arithmetic(tensor)
     return Computed(source.name, source.shape, source.type, source, _negative_exp)
@@ -81,10 +81,10 @@ def _negative_exp(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def rearrange_rows(tensor: Tensor, extents: Sequence[int], axes: Sequence[int]) -> Tensor:
-    """See the leading axes as axes of `extents` (one may be -1) and put those in the order `axes`; for a vector its items.
+    """Reshape the leading axes (of a vector, its only axis) to `extents`, and permute them by `axes`. One extent may be -1.
 
     Raises:
-        ModelError: if the extents do not multiply to the number of rows.
+        ModelError: if the product of the extents is not the number of rows.
     """
     length = tensor.rows if len(tensor.shape) > 1 else tensor.size
     if not all(isinstance(extent, int) and (extent > 0 or extent == -1) for extent in extents):
@@ -106,10 +106,10 @@ def rearrange_rows(tensor: Tensor, extents: Sequence[int], axes: Sequence[int]) 
 
 
 def part(tensor: Tensor, axis: int, index: int, parts: int) -> Tensor:
-    """The `index`-th of `parts` equal parts along an axis other than the last; for a vector along its only one.
+    """The `index`-th of `parts` equal parts along an axis other than the last, or along the only axis of a vector.
 
     Raises:
-        ModelError: if the axis cannot be divided so.
+        ModelError: if the axis is not divisible by `parts`.
     """
     extent = tensor.shape[axis] if -len(tensor.shape) <= axis < len(tensor.shape) else 0
     if not extent or extent % parts:
@@ -119,10 +119,10 @@ def part(tensor: Tensor, axis: int, index: int, parts: int) -> Tensor:
 
 
 def cut(tensor: Tensor, axis: int, start: int, stop: int, step: int = 1) -> Tensor:
-    """Every `step`-th from `start` on and below `stop`, along an axis other than the last; for a vector along its only one.
+    """The slice `start:stop:step` along an axis other than the last, or along the only axis of a vector.
 
     Raises:
-        ModelError: if the tensor does not reach so far along the axis.
+        ModelError: if the slice is out of range.
     """
     rows = tensor.shape[:-1] if len(tensor.shape) > 1 else tensor.shape
     place = axis % len(tensor.shape)
@@ -137,10 +137,10 @@ def cut(tensor: Tensor, axis: int, start: int, stop: int, step: int = 1) -> Tens
 
 
 def reshape(tensor: Tensor, extents: Sequence[int]) -> Tensor:
-    """The same numbers in the same order, with other axes.
+    """Reshape to `extents`.
 
     Raises:
-        ModelError: if the extents do not fit.
+        ModelError: if their product is not the number of elements.
     """
     if min(extents) < 1 or math.prod(extents) != tensor.size:
         raise ModelError(f"tensor {tensor.name!r} {list(tensor.shape)} cannot be seen as {' x '.join(map(str, extents))}")
@@ -149,12 +149,13 @@ def reshape(tensor: Tensor, extents: Sequence[int]) -> Tensor:
 
 
 def ungroup_rows(tensor: Tensor, groups: int, sizes: Sequence[int]) -> Tensor:
-    """Of `groups` groups of rows, each of parts of the given `sizes`: the first parts of all, the second parts of all ...
+    """De-interleave `groups` groups of rows with parts of the given `sizes`: all first parts, then all second parts ...
 
-    For projections that hold the queries that share a key, then the key, then its value; for a vector its items.
+    For fused QKV projections that are interleaved by key-value head: the queries of a group, its key, its value. Of a
+    vector, its elements are the rows.
 
     Raises:
-        ModelError: if the groups are not all the rows.
+        ModelError: if groups times sizes is not the number of rows.
     """
     length = tensor.rows if len(tensor.shape) > 1 else tensor.size
     if groups < 1 or min(sizes) < 1 or groups * sum(sizes) != length:
@@ -175,29 +176,29 @@ def ungroup_rows(tensor: Tensor, groups: int, sizes: Sequence[int]) -> Tensor:
 
 
 def rope_pairs(tensor: Tensor, heads: int) -> Tensor:
-    """Bring together the rows that a rotary embedding turns together.
+    """Permute rows of Q or K from Hugging Face's RoPE layout to that of GGUF's `norm` RoPE.
 
-    Hugging Face pairs row `i` of a head with row `i + head_dim / 2`; GGUF's `norm` rope pairs row `2 i` with `2 i + 1`.
+    Hugging Face rotates row `i` of a head with row `i + head_dim / 2`. GGUF's `norm` RoPE rotates row `2 i` with `2 i + 1`.
     Works on `(heads * head_dim, ...)` weights and `(heads * head_dim,)` biases.
     """
     return rearrange_rows(tensor, [heads, 2, -1], [0, 2, 1])
 
 
 def transpose(tensor: Tensor) -> Tensor:
-    """Exchange the last two axes, for layers that store `(in, out)`."""
+    """Transpose the last two axes, for layers that store `(in, out)`."""
     _plain(tensor)
     shape = (*tensor.shape[:-2], tensor.shape[-1], tensor.shape[-2])
     return Transposed(tensor.name, shape, tensor.type, tensor)
 
 
 def stack(tensors: Sequence[Tensor]) -> Tensor:
-    """Tensors of one shape, along a new first axis; in F32 where their types differ."""
+    """Stack tensors of one shape along a new first axis; in F32 where their types differ."""
     parts = _agreeing(tensors)
     return Joined(parts[0].name, (len(parts), *parts[0].shape), parts[0].type, parts)
 
 
 def concatenate(tensors: Sequence[Tensor]) -> Tensor:
-    """Tensors, one after another along their first axis; in F32 where their types differ."""
+    """Concatenate tensors along their first axis; in F32 where their types differ."""
     parts = _agreeing(tensors, leading_axes=1)
     shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
     kind = Joined if len(shape) > 1 else JoinedVectors
@@ -205,7 +206,7 @@ def concatenate(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def _agreeing(tensors: Sequence[Tensor], leading_axes: int = 0) -> tuple[Tensor, ...]:
-    """The tensors in one type, if past `leading_axes` they have one shape."""
+    """The tensors in one type. Raises ModelError unless their shapes agree after `leading_axes`."""
     first = tensors[0]
     for tensor in tensors[1:]:
         if tensor.shape[leading_axes:] != first.shape[leading_axes:]:
@@ -216,7 +217,7 @@ def _agreeing(tensors: Sequence[Tensor], leading_axes: int = 0) -> tuple[Tensor,
 
 
 def have_same_numbers(tensor: Tensor, other: Tensor) -> bool:
-    """Whether two tensors have one type, one shape and the same bytes; they are read until they differ."""
+    """Whether two tensors have the same type, shape and bytes. They are read up to the first difference."""
     if (tensor.type, tensor.shape) != (other.type, other.shape):
         return False
     step = max(1, BLOCK_BYTES // max(1, tensor.row_bytes))
@@ -244,7 +245,7 @@ TRANSFORMS: Final[Mapping[str, Callable[..., Tensor]]] = MappingProxyType(
         "ungroup_rows": ungroup_rows,
     }
 )
-"""From one tensor and arguments to a tensor."""
+"""Transforms of one tensor, with arguments."""
 
 GATHERS: Final[Mapping[str, Callable[[Sequence[Tensor]], Tensor]]] = MappingProxyType(
     {
@@ -252,21 +253,21 @@ GATHERS: Final[Mapping[str, Callable[[Sequence[Tensor]], Tensor]]] = MappingProx
         "stack": stack,
     }
 )
-"""From several tensors to one."""
+"""Functions that combine several tensors to one."""
 
 
 def llama3_rope_factors(rope: Mapping[str, Any], head_dim: int) -> NDArray[np.float32]:
-    """By how much Llama 3 slows each rotary frequency, `(head_dim / 2,)` float32.
+    """Llama 3's RoPE scaling: the divisor of each frequency, `(head_dim / 2,)` float32.
 
-    Long wavelengths by `factor`, short ones not at all, those between smoothly. Source: `generate_extra_tensors` of the
-    reference converter's llama. Single precision, and reciprocals where it divides by a torch tensor, give its bits; the
-    power is correctly rounded, which torch's own, depending on the machine, misses by one unit in few places.
+    It is `factor` for long wavelengths, 1 for short ones, and interpolated between. Source: `generate_extra_tensors` of the
+    reference converter's llama. Single precision, and reciprocals where the reference divides by a torch tensor, reproduce
+    its bits. The power is correctly rounded; torch's depends on the machine, and in few places is off by one unit.
     """
     single = np.float32
     base, factor = rope.get("rope_theta", 10000.0), rope.get("factor", 8.0)
     low, high = rope.get("low_freq_factor", 1.0), rope.get("high_freq_factor", 4.0)
     context = rope.get("original_max_position_embeddings", 8192)
-    with np.errstate(all="ignore"):  # what is divided by zero is not used
+    with np.errstate(all="ignore"):  # results of a division by zero are not used
         exponents = np.arange(0, head_dim, 2, dtype=single) / single(head_dim)
         frequencies = single(1) / np.power(np.float64(single(base)), exponents.astype(np.float64)).astype(single)
         wavelengths = single(1) / frequencies * single(2 * math.pi)
@@ -277,10 +278,10 @@ def llama3_rope_factors(rope: Mapping[str, Any], head_dim: int) -> NDArray[np.fl
 
 
 def rope_factors(factors: Sequence[Any], count: int) -> NDArray[np.float32]:
-    """The factors a configuration lists, `(count,)` float32.
+    """RoPE factors listed in config.json (LongRoPE), `(count,)` float32.
 
     Raises:
-        ValueError: if they are not `count` numbers.
+        ValueError: if there are not `count` of them.
     """
     values = np.array(factors, np.float32)
     if values.shape != (count,):
@@ -294,4 +295,4 @@ GENERATORS: Final[Mapping[str, Callable[..., NDArray[np.float32]]]] = MappingPro
         "rope_factors": rope_factors,
     }
 )
-"""From hyperparameters to the numbers of a tensor that no checkpoint holds."""
+"""Functions that compute tensors from hyperparameters."""

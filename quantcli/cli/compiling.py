@@ -1,4 +1,4 @@
-"""Saying that kernels are being compiled: it happens once on a machine, and takes a while in which nothing else is seen."""
+"""Announces the compilation of kernels, which happens once per machine and takes a while without other output."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import click
 
 @cache
 def announce_compiling() -> None:
-    """From now on, say so on stderr when a first kernel has to be compiled; not where all are in the cache on disk.
+    """Print a line to stderr when the first kernel is compiled. Nothing is printed if all are in the cache on disk.
 
-    numba tells of it as it begins. What will be needed cannot be told beforehand: a prompt of one token takes other kernels
+    This listens to numba's events, because the kernels needed are not known in advance: a prompt of one token uses others
     than a longer one.
     """
     from numba.core import event

@@ -1,4 +1,4 @@
-"""`quantize run --chat` at a terminal: messages are read, answers stream, until the user leaves."""
+"""`quantize run --chat` at a terminal: reads messages and streams answers until the user leaves."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ _FENCE: Final = '"""'
 
 
 def converse(conversation: Conversation) -> list[Generation]:
-    """Answer messages until the user leaves; all answers."""
-    # Ctrl-C is for the answer. A kill is for the program.
+    """Answer messages until the user leaves. Returns all answers."""
+    # Ctrl-C stops an answer; SIGTERM stops the program.
     signal.signal(signal.SIGTERM, _leave)
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 -- with it, `input` edits lines and recalls earlier ones
@@ -69,7 +69,7 @@ def _answer(conversation: Conversation, message: str, answers: list[Generation])
 
 
 def _next_message() -> str | None:
-    """A message of one line or several; None when there are no more."""
+    """Read a message of one or several lines; None at the end of input."""
     lines: list[str] = []
     while True:
         try:
@@ -90,7 +90,7 @@ def _next_message() -> str | None:
 
 
 def _whole(lines: list[str]) -> str | None:
-    """The message that lines make; None while there is more to come."""
+    """The message in `lines`, or None where it is incomplete."""
     text = "\n".join(lines)
     if text.lstrip().startswith(_FENCE):
         inner = text.strip().removeprefix(_FENCE)
@@ -103,7 +103,7 @@ def _whole(lines: list[str]) -> str | None:
 def _read_line(prompt: str) -> str:
     if sys.stdout.isatty():
         return input(prompt)
-    # Answers go to a file or a pipe: the prompt is not part of them.
+    # Answers go to a file or a pipe, which must not contain the prompt.
     click.echo(prompt, nl=False, err=True)
     return input()
 

@@ -1,4 +1,4 @@
-"""Environment variables of numba: those that would break kernels are taken out for this process, and named."""
+"""Removes numba's environment variables that would break kernels from this process, with a warning."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LEVELS: Final = ("0", "1", "2", "3", "max")
 
 
 class _Rule(NamedTuple):
-    """Which values of a variable kernels can live with, and in words."""
+    """The valid values of a variable, as a test and in words."""
 
     accepts: Callable[[str], bool]
     expected: str
@@ -49,7 +49,7 @@ _RULES: Final[Mapping[str, _Rule]] = MappingProxyType(
 
 
 def without_unusable(environment: MutableMapping[str, str]) -> Iterator[str]:
-    """Take the variables that kernels cannot live with out of `environment`, and say so of each in a line."""
+    """Remove variables with invalid values from `environment`, and yield a message for each."""
     for name, rule in _RULES.items():
         value = environment.get(name)
         if value is not None and not rule.accepts(value):
@@ -58,5 +58,5 @@ def without_unusable(environment: MutableMapping[str, str]) -> Iterator[str]:
 
 
 def numba_variables(environment: Mapping[str, str]) -> list[str]:
-    """The variables that numba reads, which may be why something fails."""
+    """The names of numba's variables, a possible cause of unexpected errors."""
     return sorted(name for name in environment if name.startswith(_PREFIX))

@@ -1,4 +1,4 @@
-"""What a GGUF file says of itself, as short lines of label and text: a file in, words out."""
+"""Describes a GGUF file in short lines of label and text."""
 
 from __future__ import annotations
 
@@ -24,37 +24,37 @@ _ALGORITHMS: Final[Mapping[str, str]] = {
 }
 _TOKEN_KEY: Final = ("tokenizer.ggml.", "_token_id")
 _LISTED: Final = 12
-"""Entries shown of a list, such as of tags."""
+"""The most entries shown of a list, such as tags."""
 
 _WRITTEN_OUT: Final = 1e15
-"""Whole floats below this are shown without an exponent."""
+"""Integral floats below this are shown without an exponent."""
 
 _FLOAT32_DIGITS: Final = 9
-"""Digits that tell any 32-bit float from its neighbours."""
+"""The significant digits that represent any float32 uniquely."""
 
 _GUESSED_FILE_TYPE: Final = 1024
-"""Added to `general.file_type` where the converter was not told the type. Source: `llama.h`."""
+"""Flag in `general.file_type` for a guessed file type (LLAMA_FTYPE_GUESSED). Source: `llama.h`."""
 
 
 def describe(file: GGUFFile) -> Lines:
-    """Everything the default view says above its tables, as (label, text)."""
+    """All lines of the default view above its tables, as (label, text)."""
     for part in (_identity, _numbers, _shape, _tokenizer, _quantization):
         yield from part(file)
 
 
 def parameters(file: GGUFFile) -> int:
-    """Weights in all tensors."""
+    """The number of weights in all tensors."""
     return sum(tensor.size for tensor in file.tensors.values())
 
 
 def bits_per_weight(file: GGUFFile) -> float | None:
-    """Bits of tensor data for one weight, headers and padding left out; None without weights."""
+    """Bits of tensor data per weight, without headers and padding; None without weights."""
     weights = parameters(file)
     return 8 * sum(tensor.nbytes for tensor in file.tensors.values()) / weights if weights else None
 
 
 def short_value(field: Field, *, items: int = 5, characters: int = 100) -> str:
-    """A metadata value on one line: long texts and arrays begun, with their length."""
+    """A metadata value on one line. Long strings and arrays are truncated, with their length."""
     if field.type == ValueType.STRING:
         return _begun(field.value, characters)
     if field.element is None:
@@ -73,7 +73,7 @@ def type_name(field: Field) -> str:
 
 
 def file_type_name(file: GGUFFile) -> str | None:
-    """The recipe `general.file_type` names; None where it names none."""
+    """The recipe of `general.file_type`, or None where that is absent."""
     from quantcli.conversion.roles import file_type_names
 
     number = file.get("general.file_type")
@@ -117,14 +117,14 @@ def _numbers(file: GGUFFile) -> Lines:
 
 
 def _shape(file: GGUFFile) -> Lines:
-    """The hyperparameters, which are called after the architecture."""
+    """The hyperparameters, whose keys have the architecture as prefix."""
 
     def of(key: str) -> str | None:
         field = file.metadata.get(f"{file.architecture}.{key}")
         return None if field is None else _range(field)
 
     def line(label: str, *parts: tuple[str, str]) -> Lines:
-        """A line of the parts that are known: each a key and what to say, with {} for its value."""
+        """A line of parts, each a key and a format string for its value. Parts without a value are left out."""
         said = [text.format(value) for key, text in parts if (value := of(key)) is not None]
         if said:
             yield label, ", ".join(said)
@@ -228,7 +228,7 @@ def _string_count(file: GGUFFile, key: str) -> int:
 
 
 def _range(field: Field) -> str:
-    """A hyperparameter: layers that differ are told by the smallest and largest."""
+    """A hyperparameter. Of an array with a value per layer, the smallest and largest."""
     if ValueType.STRING in {field.type, field.element}:
         return short_value(field)
     if field.element is None:
@@ -244,7 +244,7 @@ def _begun(text: str, characters: int) -> str:
 
 
 def _number(kind: ValueType, value: Any) -> str:
-    """A number as people write it: a float in the shortest digits that give it back in its own precision."""
+    """A number for display: a float in the fewest digits that round-trip in its own precision."""
     if kind == ValueType.BOOL:
         return "true" if value else "false"
     if abs(value) < _WRITTEN_OUT and int(value) == value:
@@ -253,7 +253,7 @@ def _number(kind: ValueType, value: Any) -> str:
 
 
 def _shortest(value: float) -> str:
-    """A 32-bit float in the shortest digits that give it back."""
+    """A float32 in the fewest digits that round-trip."""
     texts = (f"{value:.{digits}g}" for digits in range(1, _FLOAT32_DIGITS + 1))
     return str(next((number for number in map(float, texts) if array("f", [number])[0] == value), value))
 

@@ -1,4 +1,4 @@
-"""The command `quantize`: which commands there are, and the one place where an error becomes a line and an exit status."""
+"""The command line `quantize`: dispatches to commands, and turns errors into messages and exit statuses."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from quantcli.cli.output import printable
 from quantcli.core.errors import QuantcliError, QuantcliWarning, warn
 
 WITHOUT_KERNELS: Final = frozenset(SUMMARIES) - {"convert", "run", "eval", "bench", "embed", "lora"}
-"""Commands that compute nothing."""
+"""Commands that use no compiled kernels."""
 
 INTERRUPTED: Final = 130
 """Exit status after Ctrl-C: 128 + SIGINT, as shells report it."""
 
 
 class CommandGroup(click.Group):
-    """Loads a command's module when it is called; words that name no command belong to `convert`."""
+    """Loads a command's module when it is called. Without a command name, arguments are those of `convert`."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Every command's name, without loading any."""
+        """The names of all commands, without loading any."""
         return list(SUMMARIES)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -43,18 +43,18 @@ class CommandGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands from the table: `--help` loads none of them."""
+        """List the commands from the table, so that `--help` loads none of them."""
         with formatter.section("Commands"):
             formatter.write_dl(list(SUMMARIES.items()))
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
-        """A first word that is no command is a model to convert."""
+        """If the first word is not a command, it is a model to convert."""
         if args and args[0] not in SUMMARIES:
             args = ["convert", *args]
         return super().resolve_command(ctx, args)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """An option first that the group does not know, as in `quantize --type Q4_0 MODEL`, belongs to `convert` too."""
+        """If the group does not know the first option, as in `quantize --type Q4_0 MODEL`, it is one of `convert`."""
         own = {option for parameter in self.get_params(ctx) for option in parameter.opts}
         if args and args[0].startswith("-") and args[0] not in own:
             args = ["convert", *args]
@@ -82,20 +82,20 @@ def cli() -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit with the status of the contract: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    """Run the command line, and exit with status 0 (success), 1 (failure), 2 (wrong usage) or 130 (interrupted)."""
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
     if debug:
         arguments = [word for word in arguments if word != "--debug"]
     _open_missing_streams()
-    # A kill must clean up like Ctrl-C does: half-written files go.
+    # SIGTERM must clean up as Ctrl-C does: incomplete files are removed.
     signal.signal(signal.SIGTERM, _raise_interrupt)
     try:
         with _shown_warnings():
             if not WITHOUT_KERNELS.intersection(arguments[:1]) and "--help" not in arguments:
                 for said in without_unusable(os.environ):
                     warn(said)
-            # Without its standalone mode click returns the status of `ctx.exit`, and what a command returns: nothing.
+            # Outside standalone mode, click returns the status of `ctx.exit`, or the command's return value, None.
             status = cli.main(args=arguments, prog_name="quantize", standalone_mode=False)
     except BaseException as error:
         if debug:
@@ -105,14 +105,14 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def report(error: BaseException) -> int:
-    """Write an error to stderr as `error: ...` and, where it helps, `hint: ...`; return the exit status it stands for."""
+    """Write an error to stderr as `error: ...`, and possibly `hint: ...`. Returns the exit status."""
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 1
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         click.echo(error.format_message(), err=True)
         return error.exit_code
     if isinstance(error, BrokenPipeError):
-        # The reader of our output went away: nothing to say, and nowhere to say it.
+        # The reader of stdout has closed the pipe: no message.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     message, hint, status = _explained(error)
@@ -123,13 +123,13 @@ def report(error: BaseException) -> int:
 
 
 def _say(what: str, text: str) -> None:
-    """One line on stderr. Texts may come from files: what a terminal would obey is escaped."""
+    """Write one line to stderr. Control characters are escaped, since texts may come from files."""
     click.echo(f"{what}: {printable(text)}", err=True)
 
 
 @contextmanager
 def _shown_warnings() -> Iterator[None]:
-    """Show each `QuantcliWarning` once, as a line; other libraries' warnings go where Python sends them."""
+    """Show each `QuantcliWarning` once, as one line. Other warnings are handled by Python as usual."""
     said: set[str] = set()
     with warnings.catch_warnings():
         others = warnings.showwarning
@@ -148,14 +148,14 @@ def _shown_warnings() -> Iterator[None]:
 
 
 def _warning_line(message: str, category: type[Warning]) -> str | None:
-    """What to say of a warning that is the user's to know: our own, and numba's of a variable that it cannot read."""
+    """The message of a warning for users: our own, and numba's for invalid environment variables. None for others."""
     if issubclass(category, QuantcliWarning):
         return message
     return message.splitlines()[0] if message.startswith("Environment variable 'NUMBA_") else None
 
 
 def _explained(error: BaseException) -> tuple[str, str | None, int]:
-    """What to say about an error: the message, a hint, the exit status."""
+    """The message, hint and exit status of an error."""
     said: tuple[str, str | None, int]
     match error:
         case KeyboardInterrupt() | click.Abort():
@@ -178,15 +178,17 @@ def _explained(error: BaseException) -> tuple[str, str | None, int]:
 
 
 def _suspicion() -> str:
-    """Why something failed that nobody thought of."""
+    """The hint for an unexpected error."""
     if set_variables := numba_variables(os.environ):
         return f"the environment has {', '.join(set_variables)}: try without; --debug shows where it happened"
     return "this is a bug; --debug shows where it happened"
 
 
 def _open_missing_streams() -> None:
-    """Where a standard stream was closed, as by `>&-`, there is nothing to read, and nobody reads what is written. Python
-    has None for it, and the first file that is opened would get its number."""
+    """Open the null device in place of a closed standard stream, as by `>&-`.
+
+    Python has None for such a stream, and the next file to be opened would get its file descriptor.
+    """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 -- open until the end

@@ -1,4 +1,4 @@
-"""Options that several commands have, and groups of them."""
+"""Options shared by several commands."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def text_file_option(help: str, *, required: bool = False) -> Decorator:
 
 
 def model_options(function: Function) -> Function:
-    """How a model is opened to run: the parameters `weights`, `arch_file` and `threads` of `running.open_model`."""
+    """The options for loading a model: the parameters `weights`, `arch_file` and `threads` of `running.open_model`."""
     return _all(weights_option, arch_file_option, threads_option)(function)
 
 
@@ -58,11 +58,11 @@ _SAMPLING: Final = (
     ("--repeat-last-n", "repeat_last_n", "N", "So many tokens are recent; -1: all."),
     ("--seed", "seed", "N", "Make the choices repeatable."),
 )
-"""Option, field of `SamplingOptions`, which has the default, metavar, help."""
+"""Rows of option, field of `SamplingOptions` (which has the default), metavar, and help."""
 
 
 def sampling_options(function: Function) -> Function:
-    """How tokens are chosen: the fields of `SamplingOptions`."""
+    """The sampling options: the fields of `SamplingOptions`."""
     defaults = SamplingOptions()
     rows = (
         click.option(

@@ -1,7 +1,6 @@
-"""What commands print: one JSON document, or views that people read, and progress; how numbers and foreign texts are shown.
+"""Output of commands: a JSON document, or views for people, and progress. Formats numbers and untrusted texts.
 
-On a terminal views have its width and colours; in a pipe they are plain, and as wide as what they hold, so that no name is
-cut.
+On a terminal, views are coloured and fit its width. In a pipe, they are plain and as wide as their content.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ LOOKS: Final[Mapping[str, Mapping[str, Any]]] = {
     "label": {"bold": True},
     "aside": {"dim": True},
 }
-"""How a terminal shows what views call by these names, as `click.style` takes it."""
+"""Terminal styles by name, as arguments of `click.style`."""
 
 _BINARY_UNITS: Final = ("KiB", "MiB", "GiB", "TiB")
 _DECIMAL_UNITS: Final = ("K", "M", "B", "T")
@@ -32,7 +31,7 @@ def print_json(document: Any) -> None:
     """Print one JSON document on stdout, ASCII only, on one line.
 
     Raises:
-        ValueError: for a number JSON does not have: not a number, or infinite.
+        ValueError: for NaN or infinity, which JSON does not have.
     """
     import json
 
@@ -49,16 +48,16 @@ def show(*views: View) -> None:
 
 
 def say_aside(text: str) -> None:
-    """One line on stderr that nobody has to read."""
+    """Write one dimmed line of secondary information to stderr."""
     coloured = has_colours(sys.stderr)
     click.echo(_painted(text, "aside") if coloured else text, err=True, color=coloured)
 
 
 def has_colours(stream: TextIO) -> bool:
-    """Whether what is written to a stream is coloured: on a terminal that has colours.
+    """Whether output to a stream is coloured: by default, on a terminal with colours.
 
-    NO_COLOR (see no-color.org) forbids them, CLICOLOR=0 too, and CLICOLOR_FORCE asks for them everywhere; an empty variable
-    counts as none.
+    NO_COLOR (see no-color.org) and CLICOLOR=0 turn colours off, and CLICOLOR_FORCE turns them on everywhere. An empty
+    variable counts as unset.
     """
     if os.environ.get("NO_COLOR"):
         return False
@@ -69,7 +68,7 @@ def has_colours(stream: TextIO) -> bool:
 
 @contextmanager
 def byte_progress(what: str, total: int = 0) -> Iterator[Any]:
-    """One tqdm bar in bytes on stderr, only on a terminal."""
+    """A tqdm progress bar in bytes on stderr, only on a terminal."""
     from tqdm import tqdm
 
     with tqdm(
@@ -90,7 +89,7 @@ def heading(text: str) -> Text:
 
 
 def printable(text: str) -> str:
-    """A text from a file so that a terminal can show it: control characters, and bytes that are not UTF-8, escaped."""
+    """A text made safe for a terminal: control characters and bytes that are not UTF-8 are escaped."""
     if text.isprintable():
         return text
     whole = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
@@ -98,12 +97,12 @@ def printable(text: str) -> str:
 
 
 def binary_size(count: int) -> str:
-    """Bytes in the unit that fits: `4.58 GiB`."""
+    """A number of bytes with a binary unit: `4.58 GiB`."""
     return _scaled(count, 1024, ("bytes", *_BINARY_UNITS))
 
 
 def decimal_count(count: int) -> str:
-    """A number of weights in the unit that fits: `8.03 B`."""
+    """A number of weights with a decimal unit: `8.03 B`."""
     return _scaled(count, 1000, ("", *_DECIMAL_UNITS))
 
 
@@ -116,7 +115,7 @@ def _scaled(count: int, step: int, units: tuple[str, ...]) -> str:
 
 
 def _terminal_width() -> int | None:
-    """Columns of the terminal that stdout is, None for a pipe or a file."""
+    """The terminal's width in columns, or None where stdout is a pipe or a file."""
     if not sys.stdout.isatty():
         return None
     from shutil import get_terminal_size

@@ -1,4 +1,4 @@
-"""Running a model: how it is opened, and what is said meanwhile; how answers and speeds are shown."""
+"""Common parts of commands that run a model: loads it, and prints warnings, answers and speeds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from quantcli.runner.text.generate import Generation
 
 _SHOWN_ESCAPED: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
-"""Characters that steer a terminal: an answer may hold them, and their codes are shown instead."""
+"""Control characters, which are shown as escapes where an answer has them."""
 
 
 def open_model(
@@ -29,13 +29,12 @@ def open_model(
     cache_type: str = "f16",
     arch_file: Path | None = None,
 ) -> LoadedModel:
-    """Load a model to run on `threads` threads, its plain numbers as the type `weights`.
+    """Load a model to run on `threads` threads, with its float weights quantized to the type `weights`.
 
-    `arch_file` describes its architecture in place of the package. Says so where kernels have to be compiled for it, now or
-    later.
+    `arch_file` replaces the package's own description of its architecture. Compilation of kernels is announced from now on.
 
     Raises:
-        UsageError: for a type that weights or caches cannot have.
+        UsageError: for an invalid type of weights or KV cache.
     """
     from quantcli.kernels.jit import use_threads
     from quantcli.runner.cache import check_cache_type
@@ -49,37 +48,37 @@ def open_model(
 
 
 def warn_beyond_training(loaded: LoadedModel, context: int) -> None:
-    """Say where a context is longer than the model has ever seen."""
+    """Warn of a context longer than the trained context length."""
     trained = loaded.model.sizes.context
     if context > trained:
         click.echo(f"warning: a context of {context} tokens is more than the {trained} the model was trained on", err=True)
 
 
 def stream(pieces: Iterable[str]) -> None:
-    """Show an answer on stdout as it comes, and end its line."""
+    """Stream an answer to stdout, followed by a newline."""
     encoding = sys.stdout.encoding or "utf-8"
     steers = sys.stdout.isatty()
     for piece in pieces:
         shown = piece.translate(_SHOWN_ESCAPED) if steers else piece
-        # A terminal that cannot show a character gets a question mark instead of an end to the answer. With colours click
-        # leaves an answer for a file as it is.
+        # A character that the encoding lacks becomes a question mark. `color=True` keeps click from removing escape codes
+        # where the answer goes to a file.
         click.echo(shown.encode(encoding, "replace").decode(encoding), nl=False, color=True)
     click.echo()
 
 
 def warn_of_full_context(answer: Generation) -> None:
-    """Say where an answer ended because there was no more room."""
+    """Warn of an answer that ended because the context was full."""
     if answer.stopped == "context":
         size = answer.session.cache.context
         click.echo(f"warning: stopped because the context of {size} tokens is full; --ctx makes room for more", err=True)
 
 
 def show_statistics(loaded: LoadedModel, cache: Cache, load_seconds: float, answers: Sequence[Generation]) -> None:
-    """One line on stderr, where that is a terminal: how fast it was, and what it took."""
+    """Print speed and memory use on one line to stderr, if that is a terminal."""
     if not (answers and sys.stderr.isatty()):
         return
     read, read_seconds = sum(answer.prompt_read for answer in answers), sum(answer.prompt_seconds for answer in answers)
-    # The first token of an answer comes with the prompt.
+    # The first token of an answer counts as prompt processing.
     timed, seconds = sum(max(0, len(answer.tokens) - 1) for answer in answers), sum(answer.seconds for answer in answers)
     parts = (
         f"load {load_seconds:.2f} s",

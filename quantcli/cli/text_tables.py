@@ -1,4 +1,4 @@
-"""Lines and tables of text, laid out for a terminal of some width, or for a pipe, as wide as what they hold."""
+"""Layout of text and tables, for the width of a terminal, or for a pipe as wide as their content."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from typing import Final, Protocol
 
 _GAP: Final = "  "
 _NARROWEST: Final = 16
-"""Columns of the terminal below which a cell is not folded: the terminal then breaks the whole line."""
+"""A column is never wrapped to less than this width. The terminal then wraps the whole line."""
 
 Paint = Callable[[str, str], str]
-"""Gives a text the look called by a name: see `LOOKS` in `quantcli.cli.output`."""
+"""Applies a style to a text: see `LOOKS` in `quantcli.cli.output`."""
 
 
 class View(Protocol):
     """Something to show."""
 
     def lines(self, width: int | None, paint: Paint) -> Iterator[str]:
-        """The lines, folded to fit `width` columns where it is given and they can be."""
+        """The lines, wrapped to `width` columns where it is given and that is possible."""
 
 
 @dataclass(frozen=True)
 class Text:
-    """Lines of text as they are."""
+    """Lines of text, printed unchanged."""
 
     text: str
     look: str
 
     def lines(self, width: int | None, paint: Paint) -> Iterator[str]:
-        """The lines; a terminal breaks those that are longer than it is wide."""
+        """The lines. A terminal wraps those longer than its width."""
         return (paint(line, self.look) for line in self.text.split("\n"))
 
 
@@ -38,8 +38,8 @@ class Text:
 class Table:
     """Rows under headings, the columns in `right` aligned to the right.
 
-    Without any heading it is a list of facts, the first column their labels. On a terminal too narrow for it, the widest
-    column of text is folded; nothing is cut.
+    Without headings, the first column holds labels. On a terminal too narrow for it, the widest text column is wrapped.
+    Nothing is truncated.
     """
 
     names: tuple[str, ...]
@@ -68,7 +68,7 @@ class Table:
                 yield text if titled else paint(text[: widths[0]], "label") + text[widths[0] :]
 
     def _fold(self, widths: list[int], width: int | None) -> int | None:
-        """Narrow the widest column of text so that all fit in `width`; return which one, None where none has to be."""
+        """Narrow the widest text column to fit `width`. Returns its index, or None where none is narrowed."""
         excess = 0 if width is None else sum(widths) + len(_GAP) * (len(widths) - 1) - width
         texts = [index for index, name in enumerate(self.names) if name not in self.right]
         widest = max(texts, key=widths.__getitem__, default=None)
@@ -86,7 +86,7 @@ class Table:
 
 
 def _width(text: str) -> int:
-    """Columns of a terminal that a text takes."""
+    """The width of a text in terminal columns."""
     if text.isascii():
         return len(text)
     from unicodedata import category, east_asian_width

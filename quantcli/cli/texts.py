@@ -1,4 +1,4 @@
-"""Texts that users give: from files, standard input and the command line."""
+"""Reads texts from files, standard input and the command line."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _OTHER_MARKS: Final = {
     "UTF-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),
     "UTF-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
 }
-"""Byte order marks of the encodings that are not read. That of UTF-32 begins as that of UTF-16 does, so it comes first."""
+"""Byte order marks of unsupported encodings. UTF-32 comes first, because its mark begins with that of UTF-16."""
 
 
 def read_text(file: Path | None, what: str) -> str:
-    """A text file, or stdin for None, without the byte order mark at its start and the newline at its end.
+    """The text of a file, or of stdin for None, without a leading byte order mark and the final newline.
 
-    Every other byte is part of the text, carriage returns too, as llama.cpp reads it.
+    Everything else is part of the text, as in llama.cpp, carriage returns too.
 
     Raises:
         UsageError: if it is not UTF-8.
@@ -37,7 +37,7 @@ def read_text(file: Path | None, what: str) -> str:
 
 
 def lines(text: str) -> list[str]:
-    """The lines of a text, each without its end: LF, or CR and LF. Nothing else ends a line."""
+    """The lines of a text without their ends, LF or CR LF. Nothing else ends a line."""
     return [line.removesuffix("\r") for line in text.split("\n")]
 
 

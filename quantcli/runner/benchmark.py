@@ -1,4 +1,4 @@
-"""How fast a model reads and generates, as llama-bench measures it: tokens of chance, an empty context, no sampling."""
+"""Speed of prompt processing and token generation, as in llama-bench: random tokens, an empty context, no sampling."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from quantcli.runner.model import Model
 
 @dataclass(frozen=True)
 class Task:
-    """Tokens to read together, then tokens to read one after another as a generation does, both after `depth` others."""
+    """A benchmark: process a prompt of `prompt` tokens, then generate `generated` tokens, both after `depth` others."""
 
     prompt: int
     generated: int
@@ -23,19 +23,19 @@ class Task:
 
     @property
     def context(self) -> int:
-        """All its tokens."""
+        """The number of all its tokens."""
         return self.depth + self.prompt + self.generated
 
     @property
     def name(self) -> str:
-        """As llama-bench has it: `pp512`, `tg128`, `tg128 @ d1024`."""
+        """The name in llama-bench: `pp512`, `tg128`, `tg128 @ d1024`."""
         parts = [f"{what}{count}" for what, count in (("pp", self.prompt), ("tg", self.generated)) if count]
         return "+".join(parts) + (f" @ d{self.depth}" if self.depth else "")
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Tokens per second of a task, each time it was done."""
+    """Tokens per second of a task, for each repetition."""
 
     task: Task
     samples: Sequence[float]
@@ -52,17 +52,17 @@ class Speed:
 
 
 def measure(model: Model, tasks: Sequence[Task], repeats: int, cache_type: str = "f16") -> Iterator[Speed]:
-    """Do each task `repeats` times, after once to warm up.
+    """Run each task `repeats` times, after one warm-up run.
 
     Raises:
-        GenerationError: for a task with more tokens than there is memory for, before the first is done.
+        GenerationError: for a task that needs more memory than there is, before the first is run.
     """
     Cache(model.sizes, max(task.context for task in tasks), cache_type)
     return _measured(model, tasks, repeats, cache_type)
 
 
 def _measured(model: Model, tasks: Sequence[Task], repeats: int, cache_type: str) -> Iterator[Speed]:
-    # The tokens make no difference to the work; the same ones each time, so that nothing else does.
+    # The tokens do not affect the amount of work. The seed is fixed so that all runs are alike.
     tokens = np.random.default_rng(0)
     for task in tasks:
         past, prompt, generated = (

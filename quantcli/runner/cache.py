@@ -1,4 +1,4 @@
-"""The cache: what every layer remembers of the tokens so far."""
+"""The KV cache, and the recurrent states of layers without keys and values."""
 
 from __future__ import annotations
 
@@ -15,22 +15,24 @@ from quantcli.kernels.attention.cache_types import STORAGES, Storage
 from quantcli.kernels.attention.one_query import attention_kernels
 
 BATCH: Final = 512
-"""Tokens that go through the layers together, at most: it bounds the memory of a long prompt, and of windows."""
+"""Most tokens per batch. It bounds the memory for activations of a long prompt and for sliding-window caches."""
 
 Floats = NDArray[np.float32]
 
 NOTHING: Final[Floats] = np.empty(0, np.float32)
-"""What a view has that has no slopes, or no sinks."""
+"""Stands for the slopes of attention without ALiBi, and for the sinks of attention without attention sinks."""
 
 
 @dataclass(frozen=True)
 class LayerMemory:
-    """What a layer keeps between passes: keys and values, states, or nothing.
+    """What a layer keeps in the cache: keys and values, recurrent states, or nothing.
 
-    `kv_heads` is 0 for a layer without keys and values. A `value_size` of 0 says that values are the first numbers of the
-    keys. `window` positions are seen, the last ones or, where `chunked`, those since the last multiple; 0: all. `ahead`
-    positions after its own are seen too, where they have been stored. RoPE has `rotated` the first or the last numbers of
-    keys. `states` are the shapes of float32 arrays that a recurrent layer carries along.
+    - `kv_heads` is 0 for a layer without keys and values.
+    - `key_size` and `value_size` are the sizes of a head. With a `value_size` of 0 values are a prefix of the keys (MLA).
+    - `window` is the size of the attention window; 0: full attention. It slides, or where `chunked` is the current chunk.
+    - `ahead` is how many later positions a query may attend to, where they are in the cache.
+    - `rotated` says whether RoPE was applied to the first or the last dimensions of a key.
+    - `states` are the shapes of a recurrent layer's float32 states.
     """
 
     kv_heads: int = 0
@@ -44,11 +46,11 @@ class LayerMemory:
 
 
 class HasMemory(Protocol):
-    """A model's hyperparameters, as far as a cache goes."""
+    """The hyperparameters that a cache needs."""
 
     @property
     def memory(self) -> Sequence[LayerMemory]:
-        """What each layer keeps between passes."""
+        """What each layer keeps in the cache."""
 
 
 def check_cache_type(cache_type: str) -> None:
@@ -59,7 +61,7 @@ def check_cache_type(cache_type: str) -> None:
 
 @dataclass(frozen=True)
 class View:
-    """What queries see and how: see `attend` of `kernels.attention.one_query`."""
+    """Scale, softcap, mask, ALiBi slopes and attention sinks of a layer: see `attend` of `kernels.attention.one_query`."""
 
     scale: np.float32
     softcap: np.float32
@@ -73,8 +75,8 @@ class View:
 class LayerCache:
     """The keys and values of a layer, `(kv_heads, room, elements)`, from position `first` on.
 
-    A layer with a window keeps what the window holds and some more, so that it moves only now and then. Values of a size of
-    0 are the first numbers of the keys. Packed types keep other heads multiplied by a Hadamard matrix (`hadamard`), as
+    A layer with a window has room for more than the window, so that its contents are moved only rarely. With a `value_size`
+    of 0 values are a prefix of the keys. Otherwise, quantized types store heads after a Hadamard transform (`hadamard`), as
     llama.cpp does.
     """
 
@@ -91,15 +93,17 @@ class LayerCache:
         self._value_hadamard = hadamard(sizes.value_size, True) if transforms else None
 
     def store(self, position: int, key: Floats, value: Floats | None = None) -> None:
-        """Keep the keys and values of tokens, at most `BATCH`, from `position` on: float32 `(tokens, kv_heads, size)`."""
+        """Store keys and values, float32 `(tokens, kv_heads, head size)`, of at most `BATCH` tokens from `position` on."""
         slot = self._make_room(position, len(key))
         self._kernels.store(_transformed(key, self._key_hadamard), self.keys, slot)
         if value is not None:
             self._kernels.store(_transformed(value, self._value_hadamard), self.values, slot)
 
     def attend(self, query: Floats, position: int, view: View, out: Floats) -> None:
-        """Mix values for queries `(tokens, heads, key_size)` of tokens from `position` on, which were stored, into `out`
-        `(tokens, heads, value_size)`."""
+        """Attention of queries `(tokens, heads, key_size)` of tokens from `position` on, whose keys are stored already.
+
+        The result goes into `out`, `(tokens, heads, value_size)`.
+        """
         query, slot = _transformed(query, self._key_hadamard), position - self.first
         self._kernels.attend(
             query, self.keys, self.values, slot, view.scale, view.softcap, view.window, view.chunk, view.ahead, view.slopes,
@@ -109,7 +113,7 @@ class LayerCache:
             out[...] = _transformed(out, self._value_hadamard)
 
     def stored(self, start: int, stop: int) -> tuple[Floats, Floats]:
-        """The keys and values of positions `start` to `stop`, float32 `(tokens, kv_heads, size)`, in new arrays."""
+        """Keys and values of positions `start` to `stop`, float32 `(tokens, kv_heads, head size)`, dequantized."""
         place, sizes = slice(start - self.first, stop - self.first), self.sizes
         keys = _transformed(self._restored(self.keys, place, sizes.key_size), self._key_hadamard)
         if self.values is self.keys:
@@ -117,14 +121,16 @@ class LayerCache:
         return keys, _transformed(self._restored(self.values, place, sizes.value_size), self._value_hadamard)
 
     def holds(self, length: int) -> bool:
-        """Whether what a token at position `length` sees is all there."""
+        """Whether everything that a token at position `length` attends to is still in the cache."""
         return self.first <= self._first_seen(length)
 
     def cut(self, keep: int, discard: int, length: int, rotate: Callable[[Floats], None] | None) -> None:
-        """Of `length` positions forget `discard` from `keep` on: those after them move there. `rotate` rotates keys,
-        float32 `(tokens, kv_heads, size)`, back by as much, in place."""
+        """Context shift: of `length` positions, drop `discard` after the first `keep`, and move later ones there.
+
+        `rotate` undoes RoPE by `discard` positions on keys, float32 `(tokens, kv_heads, head size)`, in place.
+        """
         start, first = max(self.first, keep + discard), self.first
-        if first > keep:  # a window is beyond what is kept
+        if first > keep:  # the window begins after the kept positions
             first = start - discard
         moved, target = slice(start - self.first, length - self.first), start - discard - first
         if self.values is not self.keys:
@@ -142,7 +148,7 @@ class LayerCache:
         return np.ascontiguousarray(plain[:, :, :size].swapaxes(0, 1))
 
     def nbytes(self, length: int) -> int:
-        """Bytes of the positions that are filled when there are `length` tokens."""
+        """Bytes of the filled positions, for a sequence of `length` tokens."""
         arrays = [self.keys] if self.values is self.keys else [self.keys, self.values]
         return sum(array[:, : length - self.first].nbytes for array in arrays)
 
@@ -153,7 +159,7 @@ class LayerCache:
         return position // window * window if self.sizes.chunked else max(0, position + 1 - window)
 
     def _make_room(self, position: int, count: int) -> int:
-        """Where in the arrays `position` is, once there is room for `count` tokens from it on."""
+        """The slot of `position` in the arrays. Moves the window to the front where `count` tokens would not fit."""
         room = self.keys.shape[1]
         if position - self.first + count > room:
             first = self._first_seen(position)
@@ -165,14 +171,14 @@ class LayerCache:
 
 
 class Cache:
-    """Room for what `context` tokens leave behind: `layers` for keys and values, of which `length` positions are filled;
-    `states[layer]` are the float32 arrays of a recurrent layer, which hold for `length` tokens and no other number.
+    """The cache of a sequence of up to `context` tokens, of which `length` are filled.
 
-    The operating system gives memory as it is written, so an unused context costs nothing.
+    `layers` are the KV caches. `states[layer]` are the float32 states of a recurrent layer after exactly `length` tokens.
+    The operating system allocates pages as they are written, so unused context costs no memory.
     """
 
     def __init__(self, sizes: HasMemory, context: int, cache_type: str = "f16") -> None:
-        """Raises UsageError for an unknown type or a context of no tokens, GenerationError for one too large."""
+        """Raises UsageError for an unknown type or an empty context, GenerationError where memory is insufficient."""
         check_cache_type(cache_type)
         if context < 1:
             raise UsageError(f"a context of {context} tokens holds nothing")
@@ -195,8 +201,10 @@ class Cache:
             )
 
     def rewind(self, length: int) -> int:
-        """Forget the tokens after the first `length`, or all, where a layer does not know what was before them; return how
-        many are left."""
+        """Truncate the cache to its first `length` tokens, and return how many are left.
+
+        It is emptied where that is impossible: for recurrent states, and where a window no longer has the positions needed.
+        """
         if length != self.length and (any(self.states) or not all(layer.holds(length) for layer in self.layers)):
             length = 0
         if length == 0:
@@ -210,7 +218,7 @@ class Cache:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the filled part."""
+        """Bytes of the filled positions and of the recurrent states."""
         return sum(layer.nbytes(self.length) for layer in self.layers) + sum(
             state.nbytes for states in self.states for state in states
         )
@@ -222,11 +230,10 @@ def _room(heads: int, room: int, size: int, storage: Storage) -> NDArray[Any]:
 
 @cache
 def hadamard(size: int, small: bool) -> Floats | None:
-    """A Hadamard matrix to multiply heads of `size` numbers by, `(n, n)`, its own inverse; None for a size without one.
+    """The normalized Hadamard matrix, `(n, n)`, for heads of size `size`; None where 64 does not divide the size.
 
-    It spreads outliers over a head: a block of few bits would lose what is beside them.
-    n is a power of two that divides the size: 64, or where it is not to be `small` the largest. Source: llama.cpp's
-    `llama-kv-cache.cpp`.
+    It is its own inverse. It spreads outliers over a head, which reduces the quantization error of low-bit blocks. n is 64
+    where `small`, else the largest power of two that divides the size. Source: llama.cpp's `llama-kv-cache.cpp`.
     """
     if not size or size % 64:
         return None
@@ -238,7 +245,7 @@ def hadamard(size: int, small: bool) -> Floats | None:
 
 
 def _transformed(heads: Floats, matrix: Floats | None) -> Floats:
-    """Heads `(tokens, heads, size)`, each stretch of `len(matrix)` numbers multiplied by the matrix."""
+    """Multiply every `len(matrix)` consecutive elements of heads `(tokens, heads, head size)` by the matrix."""
     if matrix is None:
         return heads
     return (heads.reshape(-1, len(matrix)) @ matrix).reshape(heads.shape)

@@ -1,7 +1,7 @@
-"""A full context made room in: a part of the past is forgotten, and what comes after it moves there.
+"""Context shift: discards part of a full KV cache, and moves later positions into its place.
 
-As llama.cpp does it: the keys that move are rotated back by as many positions, and nothing is read again. What moved still
-knows of what was forgotten, so answers after a shift are not those of the shorter text.
+As in llama.cpp, RoPE of the moved keys is undone by as many positions, and no token is evaluated again. The moved keys and
+values still depend on the discarded tokens, so the output is not that for the shortened text.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from quantcli.runner.rotary import Rotary
 
 
 def check_shift(model: Model) -> None:
-    """Raises UnsupportedError for a model whose past cannot move."""
+    """Raises UnsupportedError for a model whose cache cannot be shifted."""
     name = model.sizes.architecture
     if model.learned_positions is not None:
         raise UnsupportedError(f"the context of architecture {name!r} cannot be shifted: it learned its positions")
@@ -27,7 +27,7 @@ def check_shift(model: Model) -> None:
 
 
 def shift(model: Model, cache: Cache, keep: int, discard: int) -> None:
-    """Forget `discard` tokens after the first `keep`."""
+    """Discard `discard` tokens after the first `keep`."""
     rotaries = model.positions.rotaries(cache)
     for memory, layer in zip(model.sizes.memory, cache.layers, strict=True):
         back = None
@@ -38,11 +38,10 @@ def shift(model: Model, cache: Cache, keep: int, discard: int) -> None:
 
 
 def _rotate_back(model: Model, rotary: Rotary, count: int, last: bool, keys: Floats) -> None:
-    """Rotate keys, `(tokens, kv_heads, size)`, to where they would be `count` positions before: their first numbers, or
-    their `last`."""
+    """Apply RoPE by -`count` positions to keys, `(tokens, kv_heads, head size)`: to the first dimensions, or the `last`."""
     size = model.sizes.rope.size
     rotated = np.ascontiguousarray(keys[:, :, -size:]) if last else keys
-    # What a scaling multiplied keys by stays.
+    # The keys have RoPE scaling's magnitude already.
     cosines, sines = Rotary(rotary.frequencies, 1.0).angles(-count, 1)
     every = len(keys)
     rotate(rotated, np.repeat(cosines, every, axis=0), np.repeat(sines, every, axis=0), model.graph.rope == "adjacent")

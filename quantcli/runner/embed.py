@@ -1,4 +1,4 @@
-"""Embeddings: a text as one vector, made of what a model makes of its tokens."""
+"""Text embeddings: the hidden states of a text's tokens, pooled to one vector."""
 
 from __future__ import annotations
 
@@ -25,26 +25,25 @@ POOLINGS: Final[Mapping[str, Callable[[Floats], Floats]]] = MappingProxyType(
         "last": lambda rows: rows[-1:],
     }
 )
-"""How the rows of a text's tokens become one: not at all, their mean, the first or the last. In the order of the values of
-`{arch}.pooling_type`."""
+"""Pooling of a text's hidden states `(tokens, width)`, in the order of the values of `{arch}.pooling_type`."""
 
 DEFAULT_POOLING: Final = "mean"
-"""Where neither the user nor the file says."""
+"""The pooling where neither the user nor the file sets one."""
 
 
 @dataclass(frozen=True, eq=False)
 class Embedding:
-    """A text's tokens and its rows: float32 `(1, width)`, or `(tokens, width)` where they are not pooled."""
+    """A text's tokens and its embedding: float32 `(1, width)`, or `(tokens, width)` without pooling."""
 
     tokens: Sequence[int]
     rows: Floats
 
 
 def pooling_of(loaded: LoadedModel) -> str:
-    """How the file says that tokens are pooled.
+    """The pooling that the file's metadata set.
 
     Raises:
-        UnsupportedError: for a reranker, or a number that means nothing.
+        UnsupportedError: for a reranker, or an unknown value.
     """
     key = f"{loaded.model.sizes.architecture}.pooling_type"
     if key not in loaded.metadata:
@@ -61,15 +60,15 @@ def embed(
     loaded: LoadedModel, texts: Sequence[str], *, pooling: str | None = None, normalize: bool = True,
     context: int | None = None,
 ) -> Iterator[Embedding]:  # fmt: skip
-    """The embeddings of texts, one by one, of length 1 where they are to `normalize`.
+    """The embeddings of texts, one by one. With `normalize` they have an L2 norm of 1.
 
-    `pooling` is a name in `POOLINGS` (None: as the file says), `context` how many tokens a text may have (None: as many as
-    the model was trained on).
+    `pooling` is a name in `POOLINGS` (None: the file's). `context` is the most tokens of a text (None: the trained context
+    length).
 
     Raises:
-        UsageError: for a pooling that is none.
-        UnsupportedError: for a file's own pooling that is not known.
-        GenerationError: for a text of no tokens or too many, or an output that is not a number.
+        UsageError: for an unknown pooling.
+        UnsupportedError: for an unknown pooling in the file.
+        GenerationError: for a text with no tokens or too many, or an output that is not finite.
         ModelError: for a file without a tokenizer.
     """
     name = pooling_of(loaded) if pooling is None else pooling
@@ -90,7 +89,7 @@ def embed(
 
 
 def _normalized(rows: Floats) -> Floats:
-    """Rows divided by their lengths; rows of zeros stay."""
+    """Divide rows by their L2 norms. Rows of zeros stay."""
     lengths = np.sqrt((rows.astype(np.float64) ** 2).sum(axis=1, keepdims=True))
     result: Floats = (rows / np.where(lengths > 0, lengths, 1)).astype(np.float32)
     return result

@@ -1,4 +1,4 @@
-"""A model's hyperparameters: from the metadata of its file, and from the flags of its architecture's graph."""
+"""A model's hyperparameters, from the metadata of its file and from its architecture's graph flags."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from quantcli.runner.step import Temperature
 
 
 def read_hyperparameters(file: ModelFile, architecture_file: Path | None = None) -> tuple[Hyperparameters, Graph]:
-    """The sizes and the forward pass of a file, whose architecture `architecture_file` describes if not the package.
+    """The hyperparameters and the graph of a file. `architecture_file` replaces the package's own description of it.
 
     Raises:
-        ModelError: for a key that is missing, not of its kind, or contradicts another.
-        UnsupportedError: for an architecture that cannot be run; what it takes is named.
+        ModelError: for a key that is missing, has the wrong type, or contradicts another.
+        UnsupportedError: for an architecture that cannot be run; the missing feature is named.
     """
     _check_is_model(file)
     name = metadata_value(file, "general.architecture")
@@ -59,7 +59,7 @@ def read_hyperparameters(file: ModelFile, architecture_file: Path | None = None)
 
 
 def _mixers(read: MetadataReader, graph: Graph, layers: int, count: int) -> tuple[MixerSizes, ...]:
-    """What each of the first `layers` layers of `count` mixes tokens with: those without key-value heads are recurrent."""
+    """The token mixers of the first `layers` of `count` layers. Layers with a head_count_kv of 0 are recurrent."""
     heads = read.counts("attention.head_count", count, 0 if graph.recurrent != "none" else REQUIRED)
     kv_heads = read.counts("attention.head_count_kv", count, list(heads))
     kinds = [graph.mixer if number else graph.recurrent for number in kv_heads[:layers]]
@@ -77,7 +77,7 @@ def _mixers(read: MetadataReader, graph: Graph, layers: int, count: int) -> tupl
 
 
 def _check_is_model(file: ModelFile) -> None:
-    """Other files bear a model's architecture too: adapters, vision towers, vocabularies alone."""
+    """Raises ModelError for other files with a general.architecture: LoRA adapters, vision towers, vocab-only files."""
     kind = metadata_value(file, "general.type", "model")
     if not isinstance(kind, str) or kind != "model":
         raise ModelError(f"{file.path}: cannot be run by itself: general.type is {shown_value(kind)}, expected 'model'")
@@ -86,7 +86,7 @@ def _check_is_model(file: ModelFile) -> None:
 
 
 def _layer_counts(read: MetadataReader) -> tuple[int, int]:
-    """Layers that are run, and those behind them for multi-token prediction, which are not."""
+    """The numbers of layers that are run, and of multi-token prediction (MTP) layers after them, which are not."""
     layers = read.count("block_count")
     tensors = len(read.file.tensors)
     if layers > tensors:
@@ -98,7 +98,7 @@ def _layer_counts(read: MetadataReader) -> tuple[int, int]:
 
 
 def _norm_epsilon(read: MetadataReader, graph: Graph) -> float:
-    """The norm's own key, or the other's: some converters write what the configuration calls it."""
+    """The epsilon of the model's norms. Some converters write it under the key of the other norm, so that is a fallback."""
     keys = ["attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon"]
     own, other = keys if graph.norm == "rms" else reversed(keys)
     key = other if read.has(other) and not read.has(own) else own

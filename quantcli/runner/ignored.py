@@ -1,7 +1,7 @@
-"""Metadata that a file has and its forward pass does not: keys of other architectures that would change numbers.
+"""Warnings for hyperparameters that have no effect, because the architecture does not use them.
 
-The reference reads a key for the architectures that are known to have it and passes over it elsewhere. A file is run here
-as it is there. Whoever wrote the key expected otherwise, so it is said.
+llama.cpp reads a key only for the architectures that are known to have it. quantcli does the same, and warns, because the
+file's author expected an effect.
 """
 
 from __future__ import annotations
@@ -47,19 +47,20 @@ _CHANGES: Final[Mapping[str, Expression]] = MappingProxyType(
         }.items()
     }
 )
-"""Optional keys, and where their `value` would change what a model computes. Besides an architecture's keys, expressions
-may use what was computed as the hyperparameters were read: `_COMPUTED`."""
+"""Optional keys, each with an expression for whether its `value` would change the output.
+
+Besides an architecture's keys, expressions may use the variables of `_COMPUTED`."""
 
 _COMPUTED: Final[Mapping[str, Any]] = MappingProxyType(
     {"score_scale": 1.0, "yarn_growth": 1.0, "windows": False, "expert_norm": False, "expert_gating": 0}
 )
-"""The names, and their values for a model in which nothing computes them."""
+"""Variables computed while hyperparameters were read, with their defaults for models that do not compute them."""
 
 
 def warn_of_ignored(read: MetadataReader) -> None:
-    """Issue a `QuantcliWarning` for each key of a file that was not read and would change numbers in other architectures.
+    """Issue a `QuantcliWarning` for each key that was not read and would change the output in other architectures.
 
-    All other hyperparameters have been read before.
+    To be called after all hyperparameters have been read.
     """
     for key, changes in _CHANGES.items():
         if not read.has(key) or read.was_read(key):
@@ -72,7 +73,7 @@ def warn_of_ignored(read: MetadataReader) -> None:
 
 
 def _holds(test: Expression, scope: Mapping[str, Any]) -> bool:
-    """Whether a test is true; of a value that is of no kind to be tested, it is."""
+    """Whether a test is true, or cannot be evaluated for this value."""
     try:
         return bool(test.evaluate(scope, "the metadata"))
     except (ModelError, ValueError):

@@ -1,4 +1,4 @@
-"""A layer: a token mixer, a feed-forward network, and how norms and the residual stream tie them together."""
+"""A transformer block: a token mixer and a feed-forward network, with their norms and residual connections."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ from quantcli.runner.weights import Floats, Norm, Norms, Weights
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Layer:
-    """One layer. A norm, or the MLP, is None where there is none."""
+    """One block. A norm, or the MLP, is None where the architecture has none.
+
+    `mixer_norm` and `mlp_norm` are pre-norms. `after_mixer_norm` and `after_mlp_norm` apply to a sublayer's output before
+    the residual addition. `mixer_sum_norm` and `mlp_sum_norm` apply after it (post-norm).
+    """
 
     mixer_norm: Norm | None
     mixer: Sublayer
@@ -31,9 +35,9 @@ class Layer:
     scale: np.float32
 
     def __call__(self, x: Floats, step: Step) -> None:
-        """Add what the layer computes to the residual stream `x`, float32 `(tokens, width)`, in place.
+        """Update the residual stream `x`, float32 `(tokens, width)`, in place.
 
-        Of a parallel layer with `shared_norm` the MLP reads what the mixer reads.
+        A `parallel` block adds mixer and MLP outputs together (parallel residual). With `shared_norm` both read one norm.
         """
         normed = x if self.mixer_norm is None else self.mixer_norm(x)
         mixed = self.mixer(normed, step)
@@ -65,7 +69,8 @@ def read_layer(weights: Weights, norms: Norms, graph: Graph, sizes: Hyperparamet
     """Layer `index` of a file.
 
     Raises:
-        ModelError, UnsupportedError: for tensors that are missing, misshapen or of a type that cannot be multiplied by.
+        ModelError: for a tensor that is missing or has the wrong shape.
+        UnsupportedError: for a tensor type that is not supported.
     """
     prefix, width = f"blk.{index}.", sizes.width
     shared_norm = bool(graph.attention_norm and graph.mlp_norm) and (
@@ -87,7 +92,7 @@ def read_layer(weights: Weights, norms: Norms, graph: Graph, sizes: Hyperparamet
 
 
 def _load_feed_forward(weights: Weights, graph: Graph, sizes: Hyperparameters, prefix: str) -> Sublayer | None:
-    """The network of the first kind whose marker the layer has."""
+    """The feed-forward network of a layer: of the first kind in `FEED_FORWARD` whose marker tensor the layer has."""
     if graph.mlp == "none":
         return None
     markers = {kind: entry.marker for kind, entry in FEED_FORWARD.items()}

@@ -1,4 +1,4 @@
-"""A file made ready to run: its model, and around it what the file says of texts."""
+"""Loads a GGUF file to run it: its model and its tokenizer."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from quantcli.runner.weights import Observer
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A model with its file's metadata; the weights stay in the file, mapped, but for those that were packed."""
+    """A model with its file's metadata. Weights are memory-mapped, except those that were quantized on load."""
 
     path: Path
     metadata: Metadata
     model: Model
     parameters: int
-    """Weights in all tensors."""
+    """The number of weights in all tensors."""
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The file's tokenizer, read when it is first asked for. Raises ModelError where there is none."""
+        """The file's tokenizer, loaded on first use. Raises ModelError where there is none."""
         return load_tokenizer(self.metadata)
 
 
 def load_model(
     path: str | PathLike[str], packing: BlockType | None = None, architecture_file: Path | None = None
 ) -> LoadedModel:
-    """Open a GGUF file, or the first of its parts, to run it; with `packing`, its plain numbers as blocks of that type.
+    """Open a GGUF file, or the first of its parts, to run it. With `packing`, float matrices are quantized to that type.
 
-    `architecture_file` describes the file's architecture in place of the package.
+    `architecture_file` replaces the package's own description of the file's architecture.
 
     Raises:
-        FormatError: if it is no sound GGUF file.
+        FormatError: if it is not a valid GGUF file.
         UnsupportedError, ModelError: if its model cannot be run; see `Model`.
     """
     with open_gguf(path) as file:
@@ -54,7 +54,7 @@ def prepare_model(
     *,
     architecture_file: Path | None = None,
 ) -> LoadedModel:
-    """A file made ready to run, as `load_model` does; `observer` sees the inputs of every matrix product.
+    """As `load_model`, for an open file. `observer` is called with the inputs of every matrix multiplication.
 
     Raises:
         UnsupportedError, ModelError: if its model cannot be run; see `Model`.

@@ -1,4 +1,4 @@
-"""Hyperparameters in the metadata of a GGUF file, checked as they are read."""
+"""Reads hyperparameters from GGUF metadata, with type and range checks."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from quantcli.runner.model_file import ModelFile, metadata_value
 
 REQUIRED: Final = object()
 MOST: Final = 1 << 31
-"""No size of a model is so large, and products of a few of them stay within what arrays can count."""
+"""Every count in the metadata must be less. Products of a few of them then fit into a 64-bit array size."""
 
 
 class Asked(dict[str, Any]):
-    """Names and values for expressions; `names` are those that were asked for."""
+    """The variables of expressions. `names` records which were looked up."""
 
     def __init__(self) -> None:
         super().__init__()
         self.names: set[str] = set()
 
     def get(self, name: str, default: Any = None) -> Any:
-        """As a dict's, and remembered."""
+        """As `dict.get`, and records the name."""
         self.names.add(name)
         return super().get(name, default)
 
@@ -34,11 +34,11 @@ _LARGEST: Final = (2 - 2**-23) * 2.0**127
 
 @dataclass(frozen=True)
 class MetadataReader:
-    """Values under an architecture's prefix.
+    """Reads the metadata keys under an architecture's prefix, `{arch}.`.
 
-    `scope` is what the expressions of graph flags see: those values by their keys, dots as underscores, arrays as lists.
-    It remembers what was read, by expressions or by the methods here.
-    Every method raises ModelError for a value that is missing, where `default` is not given, or not of its kind.
+    `scope` has the variables of graph flag expressions: these values by key, with dots as underscores and arrays as lists.
+    It records which were read, by expressions or by the methods here.
+    Every method raises ModelError for a value of the wrong type, or one that is missing without a `default`.
     """
 
     file: ModelFile
@@ -56,19 +56,19 @@ class MetadataReader:
         return f"{self.architecture}.{key}" in self.file.metadata
 
     def raw(self, key: str, default: Any = None) -> Any:
-        """A key's value as the file has it, unchecked; this does not count as reading it."""
+        """A key's value, unchecked. It is not recorded as read."""
         return metadata_value(self.file, f"{self.architecture}.{key}", default)
 
     def was_read(self, key: str) -> bool:
-        """Whether a key's value was asked for."""
+        """Whether a key's value was recorded as read."""
         return _name(key) in self.scope.names
 
     def count(self, key: str, default: Any = REQUIRED) -> int:
-        """A number of things: more than none, unless there is a default."""
+        """An integer, at least 1; at least 0 where there is a default."""
         return self._count(key, self._value(key, default), 1 if default is REQUIRED else 0)
 
     def counts(self, key: str, layers: int, default: Any = REQUIRED) -> list[int]:
-        """A number for each layer, from an array of them or one for all; it may be none."""
+        """An integer per layer, at least 0, from an array or from one value for all layers."""
         value = _plain(self._value(key, default))
         if not isinstance(value, list):
             return [self._count(key, value, 0)] * layers
@@ -77,25 +77,25 @@ class MetadataReader:
         return [self._count(key, number, 0) for number in value]
 
     def number(self, key: str, default: Any = REQUIRED) -> float:
-        """A finite number, as a float32 has it."""
+        """A finite number in the range of float32."""
         value = self._value(key, default)
         if isinstance(value, bool) or not _is_float32(value):
             self.refuse(key, value, "a finite number")
         return float(value)
 
     def text(self, key: str, default: Any = REQUIRED) -> str:
-        """A text."""
+        """A string."""
         value = self._value(key, default)
         if not isinstance(value, str):
             self.refuse(key, value, "a text")
         return str(value)
 
     def evaluate(self, formula: Expression) -> Any:
-        """What an expression of the graph gives for these metadata."""
+        """The value of a graph expression for these metadata."""
         return formula.evaluate(self.scope, f"{self.file.path}: the metadata")
 
     def formula(self, flag: str, formula: Expression, default: float = 0.0) -> float:
-        """The finite number an expression gives, `default` for nothing."""
+        """The finite number an expression evaluates to; `default` where that is None."""
         value = self.evaluate(formula)
         value = default if value is None else value
         if not _is_float32(value):
@@ -104,14 +104,18 @@ class MetadataReader:
         return float(value)
 
     def count_formula(self, flag: str, formula: Expression) -> int:
-        """The count an expression gives, none for nothing."""
+        """The non-negative integer an expression evaluates to; 0 where that is None."""
         value = self.formula(flag, formula)
         if value != int(value) or not 0 <= value < MOST:
             raise ModelError(f"{self.file.path}: {flag} is {shown_value(value)}, expected a count ({formula.source})")
         return int(value)
 
     def layer_formula(self, flag: str, formula: Expression, layers: int) -> list[bool]:
-        """Which layers an expression means: one truth, one for each, or a number N: of every N all but the last."""
+        """Which layers an expression selects.
+
+        It evaluates to one boolean for all layers, one per layer, or an integer N. N selects all but the last of every N
+        consecutive layers, and 0 selects all.
+        """
         value = self.evaluate(formula)
         if isinstance(value, bool | None):
             return [bool(value)] * layers
@@ -123,7 +127,7 @@ class MetadataReader:
         raise ModelError(f"{self.file.path}: {flag} is {shown_value(value)}, expected {expected} ({formula.source})")
 
     def refuse(self, key: str, value: Any, expected: str) -> None:
-        """Raises the ModelError that says what a key holds, and what was expected."""
+        """Raise a ModelError with a key's value and what was expected."""
         raise ModelError(f"{self.file.path}: {self.architecture}.{key} is {shown_value(value)}, expected {expected}")
 
     def _value(self, key: str, default: Any) -> Any:
@@ -144,19 +148,19 @@ def _is_float32(value: Any) -> bool:
 
 
 def _name(key: str) -> str:
-    """What expressions call a key."""
+    """The name of a key in expressions."""
     return key.replace(".", "_")
 
 
 def _plain(value: Any) -> Any:
-    """A value as Python has it: an array as a list."""
+    """A plain Python value: arrays become lists."""
     if isinstance(value, str | int | float):
         return value
     return value.tolist() if hasattr(value, "tolist") else list(value)
 
 
 def shown_value(value: Any) -> str:
-    """A metadata value for an error's line: of an array its length."""
+    """A metadata value for an error message; only the length of an array."""
     if hasattr(value, "__len__") and not isinstance(value, str):
         return f"an array of {len(value)}"
     return shown(value)

@@ -1,7 +1,7 @@
-"""The forward pass: one for all decoders, steered by an architecture's flags and by what the file holds.
+"""The forward pass: one for all architectures, configured by graph flags and by the tensors of the file.
 
-Weights stay in the file: each matrix is a view of the memory map and is multiplied as stored. Besides them a model keeps
-its norms; a pass keeps a few rows of numbers per token.
+Weight matrices stay quantized in the memory-mapped file. Only norms and other vectors are held dequantized. A forward pass
+allocates a few activation rows per token.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from quantcli.runner.weights import Floats, Matrix, Norms, Observer, Weights
 
 
 def _check_vocabulary(file: ModelFile, rows: int) -> None:
-    """Raises ModelError unless there is a row for each token, and no more, as the reference asks of a file."""
+    """Raises ModelError unless the token embedding has exactly one row per token, as llama.cpp requires."""
     tokens = file.metadata.get(vocabulary_spec.TOKENS)
     if tokens is not None and tokens.element is not None and tokens.count != rows:
         what = f"tensor 'token_embd.weight' has {rows} rows, expected one for each of {tokens.count} tokens"
@@ -34,15 +34,15 @@ def _check_vocabulary(file: ModelFile, rows: int) -> None:
 
 
 class Model:
-    """A model in a file; its matrices of plain numbers are made blocks of the type `packing`, where there is one.
+    """A model loaded from a file. With `packing`, its float matrices are quantized to that type on load.
 
-    `observer` sees the inputs of every matrix product. `architecture_file` describes the architecture in place of the
-    package. `weights_bytes` are those of all tensors, in the file or as they
-    were packed. `forward` and `hidden` run all layers. `embed`, `run_layer` and `logits` do the same in steps: one layer
-    after another on many tokens.
+    `observer` is called with the inputs of every matrix multiplication. `architecture_file` replaces the package's own
+    description of the architecture. `weights_bytes` is the size of all tensors, after quantization on load. `forward` and
+    `hidden` run all layers. `embed`, `run_layer` and `logits` are the stages of that, to run layer by layer over many
+    tokens.
 
     Raises:
-        UnsupportedError: for an architecture, a flag or a tensor type that the runner does not know; it is named.
+        UnsupportedError: for an unknown architecture, graph flag or tensor type, which it names.
         ModelError: for metadata or tensors that are missing or contradict each other.
     """
 
@@ -86,7 +86,7 @@ class Model:
         return weights.matrix(name, None, self.sizes.width, packs=False)
 
     def _read_segment(self, weights: Weights) -> Floats | None:
-        """The embedding of the first segment: all texts here are one."""
+        """The token type (segment) embedding of segment 0, which every token gets."""
         name, width = "token_types.weight", self.sizes.width
         if not self.graph.segments or not weights.has(name):
             return None
@@ -95,17 +95,17 @@ class Model:
             raise ModelError(f"{weights.file.path}: {name} has {len(segments)} numbers, expected a multiple of {width}")
         return segments[:width]
 
-    # Numbers too large for a float32 are infinite as in any other reader, and whoever uses the output looks at it.
+    # An overflow gives infinity or NaN in the output; callers check for that.
     @np.errstate(all="ignore")
     def forward(self, tokens: Sequence[int], cache: Cache, *, every: bool = False) -> Floats:
-        """Put tokens after those in `cache` and return logits, float32 `(1, vocabulary)`: those after the last token.
+        """Append tokens to `cache` and return the logits of the last one, float32 `(1, vocabulary)`.
 
-        With `every`, `(len(tokens), vocabulary)`: those after each of them.
+        With `every`, return the logits of every token, `(len(tokens), vocabulary)`.
 
         Raises:
-            GenerationError: for no tokens, a token that is not in the vocabulary, or more than fit in the cache or have
-                positions.
-            UnsupportedError: for an encoder, which says nothing of what comes next.
+            GenerationError: for no tokens, for a token that is not in the vocabulary, or for more tokens than fit in the
+                cache or have learned position embeddings.
+            UnsupportedError: for an encoder, which predicts no next token.
         """
         if not self.sizes.causal:
             name = self.sizes.architecture
@@ -123,8 +123,9 @@ class Model:
 
     @np.errstate(all="ignore")
     def hidden(self, tokens: Sequence[int], cache: Cache) -> Floats:
-        """Put tokens after those in `cache` and return their hidden states behind the last norm, float32
-        `(len(tokens), width)`. An encoder reads them all at once.
+        """Append tokens to `cache` and return their hidden states after the output norm, float32 `(len(tokens), width)`.
+
+        An encoder processes all of them in one batch.
 
         Raises:
             GenerationError: as `forward`.
@@ -133,8 +134,10 @@ class Model:
         return np.concatenate([self.normed(self._run(ids[part], step)) for part, step in self.steps(len(ids), cache)])
 
     def steps(self, count: int, cache: Cache) -> Iterator[tuple[slice, Step]]:
-        """The passes that `count` tokens after those in `cache` go through the layers in, and which tokens each takes: at
-        most `BATCH`, of an encoder all. The cache's length is the caller's to change."""
+        """The batches that process `count` tokens after those in `cache`: each a slice of the tokens and its step.
+
+        A batch has at most `BATCH` tokens, or all of them for an encoder. The caller updates the cache's length.
+        """
         batch, first = BATCH if self.sizes.causal else count, cache.length
         for start in range(0, count, batch):
             part = slice(start, min(start + batch, count))
@@ -142,10 +145,10 @@ class Model:
 
     @np.errstate(all="ignore")
     def embed(self, tokens: Sequence[int] | NDArray[np.int64], position: int = 0) -> Floats:
-        """The hidden states before the first layer of tokens from `position` on, float32 `(len(tokens), width)`.
+        """The input embeddings of tokens from `position` on, float32 `(len(tokens), width)`.
 
         Raises:
-            GenerationError: for more tokens than have positions.
+            GenerationError: for more tokens than there are learned position embeddings.
         """
         ids = np.asarray(tokens, np.int64)
         x = dequantize(self.embedding.weights[ids], self.embedding.type)
@@ -163,8 +166,10 @@ class Model:
 
     @np.errstate(all="ignore")
     def run_layer(self, index: int, hidden: Floats, cache: Cache) -> None:
-        """Run layer `index` on hidden states, contiguous float32 `(tokens, width)`, in place: any number of tokens, after
-        those in `cache`. What the layer remembers of them goes into the cache, whose length stays.
+        """Run layer `index` in place on hidden states, contiguous float32 `(tokens, width)`, of any number of tokens.
+
+        They come after those in `cache`. The layer writes its keys and values, or its recurrent state, to the cache. The
+        cache's length does not change.
 
         Raises:
             GenerationError: for more tokens than fit in the cache.
@@ -174,12 +179,12 @@ class Model:
             self.layers[index](hidden[part], step)
 
     def normed(self, hidden: Floats) -> Floats:
-        """Hidden states `(tokens, width)` behind the last layer, after the last norm."""
+        """Apply the output norm to hidden states `(tokens, width)` of the last layer."""
         return hidden if self.output_norm is None else self.output_norm(np.ascontiguousarray(hidden))
 
     @np.errstate(all="ignore")
     def logits(self, hidden: Floats) -> Floats:
-        """The logits of hidden states behind the last layer, `(tokens, width)`: float32 `(tokens, vocabulary)`."""
+        """The logits, float32 `(tokens, vocabulary)`, for hidden states `(tokens, width)` of the last layer."""
         logits = self.output(np.ascontiguousarray(self.normed(hidden)))
         if self.sizes.logit_scale != 1:
             logits *= np.float32(self.sizes.logit_scale)
@@ -190,7 +195,7 @@ class Model:
         return logits
 
     def _run(self, ids: NDArray[np.int64], step: Step) -> Floats:
-        """Hidden states behind the last layer, `(len(ids), width)`; the cache grows by as many positions."""
+        """Run all layers: hidden states `(len(ids), width)`, before the output norm. Advances the cache's length."""
         x = self.embed(ids, step.position)
         for layer in self.layers:
             layer(x, step)

@@ -1,4 +1,4 @@
-"""What the runner asks of a file: named tensors and metadata, wherever they lie."""
+"""What the runner needs of a model file: tensors by name, and metadata."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from quantcli.tensors.tensor import TensorInfo
 
 
 class ModelFile(Protocol):
-    """A model under GGUF's names. An open GGUF file is one; so is anything else that has tensors under those names."""
+    """A model with GGUF tensor names and metadata keys: an open GGUF file, or anything else with this interface."""
 
     @property
     def path(self) -> Path:
-        """Where the model lies, for errors."""
+        """The model's path, for error messages."""
 
     @property
     def metadata(self) -> Metadata:
-        """Metadata by their GGUF keys."""
+        """Metadata by GGUF key."""
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:

@@ -1,4 +1,4 @@
-"""Weights quantized as they are loaded: a file of plain numbers run as if it had been written in blocks."""
+"""Quantization on load: runs a file of float weights as if it had been quantized."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from quantcli.kernels.products.matmul import multiplier
 from quantcli.kernels.rows import dequantize, quantize
 
 CHUNK: Final = 1 << 20
-"""Weights that a thread unpacks at once, about."""
+"""About how many weights a thread dequantizes at once."""
 
 
 def packing_type(name: str) -> BlockType:
-    """The type that weights are to have.
+    """The type to quantize weights to.
 
     Raises:
-        UsageError: for a name that is no type, a type that nothing quantizes to or multiplies by, or one that needs an
-            importance matrix.
+        UsageError: for an unknown type, one without quantization or matrix multiplication, or one that needs an importance
+            matrix.
     """
     try:
         kind = block_type(name)
@@ -35,13 +35,13 @@ def packing_type(name: str) -> BlockType:
 
 
 def can_pack(source: BlockType, row_length: int, target: BlockType) -> bool:
-    """Whether rows of a type are plain numbers, larger than in the target, and whole blocks of it."""
+    """Whether rows can be quantized: floats of more bits than the target, and a multiple of its block length."""
     smaller = target.bits_per_weight < source.bits_per_weight
     return source.family == "floats" and smaller and row_length % target.block_length == 0
 
 
 def pack(data: NDArray[np.uint8], source: BlockType, target: BlockType) -> NDArray[np.uint8]:
-    """Rows of plain numbers, uint8 `(rows, bytes)`, as blocks."""
+    """Quantize rows of floats, uint8 `(rows, bytes)`, in parallel."""
     length = data.shape[1] // source.block_bytes * source.block_length
     out = np.empty((data.shape[0], target.row_bytes(length)), np.uint8)
     step = max(1, CHUNK // length)
@@ -50,6 +50,6 @@ def pack(data: NDArray[np.uint8], source: BlockType, target: BlockType) -> NDArr
         quantize(dequantize(data[start : start + step], source), target, out=out[start : start + step])
 
     with ThreadPoolExecutor(thread_count()) as pool:
-        # What goes wrong in a thread is raised here.
+        # Consuming the iterator raises exceptions of the threads.
         tuple(pool.map(chunk, range(0, data.shape[0], step)))
     return out

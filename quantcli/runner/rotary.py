@@ -1,4 +1,4 @@
-"""Rotary position embeddings (RoPE): how far each pair of numbers of a head is rotated at each position."""
+"""Rotary position embeddings (RoPE): frequencies, and RoPE scaling (linear, YaRN, LongRoPE)."""
 
 from __future__ import annotations
 
@@ -19,8 +19,12 @@ SCALINGS: Final = ("none", "linear", "yarn", "longrope")
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """How angles are stretched beyond the length a model was first trained on. `kind` is one of `SCALINGS`, and `growth`
-    what YaRN multiplies rotated pairs by."""
+    """RoPE scaling: how frequencies are changed to extend the original context length.
+
+    - `kind` is one of `SCALINGS`, and `factor` the scaling factor (s).
+    - `attention` is the magnitude of rotated pairs without YaRN, and `growth` that of YaRN (mscale).
+    - `beta_fast` and `beta_slow` are YaRN's, in rotations over the original context.
+    """
 
     kind: str
     factor: float
@@ -33,7 +37,7 @@ class RopeScaling:
 
 @dataclass(frozen=True)
 class Rope:
-    """The numbers of a head that are rotated, the base of their frequencies, that of layers with a window, the scaling."""
+    """RoPE of a model: rotated dimensions of a head, frequency base (theta), that of sliding-window layers, scaling."""
 
     size: int
     base: float
@@ -43,7 +47,7 @@ class Rope:
 
 @dataclass(frozen=True, eq=False)
 class Rotary:
-    """`frequencies` float64 `(pairs,)`, in radians per position; `magnitude` multiplies every rotated pair."""
+    """RoPE frequencies, float64 `(pairs,)`, in radians per position. `magnitude` multiplies every rotated pair (mscale)."""
 
     frequencies: NDArray[np.float64]
     magnitude: float
@@ -60,11 +64,11 @@ class Rotary:
 def make_rotary(
     rope: Rope, divisors: NDArray[np.float32] | None, *, base: float | None = None, scaled: bool = True
 ) -> Rotary:
-    """The frequencies base**(-2i / size), stretched as the model asks unless they are not to be `scaled`.
+    """The frequencies base**(-2i / size), with the model's RoPE scaling applied where `scaled`.
 
-    `base` is the model's where it is not given. `divisors`, float32 `(pairs,)`, are the file's own (`rope_freqs.weight` of
-    llama 3, `rope_factors_long.weight` of phi 3). YaRN leaves fast pairs alone, slows slow pairs down by the factor and
-    blends between (Peng et al., "YaRN", 2023, as computed by ggml's `rope_yarn`).
+    `base` is the model's by default. `divisors`, float32 `(pairs,)`, are per-frequency factors from the file
+    (`rope_freqs.weight` of Llama 3, `rope_factors_long.weight` of Phi-3). YaRN keeps high frequencies, divides low
+    frequencies by the factor, and interpolates between them (Peng et al., "YaRN", 2023, as in ggml's `rope_yarn`).
     """
     scaling, pairs = rope.scaling, rope.size // 2
     base = rope.base if base is None else base
@@ -81,7 +85,7 @@ def make_rotary(
 
 
 def _unscaled_share(rope: Rope, base: float, pairs: int) -> NDArray[np.float64]:
-    """How much of each pair's frequency YaRN keeps: 1 for fast pairs, 0 for slow ones."""
+    """YaRN's ramp: the weight of the unscaled frequency of each pair, 1 for high frequencies and 0 for low ones."""
     scaling = rope.scaling
 
     def pair_of(turns: float) -> float:
@@ -95,11 +99,11 @@ def _unscaled_share(rope: Rope, base: float, pairs: int) -> NDArray[np.float64]:
 
 
 def read_rope_scaling(read: MetadataReader, graph: Graph) -> RopeScaling:
-    """How angles are stretched. Expressions may use `stretch` and `yarn_growth` from here on.
+    """The RoPE scaling of a model. Puts `stretch`, log(factor), and `yarn_growth` into the scope of later expressions.
 
     Raises:
         ModelError: for values that contradict each other.
-        UnsupportedError: for an unknown kind.
+        UnsupportedError: for an unknown scaling type.
     """
     factor = read.number("rope.scaling.factor" if read.has("rope.scaling.factor") else "rope.scale_linear", 0.0)
     kind = read.text("rope.scaling.type", "linear")
@@ -125,10 +129,10 @@ def read_rope_scaling(read: MetadataReader, graph: Graph) -> RopeScaling:
 
 
 def read_rope(read: MetadataReader, graph: Graph, scaling: RopeScaling, rotatable: int) -> Rope:
-    """What is rotated, of heads with at least `rotatable` numbers that could be.
+    """The RoPE of a model. `rotatable` is the smallest number of dimensions that RoPE can rotate in any layer's heads.
 
     Raises:
-        ModelError: for a size that is odd or too large, or a base that is none.
+        ModelError: for a number of dimensions that is odd or too large, or a frequency base of 1 or less.
     """
     base = read.formula("rope_base", graph.rope_base, 10000.0)
     window_base = read.formula("window_rope_base", graph.window_rope_base, base)

@@ -1,4 +1,4 @@
-"""What a model has read so far: its cache, and the tokens in it."""
+"""A sequence of tokens that a model has evaluated: its KV cache, and the tokens in it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from quantcli.runner.model import Model
 
 
 class Session:
-    """A model that reads on where it stopped. Wherever it is interrupted, `tokens` are those in the cache.
+    """A model with a KV cache, to continue where it stopped. `tokens` matches the cache even after an interrupt.
 
-    With `keep`, a full cache is made room in: half of what comes after the first `keep` tokens is forgotten.
+    With `keep`, a full cache is shifted: half of the tokens after the first `keep` are discarded (context shift).
 
     Raises:
-        UnsupportedError: for `keep` and a model whose past cannot move.
-        UsageError: for a `keep` that leaves nothing to forget.
+        UnsupportedError: for `keep` with a model whose cache cannot be shifted.
+        UsageError: for a `keep` that leaves nothing to discard.
     """
 
     def __init__(self, model: Model, cache: Cache, keep: int | None = None) -> None:
@@ -35,16 +35,16 @@ class Session:
 
     @property
     def shifts(self) -> bool:
-        """Whether there is always room for one more token."""
+        """Whether a full cache is shifted, so that there is always room for one more token."""
         return self._keep is not None
 
     @property
     def tokens(self) -> list[int]:
-        """The tokens that were read."""
+        """The tokens in the cache."""
         return self._given[: self.cache.length]
 
     def read(self, tokens: Sequence[int]) -> NDArray[np.float32]:
-        """Read tokens after those read before; the logits of what follows the last, float32 `(vocabulary,)`.
+        """Evaluate tokens after those in the cache, and return the logits of the last one, float32 `(vocabulary,)`.
 
         Raises:
             GenerationError: as `Model.forward`.
@@ -57,7 +57,7 @@ class Session:
             logits: NDArray[np.float32] = self.model.forward(tokens, self.cache)[0]
         except BaseException:
             if self.model.sizes.recurrent:
-                # Some states know the tokens and others do not.
+                # Some layers' recurrent states include the tokens and others do not.
                 self.cache.rewind(0)
             raise
         return logits
@@ -67,15 +67,15 @@ class Session:
         try:
             shift(self.model, self.cache, keep, discard)
         except BaseException:
-            # Some layers have moved and others have not.
+            # Some layers have been shifted and others have not.
             self.cache.rewind(0)
             raise
         del self._given[keep : keep + discard]
 
     def start(self, prompt: Sequence[int]) -> Sequence[int]:
-        """Forget all but the longest beginning of `prompt` that was read before; return the rest of it, to be read now.
+        """Keep the longest prefix of `prompt` in the cache and drop the rest; return the tokens still to be evaluated.
 
-        The rest holds the last token at least: what follows it is to be known.
+        These include at least the last token, whose logits are needed.
 
         Raises:
             GenerationError: for a prompt that is empty, or leaves the cache no room to answer.

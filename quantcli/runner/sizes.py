@@ -1,4 +1,4 @@
-"""The common hyperparameters of a model, and what each kind of layer has of its own: the contracts of the registries."""
+"""The hyperparameters of a model, and the protocols for those of each kind of token mixer and feed-forward network."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from quantcli.runner.step import Step, Temperature
 from quantcli.runner.weights import Floats, Weights
 
 Sublayer = Callable[[Floats, Step], Floats]
-"""A token mixer or a feed-forward network, ready to run: rows `(tokens, width)` to rows of the same shape."""
+"""A token mixer or a feed-forward network: hidden states `(tokens, width)` to an output of the same shape."""
 
 
 class MixerSizes(Protocol):
@@ -21,17 +21,18 @@ class MixerSizes(Protocol):
 
     @property
     def memory(self) -> LayerMemory:
-        """What the layer keeps between passes."""
+        """What the layer keeps in the cache."""
 
     @property
     def rotatable(self) -> int:
-        """Numbers of a query or key that RoPE may rotate; 0 for a kind without queries and keys."""
+        """Dimensions of a query or key that RoPE may rotate; 0 for a kind without queries and keys."""
 
     def load(self, weights: Weights, graph: Graph, sizes: Hyperparameters, index: int) -> Sublayer:
         """The mixer of layer `index`.
 
         Raises:
-            ModelError, UnsupportedError: for tensors that are missing, misshapen or of a type that nothing multiplies by.
+            ModelError: for a tensor that is missing or has the wrong shape.
+            UnsupportedError: for a tensor type that is not supported.
         """
 
 
@@ -42,16 +43,18 @@ class FeedForwardSizes(Protocol):
         """The network whose tensors begin with `prefix`.
 
         Raises:
-            ModelError, UnsupportedError: for tensors that are missing, misshapen or of a type that nothing multiplies by.
+            ModelError: for a tensor that is missing or has the wrong shape.
+            UnsupportedError: for a tensor type that is not supported.
         """
 
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """What all models have, by the names of the GGUF specification, and beside it what their layers' kinds have.
+    """The hyperparameters of a model.
 
-    `layers` are those that are run. Behind them a file may have `mtp_layers` more, for multi-token prediction. `mixers` has
-    an entry for each layer, `feed_forward` one for each kind.
+    `layers` is the number of layers that are run. After them a file may have `mtp_layers` for multi-token prediction (MTP).
+    `context` is the trained context length, `width` the embedding length. `mixers` has an entry per layer, `feed_forward`
+    one per kind.
     """
 
     architecture: str
@@ -73,10 +76,10 @@ class Hyperparameters:
 
     @property
     def memory(self) -> tuple[LayerMemory, ...]:
-        """What each layer keeps between passes."""
+        """What each layer keeps in the cache."""
         return tuple(mixer.memory for mixer in self.mixers)
 
     @property
     def recurrent(self) -> bool:
-        """Whether some layer keeps more than keys and values, so that the past cannot be cut or moved."""
+        """Whether some layer has a recurrent state, so that the cache cannot be truncated or shifted."""
         return any(memory.states for memory in self.memory)

@@ -1,4 +1,4 @@
-"""What the layers of one pass share: where it stands, and what depends on positions alone."""
+"""What all layers of a forward pass share: the cache, the position, and everything that depends on positions only."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Angles = tuple[Floats, Floats]
 
 @dataclass(frozen=True)
 class Temperature:
-    """How queries grow with their position p: by log(floor((p + offset) / length) + 1) * scale + 1."""
+    """Attention temperature: queries at position p are multiplied by log(floor((p + offset) / length) + 1) * scale + 1."""
 
     scale: float
     length: float
@@ -26,10 +26,10 @@ class Temperature:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One pass: its tokens come after those in the cache, `position` of them.
+    """One forward pass over a batch of tokens, the first of which is at `position`.
 
-    `angles` are those of layers that see everything and of layers with a window. `growth`, float32 `(tokens, 1, 1)`, is
-    what queries are multiplied by in layers with a temperature.
+    `angles` are RoPE's, for layers with full attention and for sliding-window layers. `growth`, float32 `(tokens, 1, 1)`,
+    is what layers with an attention temperature multiply queries by.
     """
 
     cache: Cache
@@ -40,9 +40,10 @@ class Step:
 
 @dataclass(frozen=True, eq=False)
 class Positions:
-    """What makes steps. Rotaries are pairs: for layers that see everything, and for those with a window.
+    """Makes steps. Each pair of rotaries is for layers with full attention and for sliding-window layers.
 
-    `long` are those of a context beyond `original_context`, the one a model was first trained on, where they are others.
+    `long` replaces `usual` for a context longer than `original_context`, where the model has other frequencies for that
+    (LongRoPE).
     """
 
     temperature: Temperature | None
@@ -60,7 +61,7 @@ class Positions:
         return Step(cache, first, angles, self._growth(first, count))
 
     def rotaries(self, cache: Cache) -> tuple[Rotary, Rotary] | None:
-        """Those of a context as long as the cache's."""
+        """The rotaries for the cache's context length; None without RoPE."""
         beyond = cache.context > self.original_context
         return self.long if beyond and self.long else self.usual
 
@@ -76,10 +77,12 @@ class Positions:
 def read_positions(
     weights: Weights, rope: Rope, temperature: Temperature | None, rotates: bool, window_scaled: bool
 ) -> Positions:
-    """The positions of a model; `rotates` says whether it has RoPE, `window_scaled` whether its scaling is for windows too.
+    """The positions of a model. `rotates` says whether it has RoPE.
+
+    `window_scaled` says whether RoPE scaling applies to sliding-window layers too.
 
     Raises:
-        ModelError: for RoPE factors of another number than there are pairs.
+        ModelError: where the number of RoPE factors is not the number of pairs.
     """
     original = rope.scaling.original_context
     if not rotates:

@@ -1,6 +1,6 @@
-"""The tensors of a file as a forward pass needs them: checked as they are taken, and left in the file.
+"""The weights of a model: tensors looked up by name, with their shapes checked.
 
-A matrix is a view of the memory map and is multiplied as stored; vectors are dequantized.
+A weight matrix stays quantized: it is a view of the memory-mapped file. Vectors (norm weights, biases) are dequantized.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ Floats = NDArray[np.float32]
 
 
 class Observer(Protocol):
-    """Sees the inputs of every matrix product of a forward pass, before the product is computed."""
+    """Called with the input activations of every matrix multiplication of a forward pass, before it is computed."""
 
     def __call__(self, tensor: str, rows: Floats, index: int | None, /) -> None:
         """`rows`, float32 `(tokens, columns)`, are about to be multiplied by `tensor`.
 
-        `index` says by which matrix of a stack: the expert, whose tokens alone the rows are, or the head. It is None for a
-        tensor that is one matrix. Whoever keeps the rows copies them: they may be overwritten.
+        `index` is the expert or the head of a stacked tensor, and None for a tensor that is one matrix. For an expert,
+        `rows` holds only the tokens routed to it. An observer that keeps the rows must copy them: they may be overwritten.
         """
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Matrix:
-    """The tensor `name`: a weight matrix in the file, uint8 `(rows, row_bytes)`, and its bias where it has one."""
+    """A linear layer: the weight matrix `name` as stored, uint8 `(rows, row_bytes)`, and its optional bias."""
 
     name: str
     weights: NDArray[np.uint8]
@@ -57,7 +57,7 @@ class Matrix:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Stack:
-    """The tensor `name`: matrices of one shape, one after another, with a bias for each where they have them."""
+    """The stacked tensor `name`: one weight matrix per expert or head, all of one shape, each with an optional bias."""
 
     name: str
     weights: NDArray[np.uint8]
@@ -78,31 +78,31 @@ class Stack:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class ObservedMatrix(Matrix):
-    """A matrix whose inputs are shown to an observer."""
+    """A matrix that calls an observer with its inputs."""
 
     observer: Observer
 
     def __call__(self, x: Floats) -> Floats:
-        """As the matrix."""
+        """Call the observer, then multiply as `Matrix`."""
         self.observer(self.name, x, None)
         return Matrix.__call__(self, x)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class ObservedStack(Stack):
-    """A stack whose inputs are shown to an observer."""
+    """A stack that calls an observer with its inputs."""
 
     observer: Observer
 
     def __call__(self, index: int, x: Floats) -> Floats:
-        """As the stack."""
+        """Call the observer, then multiply as `Stack`."""
         self.observer(self.name, x, index)
         return Stack.__call__(self, index, x)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Norm:
-    """A norm of rows by their mean square, or, where it is `centred`, by their variance."""
+    """RMSNorm, or LayerNorm where `centred`."""
 
     weight: Floats
     bias: Floats | None
@@ -110,7 +110,7 @@ class Norm:
     centred: bool
 
     def __call__(self, x: Floats) -> Floats:
-        """The rows of `(tokens, n)`, normed, in a new array."""
+        """Normalize each row of `(tokens, n)`, into a new array."""
         out = np.empty_like(x)
         if self.centred:
             layer_norm(x, self.weight, self.bias, self.epsilon, out)
@@ -123,11 +123,12 @@ class Norm:
 
 @dataclass(frozen=True)
 class Weights:
-    """The tensors of a file. Every method raises ModelError for a tensor that is missing or of another shape than expected,
-    and UnsupportedError for a type that nothing multiplies by.
+    """The tensors of a file. Every method raises ModelError for a tensor that is missing or has the wrong shape, and
+    UnsupportedError for a tensor type that is not supported.
 
-    Matrices of plain numbers become blocks of the type `packing`, where there is one and their rows fit; `saved` counts the
-    bytes that makes fewer. `observer` sees the inputs of every product with the matrices.
+    With `packing`, float matrices are quantized to that type, where the row length is a multiple of its block length.
+    `saved` has the bytes saved by that, by tensor. `observer` is called with the inputs of every matrix multiplication.
+    `taken` has the names of the tensors that were read.
     """
 
     file: ModelFile
@@ -141,10 +142,10 @@ class Weights:
         return name in self.file.tensors
 
     def matrix(self, name: str, rows: int | None, columns: int, biases: Sequence[str] = (), packs: bool = True) -> Matrix:
-        """`NAME.weight`, of `rows` rows (None: any number) of `columns`, with `NAME.bias` where there is one.
+        """The matrix `NAME.weight`, `(rows, columns)` (None: any number of rows), with `NAME.bias` where the file has it.
 
-        `biases`: names of other vectors that together are the bias, where the file has them instead. Without `packs` it
-        stays as it is in the file.
+        `biases` names vectors that are concatenated to the bias where the file has no `NAME.bias`. Without `packs` the
+        matrix is never quantized on load.
         """
         tensor = self._tensor(f"{name}.weight")
         if len(tensor.shape) != 2 or tensor.shape[1] != columns or rows not in (None, tensor.shape[0]):
@@ -160,7 +161,7 @@ class Weights:
         return Matrix(*fields) if self.observer is None else ObservedMatrix(*fields, self.observer)
 
     def stack(self, name: str, count: int, rows: int | None, columns: int) -> Stack:
-        """`NAME.weight`, `count` matrices of `rows` rows (None: any number) of `columns`, with `NAME.bias` as `matrix`."""
+        """The stacked tensor `NAME.weight`, `(count, rows, columns)` (None: any number of rows), and `NAME.bias` if any."""
         tensor = self._tensor(f"{name}.weight")
         shape = tensor.shape
         if len(shape) != 3 or shape[0] != count or shape[2] != columns or rows not in (None, shape[1]):
@@ -172,11 +173,11 @@ class Weights:
         return Stack(*fields) if self.observer is None else ObservedStack(*fields, self.observer)
 
     def optional_vector(self, name: str, length: int | None) -> Floats | None:
-        """As `vector`, None where the file has no such tensor."""
+        """As `vector`, but None where the file has no such tensor."""
         return self.vector(name, length) if self.has(name) else None
 
     def vector(self, name: str, length: int | None) -> Floats:
-        """All numbers of the tensor `name`, `length` of them (None: any number), in float32."""
+        """The tensor `name`, dequantized and flattened to float32 `(length,)` (None: any length)."""
         tensor = self._tensor(name)
         if length is not None and tensor.size != length:
             self._refuse(tensor, (length,))
@@ -186,15 +187,15 @@ class Weights:
             raise self._unsupported(tensor, error) from error
 
     def vector_or_zeros(self, name: str, length: int) -> Floats:
-        """As `vector`, zeros where the file has no such tensor."""
+        """As `vector`, but zeros where the file has no such tensor."""
         return self.vector(name, length) if self.has(name) else np.zeros(length, np.float32)
 
     def unused(self) -> list[str]:
-        """Names of the tensors that nothing took."""
+        """Names of the tensors that were never read."""
         return [name for name in self.file.tensors if name not in self.taken]
 
     def _data(self, tensor: TensorInfo, packs: bool) -> tuple[NDArray[np.uint8], BlockType]:
-        """The rows of a tensor, and their type."""
+        """The stored rows of a tensor and their type, after quantization on load."""
         data, packing = self.file.map(tensor), self.packing
         if packing is None or not packs or not can_pack(tensor.type, tensor.row_length, packing):
             return data, tensor.type
@@ -225,7 +226,10 @@ class Weights:
 
 @dataclass(frozen=True)
 class Norms:
-    """The norms of a model, of one kind."""
+    """Reads the normalization layers of a model. All are of one kind: LayerNorm where `centred`, else RMSNorm.
+
+    Without `weighed` they have no learned weight.
+    """
 
     weights: Weights
     epsilon: float
@@ -233,8 +237,9 @@ class Norms:
     weighed: bool = True
 
     def read(self, names: Sequence[str], width: int, prefix: str = "", optional: bool = False) -> Norm | None:
-        """The norm of the first of these names that the file has, of `width` numbers; None for no names, and where it is
-        `optional` for a file with none of them.
+        """The norm of size `width` under the first of `names` that the file has.
+
+        None where `names` is empty, or where it is `optional` and the file has none of them.
 
         Raises:
             ModelError: if the file has none of them, or one of another size.
@@ -248,11 +253,11 @@ class Norms:
         return self.make(weight, self.weights.optional_vector(f"{name}.bias", width))
 
     def choose(self, names: Sequence[str], prefix: str = "") -> str:
-        """The first of these names that the file has, or the last."""
+        """The first of `names` that the file has, or the last of them if it has none."""
         return next((name for name in names if self.weights.has(f"{prefix}{name}.weight")), names[-1])
 
     def make(self, weight: Floats, bias: Floats | None = None) -> Norm:
-        """A norm of this kind."""
+        """A norm of this kind with the given weight and bias."""
         if self.centred and bias is None:
             bias = np.zeros_like(weight)
         return Norm(weight, bias, np.float32(self.epsilon), self.centred)

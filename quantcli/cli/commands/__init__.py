@@ -1,4 +1,4 @@
-"""One module per command: parse, call, print. What commands do in a line is here, so that `--help` loads none of them."""
+"""One module per command. Their summaries are here, so that `--help` loads none of them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SUMMARIES: Final = {
     "architectures": "List the model architectures that are converted.",
     "types": "List the types and recipes --type takes.",
 }
-"""Every command: the module `quantcli.cli.commands.<name>` holds its click command, `command`. Loaded when it is called."""
+"""Every command's summary. Its click command is `command` in `quantcli.cli.commands.<name>`, loaded when it is called."""
 
 
 def described(name: str) -> Callable[[Callable[..., Any]], click.Command]:

@@ -1,4 +1,4 @@
-"""`quantize bench FILE`: how fast a model reads and generates here."""
+"""`quantize bench FILE`: the speed of prompt processing and token generation."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def command(
 def _shown_progress(speeds: Iterable[Speed], total: int) -> Iterable[Speed]:
     from tqdm import tqdm
 
-    # A table that grows on the terminal shows by itself how far it is.
+    # No progress bar where a table on the terminal shows the progress itself.
     hidden = not sys.stderr.isatty() or sys.stdout.isatty()
     return tqdm(speeds, total=total, unit="task", desc="measuring", leave=False, disable=hidden, file=sys.stderr)  # type: ignore[no-any-return]
 
@@ -107,7 +107,7 @@ def _document(loaded: LoadedModel, speeds: list[Speed], threads: int, cache_type
 
 
 def _show(loaded: LoadedModel, speeds: Iterable[Speed], threads: int) -> None:
-    """The table, a line at a time as it is measured."""
+    """The table, line by line as tasks are measured."""
     name, size, weights = loaded.path.name, binary_size(loaded.model.weights_bytes), decimal_count(loaded.parameters)
     wide = max(len(name), 5)
     click.echo(f"| {'model':<{wide}} | {'size':>10} | {'params':>8} | threads | {'test':>15} | {'t/s':>17} |")

@@ -144,7 +144,7 @@ def _changes(override_kv: Sequence[str], prune_layers: str | None) -> Changes:
     from quantcli.conversion.model_changes import Changes
     from quantcli.conversion.prune import parse_layers
 
-    # The last of several for one key counts, and stands where it was given.
+    # Of several values for one key, the last counts, at its own position.
     metadata: Metadata = {}
     for text in override_kv:
         key, entry = parse_metadata_override(text)
@@ -154,7 +154,7 @@ def _changes(override_kv: Sequence[str], prune_layers: str | None) -> Changes:
 
 @contextmanager
 def _progress() -> Iterator[Progress]:
-    """One bar in bytes, of the download and then of the source, and a line when kernels have to be compiled."""
+    """A progress bar in bytes, for the download and then the conversion, and a line when kernels are compiled."""
     from quantcli.conversion.convert import Progress
 
     with byte_progress("quantizing") as bar:
@@ -175,7 +175,7 @@ def _progress() -> Iterator[Progress]:
 
 
 def _warn_of_unguided(results: Sequence[Conversion]) -> None:
-    """Say which tensors are quantized without values from the importance matrix that was given."""
+    """Warn of tensors that the given importance matrix has no values for."""
     from quantcli.conversion.plan import without_importance
 
     for result in results:
@@ -185,7 +185,7 @@ def _warn_of_unguided(results: Sequence[Conversion]) -> None:
 
 
 def _warn_of_second_quantization(results: Sequence[Conversion]) -> None:
-    """Say that what the checkpoint has quantized already loses quality once more."""
+    """Warn that requantizing tensors that are quantized in the checkpoint loses quality."""
     from quantcli.conversion.plan import quantized_twice
 
     for result in results:
@@ -197,7 +197,7 @@ def _warn_of_second_quantization(results: Sequence[Conversion]) -> None:
 
 
 def _tell_of_grids(results: Sequence[Conversion]) -> None:
-    """Say that a checkpoint was trained or quantized for a type already."""
+    """Report tensors whose weights lie on a type's grid already, so that quantization is lossless."""
     from quantcli.conversion.plan import repacked_exactly
 
     for result in results:

@@ -1,4 +1,4 @@
-"""`quantize embed FILE --prompt TEXT`: texts as vectors."""
+"""`quantize embed FILE --prompt TEXT`: text embeddings."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _vectors_view(texts: list[str], found: list[Embedding]) -> Table:
 
 
 def _likeness_view(found: list[Embedding]) -> list[Any]:
-    """The cosines between vectors, where there is one of each text and there are several."""
+    """The cosine similarities of several texts' embeddings; nothing without pooling."""
     if len(found) < 2 or any(len(embedding.rows) > 1 for embedding in found):
         return []
     import numpy as np

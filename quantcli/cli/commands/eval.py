@@ -1,4 +1,4 @@
-"""`quantize eval FILE --text F`: how well a model predicts a text, and how far it is from a better file of itself."""
+"""`quantize eval FILE --text F`: perplexity of a text, and the divergence from a less quantized file of the same model."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def command(
 
 @contextmanager
 def _progress() -> Iterator[Callable[[int, int, float], None]]:
-    """A bar of chunks on stderr, only on a terminal, with the perplexity so far."""
+    """A progress bar of chunks on stderr, only on a terminal, with the perplexity so far."""
     from tqdm import tqdm
 
     with tqdm(unit="chunk", desc="reading", leave=False, file=sys.stderr, disable=not sys.stderr.isatty()) as bar:

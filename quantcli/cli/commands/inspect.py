@@ -94,7 +94,7 @@ def _json_value(field: Field) -> Any:
 
 
 def _all_sound(texts: list[str]) -> list[str]:
-    """`_sound` for many: a vocabulary that is UTF-8, as nearly all are, is found so by one encoding."""
+    """`_sound` for many strings. A single encoding checks whether all are UTF-8, as in nearly all vocabularies."""
     try:
         "".join(texts).encode()
     except UnicodeEncodeError:

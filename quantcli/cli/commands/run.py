@@ -111,7 +111,7 @@ def command(
 
 @dataclass(frozen=True)
 class _Ready:
-    """Everything an answer takes, and the seconds it took to get there."""
+    """Everything needed to generate an answer, and the seconds it took to load."""
 
     loaded: LoadedModel
     session: Session
@@ -121,7 +121,7 @@ class _Ready:
 
 
 def _prompt(prompt: str | None, file: Path | None) -> str | None:
-    """What was asked; None where a terminal is there to be asked."""
+    """The prompt given by the user; None for a chat at a terminal."""
     if prompt is not None and file is not None:
         raise UsageError("--prompt and --prompt-file exclude each other")
     if file is not None:
@@ -142,7 +142,7 @@ def _read(loaded: LoadedModel, text: str, chat: bool, system: str | None) -> lis
 
 
 def _kept(loaded: LoadedModel, keep: int | None, prompt: int) -> int:
-    """How many tokens are never forgotten."""
+    """How many of the first tokens a context shift keeps."""
     begin = int(loaded.tokenizer.settings.add_bos)
     if keep is None:
         return begin
@@ -173,7 +173,7 @@ def _answer(ready: _Ready, ids: list[int], as_json: bool) -> None:
     except KeyboardInterrupt:
         if as_json:
             raise
-        # The answer so far is the user's; all that is missing is the end of its line.
+        # The partial answer stays on stdout; end its line.
         click.echo()
         sys.exit(INTERRUPTED)
     warn_of_full_context(generation)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from quantcli.formats.gguf.writer import Part
 
 DEFAULT_TENSORS: Final = 128
-"""Tensors in a part where nothing is asked for, as gguf-split has it."""
+"""The default number of tensors per part, as in gguf-split."""
 
 
 @described("split")

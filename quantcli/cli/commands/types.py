@@ -67,7 +67,7 @@ def document() -> dict[str, Any]:
 
 
 def needs_importance(recipe: Recipe) -> bool:
-    """Whether the recipe has a type that is not made without an importance matrix."""
+    """Whether the recipe has a type that requires an importance matrix."""
     return not recipe.importance_required.isdisjoint(_types(recipe))
 
 
@@ -76,7 +76,7 @@ def _types(recipe: Recipe) -> set[BlockType]:
 
 
 def _others(recipe: Recipe) -> list[BlockType]:
-    """The types rules give to some tensors, the largest first."""
+    """The types other than the base type, by descending bits per weight."""
     return sorted(_types(recipe) - {recipe.base}, key=lambda kind: (-kind.bits_per_weight, kind.name))
 
 

@@ -1,2 +1,4 @@
-"""Feed-forward networks: one file for each kind, with its hyperparameters, how its weights are read, and how it runs.
-`registry` lists the kinds."""
+"""Feed-forward networks: one module for each kind, with its hyperparameters, weights and forward pass.
+
+`registry` lists the kinds.
+"""

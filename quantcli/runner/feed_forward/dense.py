@@ -1,4 +1,4 @@
-"""Dense feed-forward networks (MLPs): up, through an activation, and down again."""
+"""Dense feed-forward networks (MLPs): up-projection, activation, down-projection, with or without a gate (GLU)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from quantcli.runner.weights import Floats, Matrix, Weights
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Gated:
-    """down(f(gate(x)) * up(x))."""
+    """A gated MLP such as SwiGLU: down(f(gate(x)) * up(x))."""
 
     gate: Matrix
     up: Matrix
@@ -27,7 +27,7 @@ class Gated:
     activation: Activation
 
     def __call__(self, x: Floats, step: Step) -> Floats:
-        """Rows `(tokens, width)` to rows of the same shape."""
+        """Hidden states `(tokens, width)` to an output of the same shape."""
         gate = self.gate(x)
         self.activation.gate(gate, 0, self.up(x), 0, gate)
         return self.down(gate)
@@ -35,14 +35,14 @@ class Gated:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class FusedGated:
-    """The same with gate and up in one projection, the gate first."""
+    """A gated MLP with a fused gate and up projection, gate first."""
 
     gate_up: Matrix
     down: Matrix
     activation: Activation
 
     def __call__(self, x: Floats, step: Step) -> Floats:
-        """Rows `(tokens, width)` to rows of the same shape."""
+        """Hidden states `(tokens, width)` to an output of the same shape."""
         both = self.gate_up(x)
         out = np.empty((x.shape[0], self.down.columns), np.float32)
         self.activation.gate(both, 0, both, self.down.columns, out)
@@ -51,14 +51,14 @@ class FusedGated:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Plain:
-    """down(f(up(x)))."""
+    """An MLP without a gate: down(f(up(x)))."""
 
     up: Matrix
     down: Matrix
     activation: Activation
 
     def __call__(self, x: Floats, step: Step) -> Floats:
-        """Rows `(tokens, width)` to rows of the same shape."""
+        """Hidden states `(tokens, width)` to an output of the same shape."""
         inner = self.up(x)
         self.activation.apply(inner)
         return self.down(inner)
@@ -66,7 +66,7 @@ class Plain:
 
 Mlp = Gated | FusedGated | Plain
 Form = Callable[[Weights, Matrix, str, str, Activation], Mlp]
-"""Makes a network of its up projection, the prefix and the suffix of its tensors' names, and its activation."""
+"""Loads an MLP, given its up-projection, the prefix and suffix of its tensor names, and its activation function."""
 
 
 def _gated(weights: Weights, up: Matrix, prefix: str, suffix: str, kernels: Activation) -> Mlp:
@@ -88,14 +88,15 @@ def _fused_gated(weights: Weights, up: Matrix, prefix: str, suffix: str, kernels
 
 
 FORMS: Final[Mapping[str, Form]] = MappingProxyType({"gated": _gated, "plain": _plain, "fused_gated": _fused_gated})
-"""By the graph's flag `mlp`."""
+"""By the graph flag `mlp`."""
 
 
 def load_mlp(weights: Weights, graph: Graph, width: int, prefix: str, suffix: str = "") -> Mlp:
-    """The network whose tensors are `PREFIXffn_upSUFFIX` and so on.
+    """The MLP whose tensors are `PREFIXffn_upSUFFIX` and so on.
 
     Raises:
-        ModelError, UnsupportedError: for tensors that are missing, misshapen or of a type that nothing multiplies by.
+        ModelError: for a tensor that is missing or has the wrong shape.
+        UnsupportedError: for a tensor type that is not supported.
     """
     up = weights.matrix(f"{prefix}ffn_up{suffix}", None, width)
     return FORMS[graph.mlp](weights, up, prefix, suffix, activation(graph.activation))
@@ -103,7 +104,7 @@ def load_mlp(weights: Weights, graph: Graph, width: int, prefix: str, suffix: st
 
 @dataclass(frozen=True)
 class DenseSizes:
-    """Nothing: the tensors' shapes say all."""
+    """Empty: the intermediate size follows from the tensors' shapes."""
 
     def load(self, weights: Weights, graph: Graph, width: int, prefix: str) -> Mlp:
         """As `load_mlp`."""
@@ -111,5 +112,5 @@ class DenseSizes:
 
 
 def read_sizes(read: MetadataReader, graph: Graph) -> DenseSizes:
-    """The sizes of a model's dense networks."""
+    """The hyperparameters of a model's dense MLPs."""
     return DenseSizes()

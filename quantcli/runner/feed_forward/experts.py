@@ -1,4 +1,4 @@
-"""A mixture of experts: a router chooses a few for each token, and weighs what they give."""
+"""Mixture of experts (MoE): a router selects the top-k experts of each token and weights their outputs."""
 
 from __future__ import annotations
 
@@ -20,20 +20,23 @@ from quantcli.runner.step import Step
 from quantcli.runner.weights import Floats, Matrix, Stack, Weights
 
 Chosen = NDArray[np.int64]
-"""Numbers of experts, `(tokens, used)`."""
+"""Indices of experts, `(tokens, experts used)`."""
 
 GATINGS: Final[Mapping[int, str]] = MappingProxyType(
     {1: "softmax", 2: "sigmoid", 3: "softmax_of_chosen", 4: "sqrt_softplus"}
 )
-"""The values of expert_gating_func."""
+"""The router's gating functions, by the value of expert_gating_func."""
 
 
 @dataclass(frozen=True)
 class ExpertSizes:
-    """How many experts a mixture has and uses for a token, and in how many groups they are chosen; 0 experts: the file does
-    not say, and no layer may have any.
+    """The MoE hyperparameters.
 
-    `norm` says that the weights of the chosen are made to sum to one, `scale` is what they are multiplied by.
+    - `count` experts; 0: the metadata do not say, and no layer may have experts.
+    - `used` experts per token (top-k).
+    - `groups` of experts, of which `groups_used` per token (group-limited routing).
+    - `shared` says that there are shared experts.
+    - `norm` says that the weights of the selected experts are normalized to sum to one. `scale` multiplies them.
     """
 
     count: int = 0
@@ -49,7 +52,8 @@ class ExpertSizes:
         """The experts of the layer whose tensors begin with `prefix`.
 
         Raises:
-            ModelError, UnsupportedError: for tensors that are missing, misshapen or of a type that nothing multiplies by.
+            ModelError: for a tensor that is missing or has the wrong shape.
+            UnsupportedError: for a tensor type that is not supported.
         """
         if not self.count:
             key = f"{metadata_value(weights.file, 'general.architecture')}.expert_count"
@@ -78,10 +82,10 @@ class ExpertSizes:
 
 
 _LEAST_SUM: Final = np.float32(6.103515625e-5)
-"""The smallest normal half: what weights that are made to sum to one are divided by at least."""
+"""The smallest normal float16: the least divisor where expert weights are normalized to sum to one."""
 
 _NEAR: Final = np.float32(2 * 0.01)
-"""Which experts the sparse mixer weighs against the best: those so near to it, relatively (`router_jitter_noise`)."""
+"""SparseMixer's threshold: experts whose logits are relatively further from the best are masked (`router_jitter_noise`)."""
 
 
 def _softmax(x: Floats) -> Floats:
@@ -115,15 +119,16 @@ _PROBABILITIES: Final[Mapping[str, Callable[[Floats], Floats]]] = MappingProxyTy
 
 
 def best(scores: Floats, count: int) -> Chosen:
-    """The places of the `count` largest in each row, the largest first."""
+    """The indices of the `count` largest scores in each row, in descending order."""
     return np.argsort(-scores, axis=1, kind="stable")[:, :count]
 
 
 def choose(logits: Floats, sizes: ExpertSizes, bias: Floats | None) -> tuple[Chosen, Floats]:
-    """The experts of each token, and their weights, float32 `(tokens, used)`, from a router's numbers `(tokens, experts)`.
+    """Top-k routing from router logits `(tokens, experts)`.
 
-    `bias` counts for the choice and not for the weights. With several groups only the experts of the best are there to be
-    chosen: those whose best two sum to the most (DeepSeek-AI, "DeepSeek-V3 Technical Report", 2024).
+    Returns the experts of each token and their weights, float32 `(tokens, used)`. `bias` is added for the selection only,
+    not for the weights. With group-limited routing, only experts of the best groups are selected. A group's score is the
+    sum of its two best experts' (DeepSeek-AI, "DeepSeek-V3 Technical Report", 2024).
     """
     if sizes.gating == "sparse_mixer":
         return _sparse_mixer(logits, sizes.used)
@@ -152,7 +157,7 @@ def _best_groups_only(scores: Floats, sizes: ExpertSizes) -> Floats:
 
 
 def _sparse_mixer(logits: Floats, used: int) -> tuple[Chosen, Floats]:
-    """One expert after another, each with its share among those near to it (Liu et al., "GRIN", 2024)."""
+    """SparseMixer: one expert after another, weighted by a softmax over the experts near it (Liu et al., "GRIN", 2024)."""
     left, chosen, weights = logits.copy(), [], []
     for _ in range(used):
         top = left.argmax(axis=1)[:, None]
@@ -167,8 +172,12 @@ def _sparse_mixer(logits: Floats, used: int) -> tuple[Chosen, Floats]:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Mixture:
-    """The experts of a layer: `gate` is None where they are plain or have gate and up in one. `shared` is one for every
-    token, behind a gate of its own where there is a `shared_gate`."""
+    """An MoE layer.
+
+    `gate` is None for experts without a gate, and where `up` is a fused gate and up projection. `shared` is the shared
+    expert, whose output is multiplied by the sigmoid of `shared_gate` where there is one. `choice_bias` is added to the
+    router's scores for the selection. `weights_before` multiplies an expert's input by its weight, not its output.
+    """
 
     sizes: ExpertSizes
     router: Matrix
@@ -182,7 +191,7 @@ class Mixture:
     shared_gate: Floats | None
 
     def __call__(self, x: Floats, step: Step) -> Floats:
-        """Rows `(tokens, width)` to rows of the same shape."""
+        """Hidden states `(tokens, width)` to an output of the same shape."""
         chosen, weights = choose(self.router(x), self.sizes, self.choice_bias)
         out = np.zeros_like(x)
         if len(x) == 1:
@@ -219,7 +228,9 @@ class Mixture:
 
 
 def read_sizes(read: MetadataReader, graph: Graph) -> ExpertSizes:
-    """The experts of a model. Expressions may use `expert_norm`, and the code of the gating as `expert_gating`.
+    """The MoE hyperparameters of a model.
+
+    Puts `expert_norm`, and `expert_gating`, the value of expert_gating_func, into the scope of later expressions.
 
     Raises:
         ModelError: for metadata that are missing or contradict each other.

@@ -1,4 +1,4 @@
-"""The kinds of feed-forward networks: a layer is of the first kind whose marker it has."""
+"""The kinds of feed-forward networks. A layer is of the first kind whose marker tensor it has."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from quantcli.runner.sizes import FeedForwardSizes
 
 @dataclass(frozen=True)
 class FeedForwardKind:
-    """`marker` is the tensor that the layers of a kind have and others have not; None: the kind of all that is left.
+    """`marker` is a tensor that only layers of this kind have; None: the kind of all remaining layers.
 
     `read_sizes` raises ModelError for metadata that are missing or contradict each other.
     """

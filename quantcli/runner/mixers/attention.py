@@ -1,4 +1,4 @@
-"""Attention with heads of queries, keys and values; several heads of queries may share one of keys and values."""
+"""Multi-head attention (MHA), with grouped-query (GQA) and multi-query attention (MQA)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ from quantcli.runner.weights import Floats, Matrix, Norm, Norms, Weights
 
 @dataclass(frozen=True)
 class AttentionSizes:
-    """The heads of a layer and what they see. `clamp` bounds queries, keys and values; 0: nothing does."""
+    """Heads, attention window and RoPE of a layer. `clamp` is the bound of Q, K and V (clamp_kqv); 0: no clamping.
+
+    `key_size` and `value_size` are per head. `rotates` says whether the layer has RoPE.
+    """
 
     heads: int
     kv_heads: int
@@ -34,7 +37,7 @@ class AttentionSizes:
 
     @property
     def memory(self) -> LayerMemory:
-        """Keys and values."""
+        """The layer's KV cache."""
         return LayerMemory(
             kv_heads=self.kv_heads,
             key_size=self.key_size,
@@ -47,14 +50,15 @@ class AttentionSizes:
 
     @property
     def rotatable(self) -> int:
-        """A whole key."""
+        """All dimensions of a key."""
         return self.key_size
 
     def load(self, weights: Weights, graph: Graph, sizes: Hyperparameters, index: int) -> Attention:
-        """The attention of layer `index`; one projection for queries, keys and values where the file has it, or three.
+        """The attention of layer `index`, with a fused QKV projection where the file has one, else three projections.
 
         Raises:
-            ModelError, UnsupportedError: for tensors that are missing, misshapen or of a type that nothing multiplies by.
+            ModelError: for a tensor that is missing or has the wrong shape.
+            UnsupportedError: for a tensor type that is not supported.
         """
         prefix = f"blk.{index}."
         rows = self.heads * self.key_size, self.kv_heads * self.key_size, self.kv_heads * self.value_size
@@ -78,7 +82,12 @@ class AttentionSizes:
         )
 
     def _head_norm(self, norms: Norms, graph: Graph, name: str, heads: int) -> HeadNorm | None:
-        """The norm of queries or keys: its weights are one head's, one each for every head, or for all numbers of a row."""
+        """The QK norm of queries or keys, by its weight's shape.
+
+        - `(head size,)`: each head is normalized by itself, with a shared weight.
+        - `(heads, head size)`: each head is normalized by itself, with its own weight.
+        - `(heads * head size,)`: all heads of a token are normalized together.
+        """
         weights, size, full = norms.weights, self.key_size, f"{name}.weight"
         unit = norms.make(np.ones(size, np.float32))
         if graph.head_norm == "unit_rms":
@@ -98,14 +107,14 @@ class AttentionSizes:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class HeadNorm:
-    """A norm of queries or keys: of each head by itself, which may have weights of its own, or over all heads."""
+    """QK norm: over each head, or with `over_all` over all heads of a token. `own` are separate weights for each head."""
 
     norm: Norm
     over_all: bool
     own: Floats | None
 
     def __call__(self, x: Floats) -> Floats:
-        """Heads `(tokens, heads, size)`, normed, in a new array."""
+        """Normalize `(tokens, heads, head size)`, into a new array."""
         flat = x.reshape(x.shape[0], -1) if self.over_all else x.reshape(-1, x.shape[2])
         normed = self.norm(flat).reshape(x.shape)
         if self.own is not None:
@@ -115,10 +124,10 @@ class HeadNorm:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Attention:
-    """Projections to heads and back, and what happens between them.
+    """An attention layer.
 
-    `projections` holds one for queries, keys and values together, or three. `tempered` queries grow with the step's
-    temperature.
+    `projections` are a fused QKV projection, or one each for Q, K and V. `adjacent` says that RoPE rotates adjacent pairs
+    (GPT-J style), not halves (NeoX style). `tempered` applies the step's attention temperature to queries.
     """
 
     sizes: AttentionSizes
@@ -132,7 +141,7 @@ class Attention:
     tempered: bool
 
     def __call__(self, x: Floats, step: Step) -> Floats:
-        """What attention gives for normed rows `(tokens, width)`; their keys and values go into the cache."""
+        """The attention output for normalized hidden states `(tokens, width)`. Stores keys and values in the cache."""
         query, key, value = self._project(x)
         angles = step.angles[self.sizes.window.size > 0] if self.sizes.rotates and step.angles else None
         query = self._norm_and_rotate(query, self.query_norm, angles)
@@ -161,7 +170,7 @@ class Attention:
         return query, key, value
 
     def _norm_and_rotate(self, heads: Floats, norm: HeadNorm | None, angles: Angles | None) -> Floats:
-        """Queries or keys, normed and rotated, in the order the model does it."""
+        """Apply QK norm and RoPE to queries or keys, in the model's order."""
         if norm is not None and not self.norm_after_rope:
             heads = norm(heads)
         if angles is not None:
@@ -172,7 +181,7 @@ class Attention:
 
 
 def read_sizes(read: MetadataReader, graph: Graph, count: int, layers: Sequence[int]) -> list[AttentionSizes]:
-    """The sizes of `layers`, of a model that has `count`.
+    """The hyperparameters of `layers`, of a model with `count` layers.
 
     Raises:
         ModelError: for metadata that are missing or contradict each other.
@@ -193,7 +202,7 @@ def read_sizes(read: MetadataReader, graph: Graph, count: int, layers: Sequence[
 
 
 def _head_sizes(read: MetadataReader, heads: int, kv_heads: int) -> tuple[int, int]:
-    """Numbers of a key and of a value, where heads can share those of keys and values."""
+    """The head sizes of keys and values. Raises ModelError unless the heads are a multiple of the key-value heads (GQA)."""
     if heads < 1 or heads % kv_heads:
         raise ModelError(f"{read.file.path}: {heads} attention heads cannot share {kv_heads} key-value heads")
     common = read.count("embedding_length") // heads
@@ -205,7 +214,7 @@ def _head_sizes(read: MetadataReader, heads: int, kv_heads: int) -> tuple[int, i
 
 
 def _check_window_sizes(read: MetadataReader, layers: Sequence[AttentionSizes]) -> None:
-    """Layers with a window may have heads of their own sizes; here they have those of the others."""
+    """Raises ModelError where sliding-window layers have other head sizes: that is not supported."""
     for layer in layers:
         own = {"attention.key_length_swa": layer.key_size, "attention.value_length_swa": layer.value_size}
         for key, size in own.items():

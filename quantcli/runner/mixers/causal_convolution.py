@@ -1,4 +1,4 @@
-"""Short causal convolutions of each column by itself (depthwise): a layer's mixer, or before a recurrence."""
+"""Short depthwise causal convolutions, as a token mixer or before an SSM."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from quantcli.runner.weights import Floats, Weights
 
 
 def convolve(past: Floats, x: Floats, kernel: Floats) -> Floats:
-    """Every column of `x`, `(tokens, width)`, with the inputs of the tokens before it, under a kernel `(size, width)`, the
-    newest token's weights last.
+    """Causal depthwise convolution of `x`, `(tokens, width)`, with a kernel `(size, width)`, newest token last.
 
-    `past` holds the last `size - 1` inputs, and then those that came.
+    `past`, `(size - 1, width)`, is the convolution state: the inputs of the tokens before. It is updated in place.
     """
     inputs = np.concatenate([past, x])
     mixed: Floats = kernel[0] * inputs[: len(x)]
@@ -22,5 +21,5 @@ def convolve(past: Floats, x: Floats, kernel: Floats) -> Floats:
 
 
 def read_kernel(weights: Weights, name: str, width: int, size: int) -> Floats:
-    """A kernel `(size, width)`, which files hold with its axes exchanged. Raises ModelError for one of another size."""
+    """A kernel `(size, width)`, which is stored transposed. Raises ModelError for one of another size."""
     return np.ascontiguousarray(weights.vector(name, width * size).reshape(width, size).T)

@@ -1,4 +1,4 @@
-"""Mamba: a selective state space for each number (Gu and Dao, "Mamba", 2023)."""
+"""Mamba: a selective state space model (SSM) per channel (Gu and Dao, "Mamba", 2023)."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from quantcli.runner.weights import Floats, Matrix, Norm, Norms, Weights
 
 @dataclass(frozen=True)
 class MambaSizes:
-    """`inner` numbers (D) with `states` each (N); `rank` is that of the step sizes (delta).
+    """`inner` channels (D) with an SSM state of size `states` each (N). `rank` is that of the step size projection (delta).
 
-    `normed` says that step sizes, inputs (B) and outputs (C) are normed even where the file has no weights for it.
+    `normed` says that delta, B and C are RMS-normalized even where the file has no weights for it.
     """
 
     kernel_size: int
@@ -33,7 +33,7 @@ class MambaSizes:
 
     @property
     def memory(self) -> LayerMemory:
-        """The last inputs of the convolution, and the states."""
+        """The convolution state and the SSM state."""
         return LayerMemory(states=((self.kernel_size - 1, self.inner), (self.inner, 1, self.states)))
 
     @property
@@ -45,7 +45,8 @@ class MambaSizes:
         """The mixer of layer `index`.
 
         Raises:
-            ModelError, UnsupportedError: for tensors that are missing, misshapen or of a type that nothing multiplies by.
+            ModelError: for a tensor that is missing or has the wrong shape.
+            UnsupportedError: for a tensor type that is not supported.
         """
         name, inner, rank, states = f"blk.{index}.ssm", self.inner, self.rank, self.states
         return Mamba(
@@ -64,7 +65,7 @@ class MambaSizes:
         )
 
     def _norms(self, norms: Norms, name: str) -> tuple[Norm, ...]:
-        """The norms of step sizes, inputs and outputs: with weights where the file has them, else as it declares."""
+        """The norms of delta, B and C: with weights where the file has all three, else without, or none."""
         lengths = {f"{name}_dt_norm.weight": self.rank, **{f"{name}_{part}_norm.weight": self.states for part in "bc"}}
         if all(map(norms.weights.has, lengths)):
             return tuple(norms.make(norms.weights.vector(key, length)) for key, length in lengths.items())
@@ -73,7 +74,10 @@ class MambaSizes:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Mamba:
-    """A state for each number, whose step sizes, inputs and outputs follow from what the convolution gives."""
+    """A Mamba block. `select` projects the convolution's output to delta, B and C; `step` expands delta to all channels.
+
+    `decay` is A, `(inner, states)`, and `skip` is D, `(inner,)`.
+    """
 
     layer: int
     sizes: MambaSizes
@@ -89,7 +93,7 @@ class Mamba:
     silu: Activation
 
     def __call__(self, x: Floats, step: Step) -> Floats:
-        """Rows `(tokens, width)` to rows of the same shape."""
+        """Hidden states `(tokens, width)` to an output of the same shape. Updates the convolution and SSM states."""
         count, sizes = x.shape[0], self.sizes
         past, state = step.cache.states[self.layer]
         inner, gate = np.split(self.project(x), 2, axis=1)
@@ -111,7 +115,7 @@ class Mamba:
 
 
 def read_sizes(read: MetadataReader, graph: Graph, count: int, layers: Sequence[int]) -> list[MambaSizes]:
-    """The sizes of `layers`, all the same.
+    """The hyperparameters of `layers`, all the same.
 
     Raises:
         ModelError: for metadata that are missing.

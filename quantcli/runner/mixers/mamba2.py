@@ -1,4 +1,4 @@
-"""Mamba 2: state spaces with one decay for a head (Dao and Gu, "Transformers are SSMs", 2024)."""
+"""Mamba 2: an SSM with one scalar decay (A) per head (Dao and Gu, "Transformers are SSMs", 2024)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from quantcli.runner.weights import Floats, Matrix, Norm, Norms, Weights
 
 @dataclass(frozen=True)
 class Mamba2Sizes:
-    """`inner` numbers in `heads`, with `states` each (N); `groups` of heads share inputs (B) and outputs (C)."""
+    """`inner` channels in `heads`, with an SSM state of size `states` each (N). `groups` of heads share B and C."""
 
     kernel_size: int
     inner: int
@@ -31,12 +31,12 @@ class Mamba2Sizes:
 
     @property
     def convolved(self) -> int:
-        """Numbers that go through the convolution: those of the heads, inputs and outputs."""
+        """Channels of the convolution: those of the heads (x), and B and C of all groups."""
         return self.inner + 2 * self.groups * self.states
 
     @property
     def memory(self) -> LayerMemory:
-        """The last inputs of the convolution, and the states."""
+        """The convolution state and the SSM state."""
         states = (self.heads, self.inner // self.heads, self.states)
         return LayerMemory(states=((self.kernel_size - 1, self.convolved), states))
 
@@ -49,7 +49,8 @@ class Mamba2Sizes:
         """The mixer of layer `index`.
 
         Raises:
-            ModelError, UnsupportedError: for tensors that are missing, misshapen or of a type that nothing multiplies by.
+            ModelError: for a tensor that is missing or has the wrong shape.
+            UnsupportedError: for a tensor type that is not supported.
         """
         name, inner, heads, groups = f"blk.{index}.ssm", self.inner, self.heads, self.groups
         norm_weight = weights.optional_vector(f"{name}_norm.weight", inner)
@@ -72,7 +73,7 @@ class Mamba2Sizes:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Mamba2:
-    """A state for each number, with one decay for a head, and inputs and outputs that groups of heads share."""
+    """A Mamba 2 block. `decay` is A and `skip` is D, both `(heads, 1)`. `norm` is the RMSNorm over each group."""
 
     layer: int
     sizes: Mamba2Sizes
@@ -88,7 +89,7 @@ class Mamba2:
     silu: Activation
 
     def __call__(self, x: Floats, step: Step) -> Floats:
-        """Rows `(tokens, width)` to rows of the same shape."""
+        """Hidden states `(tokens, width)` to an output of the same shape. Updates the convolution and SSM states."""
         count, sizes = x.shape[0], self.sizes
         shared = sizes.groups * sizes.states
         past, state = step.cache.states[self.layer]
@@ -114,7 +115,7 @@ class Mamba2:
 
 
 def read_sizes(read: MetadataReader, graph: Graph, count: int, layers: Sequence[int]) -> list[Mamba2Sizes]:
-    """The sizes of `layers`, all the same.
+    """The hyperparameters of `layers`, all the same.
 
     Raises:
         ModelError: for metadata that are missing or contradict each other.

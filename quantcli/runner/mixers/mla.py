@@ -1,9 +1,12 @@
-"""Multi-head latent attention (MLA; DeepSeek-AI, "DeepSeek-V2", 2024): all heads share a compressed row of keys and values.
+"""Multi-head latent attention (MLA; DeepSeek-AI, "DeepSeek-V2", 2024): all heads share one latent vector per token (c_KV).
 
-Files hold the up-projections in one of two forms. In one, `attn_kv_b` makes every head's keys and values of the compressed
-rows, and attention goes on as usual. In the other the up-projections are absorbed, and the cache holds the compressed rows
-themselves, once for all heads. `attn_k_b` projects queries to the space of the compressed rows. `attn_v_b` projects the
-mixed rows to values. The last numbers of each query and key alone are rotated (decoupled RoPE).
+Files hold the up-projections in one of two forms.
+
+- `attn_kv_b` expands latent vectors to the keys and values of every head. The rest is multi-head attention.
+- `attn_k_b` and `attn_v_b` are absorbed into queries and outputs. `attn_k_b` projects queries to the latent space.
+  `attn_v_b` projects the attention output to values. The cache holds only the latent vectors, as in MQA.
+
+Only the last dimensions of each query and key are rotated (decoupled RoPE).
 """
 
 from __future__ import annotations
@@ -27,10 +30,10 @@ from quantcli.runner.weights import Floats, Matrix, Norm, Norms, Stack, Weights
 
 @dataclass(frozen=True)
 class MlaSizes:
-    """`rank` is that of the compressed rows, `query_rank` that of queries; 0: they are projected at once.
+    """`rank` is kv_lora_rank. `query_rank` is q_lora_rank; 0: queries are not compressed.
 
-    `key_size` and `value_size` are those of a head. `absorbed` attention reads the compressed rows themselves, with
-    `rope_size` rotated numbers beside them.
+    `key_size` and `value_size` are per head. `absorbed` attention caches latent vectors, each followed by `rope_size`
+    rotated dimensions.
     """
 
     heads: int
@@ -46,7 +49,7 @@ class MlaSizes:
 
     @property
     def memory(self) -> LayerMemory:
-        """Keys and values of all heads, or the compressed rows."""
+        """The layer's KV cache: keys and values of all heads, or the latent vectors."""
         extents = (1, self.rank + self.rope_size, 0) if self.absorbed else (self.heads, self.key_size, self.value_size)
         window = self.window
         return LayerMemory(
@@ -59,14 +62,15 @@ class MlaSizes:
 
     @property
     def rotatable(self) -> int:
-        """A whole key, of which the last numbers are rotated."""
+        """All dimensions of a key, of which the last are rotated."""
         return min(self.key_size, self.memory.key_size)
 
     def load(self, weights: Weights, graph: Graph, sizes: Hyperparameters, index: int) -> LatentAttention:
         """The attention of layer `index`.
 
         Raises:
-            ModelError, UnsupportedError: for tensors that are missing, misshapen or of a type that nothing multiplies by.
+            ModelError: for a tensor that is missing or has the wrong shape.
+            UnsupportedError: for a tensor type that is not supported.
         """
         prefix, heads, rank = f"blk.{index}.", self.heads, self.rank
         plain, output_rows = self.key_size - sizes.rope.size, heads * self.value_size
@@ -99,7 +103,7 @@ class MlaSizes:
         )
 
     def _queries(self, weights: Weights, norms: Norms, width: int, prefix: str) -> tuple[tuple[Matrix, ...], Norm | None]:
-        """The projections to queries, and the norm between them where there are two."""
+        """The query projection, or with compressed queries the down- and up-projection and the norm between them."""
         rows = self.heads * self.key_size
         if not weights.has(f"{prefix}attn_q_a.weight"):
             return (weights.matrix(f"{prefix}attn_q", rows, width),), None
@@ -110,9 +114,10 @@ class MlaSizes:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class LatentAttention:
-    """`queries` are one or two projections, the second of what the norm makes of the first.
+    """An MLA layer. `queries` are the query projection, or a down- and an up-projection with `query_norm` between them.
 
-    `compress` makes the compressed rows and the rotated part of keys. There is either `expand`, or `key` and `value`.
+    `compress` projects to the latent vectors and the rotated part of keys. There is either `expand` (`attn_kv_b`), or `key`
+    (`attn_k_b`) and `value` (`attn_v_b`).
     """
 
     sizes: MlaSizes
@@ -129,7 +134,7 @@ class LatentAttention:
     adjacent: bool
 
     def __call__(self, x: Floats, step: Step) -> Floats:
-        """What attention gives for normed rows `(tokens, width)`; their keys and values go into the cache."""
+        """The attention output for normalized hidden states `(tokens, width)`. Stores keys and values in the cache."""
         count, rank, plain = x.shape[0], self.sizes.rank, self.sizes.key_size - self.rope_size
         query = self._query(x)
         both = self.compress(x)
@@ -152,7 +157,7 @@ class LatentAttention:
     def _expanded(
         self, query: Floats, rotated_query: Floats, compressed: Floats, rotated_key: Floats, step: Step
     ) -> Floats:
-        """Attention with a key and a value for every head."""
+        """Attention with keys and values expanded for every head."""
         assert self.expand is not None
         count, heads, plain = query.shape
         expanded = self.expand(compressed).reshape(count, heads, plain + self.sizes.value_size)
@@ -165,7 +170,7 @@ class LatentAttention:
     def _absorbed(
         self, query: Floats, rotated_query: Floats, compressed: Floats, rotated_key: Floats, step: Step
     ) -> Floats:
-        """Attention over the compressed rows: the first `rank` numbers of a key are its value too."""
+        """Attention over the latent vectors: the first `rank` dimensions of a key are its value too."""
         assert self.key is not None
         assert self.value is not None
         count, heads, rank = query.shape[0], self.sizes.heads, self.sizes.rank
@@ -190,7 +195,7 @@ class LatentAttention:
 
 
 def read_sizes(read: MetadataReader, graph: Graph, count: int, layers: Sequence[int]) -> list[MlaSizes]:
-    """The sizes of `layers`, of a model that has `count`.
+    """The hyperparameters of `layers`, of a model with `count` layers.
 
     Raises:
         ModelError: for metadata that are missing or contradict each other.

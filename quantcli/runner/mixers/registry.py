@@ -1,4 +1,4 @@
-"""The kinds of token mixers: the graph's flags `mixer` and `recurrent` name them."""
+"""The kinds of token mixers, by the names that the graph flags `mixer` and `recurrent` use."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from quantcli.runner.mixers import attention, mamba, mamba2, mla, short_convolut
 from quantcli.runner.sizes import MixerSizes
 
 ReadSizes = Callable[[MetadataReader, Graph, int, Sequence[int]], Sequence[MixerSizes]]
-"""Of a model of so many layers, the hyperparameters of some layers, all of the kind, in their order. Raises ModelError for
-metadata that are missing or contradict each other."""
+"""Reads the hyperparameters of layers of one kind: from metadata, graph, number of all layers, and the layers' indices.
+
+Raises ModelError for metadata that are missing or contradict each other."""
 
 MIXERS: Final[Mapping[str, ReadSizes]] = MappingProxyType(
     {

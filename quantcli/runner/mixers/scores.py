@@ -1,4 +1,4 @@
-"""Scores of queries and keys, and the values they mix: what all kinds of attention have in common."""
+"""Scaled dot-product attention, with softcapping, masks, ALiBi and attention sinks: shared by all kinds of attention."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from quantcli.runner.weights import Floats, Weights
 
 @dataclass(frozen=True)
 class ScoreSizes:
-    """How scores are made: their `scale`, a `softcap` where it is above 0, the largest exponent of ALiBi's slopes."""
+    """The scale of attention scores, their softcap (0: none), and ALiBi's largest exponent (max_alibi_bias; 0: none)."""
 
     scale: float
     softcap: float
@@ -39,21 +39,21 @@ class ScoreSizes:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Scores:
-    """How a layer's queries see its part of the cache."""
+    """The attention of a layer's queries over its KV cache."""
 
     layer: int
     value_size: int
     view: View
 
     def attend(self, query: Floats, step: Step) -> Floats:
-        """Mixed values `(tokens, heads, value_size)` for queries `(tokens, heads, key_size)`, over the cache."""
+        """The attention output `(tokens, heads, value_size)` for queries `(tokens, heads, key_size)`, over the KV cache."""
         mixed = np.empty((query.shape[0], query.shape[1], self.value_size), np.float32)
         step.cache.layers[self.layer].attend(query, step.position, self.view, mixed)
         return mixed
 
 
 def read_score_sizes(read: MetadataReader, graph: Graph, key_size: int) -> ScoreSizes:
-    """How scores are made in all layers. Expressions may use `score_scale` from here on.
+    """The score hyperparameters of all layers. Puts `score_scale` into the scope of later expressions.
 
     Raises:
         ModelError: for a value that is not a finite number.
@@ -68,10 +68,10 @@ def read_score_sizes(read: MetadataReader, graph: Graph, key_size: int) -> Score
 
 
 def alibi_slopes(heads: int, largest: float) -> Floats:
-    """Per head by how much a score falls with each position, float32 `(heads,)`.
+    """ALiBi's slope of each head, float32 `(heads,)`: how much a score falls with each position of distance.
 
-    Powers of one ratio for as many heads as the largest power of two has. The heads beyond take every second power of its
-    square root (Press et al., "Train Short, Test Long", 2021).
+    For n heads, n a power of two, the slopes are r, r**2, ..., r**n with r = 2**(-largest / n). Otherwise n is the largest
+    power of two below, and the heads beyond n have odd powers of sqrt(r) (Press et al., "Train Short, Test Long", 2021).
     """
     whole = 1 << (heads.bit_length() - 1)
     ratio, root = 2.0 ** (-largest / whole), 2.0 ** (-largest / 2 / whole)

@@ -1,4 +1,4 @@
-"""A short convolution between two gates, in place of attention (LFM 2)."""
+"""The gated short convolution of LFM 2, in place of attention."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from quantcli.runner.weights import Floats, Matrix, Weights
 
 @dataclass(frozen=True)
 class ShortConvolutionSizes:
-    """A convolution over `kernel_size` tokens."""
+    """A causal convolution over `kernel_size` tokens."""
 
     kernel_size: int
     width: int
 
     @property
     def memory(self) -> LayerMemory:
-        """The last inputs."""
+        """The convolution state."""
         return LayerMemory(states=((self.kernel_size - 1, self.width),))
 
     @property
@@ -37,7 +37,8 @@ class ShortConvolutionSizes:
         """The convolution of layer `index`.
 
         Raises:
-            ModelError, UnsupportedError: for tensors that are missing, misshapen or of a type that nothing multiplies by.
+            ModelError: for a tensor that is missing or has the wrong shape.
+            UnsupportedError: for a tensor type that is not supported.
         """
         name, width = f"blk.{index}.shortconv", self.width
         return ShortConvolution(
@@ -50,7 +51,7 @@ class ShortConvolutionSizes:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class ShortConvolution:
-    """A causal convolution with one gate before it and one behind; `kernel` is float32 `(kernel_size, width)`."""
+    """A causal convolution with a gate on its input and one on its output. `kernel` is float32 `(kernel_size, width)`."""
 
     layer: int
     kernel: Floats
@@ -58,7 +59,7 @@ class ShortConvolution:
     output: Matrix
 
     def __call__(self, x: Floats, step: Step) -> Floats:
-        """Rows `(tokens, width)` to rows of the same shape."""
+        """Hidden states `(tokens, width)` to an output of the same shape. Updates the convolution state."""
         before, behind, value = np.split(self.project(x), 3, axis=1)
         (past,) = step.cache.states[self.layer]
         mixed = convolve(past, before * value, self.kernel)
@@ -67,7 +68,7 @@ class ShortConvolution:
 
 
 def read_sizes(read: MetadataReader, graph: Graph, count: int, layers: Sequence[int]) -> list[ShortConvolutionSizes]:
-    """The sizes of `layers`, all the same.
+    """The hyperparameters of `layers`, all the same.
 
     Raises:
         ModelError: for metadata that are missing.

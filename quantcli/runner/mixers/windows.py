@@ -1,4 +1,4 @@
-"""Which positions the queries of a layer see, and which layers rotate queries and keys."""
+"""The attention mask of each layer (sliding-window, chunked or full; causal or not), and which layers have RoPE."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from quantcli.runner.metadata import MOST, MetadataReader
 
 @dataclass(frozen=True)
 class Window:
-    """`size` positions are seen: the last ones or, where `chunked`, those since the last multiple; 0: all.
+    """An attention window of `size` positions; 0: full attention.
 
-    `ahead` positions after a query's own are seen too, where they have been stored.
+    It slides, or where `chunked` a query attends to positions since the last multiple of `size` (chunked attention).
+    A query also attends to `ahead` later positions, where they are in the cache; 0: causal.
     """
 
     size: int
@@ -21,13 +22,15 @@ class Window:
 
 
 def read_windows(read: MetadataReader, graph: Graph, count: int) -> list[Window]:
-    """The window of each of `count` layers. Expressions may use `windowed`, and whether any is, `windows`.
+    """The attention window of each of `count` layers.
+
+    Puts `windowed`, whether each layer has one, and `windows`, whether any has, into the scope of later expressions.
 
     Raises:
-        ModelError: for a size that is no count, or a pattern that is not one of layers.
+        ModelError: for a size that is not a non-negative integer, or an invalid layer pattern.
     """
     size, causal = read.count_formula("window", graph.window), read_causal(read, graph)
-    # Half of a symmetric window is on each side of a token.
+    # A symmetric window reaches half its size to each side of a token.
     reached = size // 2 + 1 if graph.window_kind == "symmetric" else size
     windowed = [bool(size) and chosen for chosen in read.layer_formula("window_pattern", graph.window_pattern, count)]
     read.scope["windowed"], read.scope["windows"] = windowed, any(windowed)
@@ -39,14 +42,14 @@ def read_windows(read: MetadataReader, graph: Graph, count: int) -> list[Window]
 
 
 def read_rotating(read: MetadataReader, graph: Graph, count: int) -> list[bool]:
-    """Which of `count` layers rotate queries and keys (RoPE); read after the windows.
+    """Which of `count` layers have RoPE. To be read after the windows.
 
     Raises:
-        ModelError: for a pattern that is not one of layers.
+        ModelError: for an invalid layer pattern.
     """
     return [graph.rope != "none" and chosen for chosen in read.layer_formula("rope_layers", graph.rope_layers, count)]
 
 
 def read_causal(read: MetadataReader, graph: Graph) -> bool:
-    """Whether a token sees those before it alone."""
+    """Whether attention is causal."""
     return bool(read.formula("causal", graph.causal, 1.0))

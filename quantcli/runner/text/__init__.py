@@ -1,1 +1,1 @@
-"""From text to tokens and back: tokenizers, chat templates, sampling, generation."""
+"""Tokenizers, chat templates, sampling and text generation."""

@@ -1,4 +1,4 @@
-"""Chat: a file's own template turns messages into the prompt its model was trained on, turn after turn."""
+"""Chat: renders messages with the file's chat template, turn by turn."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _TOOLS: Final = "tool_use"
 _NO_TEMPLATE_HINT: Final = "without --chat the prompt is continued as plain text"
 
 _TEMPLATE_ROLES: Final = ("bos", "eos", "unk", "sep", "pad", "mask")
-"""Special tokens whose texts templates are given, as `bos_token` and the like."""
+"""Special tokens whose strings are template variables: `bos_token`, `eos_token` and so on."""
 
 
 class ChatTemplate:
     """A file's chat template with its tokenizer.
 
-    Of several templates it is the default one, with tools that called `tool_use`, by transformers' rule.
+    Of several templates, `tool_use` is used where there are tools, else the default one, as in transformers.
 
     Raises:
         GenerationError: if the file has no template, or none that is the default.
@@ -42,7 +42,7 @@ class ChatTemplate:
             names = ", ".join(map(shown, self._templates))
             raise GenerationError(f"the file has no default chat template, only {names}", hint=_NO_TEMPLATE_HINT)
         self._special = _special_texts(metadata, tokenizer)
-        # Python takes a while to start, and there is something else to do meanwhile.
+        # The worker process is started early, because Python takes a while to start.
         self._renderers = {_DEFAULT: TemplateRenderer(self._templates[_DEFAULT])}
 
     def render(
@@ -55,11 +55,11 @@ class ChatTemplate:
         continue_final_message: bool | str = False,
         **arguments: Any,
     ) -> str:
-        """The text of a conversation, up to where the assistant speaks next.
+        """The prompt for a conversation, by default with the generation prompt at its end.
 
-        `tools` are JSON schemas, `arguments` what else a template may ask for, such as `enable_thinking`; with
-        `continue_final_message` the text ends within the last message. Messages are put into a form that loses nothing: see
-        `template_fit`.
+        `tools` are JSON schemas. `arguments` are other template variables, such as `enable_thinking`. With
+        `continue_final_message` the prompt ends within the last message. Messages are adapted to the template without loss:
+        see `template_fit`.
 
         Raises:
             GenerationError: if the template fails or refuses these messages.
@@ -77,15 +77,15 @@ class ChatTemplate:
 
     def encode(self, text: str) -> list[int]:
         """The token ids of a rendered conversation."""
-        # Most templates write the begin token themselves, and the vocabulary wants one as well. So it is with the end.
+        # Most templates write the BOS token themselves, so it must not be added twice. The same holds for the EOS token.
         return self.tokenizer.encode(text, add_special=True, parse_special=True, once=True)
 
 
 def templates(metadata: Metadata) -> dict[str, str]:
-    """A file's chat templates by name; the one without a name is the default.
+    """A file's chat templates by name. The one without a name is the default.
 
     Raises:
-        GenerationError: if one is not a text.
+        GenerationError: if one is not a string.
     """
     prefix = f"{spec.CHAT_TEMPLATE}."
     keys = {key.removeprefix(prefix): key for key in metadata if key.startswith(prefix)}
@@ -98,8 +98,9 @@ def templates(metadata: Metadata) -> dict[str, str]:
 
 
 def _special_texts(metadata: Metadata, tokenizer: Tokenizer) -> dict[str, str]:
-    """The texts of special tokens by the names templates have for them. One that the file does not name, and that is no
-    control token, is only what its kind of vocabulary had at that place once."""
+    """The strings of special tokens, by template variable.
+
+    An id that comes from the tokenizer type's defaults, not from the file, counts only if it is a control token."""
     ids = {role: tokenizer.vocabulary.special.get(role) for role in _TEMPLATE_ROLES}
     return {
         f"{role}_token": tokenizer.piece(id_).decode("utf-8", "replace")
@@ -109,7 +110,7 @@ def _special_texts(metadata: Metadata, tokenizer: Tokenizer) -> dict[str, str]:
 
 
 def chat_prompt(metadata: Metadata, tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
-    """The token ids of a conversation, up to where the assistant speaks next.
+    """The token ids of a conversation, with the generation prompt at its end.
 
     Raises:
         GenerationError: if the file has no template, or it fails or refuses these messages.
@@ -120,14 +121,14 @@ def chat_prompt(metadata: Metadata, tokenizer: Tokenizer, messages: Sequence[Mes
 
 @dataclass(frozen=True)
 class _Turn:
-    """What was said last: the conversation's text with the answer, and its tokens."""
+    """The conversation up to the last answer, as text and as tokens."""
 
     text: str
     tokens: Sequence[int]
 
 
 class Conversation:
-    """Messages in turn, and answers to them; each turn reads only what is new."""
+    """A chat with alternating messages and answers. Each turn evaluates only the new tokens."""
 
     def __init__(
         self, template: ChatTemplate, session: Session, sampler: Sampler, limits: Limits, system: str | None = None
@@ -143,7 +144,7 @@ class Conversation:
         self._text = ""
 
     def ask(self, content: str) -> Generation:
-        """The answer to a user's message, in the making. The message counts once `record` is given the answer.
+        """The streamed answer to a user's message. The message joins the conversation when `record` gets the answer.
 
         Raises:
             GenerationError: if the template fails or refuses the message.
@@ -159,14 +160,14 @@ class Conversation:
         return self._continued(self._text) or self._template.encode(self._text)
 
     def _forget_half(self) -> bool:
-        """Forget the older half of the turns; whether there was one."""
+        """Drop the older half of the turns. Returns whether there were any."""
         said = self.messages[len(self._system) :]
         forgotten = 2 * -(-len(said) // 4)
         self.messages, self._last = [*self._system, *said[forgotten:]], None
         return forgotten > 0
 
     def record(self, answer: Generation) -> None:
-        """Take the last question and its answer, whole or interrupted, into the conversation."""
+        """Append the last question and its answer, complete or interrupted, to the conversation."""
         if not answer.tokens:
             return
         self.messages += [self._asked, {"role": "assistant", "content": answer.text}]
@@ -174,20 +175,20 @@ class Conversation:
         self._last = _Turn(self._text + answer.text, [*answer.prompt, *answer.tokens]) if whole else None
 
     def clear(self) -> None:
-        """Forget everything but the system message."""
+        """Drop everything but the system message."""
         self.messages = list(self._system)
         self._last = None
 
     def _continued(self, text: str) -> list[int] | None:
-        """The tokens of `text` as those of the conversation so far and of what is new; None where it does not go on so.
+        """The conversation's tokens so far, followed by those of the new text; None where `text` is not a continuation.
 
-        A model's tokens for its answer need not be the ones that its text would be cut into.
+        The sampled tokens of an answer are kept, because tokenizing its text may give others.
         """
         if self._last is None or not text.startswith(self._last.text):
             return None
         tokenizer = self._template.tokenizer
         added = tokenizer.encode(text[len(self._last.text) :], add_special=False, parse_special=True)
-        # A text on its own would get a space in front, but not a control token.
+        # The new text must not get a space prefix, so it has to begin with a control token.
         if not added or (tokenizer.settings.add_space_prefix and not tokenizer.is_hidden(added[0])):
             return None
         return [*self._last.tokens, *added]

@@ -1,4 +1,4 @@
-"""Generation: read a prompt, then choose, show and read one token after another."""
+"""Text generation: evaluates the prompt, then samples, decodes and evaluates token by token."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from quantcli.runner.text.stops import StopStrings
 from quantcli.runner.text.tokenizer import StreamDecoder, Tokenizer
 
 DEFAULT_CONTEXT: Final = 4096
-"""Tokens of context that are enough unless the prompt or the answer asked for are longer."""
+"""The default context length, unless the prompt or the requested answer are longer."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What ends an answer besides the model: so many tokens (None: no limit), or any of some texts; with `ignore_end`, the
-    model does not end it."""
+    """What ends an answer, besides an end-of-generation token: `tokens` (None: no limit), or a `stop` string.
+
+    With `ignore_end`, end-of-generation tokens are never sampled.
+    """
 
     tokens: int | None = None
     stop: Sequence[str] = ()
@@ -30,11 +32,12 @@ class Limits:
 
 @dataclass
 class Generation:
-    """An answer in the making: iterate over it once, for pieces of text as they become whole characters.
+    """A streamed answer. Iterate over it once, for pieces of text made of whole characters.
 
-    `stopped` says in the end why there are no more: "limit", "stop" (a stop string), "end" (the model's own) or "context"
-    (the cache is full); it is None for an answer that was interrupted. `tokens` holds the ids so far, without the one that
-    ended it, and `text` what was yielded. Of the prompt only what `session` has not read is read, `prompt_read` tokens.
+    - `stopped` is the reason why it ended, or None for an interrupted answer. It is "limit", "stop" (a stop string), "end"
+      (an end-of-generation token) or "context" (the cache is full).
+    - `tokens` are the ids so far, without the token that ended the answer. `text` is the text yielded so far.
+    - `prompt_read` is the number of prompt tokens that were evaluated. The prefix in the session's cache is reused.
     """
 
     session: Session
@@ -50,7 +53,7 @@ class Generation:
     seconds: float = 0.0
 
     def __iter__(self) -> Iterator[str]:
-        """Raises GenerationError for a prompt that is empty or longer than the cache, or an output that is no number."""
+        """Raises GenerationError for a prompt that is empty or does not fit in the cache, or logits that are not finite."""
         stops = StopStrings(self.limits.stop)
         decoder = StreamDecoder(self.tokenizer)
         for token in self._tokens(stops):
@@ -66,7 +69,7 @@ class Generation:
             yield piece
 
     def _tokens(self, stops: StopStrings) -> Iterator[int]:
-        """Read the prompt; then the tokens of the answer, each as it is chosen and before it is read."""
+        """Evaluate the prompt, then yield the answer's tokens, each before it is evaluated."""
         ends = self.tokenizer.end_of_generation | _control_tokens(self.tokenizer, stops.strings)
         begin = time.perf_counter()
         rest = self.session.start(self.prompt)
@@ -98,21 +101,21 @@ class Generation:
 
     @property
     def prompt_tokens_per_second(self) -> float:
-        """Speed of reading the prompt; 0 before it was read."""
+        """Speed of prompt processing; 0 before it is done."""
         return self.prompt_read / self.prompt_seconds if self.prompt_seconds else 0.0
 
     @property
     def tokens_per_second(self) -> float:
-        """Speed of generation after the first token, which comes with the prompt; 0 for fewer than two tokens."""
+        """Speed of token generation; 0 for fewer than two tokens. The first token counts as prompt processing."""
         return (len(self.tokens) - 1) / self.seconds if len(self.tokens) > 1 else 0.0
 
 
 def _control_tokens(tokenizer: Tokenizer, texts: Sequence[str]) -> frozenset[int]:
-    """The control tokens among `texts`: those are not shown, so no text would ever hold them."""
+    """The control tokens among stop strings. They are not decoded to text, so they must be matched by id."""
     encoded = (tokenizer.encode(text, add_special=False, parse_special=True) for text in texts)
     return frozenset(ids[0] for ids in encoded if len(ids) == 1 and tokenizer.is_hidden(ids[0]))
 
 
 def context_size(trained: int, prompt: int, limit: int | None) -> int:
-    """A context for a prompt of so many tokens and an answer of up to `limit`: within what the model was trained on."""
+    """A context length for a prompt of so many tokens and an answer of up to `limit`, at most that of training."""
     return min(trained, max(DEFAULT_CONTEXT, prompt + (DEFAULT_CONTEXT if limit is None else limit)))

@@ -1,7 +1,7 @@
-"""From logits to the next token: steps that are pure functions, in the order llama.cpp takes them.
+"""The sampler chain, from logits to the next token, in llama.cpp's order. Each sampler is a pure function.
 
-penalties, top-k, typical, top-p, min-p, temperature, and a draw from what is left. Temperature 0 takes the largest logit
-instead, and then nothing but the penalties matters. Source of the steps: llama.cpp's `llama-sampler.cpp`.
+Penalties, top-k, typical, top-p, min-p, temperature, then a random draw. Temperature 0 is greedy decoding: only penalties
+apply, and the largest logit wins. Source: llama.cpp's `llama-sampler.cpp`.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from quantcli.core.errors import GenerationError
 from quantcli.runner.text.sampling_options import SamplingOptions
 
 DIVERGED: Final = "the model's output is not a number: the file is damaged, or the model diverges here"
-"""What is said of it."""
+"""The error message for logits or hidden states that are NaN or infinite."""
 
 _LARGEST: Final = float(np.finfo(np.float32).max)
 _SMALLEST: Final = float(np.finfo(np.float32).tiny)
 
 
 class Candidates(NamedTuple):
-    """Tokens that may come next, the likeliest first: ids int64 `(n,)`, their logits float32 `(n,)`."""
+    """The candidate tokens, in descending order of probability: ids int64 `(n,)`, logits float32 `(n,)`."""
 
     ids: NDArray[np.int64]
     logits: NDArray[np.float32]
 
 
 class Sampler:
-    """Chooses tokens; the same seed and logits give the same choices."""
+    """Samples tokens. The same seed and logits give the same tokens."""
 
     def __init__(self, options: SamplingOptions) -> None:
         self.options = options
@@ -40,7 +40,7 @@ class Sampler:
         """The next token after `history`, given its logits, float32 `(vocabulary,)`.
 
         Raises:
-            GenerationError: if a logit is not a number or nothing is likely.
+            GenerationError: if a logit is NaN, or the largest is infinite.
         """
         options = self.options
         if np.isnan(logits).any() or not np.isfinite(logits.max()):
@@ -53,7 +53,7 @@ class Sampler:
         candidates = keep_top_p(candidates, options.top_p)
         candidates = keep_min_p(candidates, options.min_p)
         distances = candidates.logits.astype(np.float64) - float(candidates.logits[0])
-        with np.errstate(over="ignore"):  # what is too far from the first for a number has no chance
+        with np.errstate(over="ignore"):  # an overflow to -inf gives probability 0
             chances = probabilities(distances / options.temperature)
         return int(self._random.choice(candidates.ids, p=chances))
 
@@ -63,9 +63,11 @@ class Sampler:
 
 
 def penalize(logits: NDArray[np.float32], recent: Sequence[int], options: SamplingOptions) -> NDArray[np.float32]:
-    """Logits with those of `recent` tokens made smaller: divided by the repeat penalty, or multiplied where negative; then
-    less the presence penalty, and less the frequency penalty for each time the token occurs. A number that is too large for
-    a float32 becomes the largest."""
+    """Apply the repeat, presence and frequency penalties to the logits of `recent` tokens.
+
+    A positive logit is divided by the repeat penalty, any other is multiplied by it. Then the presence penalty is
+    subtracted, and the frequency penalty times the number of occurrences. Results are clamped to the range of float32.
+    """
     neutral = options.repeat_penalty == 1 and options.presence_penalty == 0 and options.frequency_penalty == 0
     if neutral or not len(recent):
         return logits
@@ -76,13 +78,13 @@ def penalize(logits: NDArray[np.float32], recent: Sequence[int], options: Sampli
     with np.errstate(over="ignore"):
         penalized = np.where(values <= 0, values * penalty, values / penalty) - (counts * frequency + presence)
     result = logits.copy()
-    # A token that is ruled out stays so.
+    # A token with a logit of -inf keeps it.
     result[ids] = np.where(np.isfinite(values), np.clip(penalized, -_LARGEST, _LARGEST), values)
     return result
 
 
 def keep_top_k(logits: NDArray[np.float32], k: int) -> Candidates:
-    """The `k` tokens with the largest logits (0: all), the largest first, of equal ones the lower id."""
+    """Top-k: the `k` tokens with the largest logits (0: all), in descending order. Ties go to the lower id."""
     if 0 < k < len(logits):
         threshold = np.partition(logits, -k)[-k]
         ids = np.flatnonzero(logits >= threshold)
@@ -93,7 +95,7 @@ def keep_top_k(logits: NDArray[np.float32], k: int) -> Candidates:
 
 
 def keep_top_p(candidates: Candidates, p: float) -> Candidates:
-    """The shortest run of the likeliest candidates whose probabilities reach `p` together."""
+    """Top-p (nucleus) sampling: the fewest most likely candidates whose probabilities sum to `p` or more."""
     if p >= 1:
         return candidates
     reached = np.cumsum(probabilities(candidates.logits.astype(np.float64)))
@@ -102,8 +104,11 @@ def keep_top_p(candidates: Candidates, p: float) -> Candidates:
 
 
 def keep_typical(candidates: Candidates, p: float) -> Candidates:
-    """The candidates whose surprise, -log of their probability, is nearest to the expected surprise, the entropy: as few as
-    have more than `p` together (Meister et al., "Locally Typical Sampling", 2022)."""
+    """Locally typical sampling (Meister et al., 2022).
+
+    Keeps the candidates whose surprise, -log(probability), is nearest to its expectation, the entropy: the fewest whose
+    probabilities sum to more than `p`.
+    """
     if p >= 1:
         return candidates
     chances = probabilities(candidates.logits.astype(np.float64))
@@ -113,13 +118,13 @@ def keep_typical(candidates: Candidates, p: float) -> Candidates:
     entropy = float(chances[possible] @ surprise[possible])
     order = np.argsort(np.abs(surprise - entropy), kind="stable")
     count = int(np.searchsorted(np.cumsum(chances[order]), p, side="right")) + 1
-    # The likeliest first again, as the steps after this one expect.
+    # In descending order of probability again, as the samplers after this one expect.
     kept = np.sort(order[:count])
     return Candidates(candidates.ids[kept], candidates.logits[kept])
 
 
 def keep_min_p(candidates: Candidates, p: float) -> Candidates:
-    """The candidates at least `p` times as likely as the first."""
+    """Min-p: the candidates with at least `p` times the probability of the most likely one."""
     if p <= 0:
         return candidates
     count = max(1, int(np.count_nonzero(candidates.logits >= candidates.logits[0] + np.log(p))))

@@ -1,4 +1,4 @@
-"""How the next token is chosen: the parameters of sampling and their defaults."""
+"""Sampling parameters and their defaults."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from quantcli.core.errors import UsageError
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """How to choose. The defaults are llama.cpp's; a `seed` of None draws differently each time.
+    """Sampling parameters. The defaults are llama.cpp's. With a `seed` of None every run is different.
 
     Raises:
-        UsageError: for a value that has no meaning; it is named.
+        UsageError: for a value out of range, which it names.
     """
 
     temperature: float = 0.8
     top_k: int = 40
-    """Candidates to keep; 0 keeps all."""
+    """Top-k: how many candidates to keep; 0 keeps all."""
     top_p: float = 0.95
-    """Keep the likeliest candidates that together have this probability; 1 keeps all."""
+    """Top-p (nucleus): keep the most likely candidates whose probabilities sum to this; 1 keeps all."""
     min_p: float = 0.05
-    """Drop candidates less likely than this share of the likeliest one's probability; 0 drops none."""
+    """Min-p: drop candidates with less than this share of the most likely one's probability; 0 drops none."""
     typical_p: float = 1.0
-    """Keep the candidates whose surprise is nearest to the expected one and that together have this probability."""
+    """Locally typical: keep candidates of about the expected surprise whose probabilities sum to this; 1 keeps all."""
     repeat_penalty: float = 1.0
     """Divide logits of recent tokens by this (multiply negative ones); 1 leaves them alone."""
     presence_penalty: float = 0.0
-    """Taken from the logit of every recent token."""
+    """Subtracted from the logit of every recent token."""
     frequency_penalty: float = 0.0
-    """Taken from the logit of a recent token for each time it occurs."""
+    """Subtracted from the logit of a recent token, once per occurrence."""
     repeat_last_n: int = 64
-    """How many tokens are recent: 0 none, -1 all of them."""
+    """How many of the last tokens penalties apply to: 0 none, -1 all."""
     seed: int | None = None
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Texts that end an answer, found as it grows, wherever the tokens cut it."""
+"""Stop strings, found in a stream of text even where they span tokens."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from quantcli.core.errors import UsageError
 
 
 class StopStrings:
-    """Holds back what may be the beginning of a stop string; `found` is the one that came.
+    """Looks for stop strings. Text that may be the beginning of one is held back. `found` is the stop string found.
 
     Raises:
-        UsageError: for an empty string, which every text contains.
+        UsageError: for an empty stop string.
     """
 
     def __init__(self, strings: Sequence[str] = ()) -> None:
@@ -22,7 +22,7 @@ class StopStrings:
         self._held = ""
 
     def push(self, piece: str) -> str:
-        """The text that can be shown now that `piece` has come; what follows a stop string never is."""
+        """Append `piece`, and return the text that can be shown now. A stop string and what follows it never is."""
         text = self._held + piece
         places = [(place, string) for string in self.strings if (place := text.find(string)) >= 0]
         if places:
@@ -34,12 +34,12 @@ class StopStrings:
         return text[: len(text) - held]
 
     def finish(self) -> str:
-        """What was held back, at the end of an answer."""
+        """The text held back, at the end of the answer."""
         held, self._held = self._held, ""
         return held
 
 
 def _overlap(text: str, string: str) -> int:
-    """The length of the longest end of `text` that `string` begins with."""
+    """The length of the longest suffix of `text` that is a proper prefix of `string`."""
     longest = min(len(text), len(string) - 1)
     return next((length for length in range(longest, 0, -1) if text.endswith(string[:length])), 0)

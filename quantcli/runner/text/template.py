@@ -1,9 +1,9 @@
 """Chat templates rendered as Hugging Face transformers renders them.
 
-A template is a program that came with a download, and is run as such: in a sandbox, and in a process of its own (see
-`template_worker`), so that one that loops for ever or fills the memory costs a line, not the session.
+A template is untrusted code. It runs in a sandbox and in a worker process (see `template_worker`), so that an endless loop
+or excessive memory use becomes an error message.
 
-What a template is given follows transformers 5.24: `apply_chat_template` of its tokenizers, and `render_jinja_template`.
+The template variables follow transformers 5.24: `apply_chat_template` of its tokenizers, and `render_jinja_template`.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ from typing import Any, Final
 from quantcli.core.errors import GenerationError, clipped
 
 Message = Mapping[str, Any]
-"""What one side said: `role`, `content` (a text, or a list of parts such as `{"type": "text", "text": ...}`), and what else
-the ecosystem's messages carry: `tool_calls`, `tool_call_id`, `name`, `reasoning_content` ..."""
+"""A chat message: `role`, `content` (a string, or a list of parts such as `{"type": "text", "text": ...}`), and optional
+keys such as `tool_calls`, `tool_call_id`, `name`, `reasoning_content` ..."""
 
 SECONDS: Final = 5
-"""How much of the processor's time a template may take; real ones take milliseconds."""
+"""The limit on a template's CPU time. Real templates take milliseconds."""
 
 _PATIENCE: Final = 12
-"""How many times as long it may take by the clock, on a busy machine."""
+"""The limit on wall-clock time, as a multiple of `SECONDS`, for a busy machine."""
 
 _WORKER: Final = Path(__file__).with_name("template_worker.py")
 _REASONING: Final = ("reasoning_content", "thinking", "reasoning")
-"""What messages call the reasoning before an answer, most templates' name first."""
+"""The keys of messages for the reasoning before an answer, the most common first."""
 
 _CUT: Final = "CONTINUE_FINAL_MESSAGE_TAG "
-"""Marks where a message ends that is to be continued: a text that no conversation holds, and transformers' own."""
+"""Marks the end of a message to be continued, as in transformers."""
 
 
 class TemplateError(GenerationError):
-    """A template is broken, or refuses a conversation, or fails with it."""
+    """A template is invalid, refuses a conversation, or fails on it."""
 
 
 class TemplateRenderer:
-    """A chat template, and the process that renders it: started at once, and kept until `close` or the end of the program.
+    """A chat template and the worker process that renders it. It starts at once and runs until `close` or exit.
 
-    Usable as a context manager. Not for several threads at once.
+    Usable as a context manager. Not thread-safe.
     """
 
     def __init__(self, template: str) -> None:
@@ -67,13 +67,13 @@ class TemplateRenderer:
         now: datetime | None = None,
         **variables: Any,
     ) -> str:
-        """The text of a conversation. `variables` are what else the template sees: `bos_token`, `enable_thinking` ...
+        """The prompt for a conversation. `variables` are other template variables: `bos_token`, `enable_thinking` ...
 
-        With `continue_final_message` the text ends within the last message, after its content or the field of that name.
-        `now` is what the template is told of the time.
+        With `continue_final_message` the prompt ends within the last message, after its content or the field of that name.
+        `now` is the time for `strftime_now`.
 
         Raises:
-            TemplateError: if the template is broken, refuses these messages, or fails.
+            TemplateError: if the template is invalid, refuses these messages, or fails.
             GenerationError: if it takes too long or crashes, or if there is nothing to continue.
         """
         said = normalized(messages)
@@ -104,7 +104,7 @@ class TemplateRenderer:
 
 
 def normalized(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Messages as templates expect them: without what is None, and with reasoning under the names templates have for it."""
+    """Messages without keys that are None, and with reasoning under all the keys that templates use for it."""
     return [_with_reasoning({key: value for key, value in message.items() if value is not None}) for message in messages]
 
 
@@ -114,7 +114,7 @@ def _with_reasoning(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_cut(messages: list[dict[str, Any]], field: str, template: str) -> list[dict[str, Any]]:
-    """The messages with a mark where the last one's field ends.
+    """The messages with a marker at the end of the last one's field.
 
     Raises:
         GenerationError: if there is no such field, or no text in it.
@@ -134,7 +134,7 @@ def _with_cut(messages: list[dict[str, Any]], field: str, template: str) -> list
 
 
 def _last_text(parts: Sequence[Mapping[str, Any]]) -> int:
-    """The index of the last part that is a text."""
+    """The index of the last text part."""
     texts = [index for index, part in enumerate(parts) if "text" in part]
     if not texts:
         raise GenerationError("the last message has no text to continue")
@@ -142,7 +142,7 @@ def _last_text(parts: Sequence[Mapping[str, Any]]) -> int:
 
 
 def _cut(text: str, content: Any) -> str:
-    """The text up to the mark, without the space that a template took from behind the mark."""
+    """The text up to the marker, with trailing white space stripped where the template stripped the marker's own."""
     said = content if isinstance(content, str) else content[_last_text(content)]["text"]
     place = text.rfind(_CUT.strip())
     if place < 0 or said.strip() not in text:
@@ -151,13 +151,13 @@ def _cut(text: str, content: Any) -> str:
 
 
 class _WorkerProcess:
-    """A process of `template_worker`, and one request after another."""
+    """A `template_worker` process, which answers one request at a time."""
 
     def __init__(self) -> None:
         self._start()
 
     def _start(self) -> None:
-        # Isolated: nothing of the working directory or the environment decides what is imported.
+        # Isolated mode: the working directory and environment variables do not affect imports.
         command = [sys.executable, "-I", "-X", "utf8", str(_WORKER), *_places()]
         try:
             self._process = subprocess.Popen(
@@ -169,7 +169,7 @@ class _WorkerProcess:
         self.close = weakref.finalize(self, _end, self._process)
 
     def ask(self, request: Mapping[str, Any]) -> str:
-        """The text that a request gives; see `template_worker.answer`. Raises as `TemplateRenderer.render` does."""
+        """The rendered text for a request: see `template_worker.answer`. Raises as `TemplateRenderer.render` does."""
         if not self.close.alive:
             self._start()
         try:
@@ -178,13 +178,13 @@ class _WorkerProcess:
                 self._ready = True
             return self._answer(request)
         except BaseException as error:
-            # Unless this was an answer, one may still be on its way, and is none to the next request.
+            # Unless this was a response, one may still arrive, and would be taken for that to the next request.
             if not (self._ready and isinstance(error, TemplateError)):
                 self.close()
             raise
 
     def _answer(self, request: Mapping[str, Any]) -> str:
-        # Only now does the time count: starting Python on a busy machine is not the template's fault.
+        # The time limit starts now, so that it does not include Python's startup.
         patience = SECONDS * (_PATIENCE if hasattr(signal, "setitimer") else 1)
         expired = threading.Event()
 
@@ -205,7 +205,7 @@ class _WorkerProcess:
             guard.cancel()
 
     def _receive(self, request: Mapping[str, Any] | None = None) -> str:
-        """The next answer, to a request if there is one."""
+        """Send a request, if any, and receive the next response."""
         assert self._process.stdin is not None and self._process.stdout is not None
         line = b""
         with contextlib.suppress(BrokenPipeError):
@@ -222,7 +222,7 @@ class _WorkerProcess:
 
 
 class _DiedError(GenerationError):
-    """The process ended without an answer."""
+    """The process ended without a response."""
 
     def __init__(self, status: int) -> None:
         super().__init__(f"the process for the file's chat template ended (status {status})")
@@ -233,14 +233,14 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.kill()
     process.wait()
     for pipe in (process.stdin, process.stdout):
-        # What was written for it and not read cannot be written any more.
+        # Buffered data can no longer be written to the ended process.
         with contextlib.suppress(BrokenPipeError):
             if pipe is not None:
                 pipe.close()
 
 
 def _places() -> list[str]:
-    """Where else the process may look for what it imports: not in the working directory, unless quantcli lies there."""
+    """Import paths for the worker: `sys.path` without the working directory, and the directory of quantcli."""
     home = str(Path(__file__).parents[3])
     return [*(place for place in sys.path if Path(place).is_absolute() and not _is_working_directory(place)), home]
 
@@ -253,7 +253,7 @@ def _is_working_directory(place: str) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON has no notation for: an object's fields, or its type, as templates only ask whether there is an image."""
+    """JSON for other objects: their fields, else their type's name. Templates only test whether there is an image."""
     if isinstance(value, Mapping):
         return dict(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -1,9 +1,8 @@
-"""The form in which a chat template shows all of a conversation.
+"""Adapts messages to what a chat template supports, so that it renders all of them.
 
-Some templates know texts only, others lists of parts; some have no place for a system message, or refuse one. What a
-template does with a conversation is found out by rendering it with marks in place of its texts, as llama.cpp finds out what
-a template supports (`caps_get` in `common/jinja/caps.cpp`). The first form in which no mark is lost is taken, so no words
-are lost in silence.
+Some templates support `content` as a string only, others as a list of parts. Some ignore a system message, or refuse one.
+The template is probed by rendering the conversation with markers in place of its texts, similar to llama.cpp (`caps_get` in
+`common/jinja/caps.cpp`). The first form that loses no marker is used.
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ from quantcli.runner.text.template import Message, TemplateError
 Change = Callable[[list[Message]], list[Message]]
 
 _ANSWERS: Final = ("assistant", "tool")
-"""Roles whose words a template may leave out: what it shows of them is what the model was trained on."""
+"""Roles whose content a template may leave out without a warning: the model was trained with the same omissions."""
 
 
 def fitted(messages: Sequence[Message], render: Callable[[list[Message]], str]) -> list[Message]:
-    """The messages in the form in which a template loses least of what is said; as they are where it refuses every form.
+    """The messages in the form of which a template loses least; unchanged where it refuses every form.
 
-    Warns of a system message that is put elsewhere, and of what is left out. `render` gives the text of messages.
+    Warns of a system message that is moved, and of content that is left out. `render` renders messages.
 
     Raises:
         GenerationError: if the template takes too long or crashes.
@@ -34,7 +33,7 @@ def fitted(messages: Sequence[Message], render: Callable[[list[Message]], str]) 
     marked = [_marked(message, index) for index, message in enumerate(given)]
     marks = [(message.get("role"), mark) for message in marked for mark in _texts(message.get("content"))]
     chosen: tuple[Change, Change] = (_as_given, _as_given)
-    fewest: list[Any] | None = None  # roles, one for each text that is lost
+    fewest: list[Any] | None = None  # the role of each lost text
     tried: list[list[Message]] = []
     for place, form in product(_PLACES, _FORMS):
         probe = form(place(marked))
@@ -57,17 +56,17 @@ def fitted(messages: Sequence[Message], render: Callable[[list[Message]], str]) 
 
 
 def _questions(roles: Iterable[Any]) -> list[Any]:
-    """The roles that are not the model's side."""
+    """The roles other than assistant and tool."""
     return [role for role in roles if role not in _ANSWERS]
 
 
 def _weight(lost: list[Any]) -> tuple[int, int]:
-    """What a form loses: first what the user and the system say, then the rest."""
+    """The loss of a form: texts of user and system first, then all texts."""
     return len(_questions(lost)), len(lost)
 
 
 def _tell(given: list[Message], fit: list[Message], place: Change, lost: Iterable[Any]) -> None:
-    """Warn of what is not as it was asked for."""
+    """Warn of content that is moved or left out."""
     if place is _with_first_user:
         warn("the file's chat template takes no system message: it is put before the user's first message")
     for role in dict.fromkeys(lost):
@@ -81,7 +80,7 @@ def _tell(given: list[Message], fit: list[Message], place: Change, lost: Iterabl
 
 
 def _marked(message: Message, index: int) -> Message:
-    """The message with marks for its texts; what has none to lose, such as white space, stays as it is."""
+    """The message with markers in place of its texts. White space stays as it is."""
     content = message.get("content")
     if isinstance(content, str):
         return {**message, "content": _mark(content, index, 0)}
@@ -90,7 +89,7 @@ def _marked(message: Message, index: int) -> Message:
 
 
 def _mark(part: Any, index: int, number: int) -> Any:
-    """A text or a part with letters and digits for its words, which templates do not escape, cut or interpret."""
+    """A string or part with a marker as its text. Markers are letters and digits, which templates do not escape or trim."""
     words = _text(part)
     if words is None or not words.strip():
         return part
@@ -99,18 +98,18 @@ def _mark(part: Any, index: int, number: int) -> Any:
 
 
 def _shows(shown: str, mark: str) -> bool:
-    """Whether a mark is there, in whatever case, and not as a part of a list in Python's or JSON's notation."""
+    """Whether a marker was rendered, in any case, and not as the repr or JSON of a list of parts."""
     found = re.findall(rf"""(['"]text['"]: *['"])?{mark}""", shown, re.IGNORECASE)
     return not mark.strip() or "" in found
 
 
 def _parts(content: Any) -> list[Any]:
-    """The parts of a content that is a list of them."""
+    """The parts of `content`; none where it is a string."""
     return list(content) if isinstance(content, (list, tuple)) else []
 
 
 def _text(part: Any) -> str | None:
-    """The words of a part, None for an image and the like."""
+    """The text of a part, or None for an image and the like."""
     words = part.get("text") if isinstance(part, Mapping) else part
     return words if isinstance(words, str) else None
 
@@ -126,7 +125,7 @@ def _as_given(messages: list[Message]) -> list[Message]:
 
 
 def _with_first_user(messages: list[Message]) -> list[Message]:
-    """A system message in front becomes the beginning of the first user message, on a line of its own, as in llama.cpp."""
+    """Move a leading system message to the beginning of the first user message, on a line of its own, as in llama.cpp."""
     users = [index for index, message in enumerate(messages) if message.get("role") == "user"]
     if not users or messages[0].get("role") != "system":
         return messages
@@ -144,7 +143,7 @@ def _with_first_user(messages: list[Message]) -> list[Message]:
 
 
 def _as_texts(messages: list[Message]) -> list[Message]:
-    """Every list of parts as the text of its parts, a line each."""
+    """Replace every list of parts by the texts of its parts, one per line."""
     return [
         {**message, "content": "\n".join(_texts(content))}
         if isinstance(content := message.get("content"), (list, tuple))
@@ -154,7 +153,7 @@ def _as_texts(messages: list[Message]) -> list[Message]:
 
 
 def _as_parts(*kept: str) -> Change:
-    """Makes every text, but those of some roles, a list of one part."""
+    """Replaces every string by a list of one part, except for the roles `kept`."""
 
     def change(messages: list[Message]) -> list[Message]:
         return [
@@ -179,4 +178,4 @@ _FORMS: Final[tuple[Change, ...]] = (
     _as_parts("system"),
     _as_parts("system", "assistant"),
 )
-"""What may be done to a conversation, what changes least first."""
+"""The changes to try, those that change least first."""

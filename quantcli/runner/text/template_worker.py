@@ -1,16 +1,16 @@
-"""The process that chat templates run in: a program of its own, which imports Python's library, jinja2 and nothing else.
+"""The worker process that renders chat templates. It imports only the standard library and jinja2.
 
     python -I template_worker.py [PLACES]
 
-A template is a program that came with a download. It runs in jinja2's immutable sandbox, with what Hugging Face
-transformers gives a template and nothing more: the tags `break`, `continue` and `generation`, the filter `tojson`, and the
-functions `raise_exception`, `strftime_now`, `dict` and `namespace`, as in `transformers.utils.chat_template_utils`.
+A template is untrusted code. It runs in jinja2's immutable sandbox, with the environment of Hugging Face transformers
+(`transformers.utils.chat_template_utils`): the tags `break`, `continue` and `generation`, the filter `tojson`, and the
+functions `raise_exception`, `strftime_now`, `dict` and `namespace`.
 
-Python runs isolated: the working directory and the environment do not decide what is imported. PLACES are searched after
-the interpreter's own, for an installation that keeps jinja2 elsewhere.
+Python runs in isolated mode: the working directory and environment variables do not affect imports. PLACES are appended to
+`sys.path`, for an installation that keeps jinja2 elsewhere.
 
-On stdin comes a request a line, on stdout goes an answer a line, after a first one that tells that the process is ready,
-all as JSON: see `answer`.
+Requests are JSON, one per line on stdin. Responses are JSON, one per line on stdout. The first response says that the
+process is ready. See `answer`.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ MEMORY: Final = 1 << 29
 _TOO_BIG: Final = f"takes more than {MEMORY >> 20} MiB of memory"
 
 LONGEST_PROMPT: Final = 1 << 26
-"""Characters of a prompt."""
+"""The largest number of characters in a prompt."""
 
 _TEMPLATE_FILES: Final = ("<template>", "<unknown>")
-"""What jinja2 calls a template that is no file, in the frames of an error."""
+"""The file names that jinja2 gives a template from a string, in tracebacks."""
 
 
 def main() -> None:
     """Answer requests until there are no more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever started this process
     if hasattr(signal, "SIGPROF"):
-        signal.signal(signal.SIGPROF, signal.SIG_DFL)  # whatever it was told
+        signal.signal(signal.SIGPROF, signal.SIG_DFL)  # it may be ignored in the parent process
     sys.path += sys.argv[1:]
     try:
         import jinja2  # noqa: F401
@@ -60,16 +60,16 @@ def main() -> None:
 
 
 def answer(template: str, variables: dict[str, Any], seconds: float, now: str | None) -> dict[str, str]:
-    """A template rendered: `{"text": ...}`, or `{"error": one line}`.
+    """Render a template: `{"text": ...}`, or `{"error": one line}`.
 
-    The process dies where rendering takes more than `seconds` of its own time. `now` is the time in ISO 8601 that
-    `strftime_now` tells, None for the present.
+    The process is killed where rendering takes more than `seconds` of CPU time. `now` is the time for `strftime_now` in
+    ISO 8601; None: the current time.
     """
     _limit_time(seconds)
     try:
         text = _compiled(template, now).render(variables)
     except Exception as error:
-        # A template is a program: what it does wrong can be any error at all.
+        # A template is a program and may raise any exception.
         return {"error": _explained(error, template)}
     finally:
         _limit_time(0)
@@ -77,7 +77,7 @@ def answer(template: str, variables: dict[str, Any], seconds: float, now: str | 
 
 
 def _explained(error: Exception, template: str) -> str:
-    """What a template does, in the words of an error of one line."""
+    """A one-line error message, which continues "the file's chat template ..."."""
     from jinja2 import TemplateSyntaxError
 
     match error:
@@ -116,9 +116,9 @@ def _environment(now: str | None = None) -> Any:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class Generation(Extension):
-        """`{% generation %}...{% endgeneration %}`: marks what the assistant says for training, and shows it.
+        """`{% generation %}...{% endgeneration %}`: marks the assistant's tokens for training. Here it renders its body.
 
-        The body is a block of its own, as that of `call`: what is set inside is not set outside.
+        The body has a scope of its own, as that of `call`.
         """
 
         tags = {"generation"}  # noqa: RUF012 -- jinja2's name for it
@@ -132,7 +132,7 @@ def _environment(now: str | None = None) -> Any:
             return caller()
 
     class Dict:
-        """`dict(...)` and `dict.fromkeys(...)`, and no way to the class."""
+        """`dict(...)` and `dict.fromkeys(...)`, without access to the class."""
 
         def __call__(self, *positional: Any, **named: Any) -> dict[Any, Any]:
             return dict(*positional, **named)
@@ -143,7 +143,7 @@ def _environment(now: str | None = None) -> Any:
     class Namespace(jinja2.utils.Namespace):
         """`namespace(...)`, without names that begin with an underscore."""
 
-        # The names may be any, `self` too.
+        # Any keyword is allowed, `self` too.
         def __init__(*positional: Any, **named: Any) -> None:
             values = dict(*positional[1:], **named)
             for name in values:
@@ -176,12 +176,12 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """Readable characters, and no escapes for HTML as in jinja2's own filter."""
+    """`tojson` without jinja2's HTML escapes, and by default without ASCII escapes."""
     return json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 class _RefusedError(Exception):
-    """The template's own refusal."""
+    """Raised by `raise_exception` in a template."""
 
 
 def _refuse(message: Any) -> NoReturn:
@@ -206,23 +206,23 @@ def _limit_memory() -> None:
 
 
 def _limit_time(seconds: float) -> None:
-    """Let SIGPROF end this process after `seconds` of processor time, whatever else runs on the machine; 0: never.
+    """Let SIGPROF kill this process after `seconds` of CPU time; 0: never.
 
-    An exception would have to wait for the end of what is being computed.
+    A signal handler that raises would have to wait for the current bytecode instruction.
     """
-    if hasattr(signal, "setitimer"):  # not on Windows: whoever started this process sees to it
+    if hasattr(signal, "setitimer"):  # not on Windows, where the parent process limits the time
         signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
 def _error_line(error: BaseException) -> int | None:
-    """The line of the template that an error was raised from, None where there is none."""
+    """The line of the template that raised an error, or None."""
     frames = traceback.walk_tb(error.__traceback__)
     lines = [line for frame, line in frames if frame.f_code.co_filename in _TEMPLATE_FILES]
     return lines[-1] if lines else None
 
 
 def _source_line(template: str, line: int | None) -> int | None:
-    """The line of the template that a line of the Python it compiles to comes from."""
+    """The line of the template for a line of the Python code compiled from it."""
     source = _environment().compile(template, raw=True)
     table = re.search(r"^debug_info = '(.*)'$", source, re.MULTILINE)
     pairs = [pair.partition("=") for pair in table[1].split("&")] if table and table[1] else []

@@ -1,7 +1,7 @@
-"""Texts to token ids and back, as the vocabulary in a GGUF file defines them.
+"""Tokenizers, as the metadata of a GGUF file define them.
 
-`core` holds what all algorithms share, special tokens and what surrounds a text, and the table of algorithms; each of them
-has a module of its own.
+`core` has what all algorithms share (special tokens, BOS and EOS) and the table of algorithms. Each algorithm has a module
+of its own.
 """
 
 from __future__ import annotations

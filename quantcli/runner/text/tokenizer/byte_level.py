@@ -1,6 +1,6 @@
-"""Byte-level BPE: split by regular expressions, spell pieces in GPT-2's alphabet of bytes, merge pairs in a given order.
+"""Byte-level BPE: a pre-tokenizer splits the text by regular expressions, bytes are mapped as in GPT-2, pairs are merged.
 
-Splitting and merging run in `tokenizers`, whose regular expressions (Oniguruma) are those the patterns were written for.
+It runs in Hugging Face's `tokenizers`, whose regular expression engine (Oniguruma) the patterns were written for.
 Source of the conventions: `llm_tokenizer_bpe_session` of llama.cpp's `llama-vocab.cpp`.
 """
 
@@ -22,7 +22,7 @@ from quantcli.runner.text.tokenizer.vocabulary import Attribute, Vocabulary, is_
 
 
 class ByteLevelModel:
-    """Encodes with the merges of a vocabulary, and tells the bytes of its tokens."""
+    """Byte-level BPE with the merges of a vocabulary."""
 
     def __init__(self, vocabulary: Vocabulary, merges: list[str], pre_tokenizer: PreTokenizer) -> None:
         if pre_tokenizer.patterns is None:
@@ -47,14 +47,14 @@ class ByteLevelModel:
         self._tokenizer.pre_tokenizer = Sequence([*splits, *spelling])
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text that holds no special token."""
-        # The fast variant keeps no offsets.
+        """The token ids of a text without special tokens."""
+        # The fast variant does not track offsets.
         (encoding,) = self._tokenizer.encode_batch_fast([without_stray_bytes(text)], add_special_tokens=False)
         ids: list[int] = encoding.ids
         return ids
 
     def piece(self, id_: int) -> bytes:
-        """The bytes a token stands for."""
+        """The bytes of a token."""
         if self._plain:
             return sentencepiece_bytes(self._vocabulary, id_)
         text, attribute = self._vocabulary.texts[id_], self._vocabulary.attributes[id_]
@@ -71,13 +71,13 @@ _NORMALIZERS: Final = {"NFC": NFC}
 
 
 def _pairs(ids: Mapping[str, int], merges: list[str]) -> list[tuple[str, str]]:
-    """The merges that lead to a token, each pair once: the first time it is listed counts.
+    """The merges as pairs, without those whose parts or result are not tokens. Of duplicates, the first counts.
 
-    As in the reference, what is no pair merges nothing.
+    As in llama.cpp, an invalid merge is ignored.
     """
     pairs: dict[tuple[str, str], None] = {}
     for merge in merges:
-        # The space that separates is never the first character; a part may begin with one.
+        # The separator is never the first character: the left part may begin with a space.
         middle = merge.find(" ", 1)
         pair = merge[: max(0, middle)], merge[middle + 1 :]
         if pair[0] in ids and pair[1] in ids and pair[0] + pair[1] in ids:

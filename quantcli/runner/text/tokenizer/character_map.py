@@ -1,8 +1,8 @@
-"""SentencePiece's precompiled character map: what a text's characters are replaced by before it is cut into tokens.
+"""SentencePiece's precompiled character map (precompiled_charsmap), which normalizes a text before tokenization.
 
-The map is a trie over bytes, a double array with XOR (Kanda, "Space- and Time-Efficient String Dictionaries", 2018), then
-the replacements, each ended by a zero byte. Source: `llm_tokenizer_ugm_session` of llama.cpp's `llama-vocab.cpp`, after
-SentencePiece's `normalizer.cc`.
+It is a trie over bytes, an XOR-compressed double array (Kanda, "Space- and Time-Efficient String Dictionaries", 2018),
+followed by the replacements as null-terminated strings. Source: `llm_tokenizer_ugm_session` of llama.cpp's
+`llama-vocab.cpp`, after SentencePiece's `normalizer.cc`.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _LABEL: Final = 1 << 31 | 0xFF
 _VALUE: Final = (1 << 31) - 1
 _LEAF: Final = 1 << 8
 _WIDE: Final = 1 << 9
-"""Set where the offset of a node is counted in blocks of 256."""
+"""Set where the offset of a node is in units of 256."""
 
 
 class CharacterMap:
-    """Finds the longest key of the map at a place of a text.
+    """Longest-prefix lookup in the map.
 
     Raises:
-        ModelError: if the map is shorter than it says, or a key of it leads outside.
+        ModelError: if the map is truncated, or a node's offset is out of range.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -35,11 +35,11 @@ class CharacterMap:
             raise ModelError(f"the precompiled character map of {len(data)} bytes is damaged: its trie has {size} bytes")
         self._nodes: tuple[int, ...] = struct.unpack_from(f"<{size // 4}I", data, 4)
         self._replacements = data[4 + size :]
-        # Almost always the answer depends on no more than two characters.
+        # Almost every lookup depends on two characters at most.
         self._of_pair = lru_cache(CACHED_PAIRS)(self._walk)
 
     def longest(self, text: str, start: int) -> tuple[int, str] | None:
-        """The length of the longest key that `text` has at `start`, and what replaces it; None where there is none."""
+        """The length of the longest key in `text` at `start`, and its replacement; None where there is none."""
         width = 2
         length, replacement, beyond = self._of_pair(text[start : start + width])
         while beyond and start + width < len(text):
@@ -48,8 +48,10 @@ class CharacterMap:
         return (length, replacement) if length else None
 
     def _walk(self, text: str) -> tuple[int, str, bool]:
-        """As `longest` from the first character on, with length 0 for none; the third is whether the trie goes on after
-        the last character."""
+        """As `longest` at the first character, with length 0 for no key.
+
+        The third value is whether the trie has longer keys that begin with all of `text`.
+        """
         length, replacement = 0, ""
         node = _offset(self._node(0))
         for index, character in enumerate(text):

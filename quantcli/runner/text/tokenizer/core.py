@@ -1,4 +1,4 @@
-"""The tokenizer itself: special tokens are cut out first, the algorithm encodes what is between, flags add the ends.
+"""The tokenizer: splits a text at its special tokens, encodes the rest with an algorithm, and adds BOS and EOS.
 
 Source: `llama_vocab::impl::tokenize` and `tokenizer_st_partition` of llama.cpp's `llama-vocab.cpp`.
 """
@@ -35,51 +35,52 @@ _LONE_SURROGATE: Final = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 _BYTES: Final = frozenset({ValueType.UINT8, ValueType.INT8})
 
 _WHITE_SPACE: Final = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
-"""What a token that strips its surroundings takes: Unicode's White_Space, as the models' own tokenizers do; llama.cpp knows
-that of ASCII only."""
+"""The white space that tokens with lstrip or rstrip remove: Unicode's White_Space, as in Hugging Face's tokenizers.
+
+llama.cpp removes ASCII white space only."""
 
 
 DEFAULT_PRE_TOKENIZER: Final = "default"
-"""Where a file names none."""
+"""The pre-tokenizer where the file names none."""
 
 
 class Model(Protocol):
-    """An algorithm with its vocabulary."""
+    """A tokenization algorithm with its vocabulary."""
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text that holds no special token."""
+        """The token ids of a text without special tokens."""
         ...
 
     def piece(self, id_: int) -> bytes:
-        """The bytes a token stands for."""
+        """The bytes of a token."""
         ...
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is done around the algorithm; metadata overrides the algorithm's defaults."""
+    """What is done besides the algorithm. Metadata override the algorithm's defaults."""
 
     add_bos: bool = False
     add_eos: bool = False
     add_space_prefix: bool = False
-    """Put a space before a text, and before what follows a special token."""
+    """Add a space before a text, and before the text after a special token."""
     normalizes: bool = False
-    """Whether the algorithm puts that space itself, where its normalization wants it."""
+    """Whether the algorithm's normalizer adds the space prefix."""
     last: str = "eos"
-    """The role of the token that `add_eos` puts last."""
+    """The role of the token that `add_eos` appends."""
     always_bos: bool = False
     always_last: bool = False
-    """Whether the first and the last are added whatever a file says."""
+    """Whether BOS and the last token are added regardless of the file's metadata."""
 
 
 @dataclass(frozen=True)
 class _Algorithm:
-    """What a value of `tokenizer.ggml.model` stands for: how to build it, and what holds where a file does not say."""
+    """The algorithm of a value of `tokenizer.ggml.model`, with its default settings and special tokens."""
 
     build: Callable[[Vocabulary, Metadata], Model]
     settings: Callable[[Metadata], Settings]
     special: Callable[[Metadata], Mapping[str, int]]
-    """Ids by role."""
+    """Default ids of special tokens, by role."""
 
 
 def _sentencepiece(vocabulary: Vocabulary, metadata: Metadata) -> Model:
@@ -87,7 +88,7 @@ def _sentencepiece(vocabulary: Vocabulary, metadata: Metadata) -> Model:
 
 
 def _byte_level(vocabulary: Vocabulary, metadata: Metadata) -> Model:
-    # Takes a while to import, and half of all models do without.
+    # Imported here because it takes a while, and half of all models do not need it.
     from quantcli.runner.text.tokenizer.byte_level import ByteLevelModel
 
     if spec.MERGES not in metadata:
@@ -126,7 +127,7 @@ def _byte_level_settings(metadata: Metadata) -> Settings:
 
 
 def _byte_level_special(metadata: Metadata) -> Mapping[str, int]:
-    # Falcon's end of text, from the days when it was the only such model.
+    # 11 is Falcon's <|endoftext|>: llama.cpp's default since Falcon was its only model with byte-level BPE.
     return {"eos": 11} if _pre_tokenizer(metadata).no_bos else {"bos": 11, "eos": 11}
 
 
@@ -174,8 +175,8 @@ _ALGORITHMS: Final = {
 class Tokenizer:
     """Encodes and decodes with one vocabulary.
 
-    `bos`, `eos` and the like are ids, None where the vocabulary has no such token; `end_of_generation` holds every id after
-    which a model is done.
+    `bos` and `eos` are ids, or None where the vocabulary has no such token. `end_of_generation` has every id that ends
+    generation (EOG tokens).
     """
 
     def __init__(self, vocabulary: Vocabulary, model: Model, settings: Settings) -> None:
@@ -195,14 +196,14 @@ class Tokenizer:
     ) -> list[int]:
         """The token ids of a text.
 
-        With `add_special` the tokens that the vocabulary wants around a text (begin, end) are added; with `parse_special`
-        the texts of control tokens, like `<|eot_id|>`, become these tokens instead of being encoded as text.
+        With `add_special`, BOS and EOS are added where the vocabulary's flags say so. With `parse_special`, strings of
+        control tokens, such as `<|eot_id|>`, become these tokens instead of being encoded as text.
 
-        A text that has the begin or the end token itself has two of them then, as in the reference, and a `QuantcliWarning`
-        says so; with `once` they are not added again.
+        A text that begins with BOS or ends with EOS gets a second one, as in llama.cpp, and a `QuantcliWarning`. With
+        `once` it does not.
 
-        A lone surrogate is read as U+FFFD, unless it is one that Python writes for a byte that is no UTF-8: SentencePiece
-        BPE has tokens for such bytes, and the other algorithms read U+FFFD.
+        A lone surrogate is replaced by U+FFFD, except those that Python's surrogateescape uses for bytes that are not
+        UTF-8. SentencePiece BPE has byte tokens for these. The other algorithms replace them by U+FFFD.
         """
         ids: list[int] = []
         prefixed = self.settings.add_space_prefix and not self.settings.normalizes
@@ -217,7 +218,7 @@ class Tokenizer:
         return self._around(ids, once=once) if add_special else ids
 
     def _around(self, ids: list[int], *, once: bool) -> list[int]:
-        """The ids of a text with the begin and the end token that the vocabulary wants around it."""
+        """The ids of a text with BOS and EOS added where the settings say so."""
         first = self.bos if self.settings.add_bos else None
         last = self.vocabulary.special.get(self.settings.last) if self.settings.add_eos else None
         begin = [] if first is None or (once and ids[:1] == [first]) else [first]
@@ -229,11 +230,11 @@ class Tokenizer:
         return [*begin, *ids, *end]
 
     def piece(self, id_: int) -> bytes:
-        """The bytes of one token, which need not be whole characters; a control token's are its text."""
+        """The bytes of one token, which may be part of a UTF-8 character. For a control token, its string."""
         return self.model.piece(self._checked(id_))
 
     def is_hidden(self, id_: int) -> bool:
-        """Whether a token is control: it steers the model and is no part of a text."""
+        """Whether a token is a control or unknown token, and so not part of decoded text."""
         return bool(self.vocabulary.attributes[self._checked(id_)] & HIDDEN)
 
     def _checked(self, id_: int) -> int:
@@ -242,9 +243,9 @@ class Tokenizer:
         return id_
 
     def decode(self, ids: Iterable[int], *, special: bool = False) -> str:
-        """The text of whole token ids, the inverse of `encode`: control tokens are left out unless `special`.
+        """The text of token ids, the inverse of `encode`. Control tokens are left out unless `special`.
 
-        Bytes that are not UTF-8 become U+FFFD. To decode a text as it grows, use `StreamDecoder`.
+        Bytes that are not UTF-8 become U+FFFD. For streams, use `StreamDecoder`.
         """
         data = b"".join(self.piece(id_) for id_ in ids if special or not self.is_hidden(id_))
         if self.settings.add_space_prefix:
@@ -252,7 +253,7 @@ class Tokenizer:
         return data.decode("utf-8", "replace")
 
     def _fragments(self, text: str, parse_special: bool) -> list[str | int]:
-        """`text` cut at its special tokens. Longer ones are cut out first, so that a shorter one inside does not count."""
+        """Split `text` at its special tokens. Longer tokens are matched first."""
         fragments: list[str | int] = [text] if text else []
         for id_ in self._parsed:
             token, attribute = self.vocabulary.texts[id_], self.vocabulary.attributes[id_]
@@ -279,7 +280,7 @@ def _cut(fragment: str | int, token: str, id_: int, attribute: Attribute) -> lis
 
 
 class StreamDecoder:
-    """Decodes token by token. A character whose bytes span tokens appears when its last byte has come."""
+    """Decodes token by token. A character that spans several tokens is returned with its last byte."""
 
     def __init__(self, tokenizer: Tokenizer, *, special: bool = False) -> None:
         self._tokenizer = tokenizer
@@ -287,13 +288,13 @@ class StreamDecoder:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, id_: int) -> str:
-        """The text that `id_` completes; control tokens give none unless `special`."""
+        """The text that `id_` completes. Control tokens give none unless `special`."""
         if not self._special and self._tokenizer.is_hidden(id_):
             return ""
         return self._decoder.decode(self._tokenizer.piece(id_))
 
     def finish(self) -> str:
-        """What an unfinished character at the end becomes."""
+        """The replacement for an incomplete character at the end, if any."""
         return self._decoder.decode(b"", final=True)
 
 
@@ -302,7 +303,7 @@ def load_tokenizer(metadata: Metadata) -> Tokenizer:
 
     Raises:
         ModelError: if there is none, or it is incomplete.
-        UnsupportedError: if its algorithm is not one of those known.
+        UnsupportedError: if its algorithm is unknown.
     """
     name = value(metadata, spec.MODEL, STRINGS)
     if name is None:

@@ -1,4 +1,4 @@
-"""SentencePiece BPE: join the neighbours whose union is the best-scored token, until no two can be joined.
+"""SentencePiece BPE: merges the adjacent pair that forms the token with the best score, until no pair can be merged.
 
 Source: `llm_tokenizer_spm_session` of llama.cpp's `llama-vocab.cpp`, after SentencePiece's `bpe_model.cc`.
 """
@@ -20,29 +20,29 @@ CACHED_WORDS: Final = 1 << 16
 
 
 class SentencePieceModel:
-    """Encodes with the scores of a vocabulary, and tells the bytes of its tokens."""
+    """SentencePiece BPE with the scores of a vocabulary."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
         self._words = word_boundaries(vocabulary.texts)
         order = {score: rank for rank, score in enumerate(sorted(set(vocabulary.scores), reverse=True))}
         self._ranks = [order[score] for score in vocabulary.scores]
-        """The place of each token's score among all, the best first."""
+        """The rank of each token's score, the best first."""
         self._encode_word = lru_cache(CACHED_WORDS)(self._join)
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text that holds no special token."""
+        """The token ids of a text without special tokens."""
         ids: list[int] = []
         for word in self._words.split(text.replace(" ", WORD_START)):
             ids.extend(self._encode_word(word))
         return ids
 
     def piece(self, id_: int) -> bytes:
-        """The bytes a token stands for."""
+        """The bytes of a token."""
         return sentencepiece_bytes(self._vocabulary, id_)
 
     def _join(self, word: str) -> tuple[int, ...]:
-        """Join the characters of `word` in the order of the scores of what they join to, leftmost first among equals."""
+        """Merge the characters of `word`, best score first. Ties go to the leftmost pair."""
         ids, ranks = self._vocabulary.ids, self._ranks
         parts: list[str | None] = list(word)
         count = len(parts)
@@ -50,8 +50,8 @@ class SentencePieceModel:
         before = list(range(-1, count - 1))
         after = list(range(1, count + 1))
 
-        # Candidates as one number: the rank of what two neighbours join to, then the left one. Where one of them has joined
-        # another since, the rank has changed when its turn comes.
+        # Candidate pairs as one number: rank * count + left. A stale pair, one side of which has been merged since, is
+        # recognised when it is popped, because its rank no longer matches.
         queue: list[int] = []
         for left in range(count - 1):
             id_ = ids.get(word[left : left + 2])
@@ -89,13 +89,13 @@ class SentencePieceModel:
         return tuple(result)
 
     def _bytes(self, part: str) -> list[int]:
-        """Ids of the bytes of a character that is no token; the unknown token where the vocabulary has no bytes."""
+        """Byte fallback: the byte tokens of a character that is not a token, or the unknown token where there are none."""
         ids, unknown = self._vocabulary.ids, self._vocabulary.special.get("unk", 0)
         return [ids.get(f"<0x{byte:02X}>", ids.get(chr(byte), unknown)) for byte in part.encode("utf-8", "surrogateescape")]
 
 
 def sentencepiece_bytes(vocabulary: Vocabulary, id_: int) -> bytes:
-    """The bytes of a token whose text has `WORD_START` for spaces and `<0x0A>` for bytes."""
+    """The bytes of a token in SentencePiece's notation: `WORD_START` for a space, `<0x0A>` for a byte."""
     text, attribute = vocabulary.texts[id_], vocabulary.attributes[id_]
     if attribute & (Attribute.UNKNOWN | Attribute.CONTROL | Attribute.USER_DEFINED):
         return text.encode("utf-8", "surrogateescape")
@@ -106,9 +106,10 @@ def sentencepiece_bytes(vocabulary: Vocabulary, id_: int) -> bytes:
 
 
 def word_boundaries(texts: Iterable[str]) -> re.Pattern[str]:
-    """Where a text can be cut without changing its tokens: before a `WORD_START` that no token joins to what precedes it.
+    """Where a text can be split without changing its tokens: before `WORD_START`, after characters that never precede it
+    within a token.
 
-    Cutting makes words, and words repeat, so most of a text comes from the cache.
+    Words repeat, so most of a text is found in the cache.
     """
     joined = {WORD_START}
     for text in texts:

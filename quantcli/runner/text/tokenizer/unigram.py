@@ -1,4 +1,4 @@
-"""Unigram: normalize, then cut the text into the tokens whose scores, log probabilities, have the greatest sum (Viterbi).
+"""Unigram: normalizes a text, then finds the segmentation with the largest sum of scores, i.e. log-probabilities (Viterbi).
 
 Source: `llm_tokenizer_ugm_session` of llama.cpp's `llama-vocab.cpp`, after SentencePiece's `unigram_model.cc`.
 """
@@ -19,31 +19,31 @@ from quantcli.runner.text.tokenizer.sentencepiece import CACHED_WORDS, sentencep
 from quantcli.runner.text.tokenizer.vocabulary import Attribute, Vocabulary, without_stray_bytes
 
 _UNKNOWN_PENALTY: Final = 10.0
-"""How much less than the least likely token an unknown character scores."""
+"""The score of an unknown character is this much below that of the least likely token."""
 
 _CLOSE: Final = 1e-4
 _LONGEST_CACHED: Final = 256
-"""Sums in another order differ by less than `_CLOSE` in words of up to this length, whatever text they stand in."""
+"""For words of up to this length, rounding changes a sum of scores by less than `_CLOSE`, whatever text precedes."""
 
 
 class Normalizer(NamedTuple):
-    """What becomes of a text before it is cut."""
+    """Normalization before segmentation."""
 
     character_map: CharacterMap | None = None
     add_space_prefix: bool = False
     merge_spaces: bool = False
-    """Drop white space at both ends, and leave one space between words."""
+    """Strip white space at both ends, and collapse it between words."""
 
 
 class _Cut(NamedTuple):
     ids: tuple[int, ...]
-    """Unknown tokens one per character."""
+    """The segmentation, with one unknown token per unknown character."""
     clear: bool
-    """Whether no other cut comes so close that the order of the additions could decide."""
+    """Whether no other segmentation is so close that rounding could decide."""
 
 
 class UnigramModel:
-    """Encodes by the best sum of scores, and tells the bytes of its tokens."""
+    """Unigram with the scores of a vocabulary."""
 
     def __init__(self, vocabulary: Vocabulary, normalizer: Normalizer) -> None:
         self._vocabulary = vocabulary
@@ -73,7 +73,7 @@ class UnigramModel:
         self._cut_apart = lru_cache(CACHED_WORDS)(self._cut)
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text that holds no special token; neighbours that are in no token become one unknown token."""
+        """The token ids of a text without special tokens. Adjacent unknown characters become one unknown token."""
         ids: list[int] = []
         total = 0.0
         for word in self._words.split(self.normalize(without_stray_bytes(text))):
@@ -86,17 +86,17 @@ class UnigramModel:
         return [id_ for key, run in groupby(ids) for id_ in ((key,) if key == unknown else run)]
 
     def piece(self, id_: int) -> bytes:
-        """The bytes a token stands for."""
+        """The bytes of a token."""
         return sentencepiece_bytes(self._vocabulary, id_)
 
     def normalize(self, text: str) -> str:
-        """`text` with its characters mapped and its spaces as the vocabulary writes them."""
+        """Apply the character map, and replace spaces by `WORD_START`."""
         prefix, merge = self._normalizer.add_space_prefix, self._normalizer.merge_spaces
         mapped = "".join(self._mapped(text))
         words = mapped.split(" ")
         if merge:
             kept = [word for word in words if word]
-            # llama.cpp puts a space before the first word too, asked for or not.
+            # llama.cpp adds a space before the first word too, regardless of add_space_prefix.
             return "".join(WORD_START + word for word in kept)
         first = next((index for index, word in enumerate(words) if word), None)
         if prefix and first is not None:
@@ -118,7 +118,7 @@ class UnigramModel:
             position += length
 
     def _kept_at(self, text: str, start: int) -> int:
-        """How many characters are the beginning of what a user defined; these stay as they are, the whole or not."""
+        """The length of the longest prefix of a user-defined token at `start`. It is not normalized, even if incomplete."""
         stop = start + 1
         while stop < len(text) and text[start : stop + 1] in self._kept:
             stop += 1
@@ -128,7 +128,7 @@ class UnigramModel:
         return self._unknown_score if id_ == self._unknown else self._scores[id_]
 
     def _cut(self, word: str, before: float = 0.0) -> _Cut:
-        """The best tokens of a word that follows tokens whose scores sum to `before`; the first found among equals."""
+        """The best segmentation of a word, where `before` is the sum of scores so far. Ties go to the first found."""
         ids, longest, scores = self._ids, self._longest, self._scores
         end = len(word)
         best = [before] + [-inf] * end

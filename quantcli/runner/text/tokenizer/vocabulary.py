@@ -1,7 +1,7 @@
-"""The tokens of a GGUF file: their texts, what each of them is, and which of them begin and end a text.
+"""The vocabulary of a GGUF file: token strings, scores, types (attributes), and special tokens.
 
-Files often mark special tokens wrongly, so some are recognised by their text; which, and how, follows
-`llama_vocab::impl::load` of llama.cpp's `llama-vocab.cpp`.
+Files often give special tokens the wrong type, so some are recognised by their string, as in `llama_vocab::impl::load` of
+llama.cpp's `llama-vocab.cpp`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from quantcli.formats.gguf.vocabulary import TokenType
 
 
 class Attribute(IntFlag):
-    """What is true of a token; a token of a wrong type can be two things at once."""
+    """Token attributes. A token whose type was corrected can have several."""
 
     UNDEFINED = 0
     NORMAL = 1
@@ -34,7 +34,7 @@ class Attribute(IntFlag):
 
 
 HIDDEN: Final = Attribute.CONTROL | Attribute.UNKNOWN
-"""Tokens that a text does not show, and that text is not parsed as unless asked."""
+"""Tokens that are left out of decoded text, and matched in text only with `parse_special`."""
 
 INFILL_TEXTS: Final = {
     "fim_pre": (
@@ -71,20 +71,21 @@ INFILL_TEXTS: Final = {
     "fim_rep": ("<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>"),
     "fim_sep": ("<|file_sep|>",),
 }
-"""Texts of the tokens between which a model fills in a middle, by role."""
+"""Strings of fill-in-the-middle (FIM) tokens, by role."""
 
 INFILL_ENDS: Final = ("fim_pad", "fim_rep", "fim_sep")
-"""Those after which the middle is complete."""
+"""The FIM tokens that end generation."""
 
 ALWAYS_SHOWN_TEXTS: Final = ("<|channel|>", "<|message|>", "<|start|>", "<|constrain|>")
-"""Marks of the harmony format: whoever reads the text needs to see them."""
+"""Tokens of the harmony format. They are always decoded, because parsers of the format need them."""
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The tokens by id, and the ids with a role.
+    """The strings, scores and attributes of tokens by id, and the ids of strings.
 
-    `special` maps roles (`bos`, `eos`, `eot`, `unk`, `sep`, `fim_pre`, ...) to ids.
+    `special` maps roles of special tokens (`bos`, `eos`, `eot`, `unk`, `sep`, `fim_pre`, ...) to ids. `end_of_generation`
+    has the ids of EOG tokens.
     """
 
     texts: list[str]
@@ -102,20 +103,20 @@ _STRAY_BYTE: Final = re.compile("[\udc80-\udcff]")
 
 
 def is_text(token: str) -> bool:
-    """Whether a token is whole UTF-8: others stand in no text that an algorithm over characters is given."""
+    """Whether a token is valid UTF-8. Algorithms over characters never meet the others in a text."""
     return _STRAY_BYTE.search(token) is None
 
 
 def without_stray_bytes(text: str) -> str:
-    """`text` with U+FFFD for each byte that is no UTF-8, which Python writes as a lone surrogate."""
+    """`text` with U+FFFD for each byte that is not UTF-8 (a lone surrogate, by surrogateescape)."""
     return _STRAY_BYTE.sub("\ufffd", text)
 
 
 def read_vocabulary(metadata: Metadata, default_special: Mapping[str, int]) -> Vocabulary:
-    """The vocabulary in GGUF metadata; `default_special` gives the roles of ids that the file does not mention.
+    """The vocabulary in GGUF metadata. `default_special` has the ids of special tokens that the file does not set.
 
     Raises:
-        ModelError: if the tokens are missing, scores or types are fewer than tokens, or a score is not a number.
+        ModelError: if there are no tokens, fewer scores or types than tokens, or a score that is not a float32.
     """
     texts = [text or f"[EMPTY_{id_}]" for id_, text in enumerate(array_value(metadata, spec.TOKENS, STRINGS))]
     if not texts:
@@ -143,10 +144,10 @@ NUMBERS: Final = INTEGERS | {ValueType.FLOAT32, ValueType.FLOAT64}
 
 
 def value(metadata: Metadata, key: str, types: Set[ValueType]) -> Any:
-    """The value at `key`, None where there is none.
+    """The value at `key`, or None.
 
     Raises:
-        ModelError: if it is of another type.
+        ModelError: if it has another type.
     """
     field = metadata.get(key)
     if field is not None and field.type not in types:
@@ -155,10 +156,10 @@ def value(metadata: Metadata, key: str, types: Set[ValueType]) -> Any:
 
 
 def array_value(metadata: Metadata, key: str, types: Set[ValueType]) -> list[Any]:
-    """The values of the array at `key`, none where there is no such key.
+    """The values of the array at `key`; an empty list where there is no such key.
 
     Raises:
-        ModelError: if it is no array, or one of another type.
+        ModelError: if it is not an array, or has another element type.
     """
     values = value(metadata, key, {ValueType.ARRAY})
     element = metadata[key].element if key in metadata else None
@@ -180,7 +181,7 @@ def _scores(metadata: Metadata, count: int) -> list[float]:
 
 
 def _per_token(metadata: Metadata, key: str, types: Set[ValueType], count: int) -> list[Any]:
-    """The first `count` values of an array: more of them belong to no token, and the reference does not read them."""
+    """The first `count` values of an array. llama.cpp ignores surplus values, too."""
     values = array_value(metadata, key, types)
     if key in metadata and len(values) < count:
         raise ModelError(f"{key} has {len(values)} values, expected one for each of {count} tokens")
@@ -208,7 +209,7 @@ def _special_ids(
 _ROLE_KEYS: Final = (
     {key: role for role, key in spec.SPECIAL_TOKENS.items()}
     | {f"tokenizer.ggml.{role}_token_id": role for role in INFILL_TEXTS}
-    | {  # names of older files
+    | {  # keys in older files
         "tokenizer.ggml.prefix_token_id": "fim_pre",
         "tokenizer.ggml.suffix_token_id": "fim_suf",
         "tokenizer.ggml.middle_token_id": "fim_mid",
@@ -229,7 +230,7 @@ def _end_of_generation(
     ends |= {special[role] for role in ("eos", "eot", "eom") if role in special}
 
     ending = {texts[id_] for id_ in ends}
-    # Where other tokens end a call and a channel, or a turn, these two are parts of the text.
+    # <|end|> and </s> do not end generation in formats that have other tokens for that.
     if "<|end|>" in ending and ({"<|return|>", "<|flush|>"} & ending) and ({"<|call|>", "<|calls|>"} & ending):
         ends.discard(ids["<|end|>"])
         attributes[ids["<|end|>"]] = Attribute.USER_DEFINED
@@ -240,7 +241,7 @@ def _end_of_generation(
 
 
 def _strip_around(metadata: Metadata, ids: Mapping[str, int], attributes: list[Attribute]) -> None:
-    """Mark tokens that swallow the white space beside them; files do not say so, the model's name does."""
+    """Set STRIP_RIGHT (rstrip) on most special tokens of Phi-3. GGUF has no key for it, so the model's name decides."""
     name = str(value(metadata, "general.name", STRINGS) or "").lower()
     if any(part in name for part in ("phi-3", "phi3")):
         kept = {ids.get(text) for text in ("<unk>", "<s>", "<|endoftext|>")}
@@ -250,13 +251,13 @@ def _strip_around(metadata: Metadata, ids: Mapping[str, int], attributes: list[A
 
 
 def _parsed(attributes: list[Attribute]) -> list[int]:
-    """The ids of tokens that are looked for in a text before anything else."""
+    """The ids of special tokens: those that are matched in a text before the algorithm runs."""
     parsed = {attribute for attribute in set(attributes) if attribute & (HIDDEN | Attribute.USER_DEFINED)}
     return [id_ for id_, attribute in enumerate(attributes) if attribute in parsed]
 
 
 def parsed_tokens(vocabulary: Vocabulary) -> list[int]:
-    """The ids of tokens that are looked for in a text before anything else, in that order: longest first."""
+    """The ids of special tokens, in the order in which they are matched in a text: longest first."""
     return sorted(
         _parsed(vocabulary.attributes), key=lambda id_: -len(vocabulary.texts[id_].encode("utf-8", "surrogateescape"))
     )

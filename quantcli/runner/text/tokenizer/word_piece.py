@@ -1,8 +1,9 @@
-"""WordPiece: split a text into words and punctuation, and cover each word with the longest tokens from the left.
+"""WordPiece: splits a text into words and punctuation, and each word into tokens by greedy longest match.
 
-All of it runs in `tokenizers`, with the normalization of BERT. Where `llm_tokenizer_wpm_session` of llama.cpp differs (it
-keeps only the first character of what decomposes, as Hangul, and knows no longest word) this is what the models know.
-In GGUF a token that begins a word is written with `WORD_START` in front, and one that continues it without BERT's `##`.
+It runs in Hugging Face's `tokenizers`, with BERT's normalizer and pre-tokenizer. `llm_tokenizer_wpm_session` of llama.cpp
+differs from what models were trained with: it keeps only the first character of a decomposition, as of Hangul, and has no
+limit on a word's length. In GGUF, a token that begins a word has the prefix `WORD_START`, and one that continues a word has
+no prefix, in place of BERT's `##`.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from quantcli.runner.text.tokenizer.vocabulary import HIDDEN, Vocabulary, is_tex
 
 _CONTINUES: Final = "##"
 _LONGEST_WORD: Final = 100
-"""Characters of a word beyond which it is unknown: what every BERT has."""
+"""Words of more characters become the unknown token (max_input_chars_per_word), as in every BERT."""
 
 
 class WordPieceModel:
-    """Encodes by longest match, and tells the bytes of its tokens."""
+    """WordPiece with a vocabulary."""
 
     def __init__(self, vocabulary: Vocabulary, *, lowercase: bool, strip_accents: bool) -> None:
         self._vocabulary = vocabulary
@@ -43,18 +44,18 @@ class WordPieceModel:
         self._tokenizer.pre_tokenizer = BertPreTokenizer()
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text that holds no special token."""
+        """The token ids of a text without special tokens."""
         (encoding,) = self._tokenizer.encode_batch_fast([without_stray_bytes(text)], add_special_tokens=False)
         ids: list[int] = encoding.ids
         return ids
 
     def piece(self, id_: int) -> bytes:
-        """The bytes a token stands for."""
+        """The bytes of a token."""
         return sentencepiece_bytes(self._vocabulary, id_)
 
 
 def _spelled(vocabulary: Vocabulary, id_: int) -> str:
-    """A token as BERT's own vocabulary has it."""
+    """A token's string in BERT's own notation, with `##` for continuations."""
     text = vocabulary.texts[id_]
     if text.startswith(WORD_START):
         return text[len(WORD_START) :]

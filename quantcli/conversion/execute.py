@@ -96,7 +96,7 @@ def execute(
         FormatError: if the source cannot be read any more.
         OutputError: if the disk is full.
     """
-    chunks = _chunks([tensors[planned.name] for planned in outputs[0].plan], outputs[0].plan)
+    chunks = _chunks([tensors[planned.name] for planned in outputs[0].plan], outputs)
     taking, reporting, stop = Lock(), Lock(), Event()
     failures: list[BaseException] = []
 
@@ -140,10 +140,14 @@ def execute(
         raise failures[0]
 
 
-def _chunks(tensors: Sequence[Tensor], plan: Sequence[PlannedTensor]) -> Iterator[Chunk]:
-    """Cut every tensor into chunks. With importance values a chunk stays within one stacked matrix, which has its own."""
-    for index, (tensor, planned) in enumerate(zip(tensors, plan, strict=True)):
-        per_matrix = tensor.shape[-2] if planned.importance and len(tensor.shape) > 2 else tensor.rows
+def _chunks(tensors: Sequence[Tensor], outputs: Sequence[Output]) -> Iterator[Chunk]:
+    """Cut every tensor into chunks. With importance values a chunk stays within one stacked matrix, which has its own.
+
+    All outputs count: one in F16 takes no importance values, another of the same chunk may.
+    """
+    for index, tensor in enumerate(tensors):
+        importance = any(output.plan[index].importance for output in outputs)
+        per_matrix = tensor.shape[-2] if importance and len(tensor.shape) > 2 else tensor.rows
         step = max(1, CHUNK_WEIGHTS // max(1, tensor.row_length))
         for matrix in range(0, tensor.rows, max(1, per_matrix)):
             for start in range(matrix, matrix + per_matrix, step):

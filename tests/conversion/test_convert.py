@@ -14,9 +14,14 @@ import pytest
 from quantcli.conversion.convert import Progress, convert
 from quantcli.conversion.plan import PlanOptions
 from quantcli.conversion.recipes import RECIPES
+from quantcli.core.block_types import TYPES
 from quantcli.core.errors import ModelError, OutputError, QuantcliError, UsageError, ValueRangeError
 from quantcli.formats.gguf.reader import open_gguf
-from quantcli.formats.imatrix import read_imatrix
+from quantcli.formats.gguf.spec import string, u32
+from quantcli.formats.gguf.writer import GGUFWriter
+from quantcli.formats.imatrix import Imatrix, read_imatrix
+from quantcli.kernels.rows import quantize
+from quantcli.tensors.tensor import TensorInfo
 
 ROOT = Path(__file__).parents[2]
 STORYTELLER = ROOT / "examples" / "storyteller"
@@ -90,6 +95,26 @@ def test_several_types_read_the_source_once(tmp_path: Path) -> None:
         assert result.output.read_bytes() == alone.read_bytes()
 
 
+@pytest.mark.parametrize("types", [["F16", "Q4_0"], ["Q4_0", "F16"]], ids="+".join)
+def test_each_stacked_matrix_has_its_own_importance_whatever_else_is_written(types: list[str], tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    experts = random.normal(size=(2, 32, 256)).astype(np.float32)
+    embedding = random.normal(size=(32, 256)).astype(np.float32)
+    names = {"token_embd.weight": embedding, "blk.0.ffn_gate_exps.weight": experts}
+    metadata = {"general.architecture": string("llama"), "llama.block_count": u32(1), "llama.expert_count": u32(2)}
+    infos = [TensorInfo(name, values.shape, TYPES["F32"]) for name, values in names.items()]
+    with GGUFWriter(tmp_path / "experts.gguf", metadata, infos) as writer:
+        for index, values in enumerate(names.values()):
+            writer.write(index, 0, values.view(np.uint8).reshape(-1))
+    importance = random.uniform(0.01, 100, (2, 256)).astype(np.float32)
+    imatrix = Imatrix("guide.gguf", (), 1, {"blk.0.ffn_gate_exps.weight": importance.reshape(-1)})
+    convert(tmp_path / "experts.gguf", types, tmp_path, imatrix=imatrix)
+    with open_gguf(tmp_path / "experts-Q4_0.gguf") as file:
+        found = file.map(file.tensors["blk.0.ffn_gate_exps.weight"]).reshape(2, -1)
+        for expert in range(2):
+            np.testing.assert_array_equal(found[expert], quantize(experts[expert], "Q4_0", importance[expert]).reshape(-1))
+
+
 @pytest.mark.parametrize("threads", [1, 2, 8])
 def test_the_result_does_not_depend_on_threads_or_chunks(
     threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -143,7 +168,7 @@ def test_an_existing_output_is_kept_unless_told_otherwise(tmp_path: Path) -> Non
 
 
 def test_the_model_is_never_its_own_output(tmp_path: Path) -> None:
-    source = tmp_path / "model.gguf"
+    source = tmp_path / "experts.gguf"
     convert(STORIES, "F32", source)
     before = source.read_bytes()
     with pytest.raises(OutputError, match="replace the model"):

@@ -254,7 +254,6 @@ def _quantize_q1(x: Floats, out: Bytes) -> None:
 _Q2_BLOCK: Final = TYPES["Q2_0"].block_length
 _Q2_BYTES: Final = TYPES["Q2_0"].block_bytes
 (_Q2_LEVELS,) = offsets("Q2_0", "qs")
-_Q2_QUADS: Final = _Q2_BLOCK // 4
 
 
 @inline

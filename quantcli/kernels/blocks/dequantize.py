@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from quantcli.core.block_types import BlockType
 from quantcli.kernels.blocks import codec
 from quantcli.kernels.blocks.reader import PART, PackedReader, PlainReader
-from quantcli.kernels.jit import kernel
+from quantcli.kernels.jit import inline, kernel
 from quantcli.kernels.shorthand import Bytes, Floats
 from quantcli.kernels.simd import LANES, address, convert, lane, load, local, shuffle, store
 
@@ -54,9 +54,10 @@ def _plain(reader: PlainReader, block_type: BlockType) -> Dequantize:
 
 def _packed(reader: PackedReader, block_type: BlockType) -> Dequantize:
     codes_of, scales_of, minimums_of = reader.codes, reader.scales, reader.minimums or reader.scales
-    length, block_bytes, zero = block_type.block_length, block_type.block_bytes, np.float32(reader.zero)
-    has_zero, has_minimums = reader.zero != 0, reader.minimums is not None
-    parts, part_groups, one_group = length // PART, PART // reader.group, length == reader.group
+    length, block_bytes, has_minimums = block_type.block_length, block_type.block_bytes, reader.minimums is not None
+    parts, part_groups = length // PART, PART // reader.group
+    one_part, one_scale = length == reader.group, reader.scale_half is not None
+    weights_of = _weights_of_codes(reader)
     spread: Any = shuffle(*(group for group in range(part_groups) for _ in range(reader.group)))
 
     @kernel
@@ -64,28 +65,41 @@ def _packed(reader: PackedReader, block_type: BlockType) -> Dequantize:
         packed, values = address(data, np.uint8), address(out, np.float32)
         scales, minimums = local(_MAX_GROUPS, np.float32), local(_MAX_GROUPS, np.float32)
         for block in range(out.size // length):
-            offset = block * block_bytes
-            if one_group:
-                value = convert(codes_of(packed, offset, 0), np.float32)
-                if has_zero:
-                    value = value - zero
-                value = value * lane(scales_of(packed, offset), 0)
-                if has_minimums:
-                    value = value - lane(minimums_of(packed, offset), 0)
-                store(values, block * length, value)
+            offset, first = block * block_bytes, block * length
+            if one_part:
+                # Codes first: Q8_0 takes 1.7 times as long if the scale is read before them.
+                codes = codes_of(packed, offset, 0)
+                scale, minimum = lane(scales_of(packed, offset), 0), lane(minimums_of(packed, offset), 0)
+                store(values, first, weights_of(codes, scale, minimum))
+                continue
+            if one_scale:
+                scale, minimum = lane(scales_of(packed, offset), 0), lane(minimums_of(packed, offset), 0)
+                for part in range(parts):
+                    store(values, first + part * PART, weights_of(codes_of(packed, offset, part), scale, minimum))
                 continue
             store(scales, 0, scales_of(packed, offset))
             if has_minimums:
                 store(minimums, 0, minimums_of(packed, offset))
             for part in range(parts):
-                value = convert(codes_of(packed, offset, part), np.float32)
-                if has_zero:
-                    value = value - zero
                 few = load(scales, part * part_groups, part_groups)
-                value = value * spread(few, few)
-                if has_minimums:
-                    few = load(minimums, part * part_groups, part_groups)
-                    value = value - spread(few, few)
-                store(values, block * length + part * PART, value)
+                scale = spread(few, few)
+                few = load(minimums, part * part_groups, part_groups)
+                minimum = spread(few, few)
+                store(values, first + part * PART, weights_of(codes_of(packed, offset, part), scale, minimum))
 
     return dequantize
+
+
+def _weights_of_codes(reader: PackedReader) -> Callable[..., Any]:
+    """The function (codes, scale, minimum) -> weights. Scale and minimum are numbers or vectors."""
+    has_zero, has_minimums, zero = reader.zero != 0, reader.minimums is not None, np.float32(reader.zero)
+
+    @inline
+    def weights_of(codes: Any, scale: Any, minimum: Any) -> Any:
+        value = convert(codes, np.float32)
+        if has_zero:
+            value = value - zero
+        value = value * scale
+        return value - minimum if has_minimums else value
+
+    return weights_of

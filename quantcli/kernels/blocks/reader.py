@@ -58,7 +58,7 @@ class PackedReader:
                                    most 128, or of int8 where `signed`
     scales(weights, offset)        a float32 lane per group of `group` weights
     minimums(weights, offset)      likewise; None where there are none
-    scale_half                     byte position of the scale in the block, where the only scale is stored as float16
+    scale_half                     byte position of the scale in the block, where it has one scale and that is a float16
     apart                          a power of two: parts p and p + `apart` are the fastest pair to unpack together
     integers                       the quantized scales, where sub-block scales are integers and codes are unsigned
 

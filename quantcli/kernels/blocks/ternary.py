@@ -185,11 +185,11 @@ _TERNARY: Final = range(3)
 
 CODECS: Final[Mapping[str, Codec]] = {
     "TQ1_0": Codec(
-        _quantize_tq1, None, PackedReader(_codes_tq1, _scale_at(_TQ1_SCALE), group=PART, zero=1),
+        _quantize_tq1, None, PackedReader(_codes_tq1, _scale_at(_TQ1_SCALE), group=PART, zero=1, scale_half=_TQ1_SCALE),
         CodeWriter(_store_tq1, _TERNARY),
     ),
     "TQ2_0": Codec(
-        _quantize_tq2, None, PackedReader(_codes_tq2, _scale_at(_TQ2_SCALE), group=PART, zero=1),
+        _quantize_tq2, None, PackedReader(_codes_tq2, _scale_at(_TQ2_SCALE), group=PART, zero=1, scale_half=_TQ2_SCALE),
         CodeWriter(_store_tq2, _TERNARY),
     ),
 }

@@ -1,7 +1,7 @@
 """One file per family of block types, which lists the types' codecs in `CODECS`.
 
 A type has one quantizer and one reader of its packed bytes. Dequantization and matrix products are derived from the reader.
-Types with scalar codes also have a writer of codes.
+Types with scalar codes also have a writer of codes, and their scale fields.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from importlib import import_module
 
 from quantcli.core.block_types import BlockType
 from quantcli.kernels.blocks.reader import CodeWriter, PackedReader, PlainReader
+from quantcli.kernels.blocks.scale_fields import ScaleFields
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class Codec:
     reader                                  unpacks the codes and scales of a block
     writer                                  packs codes into a block, keeping its scales; None for plain types and for
                                             lattice types, whose codes stand for several weights
+    scales                                  the scale fields of a block; None likewise
 
     The first two are serial kernels that release the GIL and keep no state. `quantize` is None for the types that
     llama.cpp refuses to quantize without an importance matrix. All arrays are C-contiguous and n is a multiple of the block
@@ -33,6 +35,7 @@ class Codec:
     quantize_weighted: Callable[..., None] | None
     reader: PlainReader | PackedReader
     writer: CodeWriter | None = None
+    scales: ScaleFields | None = None
 
 
 def codec(block_type: BlockType) -> Codec:

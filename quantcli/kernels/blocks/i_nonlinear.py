@@ -17,8 +17,9 @@ import numpy as np
 
 from quantcli.core.block_types import SUPER_BLOCK, TYPES
 from quantcli.kernels.blocks import Codec
-from quantcli.kernels.blocks.packed_fields import half_at, nibbles, offsets, store_nibbles
-from quantcli.kernels.blocks.reader import PART, CodeWriter, PackedReader
+from quantcli.kernels.blocks.packed_fields import half_at, half_from, nibbles, offsets, store_nibbles
+from quantcli.kernels.blocks.reader import PART, CodeWriter, IntegerScales, PackedReader
+from quantcli.kernels.blocks.scale_fields import float_scale, integer_scales
 from quantcli.kernels.half import float_to_half
 from quantcli.kernels.jit import inline, kernel
 from quantcli.kernels.rounding.block_lanes import transpose, transpose_back
@@ -241,12 +242,16 @@ def _codes_xs(weights: Any, offset: Any, part: Any) -> Any:
 
 
 @inline
-def _scales_xs(weights: Any, offset: Any) -> Any:
+def _levels_xs(weights: Any, offset: Any) -> Any:
     # Eight scales of six bits: the low four bits in one 32-bit word, the high two in a 16-bit word.
     low = splat(load_scalar(weights, offset + _XS_LOW, np.uint32), 8) >> load(_LOW_PLACES, 0, 8)
     high = splat(U32(load_scalar(weights, offset + _XS_HIGH, np.uint16)), 8) >> load(_HIGH_PLACES, 0, 8)
-    levels = (low & U32(15)) | ((high & U32(3)) << U32(4))
-    return (convert(levels, np.float32) - F32(32)) * half_at(weights, offset + _XS_D)
+    return convert((low & U32(15)) | ((high & U32(3)) << U32(4)), np.int32) - I32(32)
+
+
+@inline
+def _scales_xs(weights: Any, offset: Any) -> Any:
+    return convert(_levels_xs(weights, offset), np.float32) * half_at(weights, offset + _XS_D)
 
 
 # --- writing codes -------------------------------------------------------------------------------------------------------
@@ -266,13 +271,31 @@ def _level_writer(at: int, parts: int) -> CodeWriter:
     return CodeWriter(store_codes, tuple(reversed(LEVELS)))
 
 
+# --- scale fields --------------------------------------------------------------------------------------------------------
+
+
+@inline
+def _pack_scales_xs(packed: Bytes, offset: int, scales: Any, minimums: Any) -> None:
+    low, high = U32(0), U32(0)
+    for block in range(_XS_BLOCKS):
+        stored = U32(scales[block] + 32)
+        low |= (stored & U32(15)) << U32(4 * block)
+        high |= (stored >> U32(4)) << U32(2 * block)
+    store_scalar(packed, offset + _XS_LOW, U32(low))
+    store_scalar(packed, offset + _XS_HIGH, np.uint16(high))
+
+
+_FIELDS_XS: Final = integer_scales(
+    IntegerScales(_levels_xs, half_from(_XS_D)), _BLOCK, range(-32, 32), (_XS_D,), _pack_scales_xs
+)
+
 CODECS: Final[Mapping[str, Codec]] = {
     "IQ4_NL": Codec(
         *_quantizers(_BLOCK, _write_plain), PackedReader(_codes_nl, _scales_nl, group=PART, signed=True, scale_half=_NL_D),
-        _level_writer(_NL_CODES, 1),
+        _level_writer(_NL_CODES, 1), float_scale(_BLOCK, _NL_D),
     ),
     "IQ4_XS": Codec(
         *_quantizers(SUPER_BLOCK, _write_super), PackedReader(_codes_xs, _scales_xs, group=PART, signed=True),
-        _level_writer(_XS_CODES, _XS_BLOCKS),
+        _level_writer(_XS_CODES, _XS_BLOCKS), _FIELDS_XS,
     ),
 }

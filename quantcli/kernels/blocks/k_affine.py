@@ -20,6 +20,7 @@ from quantcli.core.block_types import TYPES
 from quantcli.kernels.blocks import Codec
 from quantcli.kernels.blocks.packed_fields import bits_from, bits_to, eight_levels, half_from, offsets, pair_of_words
 from quantcli.kernels.blocks.reader import PART, CodeWriter, IntegerScales, with_integer_scales
+from quantcli.kernels.blocks.scale_fields import integer_scales
 from quantcli.kernels.blocks.super_blocks import (
     batch_spread,
     gather_batch,
@@ -82,11 +83,14 @@ def _largest_scales(values: Scratch, per_block: int, top: int, levels: Scratch) 
 
 
 @inline
-def _pack_6_bit_scales(scales: Scratch, minimums: Scratch, block: int, out: NDArray[np.uint8], at: int) -> None:
-    """Eight 6-bit scales and eight 6-bit minimums in twelve bytes: the layout of Q4_K and Q5_K."""
+def _pack_6_bit_scales(
+    scales: Scratch, minimums: Scratch, block: int, stride: int, out: NDArray[np.uint8], at: int
+) -> None:
+    """Eight 6-bit scales and eight 6-bit minimums in twelve bytes: the layout of Q4_K and Q5_K. They lie `stride` apart
+    from number `block` on."""
     for sub in range(4):
-        scale, low = scales[sub * LANES + block], minimums[sub * LANES + block]
-        high_scale, high_low = scales[(sub + 4) * LANES + block], minimums[(sub + 4) * LANES + block]
+        scale, low = scales[sub * stride + block], minimums[sub * stride + block]
+        high_scale, high_low = scales[(sub + 4) * stride + block], minimums[(sub + 4) * stride + block]
         out[at + sub] = np.uint8(scale | ((high_scale >> 4) << 6))
         out[at + 4 + sub] = np.uint8(low | ((high_low >> 4) << 6))
         out[at + 8 + sub] = np.uint8((high_scale & 15) | ((high_low & 15) << 4))
@@ -162,7 +166,7 @@ def _scale_writer(bits: int) -> Any:
                 for sub in range(per_block):
                     out[place + at_scales + sub] = np.uint8(scales[sub * LANES + block] | (lows[sub * LANES + block] << 4))
             else:
-                _pack_6_bit_scales(scales, lows, block, out, place + at_scales)
+                _pack_6_bit_scales(scales, lows, block, LANES, out, place + at_scales)
             unit_d, unit_dmin = half_to_float(half_d), half_to_float(half_dmin)
             for sub in range(per_block):
                 unit[block * per_block + sub] = unit_d * F32(scales[sub * LANES + block] & mask)
@@ -353,9 +357,32 @@ def _writer(bits: int) -> CodeWriter:
     return CodeWriter(store_codes, range(1 << bits))
 
 
+# --- scale fields --------------------------------------------------------------------------------------------------------
+
+
+@inline
+def _pack_scales_2(packed: NDArray[np.uint8], offset: int, scales: Scratch, minimums: Scratch) -> None:
+    for sub in range(16):
+        packed[offset + _Q2_SCALES + sub] = np.uint8(scales[sub] | (minimums[sub] << 4))
+
+
+@inline
+def _pack_scales_45(packed: NDArray[np.uint8], offset: int, scales: Scratch, minimums: Scratch) -> None:
+    _pack_6_bit_scales(scales, minimums, 0, 1, packed, offset + _Q4_SCALES)
+
+
+_SCALES_OF_4_AND_5: Final = integer_scales(
+    _SCALES_45, 32, range(64), (_Q4_D, _Q4_MIN), _pack_scales_45, minimums=range(64)
+)
+_FIELDS: Final = {
+    2: integer_scales(_SCALES_2, 16, range(16), (_Q2_D, _Q2_MIN), _pack_scales_2, minimums=range(16)),
+    4: _SCALES_OF_4_AND_5,
+    5: _SCALES_OF_4_AND_5,
+}
+
 CODECS: Final = MappingProxyType(
     {
-        f"Q{bits}_K": Codec(_quantizer(bits, False), _quantizer(bits, True), reader, _writer(bits))
+        f"Q{bits}_K": Codec(_quantizer(bits, False), _quantizer(bits, True), reader, _writer(bits), _FIELDS[bits])
         for bits, reader in _READERS.items()
     }
 )

@@ -16,6 +16,7 @@ from quantcli.core.block_types import TYPES
 from quantcli.kernels.blocks import Codec
 from quantcli.kernels.blocks.packed_fields import bits_from, bits_to, eight_levels, half_from, offsets, pair_of_words
 from quantcli.kernels.blocks.reader import PART, CodeWriter, IntegerScales, with_integer_scales
+from quantcli.kernels.blocks.scale_fields import integer_scales
 from quantcli.kernels.blocks.super_blocks import (
     batch_spread,
     gather_batch,
@@ -140,17 +141,23 @@ def _pack_levels_3(levels: NDArray[np.uint8], block: int, out: NDArray[np.uint8]
 
 
 @inline
-def _pack_3(levels: NDArray[np.uint8], stored: Scratch, block: int, half: Any, out: NDArray[np.uint8], at: int) -> None:
-    """The levels, twelve bytes of scales, d."""
-    _pack_levels_3(levels, block, out, at)
+def _pack_6_bit_scales(scales: Scratch, block: int, stride: int, out: NDArray[np.uint8], at: int) -> None:
+    """16 scales, -32..31, in twelve bytes. They lie `stride` apart from number `block` on."""
     for sub in range(8):
-        a, b = stored[sub * LANES + block] + 32, stored[(sub + 8) * LANES + block] + 32
-        out[at + _Q3_SCALES + sub] = np.uint8((a & 15) | ((b & 15) << 4))
+        a, b = scales[sub * stride + block] + 32, scales[(sub + 8) * stride + block] + 32
+        out[at + sub] = np.uint8((a & 15) | ((b & 15) << 4))
     for sub in range(4):
         bits = 0
         for quarter in range(4):
-            bits |= ((stored[(quarter * 4 + sub) * LANES + block] + 32) >> 4) << (2 * quarter)
-        out[at + _Q3_SCALES + 8 + sub] = np.uint8(bits)
+            bits |= ((scales[(quarter * 4 + sub) * stride + block] + 32) >> 4) << (2 * quarter)
+        out[at + 8 + sub] = np.uint8(bits)
+
+
+@inline
+def _pack_3(levels: NDArray[np.uint8], stored: Scratch, block: int, half: Any, out: NDArray[np.uint8], at: int) -> None:
+    """The levels, twelve bytes of scales, d."""
+    _pack_levels_3(levels, block, out, at)
+    _pack_6_bit_scales(stored, block, LANES, out, at + _Q3_SCALES)
     store_half(out, at + _Q3_D, half)
 
 
@@ -334,9 +341,12 @@ def _levels_6(weights: Any, offset: Any) -> Any:
     return convert(reinterpret(load(weights, offset + _Q6_SCALES, 16), np.int8), np.int16)
 
 
+_SCALES_3: Final = IntegerScales(_levels_3, half_from(_Q3_D))
+_SCALES_6: Final = IntegerScales(_levels_6, half_from(_Q6_D))
+
 _READERS: Final = {
-    3: with_integer_scales(_codes_3, IntegerScales(_levels_3, half_from(_Q3_D)), group=16, zero=4, apart=4),
-    6: with_integer_scales(_codes_6, IntegerScales(_levels_6, half_from(_Q6_D)), group=16, zero=32, apart=4),
+    3: with_integer_scales(_codes_3, _SCALES_3, group=LENGTH, zero=4, apart=4),
+    6: with_integer_scales(_codes_6, _SCALES_6, group=LENGTH, zero=32, apart=4),
 }
 
 # --- writing codes -------------------------------------------------------------------------------------------------------
@@ -352,9 +362,28 @@ def _writer(bits: int, pack: Any) -> CodeWriter:
 
 _WRITERS: Final = {3: _writer(3, _pack_levels_3), 6: _writer(6, _pack_levels_6)}
 
+# --- scale fields --------------------------------------------------------------------------------------------------------
+
+
+@inline
+def _pack_scales_3(packed: NDArray[np.uint8], offset: int, scales: Scratch, minimums: Scratch) -> None:
+    _pack_6_bit_scales(scales, 0, 1, packed, offset + _Q3_SCALES)
+
+
+@inline
+def _pack_scales_6(packed: NDArray[np.uint8], offset: int, scales: Scratch, minimums: Scratch) -> None:
+    for sub in range(PER_BLOCK):
+        packed[offset + _Q6_SCALES + sub] = np.uint8(scales[sub] & 255)
+
+
+_FIELDS: Final = {
+    3: integer_scales(_SCALES_3, LENGTH, range(-32, 32), (_Q3_D,), _pack_scales_3),
+    6: integer_scales(_SCALES_6, LENGTH, range(-128, 128), (_Q6_D,), _pack_scales_6),
+}
+
 CODECS: Final = MappingProxyType(
     {
-        f"Q{bits}_K": Codec(_quantizer(bits, False), _quantizer(bits, True), reader, _WRITERS[bits])
+        f"Q{bits}_K": Codec(_quantizer(bits, False), _quantizer(bits, True), reader, _WRITERS[bits], _FIELDS[bits])
         for bits, reader in _READERS.items()
     }
 )

@@ -19,6 +19,7 @@ from quantcli.core.block_types import TYPES
 from quantcli.kernels.blocks import Codec
 from quantcli.kernels.blocks.packed_fields import half_at, nibbles, offsets, store_nibbles
 from quantcli.kernels.blocks.reader import PART, CodeWriter, PackedReader
+from quantcli.kernels.blocks.scale_fields import ScaleFields, float_scale
 from quantcli.kernels.half import float_to_half
 from quantcli.kernels.jit import inline, kernel
 from quantcli.kernels.rounding.block_lanes import mean_squares, transpose, transpose_back
@@ -392,24 +393,34 @@ def _codes(name: str, bits: int) -> Callable[..., Any]:
     return _low_bits(name) if bits == 4 else _five_bits(name)
 
 
+def _fields(name: str) -> ScaleFields:
+    (at_scale,), at_minimum = offsets(name, "d"), _places(name)[-1]
+    return float_scale(TYPES[name].block_length, at_scale, None if at_minimum == _NO_FIELD else at_minimum)
+
+
 def _symmetric(name: str, bits: int) -> Codec:
     half = 1 << (bits - 1)
     reader = _reader(name, _codes(name, bits), zero=half)
-    return Codec(_symmetric_plain(name, half), _weighted(name, _symmetric_fit(half)), reader, _level_writer(name, bits))
+    quantizers = _symmetric_plain(name, half), _weighted(name, _symmetric_fit(half))
+    return Codec(*quantizers, reader, _level_writer(name, bits), _fields(name))
 
 
 def _affine(name: str, bits: int) -> Codec:
     top = (1 << bits) - 1
     reader = _reader(name, _codes(name, bits), minimums=_minimum(name))
-    return Codec(_affine_plain(name, top), _weighted(name, _affine_fit(top)), reader, _level_writer(name, bits))
+    quantizers = _affine_plain(name, top), _weighted(name, _affine_fit(top))
+    return Codec(*quantizers, reader, _level_writer(name, bits), _fields(name))
 
+
+_READER_1: Final = PackedReader(_codes_1, _scales("Q1_0"), group=PART, zero=1)
+_READER_2: Final = PackedReader(_codes_2, _scales("Q2_0"), group=PART, zero=1)
 
 CODECS: Final[Mapping[str, Codec]] = {
     "Q4_0": _symmetric("Q4_0", 4),
     "Q4_1": _affine("Q4_1", 4),
     "Q5_0": _symmetric("Q5_0", 5),
     "Q5_1": _affine("Q5_1", 5),
-    "Q8_0": Codec(_quantize_q8, None, _reader("Q8_0", _codes_8, signed=True), _WRITER_8),
-    "Q1_0": Codec(_quantize_q1, None, PackedReader(_codes_1, _scales("Q1_0"), group=PART, zero=1), _WRITER_1),
-    "Q2_0": Codec(_quantize_q2, None, PackedReader(_codes_2, _scales("Q2_0"), group=PART, zero=1), _WRITER_2),
+    "Q8_0": Codec(_quantize_q8, None, _reader("Q8_0", _codes_8, signed=True), _WRITER_8, _fields("Q8_0")),
+    "Q1_0": Codec(_quantize_q1, None, _READER_1, _WRITER_1, _fields("Q1_0")),
+    "Q2_0": Codec(_quantize_q2, None, _READER_2, _WRITER_2, _fields("Q2_0")),
 }

@@ -19,6 +19,7 @@ from quantcli.core.block_types import TYPES
 from quantcli.kernels.blocks import Codec
 from quantcli.kernels.blocks.packed_fields import bits_from, nibbles, offsets, store_nibbles
 from quantcli.kernels.blocks.reader import PART, CodeWriter, PackedReader
+from quantcli.kernels.blocks.scale_fields import ScaleFields
 from quantcli.kernels.jit import inline, kernel
 from quantcli.kernels.shorthand import F32, I32, U8, U32, Bytes, Floats, Vec
 from quantcli.kernels.simd import (
@@ -241,11 +242,38 @@ def _store_nv(packed: Bytes, offset: int, codes: Bytes) -> None:
         store_nibbles(packed, offset + _NV_CODES + part * 16, _by_eights(bits, bits))
 
 
+# --- scale fields --------------------------------------------------------------------------------------------------------
+
+
+def _byte_scales(group: int, at: int, count: int, scales: range, value: Callable[..., Any]) -> ScaleFields:
+    """The fields of a type with `count` scales of eight bits from byte `at` on; their bits are the quantized scales."""
+
+    @inline
+    def load_fields(packed: Any, offset: Any, quantized: Any, minimums: Any) -> Any:
+        for sub in range(count):
+            quantized[sub] = packed[offset + at + sub]
+        return F32(1), F32(0)
+
+    @inline
+    def store_fields(packed: Any, offset: Any, d: Any, dmin: Any, quantized: Any, minimums: Any) -> None:
+        for sub in range(count):
+            packed[offset + at + sub] = U8(quantized[sub])
+
+    return ScaleFields(load_fields, store_fields, group, scales, value=value)
+
+
+@inline
+def _value_nv(scale: Any) -> Any:
+    return HALF_E4M3[scale]
+
+
 CODECS: Final[Mapping[str, Codec]] = {
     "MXFP4": Codec(
-        _quantize_mx, None, PackedReader(_codes_mx, _scales_mx, group=32, zero=_ZERO), CodeWriter(_store_mx, _CODES)
+        _quantize_mx, None, PackedReader(_codes_mx, _scales_mx, group=32, zero=_ZERO), CodeWriter(_store_mx, _CODES),
+        _byte_scales(_MX_BLOCK, _MX_SCALE, 1, range(255), power_scale),
     ),
     "NVFP4": Codec(
-        _quantize_nv, None, PackedReader(_codes_nv, _scales_nv, group=16, zero=_ZERO), CodeWriter(_store_nv, _CODES)
+        _quantize_nv, None, PackedReader(_codes_nv, _scales_nv, group=16, zero=_ZERO), CodeWriter(_store_nv, _CODES),
+        _byte_scales(_NV_LENGTH, _NV_SCALES, _NV_PARTS, range(127), _value_nv),
     ),
 }

@@ -17,6 +17,7 @@ from quantcli.core.block_types import SUPER_BLOCK, TYPES
 from quantcli.kernels.blocks import Codec
 from quantcli.kernels.blocks.packed_fields import bits_from, half_at, offsets, store_fourths
 from quantcli.kernels.blocks.reader import PART, CodeWriter, PackedReader
+from quantcli.kernels.blocks.scale_fields import float_scale
 from quantcli.kernels.half import float_to_half
 from quantcli.kernels.jit import inline, kernel
 from quantcli.kernels.rounding.scale_search import finite_inverse
@@ -186,10 +187,10 @@ _TERNARY: Final = range(3)
 CODECS: Final[Mapping[str, Codec]] = {
     "TQ1_0": Codec(
         _quantize_tq1, None, PackedReader(_codes_tq1, _scale_at(_TQ1_SCALE), group=PART, zero=1, scale_half=_TQ1_SCALE),
-        CodeWriter(_store_tq1, _TERNARY),
+        CodeWriter(_store_tq1, _TERNARY), float_scale(SUPER_BLOCK, _TQ1_SCALE),
     ),
     "TQ2_0": Codec(
         _quantize_tq2, None, PackedReader(_codes_tq2, _scale_at(_TQ2_SCALE), group=PART, zero=1, scale_half=_TQ2_SCALE),
-        CodeWriter(_store_tq2, _TERNARY),
+        CodeWriter(_store_tq2, _TERNARY), float_scale(SUPER_BLOCK, _TQ2_SCALE),
     ),
 }

@@ -1,1 +1,1 @@
-"""Searches for scales and codes, rounding under fixed scales, and lossless repacking."""
+"""Searches for scales and codes, rounding under fixed scales, scales packed and unpacked, and lossless repacking."""

@@ -36,7 +36,7 @@ def open_model(
     Raises:
         UsageError: for an invalid type of weights or KV cache.
     """
-    from quantcli.kernels.jit import use_threads
+    from quantcli.kernels.threads import use_threads
     from quantcli.runner.cache import check_cache_type
     from quantcli.runner.load import load_model
     from quantcli.runner.quantize_on_load import packing_type

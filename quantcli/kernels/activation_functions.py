@@ -14,11 +14,12 @@ from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
-from numba import prange
 
 from quantcli.kernels.elementwise import SMALL, exponential
-from quantcli.kernels.jit import inline, parallel_kernel
+from quantcli.kernels.jit import inline
 from quantcli.kernels.simd import LANES, lane, load, maximum, minimum, splat, store
+from quantcli.kernels.threads import parallel_kernel
+from quantcli.kernels.threads.loops import parallel_for
 
 _ZERO, _ONE, _HALF = np.float32(0), np.float32(1), np.float32(0.5)
 _TWICE_ROOT_2_PI, _CUBIC = np.float32(2 * 0.79788456080286535588), np.float32(0.044715)
@@ -133,7 +134,7 @@ def _times(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _apply_kernel(function: Callable[..., Any]) -> Callable[..., None]:
     @inline
-    def apply_row(x: Any, row: Any) -> None:
+    def apply_row(row: Any, x: Any) -> None:
         n = x.shape[1]
         at, whole = row * n, n - n % LANES
         for i in range(0, whole, LANES):
@@ -142,21 +143,15 @@ def _apply_kernel(function: Callable[..., Any]) -> Callable[..., None]:
             x[row, i] = lane(function(splat(x[row, i], LANES)), 0)
 
     @parallel_kernel
-    def apply(x: Any) -> None:
-        rows = x.shape[0]
-        if x.size <= SMALL:
-            for row in range(rows):
-                apply_row(x, row)
-        else:
-            for row in prange(rows):
-                apply_row(x, row)
+    def apply(pool: Any, x: Any) -> None:
+        parallel_for(pool if x.size > SMALL else 0, x.shape[0], apply_row, (x,))
 
     return apply
 
 
 def _gate_kernel(function: Callable[..., Any]) -> Callable[..., None]:
     @inline
-    def gate_row(gates: Any, first: Any, ups: Any, second: Any, out: Any, row: Any) -> None:
+    def gate_row(row: Any, gates: Any, first: Any, ups: Any, second: Any, out: Any) -> None:
         n = out.shape[1]
         whole = n - n % LANES
         first, second, at = row * gates.shape[1] + first, row * ups.shape[1] + second, row * n
@@ -167,13 +162,7 @@ def _gate_kernel(function: Callable[..., Any]) -> Callable[..., None]:
             out[row, i] = lane(function(splat(lane(one, 0), LANES), splat(lane(other, 0), LANES)), 0)
 
     @parallel_kernel
-    def gate(gates: Any, first: Any, ups: Any, second: Any, out: Any) -> None:
-        rows = out.shape[0]
-        if out.size <= SMALL:
-            for row in range(rows):
-                gate_row(gates, first, ups, second, out, row)
-        else:
-            for row in prange(rows):
-                gate_row(gates, first, ups, second, out, row)
+    def gate(pool: Any, gates: Any, first: Any, ups: Any, second: Any, out: Any) -> None:
+        parallel_for(pool if out.size > SMALL else 0, out.shape[0], gate_row, (gates, first, ups, second, out))
 
     return gate

@@ -1,7 +1,7 @@
 """The transformer operations between matrix products (normalization, residual, RoPE), on float32 rows, one per token.
 
-Every kernel works in place or into `out`, row by row. The many rows of a prompt are distributed over numba's threads. For
-one generated token, waking the threads does not pay.
+Every kernel works in place or into `out`, row by row. The many rows of a prompt are distributed over threads. For one
+generated token this does not pay.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import Any, Final
 
 import numpy as np
-from numba import prange
 
-from quantcli.kernels.jit import inline, parallel_kernel
+from quantcli.kernels.jit import inline
 from quantcli.kernels.simd import LANES, convert, fma, load, maximum, minimum, reinterpret, rint, splat, store, sum_lanes
+from quantcli.kernels.threads import parallel_kernel
+from quantcli.kernels.threads.loops import parallel_for
 
 SMALL: Final = 1 << 14
 """Below this count of numbers, one thread finishes before other threads wake up."""
@@ -48,7 +49,7 @@ def exponential(x: Any) -> Any:
 
 
 @inline
-def _rms_norm_row(x: Any, weight: Any, epsilon: Any, out: Any, row: Any) -> None:
+def _rms_norm_row(row: Any, x: Any, weight: Any, epsilon: Any, out: Any) -> None:
     n = x.shape[1]
     first, whole = row * n, n - n % LANES
     squares = splat(_ZERO, LANES)
@@ -66,22 +67,16 @@ def _rms_norm_row(x: Any, weight: Any, epsilon: Any, out: Any, row: Any) -> None
 
 
 @parallel_kernel
-def rms_norm(x: Any, weight: Any, epsilon: Any, out: Any) -> None:
+def rms_norm(pool: Any, x: Any, weight: Any, epsilon: Any, out: Any) -> None:
     """RMSNorm of each row: out = x / sqrt(mean(x**2) + epsilon) * weight.
 
     x, out float32 (rows, n), which may be the same array; weight float32 (n,); epsilon float32.
     """
-    rows = x.shape[0]
-    if x.size <= SMALL:
-        for row in range(rows):
-            _rms_norm_row(x, weight, epsilon, out, row)
-    else:
-        for row in prange(rows):
-            _rms_norm_row(x, weight, epsilon, out, row)
+    parallel_for(pool if x.size > SMALL else 0, x.shape[0], _rms_norm_row, (x, weight, epsilon, out))
 
 
 @inline
-def _layer_norm_row(x: Any, weight: Any, bias: Any, epsilon: Any, out: Any, row: Any) -> None:
+def _layer_norm_row(row: Any, x: Any, weight: Any, bias: Any, epsilon: Any, out: Any) -> None:
     n = x.shape[1]
     total = _ZERO
     for i in range(n):
@@ -96,22 +91,16 @@ def _layer_norm_row(x: Any, weight: Any, bias: Any, epsilon: Any, out: Any, row:
 
 
 @parallel_kernel
-def layer_norm(x: Any, weight: Any, bias: Any, epsilon: Any, out: Any) -> None:
+def layer_norm(pool: Any, x: Any, weight: Any, bias: Any, epsilon: Any, out: Any) -> None:
     """LayerNorm of each row: out = (x - mean(x)) / sqrt(variance(x) + epsilon) * weight + bias.
 
     x, out float32 (rows, n), which may be the same array; weight, bias float32 (n,); epsilon float32.
     """
-    rows = x.shape[0]
-    if x.size <= SMALL:
-        for row in range(rows):
-            _layer_norm_row(x, weight, bias, epsilon, out, row)
-    else:
-        for row in prange(rows):
-            _layer_norm_row(x, weight, bias, epsilon, out, row)
+    parallel_for(pool if x.size > SMALL else 0, x.shape[0], _layer_norm_row, (x, weight, bias, epsilon, out))
 
 
 @inline
-def _add_row(x: Any, y: Any, row: Any) -> None:
+def _add_row(row: Any, x: Any, y: Any) -> None:
     n = x.shape[1]
     first, whole = row * n, n - n % LANES
     for i in range(0, whole, LANES):
@@ -121,19 +110,13 @@ def _add_row(x: Any, y: Any, row: Any) -> None:
 
 
 @parallel_kernel
-def add(x: Any, y: Any) -> None:
+def add(pool: Any, x: Any, y: Any) -> None:
     """x += y, the residual connection. Both float32 (rows, n)."""
-    rows = x.shape[0]
-    if x.size <= SMALL:
-        for row in range(rows):
-            _add_row(x, y, row)
-    else:
-        for row in prange(rows):
-            _add_row(x, y, row)
+    parallel_for(pool if x.size > SMALL else 0, x.shape[0], _add_row, (x, y))
 
 
 @inline
-def _rotate_row(x: Any, cosines: Any, sines: Any, adjacent: Any, row: Any) -> None:
+def _rotate_row(row: Any, x: Any, cosines: Any, sines: Any, adjacent: Any) -> None:
     pairs = cosines.shape[1]
     for head in range(x.shape[1]):
         for i in range(pairs):
@@ -145,16 +128,10 @@ def _rotate_row(x: Any, cosines: Any, sines: Any, adjacent: Any, row: Any) -> No
 
 
 @parallel_kernel
-def rotate(x: Any, cosines: Any, sines: Any, adjacent: Any) -> None:
+def rotate(pool: Any, x: Any, cosines: Any, sines: Any, adjacent: Any) -> None:
     """Rotary position embedding (RoPE), in place: rotate pairs of numbers of each head by the angles of the row's position.
 
     x float32 (rows, heads, head_size); cosines, sines float32 (rows, pairs) with 2 * pairs <= head_size. The rest of the
     head is unchanged. Pairs are (2i, 2i + 1) where `adjacent`, else (i, i + pairs) as in NeoX.
     """
-    rows = x.shape[0]
-    if x.size <= SMALL:
-        for row in range(rows):
-            _rotate_row(x, cosines, sines, adjacent, row)
-    else:
-        for row in prange(rows):
-            _rotate_row(x, cosines, sines, adjacent, row)
+    parallel_for(pool if x.size > SMALL else 0, x.shape[0], _rotate_row, (x, cosines, sines, adjacent))

@@ -29,13 +29,6 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 NOWHERE = Path(os.devnull)
 """A path that is no directory: nothing can be read from or written below it."""
 
-_ONLY_PRANGE = {
-    "comprehension": False, "reduction": False, "inplace_binop": False, "setitem": False, "numpy": False,
-    "stencil": False, "fusion": False, "prange": True,
-}  # fmt: skip
-"""numba's automatic parallelization is off: only explicit `prange` loops run in parallel."""
-
-
 def inline(function: _F) -> _F:
     """A helper that LLVM inlines into every kernel that calls it. Python cannot call it: generating the call wrappers would
     be a quarter of the compile time."""
@@ -46,23 +39,6 @@ def inline(function: _F) -> _F:
 def kernel(function: _F) -> _F:
     """A serial kernel. It releases the GIL, so a thread pool can run several at once."""
     return _cached(numba.njit(nogil=True, error_model="numpy")(function), function)
-
-
-def parallel_kernel(function: _F) -> _F:
-    """A kernel whose `prange` loops run on numba's threads. Never call two of these from two threads at once: numba's
-    default threading layer is not re-entrant."""
-    return _cached(numba.njit(nogil=True, error_model="numpy", parallel=_ONLY_PRANGE)(function), function)
-
-
-def use_threads(count: int | None) -> None:
-    """Set the thread count of parallel kernels called from this thread. The maximum, and the default for None, is numba's
-    thread limit: one per processor unless configured otherwise."""
-    numba.set_num_threads(min(count or numba.config.NUMBA_NUM_THREADS, numba.config.NUMBA_NUM_THREADS))
-
-
-def thread_count() -> int:
-    """The thread count of parallel kernels called from this thread."""
-    return int(numba.get_num_threads())
 
 
 def _cached(dispatcher: Any, function: _F) -> _F:
@@ -125,10 +101,10 @@ def sources_digest() -> str:
 def is_compiled(function: Any) -> bool:
     """Whether a kernel, or every kernel in a plain function's closure, is compiled for at least one signature, in this
     process or in the on-disk cache."""
+    if isinstance(getattr(function, "_cache", None), KernelCache):
+        return bool(function.signatures) or function._cache.holds_any()
     cells = getattr(function, "__closure__", None) or ()
-    candidates = [function, *(cell.cell_contents for cell in cells)]
-    kernels = [entry for entry in candidates if isinstance(getattr(entry, "_cache", None), KernelCache)]
-    return all(entry.signatures or entry._cache.holds_any() for entry in kernels)
+    return all(is_compiled(cell.cell_contents) for cell in cells)
 
 
 class _Locator(caching._CacheLocator):  # type: ignore[misc]

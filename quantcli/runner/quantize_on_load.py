@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from quantcli.core.block_types import BlockType, block_type
 from quantcli.core.errors import UsageError
-from quantcli.kernels.jit import thread_count
 from quantcli.kernels.products.matmul import multiplier
 from quantcli.kernels.rows import dequantize, quantize
+from quantcli.kernels.threads import thread_count
 
 CHUNK: Final = 1 << 20
 """About how many weights a thread dequantizes at once."""

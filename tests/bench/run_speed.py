@@ -85,7 +85,7 @@ class Ours:
 
     def __init__(self, path: str, threads: int, clock: Callable[[], float]) -> None:
         from quantcli.formats.gguf.reader import open_gguf
-        from quantcli.kernels.jit import use_threads
+        from quantcli.kernels.threads import use_threads
         from quantcli.runner.model import Model
 
         use_threads(threads)

@@ -60,7 +60,7 @@ def command(
     quantize bench model.gguf
     quantize bench model.gguf -p 0 -n 32 -d 0 -d 1024 -d 2048
     """
-    from quantcli.kernels.jit import thread_count
+    from quantcli.kernels.threads import thread_count
     from quantcli.runner.benchmark import Task, measure
 
     tasks = [Task(count, 0, depth) for depth in depths for count in prompts if count]

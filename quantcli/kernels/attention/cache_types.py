@@ -13,15 +13,16 @@ from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
-from numba import prange
 from numpy.typing import NDArray
 
 from quantcli.core.block_types import TYPES, BlockType
 from quantcli.kernels.blocks.packed_fields import half_at, offsets
 from quantcli.kernels.half import float_to_half, half_to_float
-from quantcli.kernels.jit import inline, parallel_kernel
+from quantcli.kernels.jit import inline
 from quantcli.kernels.rows import dequantize, quantize
 from quantcli.kernels.simd import convert, load, reinterpret
+from quantcli.kernels.threads import parallel_kernel
+from quantcli.kernels.threads.loops import parallel_for
 
 STEP: Final = 8
 """Numbers of a head loaded as one vector."""
@@ -68,18 +69,15 @@ def _plain(dtype: type[np.generic], narrow: Any, widen: Any, restore: Callable[[
     def read(cached: Any, start: Any, i: Any) -> Any:
         return widen(load(cached, start + i, STEP))
 
+    @inline
+    def store_row(row: Any, x: Any, cached: Any, position: Any) -> None:
+        for head in range(x.shape[1]):
+            for i in range(x.shape[2]):
+                cached[head, position + row, i] = narrow(x[row, head, i])
+
     @parallel_kernel
-    def store_rows(x: Any, cached: Any, position: Any) -> None:
-        rows, heads, size = x.shape
-        if rows == 1:
-            for head in range(heads):
-                for i in range(size):
-                    cached[head, position, i] = narrow(x[0, head, i])
-        else:
-            for row in prange(rows):
-                for head in range(heads):
-                    for i in range(size):
-                        cached[head, position + row, i] = narrow(x[row, head, i])
+    def store_rows(pool: Any, x: Any, cached: Any, position: Any) -> None:
+        parallel_for(pool, x.shape[0], store_row, (x, cached, position))
 
     return Storage(np.dtype(dtype), STEP, STEP, store_rows, restore, numbers, read)
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 from typing import Any, Final
 
 import numpy as np
-from numba import prange
 
 from quantcli.kernels.attention.cache_types import STEP, Storage
-from quantcli.kernels.jit import inline, parallel_kernel
+from quantcli.kernels.jit import inline
 from quantcli.kernels.products.many_columns import COLUMNS, ROWS, add_outer, read_grid, write_grid, zero_grid
 from quantcli.kernels.simd import local, store, transpose_tile
+from quantcli.kernels.threads import parallel_kernel
+from quantcli.kernels.threads.loops import parallel_for
 
 _TASK: Final = 32
 """Queries per tile of keys or values: enough to amortize the transpose of the tile."""
@@ -88,11 +89,14 @@ def attend_many_kernel(storage: Storage, weigh: Any) -> Any:
     (score, mix), numbers = _products(storage.read), storage.numbers
 
     @inline
-    def task(
-        begin: Any, count: Any, kv_head: Any, q: Any, keys: Any, values: Any, position: Any, scale: Any, softcap: Any,
+    def some_queries(
+        number: Any, q: Any, keys: Any, values: Any, position: Any, scale: Any, softcap: Any,
         window: Any, chunk: Any, ahead: Any, slopes: Any, sinks: Any, out: Any,
     ) -> None:  # fmt: skip
-        """The `count` queries from `begin` on of those that attend to `kv_head`, ordered by token."""
+        """Up to `_TASK` queries that attend to one head of the keys, ordered by token."""
+        tasks = (q.shape[0] * (q.shape[1] // keys.shape[0]) + _TASK - 1) // _TASK
+        begin, kv_head = number % tasks * _TASK, number // tasks
+        count = min(_TASK, q.shape[0] * (q.shape[1] // keys.shape[0]) - begin)
         share, key_size, value_size = q.shape[1] // keys.shape[0], numbers(keys.shape[2]), numbers(values.shape[2])
         final = position + q.shape[0] - 1
         columns = count + (-count) % COLUMNS
@@ -124,18 +128,14 @@ def attend_many_kernel(storage: Storage, weigh: Any) -> Any:
 
     @parallel_kernel
     def attend_many(
-        q: Any, keys: Any, values: Any, position: Any, scale: Any, softcap: Any, window: Any, chunk: Any, ahead: Any,
-        slopes: Any, sinks: Any, out: Any,
+        pool: Any, q: Any, keys: Any, values: Any, position: Any, scale: Any, softcap: Any, window: Any, chunk: Any,
+        ahead: Any, slopes: Any, sinks: Any, out: Any,
     ) -> None:  # fmt: skip
         kv_heads = keys.shape[0]
         queries = q.shape[0] * (q.shape[1] // kv_heads)
         tasks = (queries + _TASK - 1) // _TASK
-        for number in prange(kv_heads * tasks):
-            begin = number % tasks * _TASK
-            task(
-                begin, min(_TASK, queries - begin), number // tasks, q, keys, values, position, scale, softcap, window,
-                chunk, ahead, slopes, sinks, out,
-            )  # fmt: skip
+        arguments = (q, keys, values, position, scale, softcap, window, chunk, ahead, slopes, sinks, out)
+        parallel_for(pool, kv_heads * tasks, some_queries, arguments)
 
     return attend_many
 

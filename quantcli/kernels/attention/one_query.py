@@ -9,15 +9,16 @@ from functools import cache
 from typing import Any, Final
 
 import numpy as np
-from numba import prange
 from numpy.typing import NDArray
 
 from quantcli.kernels.attention.cache_types import STEP, STORAGES, Floats, Storage
 from quantcli.kernels.attention.many_queries import attend_many_kernel, first_seen
 from quantcli.kernels.elementwise import exponential
-from quantcli.kernels.jit import inline, parallel_kernel
+from quantcli.kernels.jit import inline
 from quantcli.kernels.products.many_columns import COLUMNS
 from quantcli.kernels.simd import LANES, fma, load, max_lanes, maximum, shuffle, splat, store, sum_lanes
+from quantcli.kernels.threads import parallel_kernel
+from quantcli.kernels.threads.loops import parallel_for
 
 POSITIONS: Final = 4
 """Cached positions per iteration: their independent sums hide the latency of additions."""
@@ -152,10 +153,15 @@ def _attend_kernel(storage: Storage) -> Any:
 
     @inline
     def one_head(
-        q: Any, keys: Any, values: Any, own: Any, scale: Any, softcap: Any, first: Any, last: Any, slopes: Any, sinks: Any,
-        out: Any, row: Any, head: Any, query: Any, scores: Any,
+        task: Any, q: Any, keys: Any, values: Any, position: Any, scale: Any, softcap: Any, window: Any, chunk: Any,
+        ahead: Any, slopes: Any, sinks: Any, out: Any,
     ) -> None:  # fmt: skip
-        key_size, padded = q.shape[2], numbers(keys.shape[2])
+        rows, key_size, padded = q.shape[0], q.shape[2], numbers(keys.shape[2])
+        row, head = task % rows, task // rows
+        own = position + row
+        first, last = first_seen(own, window, chunk), min(own + ahead, position + rows - 1)
+        query = np.empty(max(padded, (out.shape[2] + STEP - 1) // STEP * STEP), np.float32)
+        scores = np.empty(position + rows + LANES, np.float32)
         kv_head = head // (q.shape[1] // keys.shape[0])
         for i in range(key_size):
             query[i] = q[row, head, i] * scale
@@ -172,8 +178,8 @@ def _attend_kernel(storage: Storage) -> Any:
 
     @parallel_kernel
     def attend(
-        q: Any, keys: Any, values: Any, position: Any, scale: Any, softcap: Any, window: Any, chunk: Any, ahead: Any,
-        slopes: Any, sinks: Any, out: Any,
+        pool: Any, q: Any, keys: Any, values: Any, position: Any, scale: Any, softcap: Any, window: Any, chunk: Any,
+        ahead: Any, slopes: Any, sinks: Any, out: Any,
     ) -> None:  # fmt: skip
         """out[i, h] = softmax(scale * q[i, h] . keys[h', p]) . values[h', p] over the positions p <= position + i.
 
@@ -187,16 +193,7 @@ def _attend_kernel(storage: Storage) -> Any:
         slopes        float32 (heads,) or empty: ALiBi, subtracted from a score per position of distance
         sinks         float32 (heads,) or empty: attention sinks, scores of one more position without a value
         """
-        rows, heads = q.shape[0], q.shape[1]
-        room = max(numbers(keys.shape[2]), (out.shape[2] + STEP - 1) // STEP * STEP)
-        for task in prange(rows * heads):
-            row = task % rows
-            own = position + row
-            first, last = first_seen(own, window, chunk), min(own + ahead, position + rows - 1)
-            query = np.empty(room, np.float32)
-            scores = np.empty(position + rows + LANES, np.float32)
-            one_head(
-                q, keys, values, own, scale, softcap, first, last, slopes, sinks, out, row, task // rows, query, scores
-            )  # fmt: skip
+        arguments = (q, keys, values, position, scale, softcap, window, chunk, ahead, slopes, sinks, out)
+        parallel_for(pool, q.shape[0] * q.shape[1], one_head, arguments)
 
     return attend

@@ -55,7 +55,7 @@ class Activations:
 
     allocate(columns, n)               a tuple of arrays for them
     addresses(arrays)                  the arrays' base addresses
-    prepare(x, column, arrays)         fills them for one column of x, float32 (columns, n)
+    prepare(column, x, arrays)         fills them for one column of x, float32 (columns, n)
     """
 
     allocate: Callable[..., Any]
@@ -79,7 +79,7 @@ def _allocate_plain() -> Activations:
         return (address(arrays[0], np.float32),)
 
     @inline
-    def prepare(x: Any, column: Any, arrays: Any) -> None:
+    def prepare(column: Any, x: Any, arrays: Any) -> None:
         (copies,) = arrays
         columns, n = copies.shape
         flat, values, source = address(copies, np.float32), address(x, np.float32), column * n
@@ -182,7 +182,7 @@ def rounded(rounding: Rounding) -> Activations:
                 store(starts, (at + i) // QUAD, quads * minus_zero)
 
     @inline
-    def prepare(x: Any, column: Any, arrays: Any) -> None:
+    def prepare(column: Any, x: Any, arrays: Any) -> None:
         columns, n = arrays[0].shape
         values, activations = address(x, np.float32), addresses(arrays)
         for first in range(0, n, STRETCH):

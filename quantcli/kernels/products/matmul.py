@@ -15,17 +15,18 @@ from functools import cache
 from typing import Any, Final
 
 import numpy as np
-from numba import prange
 from numpy.typing import NDArray
 
 from quantcli.core.block_types import BlockType
 from quantcli.kernels.blocks import codec
 from quantcli.kernels.blocks.reader import PackedReader
-from quantcli.kernels.jit import parallel_kernel
+from quantcli.kernels.jit import inline
 from quantcli.kernels.products.activation_layout import STRETCH, Activations, place_of
 from quantcli.kernels.products.many_columns import COLUMNS, ROWS, TileProduct, packed_tiles, plain_tiles
 from quantcli.kernels.products.one_column import RowProduct, packed_product, plain_product
 from quantcli.kernels.simd import address
+from quantcli.kernels.threads import parallel_kernel
+from quantcli.kernels.threads.loops import parallel_for
 
 _SHARE: Final = 32
 """Rows per work item of a thread in the GEMV."""
@@ -38,7 +39,7 @@ def multiplier(block_type: BlockType) -> Multiply:
     """The function `multiply(weights, x, out)` of a type: out = x @ weights.T, compiled when it is first called.
 
     weights uint8 (rows, row_bytes), x float32 (columns, n), out float32 (columns, rows); all contiguous, n the row's
-    length. It checks no arguments and runs on numba's threads.
+    length. It checks no arguments and runs on the threads of `kernels.threads`.
 
     Raises:
         ValueError: for a type without a matrix product.
@@ -80,15 +81,18 @@ def _one_column(product: RowProduct) -> Multiply:
     allocate, addresses, prepare = _preparation(product.activations)
     one = product.one
 
+    @inline
+    def multiply_rows(share: Any, weights: Any, arrays: Any, n: Any, out: Any) -> None:
+        packed, activations = address(weights, np.uint8), addresses(arrays)
+        for row in range(share * _SHARE, min((share + 1) * _SHARE, weights.shape[0])):
+            out[0, row] = one(packed, row * weights.shape[1], activations, n)
+
     @parallel_kernel
-    def multiply_one(weights: Any, x: Any, out: Any) -> None:
+    def multiply_one(pool: Any, weights: Any, x: Any, out: Any) -> None:
         rows, n = weights.shape[0], x.shape[1]
         arrays = allocate(1, n)
-        prepare(x, 0, arrays)
-        for share in prange((rows + _SHARE - 1) // _SHARE):
-            packed, activations = address(weights, np.uint8), addresses(arrays)
-            for row in range(share * _SHARE, min((share + 1) * _SHARE, rows)):
-                out[0, row] = one(packed, row * weights.shape[1], activations, n)
+        prepare(0, x, arrays)
+        parallel_for(pool, (rows + _SHARE - 1) // _SHARE, multiply_rows, (weights, arrays, n, out))
 
     return multiply_one
 
@@ -98,27 +102,30 @@ def _columns(product: TileProduct) -> Multiply:
     allocate, addresses, prepare = _preparation(product.activations)
     make_room, unpack, multiply = product.room, product.unpack, product.multiply
 
-    @parallel_kernel
-    def multiply_many(weights: Any, x: Any, out: Any) -> None:
-        rows, (columns, n) = weights.shape[0], x.shape
+    @inline
+    def multiply_tile(tile: Any, weights: Any, arrays: Any, n: Any, out: Any) -> None:
+        columns, rows = out.shape
         padded = columns + (-columns) % COLUMNS
-        arrays = allocate(padded, n)
-        for column in prange(columns):
-            prepare(x, column, arrays)
-        for tile in prange((rows + ROWS - 1) // ROWS):
-            sums, starts = np.zeros((padded, ROWS), np.float32), np.empty(ROWS, np.intp)
-            room, packed, activations = make_room(), address(weights, np.uint8), addresses(arrays)
-            for r in range(ROWS):
-                starts[r] = min(tile * ROWS + r, rows - 1) * weights.shape[1]
-            for first in range(0, n, STRETCH):
-                width = min(STRETCH, n - first)
-                unpack(packed, starts, first, width, room)
-                for column in range(0, padded, COLUMNS):
-                    place = place_of(first, column, padded, width)
-                    multiply(room, activations, place, width, address(sums[column], np.float32))
-            for column in range(columns):
-                for r in range(min(ROWS, rows - tile * ROWS)):
-                    out[column, tile * ROWS + r] = sums[column, r]
+        sums, starts = np.zeros((padded, ROWS), np.float32), np.empty(ROWS, np.intp)
+        room, packed, activations = make_room(), address(weights, np.uint8), addresses(arrays)
+        for r in range(ROWS):
+            starts[r] = min(tile * ROWS + r, rows - 1) * weights.shape[1]
+        for first in range(0, n, STRETCH):
+            width = min(STRETCH, n - first)
+            unpack(packed, starts, first, width, room)
+            for column in range(0, padded, COLUMNS):
+                place = place_of(first, column, padded, width)
+                multiply(room, activations, place, width, address(sums[column], np.float32))
+        for column in range(columns):
+            for r in range(min(ROWS, rows - tile * ROWS)):
+                out[column, tile * ROWS + r] = sums[column, r]
+
+    @parallel_kernel
+    def multiply_many(pool: Any, weights: Any, x: Any, out: Any) -> None:
+        rows, (columns, n) = weights.shape[0], x.shape
+        arrays = allocate(columns + (-columns) % COLUMNS, n)
+        parallel_for(pool, columns, prepare, (x, arrays))
+        parallel_for(pool, (rows + ROWS - 1) // ROWS, multiply_tile, (weights, arrays, n, out))
 
     return multiply_many
 

@@ -1,0 +1,230 @@
+"""A pool of threads for the loops of kernels.
+
+Workers live in compiled code and never take the GIL. One job runs at a time: a function pointer, the address of its
+arguments, and a count of tasks. The thread that launches a job takes part in it. Tasks are taken in pieces that shrink
+towards the end, by compare-and-swap of a ticket. So a thread that is preempted holds back a piece and not its whole share.
+
+A thread that finds nothing to do spins for `SPIN_SECONDS` and then sleeps. Spinning bridges the gaps between the operations
+of one token. It must end: a thread that spins beside other processes uses up its time slice, and is then preempted while it
+holds a task. With OpenMP's spinning, two threads were slower than one beside one busy process.
+"""
+
+from __future__ import annotations
+
+import threading
+from time import perf_counter
+from typing import Any, Final
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from quantcli.kernels.jit import inline, kernel
+from quantcli.kernels.threads.atomics import (
+    atomic_add,
+    atomic_load,
+    atomic_store,
+    compare_and_swap,
+    pause,
+    sleep_while,
+    system_sleeping,
+    wake_all,
+)
+
+SPIN_SECONDS: Final = 50e-6
+"""How long a thread spins before it sleeps. A token's operations are up to 30 microseconds apart."""
+
+_LINE: Final = 64
+"""Bytes between words, so that each has a cache line of its own."""
+
+_PIECES: Final = 4
+"""A thread takes at most one part in so many of its share of the remaining tasks."""
+
+(
+    _TICKET,  # the number of the job in the high half, odd while it is being written; the next task in the low half
+    _WAKE,  # changes to wake the workers
+    _DONE,  # tasks finished
+    _SLEEPING,  # workers that sleep or are about to
+    _WAITING,  # whether the launching thread sleeps or is about to
+    _FUNCTION, _CONTEXT, _COUNT,  # the job
+    _BUSY,  # whether a job runs
+    _FAILED,  # whether a task of it failed
+    _THREADS,
+    _SPINS,  # how often to pause before sleeping
+    _STOP,  # whether workers are to end
+    _WAIT_CALL, _WAKE_CALL,  # addresses of the system's functions
+) = (place * _LINE for place in range(15))  # fmt: skip
+_WORDS: Final = 16 * _LINE // 8
+_TASK_BITS: Final = np.int64(32)
+_TASK_MASK: Final = np.int64((1 << 32) - 1)
+_JOB_MASK: Final = np.int64((1 << 31) - 2)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _run_tasks(typing: Any, function: Any, context: Any, first: Any, last: Any) -> Any:
+    """Call a function of `loops.outlined` by its address. Returns its status."""
+
+    def emit(target: Any, builder: Any, signature: Any, args: Any) -> Any:
+        word = ir.IntType(64)
+        kind = ir.FunctionType(word, [word, word, word])
+        return builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
+
+    return types.int64(types.int64, types.int64, types.int64, types.int64), emit
+
+
+@inline
+def _take_part(pool: Any, job: Any) -> None:
+    """Run tasks of a job until none is left to take."""
+    # What is read here belongs to the job if the ticket is still the job's afterwards: the number changes first.
+    function, context, count = atomic_load(pool + _FUNCTION), atomic_load(pool + _CONTEXT), atomic_load(pool + _COUNT)
+    threads = atomic_load(pool + _THREADS)
+    while True:
+        ticket = atomic_load(pool + _TICKET)
+        first = ticket & _TASK_MASK
+        if ticket >> _TASK_BITS != job or first >= count:
+            return
+        piece = max((count - first) // (_PIECES * threads), 1)
+        if compare_and_swap(pool + _TICKET, ticket, ticket + piece):
+            if _run_tasks(function, context, first, first + piece):
+                atomic_store(pool + _FAILED, 1)
+            if atomic_add(pool + _DONE, piece) + piece == count and atomic_load(pool + _WAITING):
+                wake_all(atomic_load(pool + _WAKE_CALL), pool + _DONE)
+
+
+@kernel
+def _work(pool: int) -> None:
+    """The life of a worker: take part in every job until told to stop."""
+    job = 0
+    while True:
+        spins = atomic_load(pool + _SPINS)
+        while True:
+            number = atomic_load(pool + _TICKET) >> _TASK_BITS
+            if number != job and number & 1 == 0:
+                break
+            if spins > 0 or number != job:
+                spins -= 1
+                pause()
+                continue
+            # The launching thread writes the ticket and then reads `_SLEEPING`; here it is the other way round. So either
+            # it wakes this thread or this thread sees the new ticket.
+            atomic_add(pool + _SLEEPING, 1)
+            seen = atomic_load(pool + _WAKE)
+            if atomic_load(pool + _TICKET) >> _TASK_BITS == job:
+                sleep_while(atomic_load(pool + _WAIT_CALL), pool + _WAKE, seen)
+            atomic_add(pool + _SLEEPING, -1)
+        if atomic_load(pool + _STOP):
+            return
+        job = number
+        _take_part(pool, job)
+
+
+@inline
+def _publish(pool: Any, count: Any, function: Any, context: Any) -> Any:
+    """Begin a job and wake the workers. Returns its number."""
+    job = ((atomic_load(pool + _TICKET) >> _TASK_BITS) + 2) & _JOB_MASK
+    atomic_store(pool + _TICKET, (job - 1) << _TASK_BITS)
+    atomic_store(pool + _FUNCTION, function)
+    atomic_store(pool + _CONTEXT, context)
+    atomic_store(pool + _COUNT, count)
+    atomic_store(pool + _DONE, 0)
+    atomic_store(pool + _FAILED, 0)
+    atomic_store(pool + _TICKET, job << _TASK_BITS)
+    if atomic_load(pool + _SLEEPING) > 0:
+        atomic_store(pool + _WAKE, job)
+        wake_all(atomic_load(pool + _WAKE_CALL), pool + _WAKE)
+    return job
+
+
+@inline
+def launch(pool: Any, count: Any, function: Any, context: Any) -> None:
+    """Run `count` tasks on the threads of a pool, or on this one where `pool` is 0, and return when all are done.
+
+    A job launched while another runs, from a task or from another thread, runs in the launching thread alone.
+
+    Raises:
+        MemoryError: if a task failed. Running out of memory is the only way a kernel can fail.
+    """
+    if count <= 0:
+        return
+    if pool == 0 or count == 1 or atomic_load(pool + _THREADS) == 1 or not compare_and_swap(pool + _BUSY, 0, 1):
+        if _run_tasks(function, context, 0, count):
+            raise MemoryError("a kernel ran out of memory")
+        return
+    _take_part(pool, _publish(pool, count, function, context))
+    spins = atomic_load(pool + _SPINS)
+    while True:
+        done = atomic_load(pool + _DONE)
+        if done == count:
+            break
+        if spins > 0:
+            spins -= 1
+            pause()
+            continue
+        atomic_store(pool + _WAITING, 1)
+        sleep_while(atomic_load(pool + _WAIT_CALL), pool + _DONE, done)
+        atomic_store(pool + _WAITING, 0)
+    failed = atomic_load(pool + _FAILED)
+    atomic_store(pool + _BUSY, 0)
+    if failed:
+        raise MemoryError("a kernel ran out of memory")
+
+
+@kernel
+def _pause_often(times: int) -> None:
+    for _ in range(times):
+        pause()
+
+
+@kernel
+def _stop(pool: int) -> None:
+    atomic_store(pool + _STOP, 1)
+    job = ((atomic_load(pool + _TICKET) >> _TASK_BITS) + 2) & _JOB_MASK
+    atomic_store(pool + _COUNT, 0)
+    atomic_store(pool + _TICKET, job << _TASK_BITS)
+    atomic_store(pool + _WAKE, job)
+    wake_all(atomic_load(pool + _WAKE_CALL), pool + _WAKE)
+
+
+class ThreadPool:
+    """`threads` threads, the launching one among them. Where the system has no way to sleep until a word changes there is
+    only that one.
+
+    `address` is what compiled code knows the pool by. The workers are daemons: a process may end while they sleep.
+    """
+
+    def __init__(self, threads: int) -> None:
+        sleeping = system_sleeping()
+        self.threads = threads if sleeping is not None else 1
+        self._memory = np.zeros(_WORDS + _LINE // 8, np.int64)
+        start = self._memory.ctypes.data
+        self.address = start + (-start) % _LINE
+        words = self._memory[(self.address - start) // 8 :]
+        words[_THREADS // 8] = self.threads
+        if sleeping is not None and self.threads > 1:
+            words[_WAIT_CALL // 8], words[_WAKE_CALL // 8] = sleeping.wait, sleeping.wake
+            words[_SPINS // 8] = round(SPIN_SECONDS / _seconds_of_a_pause())
+        self.workers = [
+            threading.Thread(target=_work, args=(self.address,), name="quantcli-worker", daemon=True)
+            for _ in range(self.threads - 1)
+        ]
+        for worker in self.workers:
+            worker.start()
+
+    def stop(self) -> None:
+        """End the workers. No job may run, and none may be launched after it."""
+        if self.workers:
+            _stop(self.address)
+        for worker in self.workers:
+            worker.join()
+
+
+def _seconds_of_a_pause(times: int = 256) -> float:
+    """The time of one `pause`, at its least of a few tries: from 10 to 150 cycles by the processor's kind."""
+    _pause_often(1)
+    tries = []
+    for _ in range(8):
+        start = perf_counter()
+        _pause_often(times)
+        tries.append(perf_counter() - start)
+    return max(min(tries) / times, 1e-9)

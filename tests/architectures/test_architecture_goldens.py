@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import runpy
 import struct
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,15 @@ def is_16_bit(golden: dict[str, Any]) -> bool:
 def checkpoint(golden: dict[str, Any], tmp_path: Path):
     with open_checkpoint(write_checkpoint(tmp_path, golden["checkpoint"])) as opened:
         yield opened
+
+
+def test_the_tables_say_what_the_goldens_were_made_of(monkeypatch: pytest.MonkeyPatch):
+    """Every case is in one table, and its golden holds the same checkpoint."""
+    monkeypatch.syspath_prepend(GOLDENS.parent)
+    tables = [runpy.run_path(str(path))["CASES"] for path in sorted(GOLDENS.parent.glob("architecture_cases_*.py"))]
+    cases = {name: json.loads(json.dumps(case)) for table in tables for name, case in table.items()}
+    assert sum(len(table) for table in tables) == len(cases)
+    assert cases == {name: golden["checkpoint"] for name, golden in CASES.items()}
 
 
 def digest(tensor) -> str:

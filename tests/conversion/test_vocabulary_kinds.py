@@ -18,8 +18,11 @@ from quantcli.formats.gguf.vocabulary import BYTES
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "golden"))
 
-from vocabulary_cases import ALPHABET, BYTE_LEVEL_SIZE, CASES, ENDS, FAST, MERGES, added, byte_level, config, write_case
-from vocabulary_cases_kinds import KINDS, RANKS, RULES, TIKTOKEN, UNIGRAM_SIZE, WORDS, word_piece
+from vocabulary_cases import CASES, KINDS, RULES
+from vocabulary_cases_byte_level import ALPHABET, BYTE_LEVEL_SIZE, ENDS, FAST, MERGES, byte_level
+from vocabulary_cases_ranks import RANKS, TIKTOKEN
+from vocabulary_cases_word_piece import WORDS, word_piece
+from vocabulary_files import UNIGRAM_SIZE, added, config, write_case
 
 PRE = "gpt-2"
 

@@ -25,8 +25,8 @@ from quantcli.runner.text.tokenizer.vocabulary import Attribute
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "golden"))
 
-from vocabulary_cases import MODELS, PRE_TOKENIZER, write_case
-from vocabulary_cases_kinds import KINDS, RULES, TOKENIZED
+from vocabulary_cases import KINDS, MODELS, RULES, TOKENIZED
+from vocabulary_files import PRE_TOKENIZER, write_case
 
 pytestmark = pytest.mark.filterwarnings("ignore:the text has the")  # texts here have all special tokens
 

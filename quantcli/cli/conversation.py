@@ -85,11 +85,11 @@ def _next_message() -> str | None:
             click.echo("error: that line is not UTF-8", err=True)
             continue
         lines.append(line)
-        if (message := _whole(lines)) is not None:
+        if (message := whole_message(lines)) is not None:
             return message
 
 
-def _whole(lines: list[str]) -> str | None:
+def whole_message(lines: list[str]) -> str | None:
     """The message in `lines`, or None where it is incomplete."""
     text = "\n".join(lines)
     if text.lstrip().startswith(_FENCE):

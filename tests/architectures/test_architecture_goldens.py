@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 import runpy
 import struct
 from pathlib import Path
@@ -65,13 +64,6 @@ def test_tensors_in_float32(golden: dict[str, Any], checkpoint: Checkpoint):
 def test_tensors_in_their_own_type(golden: dict[str, Any], checkpoint: Checkpoint):
     tensors = find_architecture(checkpoint.config).tensors(checkpoint.tensors, checkpoint.config)
     assert [[t.name, t.type.name, list(t.shape), digest(t)] for t in tensors] == golden["auto"]["tensors"]
-
-
-@pytest.mark.parametrize("golden", [name for name, case in CASES.items() if is_16_bit(case)], indirect=True)
-def test_pickled_tensors_read_the_same_bytes(golden: dict[str, Any], checkpoint: Checkpoint):
-    tensors = find_architecture(checkpoint.config).tensors(checkpoint.tensors, checkpoint.config)
-    copies = pickle.loads(pickle.dumps(tensors))
-    assert [digest(copy) for copy in copies] == [row[3] for row in golden["auto"]["tensors"]]
 
 
 def plain(metadata: Metadata) -> list[list[Any]]:

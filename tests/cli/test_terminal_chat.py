@@ -14,7 +14,7 @@ from contextlib import suppress
 import pytest
 from changed_file import write_chat
 
-from quantcli.cli.conversation import _whole
+from quantcli.cli.conversation import whole_message
 from quantcli.conversion.convert import convert
 
 pty = pytest.importorskip("pty", reason="there are no such terminals here")
@@ -197,4 +197,4 @@ def test_without_a_prompt_a_terminal_is_told_what_is_missing(chat, terminal):
     ],
 )
 def test_messages_of_several_lines(lines, message):
-    assert _whole(lines) == message
+    assert whole_message(lines) == message

@@ -7,11 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from descriptors import open_descriptors
 from small_checkpoint import index, refusal, safetensors, values
 
 from quantcli.core.errors import FormatError
 from quantcli.formats.checkpoint.checkpoint import open_checkpoint
-from quantcli.tensors.tensor import FileTensor
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -125,15 +125,14 @@ def test_side_files(model: Path) -> None:
 
 
 def test_closing_gives_descriptors_back_and_reading_takes_them_again(model: Path) -> None:
-    for number in range(1, 9):
-        safetensors(model / f"model-{number:05}-of-00008.safetensors", **{f"t{number}": [number]})
+    shards = [
+        safetensors(model / f"model-{number:05}-of-00008.safetensors", **{f"t{number}": [number]}) for number in range(1, 9)
+    ]
     with open_checkpoint(model) as checkpoint:
-        files = {tensor.file for tensor in checkpoint.tensors.values() if isinstance(tensor, FileTensor)}
-        assert len(files) == 8
-        assert all(file._descriptor is None for file in files)
+        assert not any(map(open_descriptors, shards))
         values(checkpoint)
-        assert all(file._descriptor is not None for file in files)
-    assert all(file._descriptor is None for file in files)
+        assert [open_descriptors(shard) for shard in shards] == [1] * 8
+    assert not any(map(open_descriptors, shards))
     assert values(checkpoint)["t3"] == [3]
     checkpoint.close()
 

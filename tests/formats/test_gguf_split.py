@@ -332,12 +332,12 @@ def test_a_part_that_appears_meanwhile_stops_all(tmp_path: Path, number: int) ->
 def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
-    def reserve(descriptor: int, size: int) -> None:
+    def reserve(descriptor: int, offset: int, size: int) -> None:
         calls.append(size)
         if len(calls) == 3:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("quantcli.formats.gguf.writer._reserve", reserve)
+    monkeypatch.setattr(os, "posix_fallocate", reserve, raising=False)
     with pytest.raises(OutputError, match=r"model-00003-of-00003\.gguf: no space left on the disk"):
         write_parts(tmp_path / "model")
     assert not contents(tmp_path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -91,14 +90,6 @@ def test_any_stretch_of_rows_from_any_thread(name: str, monkeypatch: pytest.Monk
         for (start, stop), rows in zip(stretches, found, strict=True):
             np.testing.assert_array_equal(rows, whole[start:stop])
         assert read(tensor, 1, 1).shape == (0, tensor.row_bytes)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_pickled_tensor_reads_the_same_rows(name: str) -> None:
-    tensors = decode(*opened(name))
-    for key in expected(name):
-        copy = pickle.loads(pickle.dumps(tensors[key]))
-        np.testing.assert_array_equal(read(copy, 0, copy.rows), read(tensors[key], 0, copy.rows))
 
 
 # --- what is refused ------------------------------------------------------------------------------------------------------

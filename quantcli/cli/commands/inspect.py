@@ -45,10 +45,10 @@ def command(file: Path, tensors: bool, metadata: bool, as_json: bool) -> None:
             return
         views: list[View] = []
         if metadata:
-            views += [heading("Metadata"), _metadata_view(opened)]
+            views += [heading("Metadata"), metadata_view(opened)]
         if tensors:
-            views += [heading("Tensors"), _tensors_view(opened)]
-        show(*(views or _summary(opened)))
+            views += [heading("Tensors"), tensors_view(opened)]
+        show(*(views or summary(opened)))
 
 
 def document(file: GGUFFile) -> dict[str, Any]:
@@ -106,7 +106,8 @@ def _sound(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-def _summary(file: GGUFFile) -> list[View]:
+def summary(file: GGUFFile) -> list[View]:
+    """What is shown without options."""
     title = printable(str(file.get("general.name", file.path.name)))
     facts = columns("", "")
     for label, text in gguf_description.describe(file):
@@ -170,14 +171,16 @@ def _template_view(template: str) -> Text:
     return Text("\n".join([*shown, said]), "aside")
 
 
-def _metadata_view(file: GGUFFile) -> Table:
+def metadata_view(file: GGUFFile) -> Table:
+    """A row for every metadata key."""
     table = columns("Key", "Type", "Value")
     for key, field in file.metadata.items():
         table.add_row(printable(key), gguf_description.type_name(field), gguf_description.short_value(field))
     return table
 
 
-def _tensors_view(file: GGUFFile) -> Table:
+def tensors_view(file: GGUFFile) -> Table:
+    """A row for every tensor."""
     right = ("Bytes", "Offset")
     table = columns("Name", "Shape", "Type", *right, right=right)
     for tensor in file.tensors.values():

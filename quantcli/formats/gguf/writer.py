@@ -10,7 +10,7 @@ import errno
 import os
 import secrets
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from os import PathLike
@@ -58,9 +58,6 @@ _REASONS: Final[Mapping[int, tuple[str, str | None]]] = MappingProxyType(
 )
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _CANNOT_RESERVE: Final = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ENODEV})
-
-_write_bytes_at: Final[Callable[[int, memoryview, int], int] | None] = getattr(os, "pwrite", None)
-"""POSIX's positional write, which needs no lock; None on Windows."""
 
 
 @dataclass(frozen=True)
@@ -258,8 +255,8 @@ class GGUFWriter:
             view, position = view[count:], position + count
 
     def _write_some(self, view: memoryview, position: int) -> int:
-        if _write_bytes_at is not None:
-            return _write_bytes_at(self._descriptor, view, position)
+        if hasattr(os, "pwrite"):  # POSIX's positional write, which needs no lock; Windows has none
+            return os.pwrite(self._descriptor, view, position)
         with self._lock:
             os.lseek(self._descriptor, position, os.SEEK_SET)
             return os.write(self._descriptor, view)

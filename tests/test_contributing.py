@@ -61,7 +61,7 @@ def doubled(values: np.ndarray) -> np.ndarray:
     return values * 2
 
 
-def test_a_quantization_method_is_a_function_and_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_quantization_method_is_a_function_and_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     methods: dict[str, Callable[[Companions], None]] = {**prequantized.METHODS, "halves": take_halves}
     monkeypatch.setattr(prequantized, "METHODS", methods)
     config = {"model_type": "llama", "quantization_config": {"quant_method": "halves"}}

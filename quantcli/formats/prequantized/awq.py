@@ -9,6 +9,7 @@ Source: `WQLinear_GEMM` and `WQLinear_GEMV` of AutoAWQ.
 from __future__ import annotations
 
 from functools import partial
+from types import MappingProxyType
 from typing import Final
 
 from quantcli.core.block_types import TYPES
@@ -105,3 +106,6 @@ def _table(zeros: Tensor | None) -> Floats:
 def _misfit(levels: Tensor, zeros: Tensor | None, scales: Tensor) -> ValueError:
     shapes = f"qweight {list(levels.shape)}, qzeros {list(zeros.shape) if zeros else None} and scales {list(scales.shape)}"
     return ValueError(f"{shapes} do not fit together")
+
+
+METHODS: Final = MappingProxyType({"awq": take})

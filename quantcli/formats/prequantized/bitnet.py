@@ -10,6 +10,7 @@ Source: `dequant_bitnet` of llama.cpp's converter, `unpack_weights`, `BitLinear`
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -73,3 +74,6 @@ class _Ternary(Decoded):
                 levels = np.take(_LEVELS, codes)
                 values[:count] = levels / scale if self.inverse else levels * scale
             start, values = start + count, values[count:]
+
+
+METHODS: Final = MappingProxyType({"bitnet": take})

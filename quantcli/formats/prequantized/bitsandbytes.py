@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -184,3 +185,6 @@ class _FourBit(Decoded):
         with np.errstate(all="ignore"):
             values *= np.repeat(scales, np.diff(edges))
         out.view(np.float32).reshape(-1)[...] = values
+
+
+METHODS: Final = MappingProxyType({"bitsandbytes": take})

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Final
 
 from quantcli.core.block_types import TYPES
@@ -254,3 +255,6 @@ def _small_floats(companions: Companions, stem: str) -> Tensor:
         return repacked(f"{stem}.weight", shape, codes, scales)
     levels = Packed(codes, 6, shape[-1], E2M3)
     return Scaled(f"{stem}.weight", shape, TYPES["F32"], f"{_TITLE} MXFP6", levels, scale_grid(scales, shape))
+
+
+METHODS: Final = MappingProxyType({"compressed-tensors": take})

@@ -14,6 +14,7 @@ byte of a tensor of type I8. Source: `dequant_simple` of llama.cpp's converter, 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from types import MappingProxyType
 from typing import Final
 
 from quantcli.core.block_types import TYPES
@@ -135,3 +136,6 @@ def take_unscaled(companions: Companions) -> None:
                         "it has scales, but config.json has no quantization_config that says what they are for"
                     )
                 companions.put(name, scaled_bytes(tensor, None, "FP8"))
+
+
+METHODS: Final = MappingProxyType({"fbgemm_fp8": take_fbgemm, "fp8": take, "mxfp8": take})

@@ -11,6 +11,7 @@ AutoGPTQ's `qlinear_cuda_old`, `PackableQuantLinear`, `convert_gptq_v1_to_v2_for
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import Final
 
 from quantcli.core.block_types import TYPES
@@ -100,3 +101,6 @@ def _weight(
         Grid(turned_floats(scales, cache), outputs, 1, width, columns),
         Grid(packed_across(zeros, bits, integers(bits, -zero_offset), cache), outputs, 1, width, columns),
     )
+
+
+METHODS: Final = MappingProxyType({"gptq": take})

@@ -195,3 +195,6 @@ def _under_largest(scales: Floats, largest: Floats) -> Floats:
 
 
 _SMALL_FLOATS: Final[Mapping[str, Callable[[_Module], Tensor]]] = MappingProxyType({"mxfp4": _mxfp4, "mxfp8": _mxfp8})
+
+
+METHODS: Final = MappingProxyType({"metal": take_metal, "mlx": take})

@@ -15,6 +15,7 @@ multiplied instead. Source: `to_quantized_weight`, `pack_int4_in_uint8` and `con
 from __future__ import annotations
 
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Final
 
 from quantcli.core.block_types import TYPES
@@ -97,3 +98,6 @@ def _packed(companions: Companions, name: str, codes: Tensor, whole: Tensor | No
         raise ValueError(f"scales of shape {list(scales.shape)} do not fit int4 weights of shape {list(shape)}")
     levels = PackedRows(codes, 4, SIGNED_FOUR_BITS)
     return Scaled(name, shape, TYPES["F32"], f"{_TITLE} int4", levels, scale_grid(scales, shape, None, group))
+
+
+METHODS: Final = MappingProxyType({"modelopt": take})

@@ -15,6 +15,7 @@ one kind of hardware are not supported. Source: `torchao.prototype.safetensors` 
 from __future__ import annotations
 
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Final
 
 from quantcli.core.block_types import TYPES
@@ -70,3 +71,6 @@ def _four_bits(name: str, levels: Tensor, scales: Tensor, zeros: Tensor, compani
     grids = (Grid(turned_floats(source, companions.cache), outputs, 1, inputs // groups) for source in (scales, zeros))
     codes = Packed(levels, _BITS, inputs, SIGNED_FOUR_BITS)
     return Shifted(name, (outputs, inputs), TYPES["F32"], "torchao int4", codes, *grids)
+
+
+METHODS: Final = MappingProxyType({"torchao": take})

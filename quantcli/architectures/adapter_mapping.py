@@ -56,7 +56,7 @@ def _known(table: Mapping[str, Callable[..., LowRank]], step: str, name: str) ->
 
 def _upright(pair: LowRank) -> LowRank:
     """The pair with `b @ a` in the orientation of the weight, and both matrices in one type."""
-    a, b = (_turned(pair.b), _turned(pair.a)) if pair.transposed else (pair.a, pair.b)
+    a, b = (_transposed(pair.b), _transposed(pair.a)) if pair.transposed else (pair.a, pair.b)
     if a.type is not b.type:
         a, b = as_float32(a), as_float32(b)
     return _pair(pair, a, b)
@@ -66,7 +66,7 @@ def _pair(like: LowRank, a: Tensor, b: Tensor) -> LowRank:
     return replace(like, shape=(*b.shape[:-1], a.shape[-1]), type=a.type, a=a, b=b, transposed=False)
 
 
-def _turned(tensor: Tensor) -> Tensor:
+def _transposed(tensor: Tensor) -> Tensor:
     return tensor.source if isinstance(tensor, Transposed) else transpose(tensor)
 
 
@@ -114,7 +114,7 @@ _TRANSFORMS: Final[Mapping[str, Callable[..., LowRank]]] = MappingProxyType(
         **{name: partial(_along, TRANSFORMS[name]) for name in ("cut", "part")},
         "as_float32": lambda pair: _pair(pair, as_float32(pair.a), as_float32(pair.b)),
         "reshape": _reshape,
-        "transpose": lambda pair: _pair(pair, _turned(pair.b), _turned(pair.a)),
+        "transpose": lambda pair: _pair(pair, _transposed(pair.b), _transposed(pair.a)),
     }
 )
 """The transforms that can be applied to LoRA pairs."""

@@ -19,7 +19,7 @@ from quantcli.core.block_types import TYPES
 from quantcli.core.errors import ModelError
 from quantcli.tensors.bfloat16 import bfloat16_to_float32
 from quantcli.tensors.columns import BLOCK_BYTES
-from quantcli.tensors.derived import Computed, Joined, JoinedVectors, RearrangedRows, Refolded, Renamed
+from quantcli.tensors.derived import Computed, Joined, JoinedVectors, RearrangedRows, Renamed, Reshaped
 from quantcli.tensors.tensor import Tensor
 from quantcli.tensors.transposed import Transposed
 
@@ -144,7 +144,7 @@ def reshape(tensor: Tensor, extents: Sequence[int]) -> Tensor:
     """
     if min(extents) < 1 or math.prod(extents) != tensor.size:
         raise ModelError(f"tensor {tensor.name!r} {list(tensor.shape)} cannot be seen as {' x '.join(map(str, extents))}")
-    kind = Renamed if tuple(extents[-1:]) == tensor.shape[-1:] else Refolded
+    kind = Renamed if tuple(extents[-1:]) == tensor.shape[-1:] else Reshaped
     return kind(tensor.name, tuple(extents), tensor.type, tensor)
 
 

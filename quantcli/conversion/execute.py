@@ -175,8 +175,8 @@ class _Worker:
         held = self._buffers.get(purpose)
         if held is None or held.size < size:
             held = self._buffers[purpose] = np.empty(size, np.uint8)
-        room: NDArray[Any] = held[:size].view(dtype).reshape(shape)
-        return room
+        buffer: NDArray[Any] = held[:size].view(dtype).reshape(shape)
+        return buffer
 
     def convert(self, chunk: Chunk) -> int:
         """Convert one chunk for every output. Returns its source bytes."""

@@ -160,24 +160,24 @@ def test_transposing_reads_its_source_in_blocks(monkeypatch):
     assert max(source.read_rows) * source.row_bytes <= 64 < BLOCK_BYTES
 
 
-def test_transposing_in_stretches_reads_a_strip_once(monkeypatch):
-    monkeypatch.setattr(transposed, "STRIP_BYTES", 4 * 100 * 8)
+def test_transposing_in_stretches_reads_a_block_once(monkeypatch):
+    monkeypatch.setattr(transposed, "BLOCK_BYTES", 4 * 100 * 8)
     source = memory_tensor(counting(3, 100, 20))
     tensor = transpose(source)
     rows = np.concatenate([rows_of(tensor, start, start + 4) for start in range(0, 60, 4)]).view(np.float32)
     np.testing.assert_array_equal(rows, source.values.transpose(0, 2, 1).reshape(60, 100))
-    assert sum(source.read_rows) == 3 * 100 * 3  # strips of 8, 8 and 4 of 20 columns
+    assert sum(source.read_rows) == 3 * 100 * 3  # blocks of 8, 8 and 4 of 20 columns
 
 
-def test_strips_of_other_tensors_are_their_own(monkeypatch):
-    monkeypatch.setattr(transposed, "STRIP_BYTES", 1 << 12)
+def test_blocks_of_other_tensors_are_their_own(monkeypatch):
+    monkeypatch.setattr(transposed, "BLOCK_BYTES", 1 << 12)
     for number in range(20):
         values = counting(6, 8) + number
         np.testing.assert_array_equal(rows_of(transpose(memory_tensor(values)), 2, 3).view(np.float32), values.T[2:3])
 
 
 def test_transposing_long_rows_of_a_file_reads_only_their_columns(tmp_path, monkeypatch):
-    monkeypatch.setattr(transposed, "STRIP_BYTES", 1)
+    monkeypatch.setattr(transposed, "BLOCK_BYTES", 1)
     values = counting(2, 3, 2 * READ_BYTES)
     path = tmp_path / "data"
     path.write_bytes(b"head" + values.tobytes())

@@ -77,7 +77,7 @@ def test_the_prompt_may_come_from_a_file(stories, tmp_path, capsys):
     (tmp_path / "prompt.txt").write_bytes(b"a\xff")
     status, _, err = run(capsys, *asked)
     assert status == 2
-    assert "prompt.txt is not UTF-8 (byte 1)" in err
+    assert "prompt.txt: the prompt is not UTF-8 (byte 1)" in err
 
 
 def test_one_message_is_answered_by_the_template(stories, tmp_path, capsys):
@@ -109,7 +109,7 @@ def test_weights_may_be_quantized_and_the_cache_small(stories, capsys):
 def test_a_context_beyond_training_is_a_warning(stories, capsys):
     status, _, err = run(capsys, stories, "--prompt", "Once", "--temp", 0, "--ctx", 1000, "-n", 1)
     assert status == 0
-    assert "more than the 512 the model was trained on" in err
+    assert "longer than the trained context length, 512" in err
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from quantcli.core.block_types import ELEMENT_TYPES, TYPES
 from quantcli.core.errors import ModelError, QuantcliError, UnsupportedError
 from quantcli.formats.checkpoint.checkpoint import Checkpoint
 from quantcli.formats.checkpoint.safetensors import open_safetensors
-from quantcli.formats.prequantized import METHODS, decode, strips
+from quantcli.formats.prequantized import METHODS, decode, transposed
 from quantcli.formats.prequantized.scaled import Decoded
 from quantcli.formats.prequantized.settings import quantization_config
 from quantcli.kernels.rows import dequantize
@@ -76,8 +76,8 @@ def test_all_else_is_as_it_was(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_any_stretch_of_rows_from_any_thread(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(strips, "STRIP_BYTES", 4096)
-    monkeypatch.setattr(strips, "KEPT_BYTES", 10000)
+    monkeypatch.setattr(transposed, "BLOCK_BYTES", 4096)
+    monkeypatch.setattr(transposed, "CACHE_BYTES", 10000)
     monkeypatch.setattr(columns, "BLOCK_BYTES", 512)
     monkeypatch.setattr(columns, "READ_BYTES", 64)
     tensors = decode(*opened(name))

@@ -101,7 +101,7 @@ def convert_adapter(
             _write(tensors, plan, writer, working_threads(threads), progress)
         stored = sum(tensor.nbytes for tensor in opened.tensors())
         return Conversion(
-            parts=writer.parts,
+            shards=writer.shards,
             dry_run=False,
             type=type,
             architecture=architecture.gguf,

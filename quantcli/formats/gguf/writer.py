@@ -98,8 +98,8 @@ def make_layout(
 
 
 @dataclass(frozen=True)
-class Part:
-    """An output file: a whole model or one part of it. `file_bytes` includes the metadata."""
+class Shard:
+    """An output file: a whole model or one shard of it. `file_bytes` includes the metadata."""
 
     path: Path
     tensors: int
@@ -107,10 +107,10 @@ class Part:
 
 
 class TensorWriter(AbstractContextManager[Any], Protocol):
-    """A context manager that tensors of a model are written to: one file, or several parts."""
+    """A context manager that tensors of a model are written to: one file, or several shards."""
 
     @property
-    def parts(self) -> Sequence[Part]:
+    def shards(self) -> Sequence[Shard]:
         """The files, in the order of their tensors."""
         ...
 
@@ -162,9 +162,9 @@ class GGUFWriter:
         return self._layout.file_bytes
 
     @property
-    def parts(self) -> tuple[Part]:
+    def shards(self) -> tuple[Shard]:
         """The one file that is written."""
-        return (Part(self.path, len(self._tensors), self.file_bytes),)
+        return (Shard(self.path, len(self._tensors), self.file_bytes),)
 
     def write(self, index: int, offset: int, data: bytes | bytearray | memoryview | NDArray[Any]) -> None:
         """Put `data`, contiguous bytes, at byte `offset` of tensor `index`. Safe to call from several threads at once.

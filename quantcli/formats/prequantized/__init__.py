@@ -1,6 +1,6 @@
 """Quantized checkpoints (GPTQ, AWQ, FP8 ...), dequantized lazily.
 
-A quantization method stores a weight as several tensors: levels (q), scales (s), zero points (z). `decode` replaces these
+A quantization method stores a weight as several tensors: codes (q), scales (s), zero points (z). `decode` replaces these
 by lazy tensors of the weights, in F32, or in the GGUF type that holds exactly the same numbers. Rows are dequantized when
 they are read, so memory does not grow with the model. Only modules that have a method's tensors are dequantized, so a
 checkpoint may be quantized in part.

@@ -65,8 +65,8 @@ def _four_bit(companions: Companions, name: str) -> Tensor:
     scales = exponents(companions.take(find_scales(companions, name) or "", SCALES))
     if scales.type.name == "F8_E8M0" and scales.shape == (*shape[:-1], shape[-1] / MXFP4.block_length):
         return repacked(name, shape, codes, scales)
-    levels = Packed(codes, 4, shape[-1], E2M1)
-    return Scaled(name, shape, TYPES["F32"], "FP4", levels, scale_grid(scales, shape))
+    unpacked = Packed(codes, 4, shape[-1], E2M1)
+    return Scaled(name, shape, TYPES["F32"], "FP4", unpacked, scale_grid(scales, shape))
 
 
 def take_fbgemm(companions: Companions) -> None:
@@ -104,8 +104,8 @@ def put_scaled(
 def scaled_bytes(weight: Tensor, scales: Grid | None, origin: str, zeros: Grid | None = None) -> Scaled:
     """A weight in FP8 or int8 with scales, and for integers perhaps zero points."""
     table = FLOAT_TABLES.get(weight.type.name)
-    levels = Plain(weight) if table is None else Packed(weight, 8, weight.row_length, table)
-    return Scaled(weight.name, weight.shape, TYPES["F32"], origin, levels, scales, zeros)
+    codes = Plain(weight) if table is None else Packed(weight, 8, weight.row_length, table)
+    return Scaled(weight.name, weight.shape, TYPES["F32"], origin, codes, scales, zeros)
 
 
 def find_scales(companions: Companions, name: str) -> str | None:

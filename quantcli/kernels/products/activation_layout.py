@@ -102,12 +102,12 @@ PLAIN: Final = _allocate_plain()
 class Rounding:
     """How activations are quantized for a packed type.
 
-    span    activations per scale
-    group   activations per sum (bsums in Q8_K)
-    unit    activations per initial value of the accumulators, which corrects for the type's `zero`
-    sums    whether sums are stored: the type has minimums to multiply by them
-    whole   whether the sums are stored as integers
-    apart   distance of two parts of a span that are stored side by side
+    span           activations per scale
+    group          activations per sum (bsums in Q8_K)
+    unit           activations per initial value of the accumulators, which corrects for the type's `zero`
+    sums           whether sums are stored: the type has minimums to multiply by them
+    whole          whether the sums are stored as integers
+    pair_distance  distance of two parts of a span that are stored side by side
     """
 
     span: int
@@ -116,7 +116,7 @@ class Rounding:
     zero: int
     sums: bool
     whole: bool = False
-    apart: int = 1
+    pair_distance: int = 1
 
 
 def rounded(rounding: Rounding) -> Activations:
@@ -163,7 +163,7 @@ def _span_rounder(rounding: Rounding) -> Callable[..., None]:
     span, group, zero = rounding.span, rounding.group, rounding.zero
     has_sums, has_starts, in_quads = rounding.sums, zero != 0, rounding.unit == QUAD
     minus_zero, whole = np.int32(-zero), rounding.whole
-    place_in_span = _place_in_span(rounding.apart)
+    place_in_span = _place_in_span(rounding.pair_distance)
 
     @inline
     def round_span(x: Any, source: Any, at: Any, activations: Any) -> None:
@@ -196,15 +196,15 @@ def _span_rounder(rounding: Rounding) -> Callable[..., None]:
     return round_span
 
 
-def _place_in_span(apart: int) -> Callable[..., Any]:
+def _place_in_span(pair_distance: int) -> Callable[..., Any]:
     """The `inline` function from an activation's index in its span to where its code is stored."""
 
     @inline
     def place_in_span(i: Any) -> Any:
-        if apart == 1:
+        if pair_distance == 1:
             return i
         part = i // PART
-        pair = part // (2 * apart) * apart + part % apart
-        return (2 * pair + part // apart % 2) * PART + i % PART
+        pair = part // (2 * pair_distance) * pair_distance + part % pair_distance
+        return (2 * pair + part // pair_distance % 2) * PART + i % PART
 
     return place_in_span

@@ -181,15 +181,15 @@ class Cache:
         """Raises UsageError for an unknown type or an empty context, GenerationError where memory is insufficient."""
         check_cache_type(cache_type)
         if context < 1:
-            raise UsageError(f"a context of {context} tokens holds nothing")
+            raise UsageError(f"the context is {context} tokens, expected at least 1")
         self.context = context
         self.length = 0
         memory = sizes.memory
         try:
             self.layers = [LayerCache(layer, context, cache_type) for layer in memory]
         except (MemoryError, ValueError) as error:
-            what = f"there is no memory for a context of {context} tokens"
-            raise GenerationError(what, hint="fewer (--ctx) take less") from error
+            what = f"out of memory for a context of {context} tokens"
+            raise GenerationError(what, hint="use a shorter context: --ctx") from error
         self.states = [[np.zeros(shape, np.float32) for shape in layer.states] for layer in memory]
 
     def require(self, count: int) -> None:
@@ -197,7 +197,7 @@ class Cache:
         if self.length + count > self.context:
             raise GenerationError(
                 f"the context of {self.context} tokens is full: {self.length} in it, {count} more to come",
-                hint=f"--ctx {self.length + count} or more makes room",
+                hint=f"--ctx {self.length + count} or more",
             )
 
     def rewind(self, length: int) -> int:

@@ -139,7 +139,7 @@ def test_biases_that_the_configuration_does_not_mention_are_taken(tensors):
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
-        ({"num_hidden_layers": 10**12}, "is 1000000000000, but the checkpoint holds 21 tensors"),
+        ({"num_hidden_layers": 10**12}, "is 1000000000000, but the checkpoint has 21 tensors"),
         ({"num_hidden_layers": -1}, "is -1, expected a count"),
         ({"num_hidden_layers": 2.0}, "is 2.0, expected a count"),
         ({"num_hidden_layers": "two"}, "is 'two', expected a count"),
@@ -237,7 +237,7 @@ def test_the_counting_of_missing_experts_ends():
         "num_local_experts": 3000,
     }  # fmt: skip
     tensors = {f"t{number}": memory_tensor(np.ones((1, 1), np.float32)) for number in range(3000)}
-    with pytest.raises(ModelError, match=r"describes 9000000 tensors such as .*, but the checkpoint holds 3000 tensors"):
+    with pytest.raises(ModelError, match=r"describes 9000000 tensors such as .*, but the checkpoint has 3000 tensors"):
         find_architecture(config).tensors(tensors, config)
 
 

@@ -197,7 +197,7 @@ def test_transposing_long_rows_of_a_file_reads_only_their_columns(tmp_path, monk
 
 
 def test_what_does_not_divide_is_refused():
-    with pytest.raises(ModelError, match="24 rows cannot be seen as 5 x 2 x -1"):
+    with pytest.raises(ModelError, match="24 rows cannot be reshaped to 5 x 2 x -1"):
         rope_pairs(memory_tensor(W), 5)
     with pytest.raises(ModelError, match="no extents"):
         rope_pairs(memory_tensor(W), 0)

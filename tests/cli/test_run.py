@@ -169,7 +169,7 @@ def test_files_that_are_parts_of_models(stories, tmp_path, capsys):
 def test_models_without_what_the_request_needs(stories, tmp_path, capsys):
     bare = write_changed(stories, tmp_path / "bare.gguf", {"tokenizer.ggml.model": None})
     status, out, err = run(capsys, bare, "--prompt", "a")
-    assert (status, out, err) == (1, "", "error: the file holds no tokenizer: no tokenizer.ggml.model")
+    assert (status, out, err) == (1, "", "error: no tokenizer in the file: no tokenizer.ggml.model")
     broken = write_chat(stories, tmp_path / "broken.gguf", "{% for %}")
     status, out, err = run(capsys, broken, "--chat", "--prompt", "a")
     assert (status, out) == (1, "")

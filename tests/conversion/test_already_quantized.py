@@ -116,7 +116,8 @@ def test_other_methods_become_the_same_numbers(make: Any, recipe: str, origin: s
     weights, reasons = converted(model, recipe, tmp_path / "out.gguf")
     for part, name in NAMES.items():
         np.testing.assert_array_equal(weights[part], expected[f"{LAYER}.{name}"])
-    assert f"; the checkpoint has it as {origin}; its weights lie on a {recipe} grid" in reasons["blk.0.ffn_up.weight"]
+    reason = f"; quantized in the checkpoint as {origin}; its weights lie on a {recipe} grid"
+    assert reason in reasons["blk.0.ffn_up.weight"]
 
 
 def trained_model(place: Path, group: int | None = None) -> tuple[Path, dict[str, np.ndarray]]:

@@ -252,7 +252,7 @@ def test_a_server_that_asks_for_too_long_a_wait(hub: Hub, model: Callable[..., C
     checkpoint = model()
     hub.statuses[WEIGHTS] = [(429, "3600")] * 99
     message = refusal(lambda: contents(checkpoint))
-    assert message == f"org/storyteller: {WEIGHTS}: status 429: the server asks to wait longer than is waited"
+    assert message == f"org/storyteller: {WEIGHTS}: status 429: the server asks for a longer wait than the limit"
 
 
 def test_a_server_that_fails_for_good(hub: Hub, model: Callable[..., Checkpoint], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,7 +282,7 @@ def test_no_hub(hub: Hub, model: Callable[..., Checkpoint]) -> None:
 def test_a_server_without_ranges(hub: Hub, model: Callable[..., Checkpoint], storyteller: dict[str, bytes]) -> None:
     hub.ranges = False
     message = refusal(model)
-    assert message == f"org/storyteller: {WEIGHTS}: the server sends no parts of files, only the whole"
+    assert message == f"org/storyteller: {WEIGHTS}: the server does not support range requests"
     # A small file that is wanted whole is as good so.
     hub.commit("org/small", {"config.json": b"{}", WEIGHTS: shard(3, "a")})
     checkpoint = model(HubModel("org/small"))
@@ -370,7 +370,7 @@ def test_a_damaged_header(hub: Hub, model: Callable[..., Checkpoint]) -> None:
 def test_reading_that_is_ended(hub: Hub, model: Callable[..., Checkpoint]) -> None:
     checkpoint = model()
     checkpoint.interrupt()
-    with pytest.raises(HubError, match="reading was ended"):
+    with pytest.raises(HubError, match="reading was stopped"):
         contents(checkpoint)
 
 

@@ -203,7 +203,7 @@ def test_a_model_that_learned_its_positions_cannot_shift(loaded, monkeypatch):
     with pytest.raises(UsageError, match="of a context of 8 tokens 7 cannot be kept"):
         Session(loaded.model, cache, keep=7)
     monkeypatch.setattr(loaded.model, "learned_positions", loaded.model.embedding)
-    with pytest.raises(UnsupportedError, match="'llama' cannot be shifted: it learned its positions"):
+    with pytest.raises(UnsupportedError, match="'llama' cannot be shifted: it has learned position embeddings"):
         Session(loaded.model, cache, keep=1)
 
 

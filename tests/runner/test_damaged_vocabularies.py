@@ -79,7 +79,7 @@ def test_scores_that_are_no_numbers_are_refused(kind):
     with pytest.raises(ModelError, match="the score of token 4 is nan"):
         load_tokenizer(changed)
     for score in (1e39, -1e300):
-        with pytest.raises(ModelError, match="expected a number of 32 bits"):
+        with pytest.raises(ModelError, match="expected a 32-bit float"):
             load_tokenizer(kind(scores=array(ValueType.FLOAT64, [*scores[:5], score])))
     load_tokenizer(kind(scores=array(ValueType.FLOAT32, [*scores[:5], float("-inf")]))).encode("a b")
 

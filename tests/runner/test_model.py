@@ -201,7 +201,7 @@ def test_biases_are_added_where_the_file_has_them(tmp_path):
         (lambda m, s: m.update({"llama.rope.freq_base": f32(0.5)}), ModelError, "freq_base is 0.5, expected more than 1"),
         (lambda m, s: s.update({"rope_freqs.weight": (7,)}), ModelError, r"rope_freqs.weight' has shape \(7,\), expected"),
         (lambda m, s: s.update({"blk.0.attn_q_norm.weight": (16,), "more": (1,)}), UnsupportedError,
-         "'llama' has no place for tensor 'blk.0.attn_q_norm.weight' and 1 more"),
+         "'llama' does not use tensor 'blk.0.attn_q_norm.weight' and 1 more"),
         (lambda m, s: m.pop("general.architecture"), ModelError, "no general.architecture"),
     ],
 )  # fmt: skip

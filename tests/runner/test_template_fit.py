@@ -39,7 +39,7 @@ ITS_OWN_PLACE = (
     "{% if messages[0].role == 'system' %}<<{{ messages[0].content }}>>{% set messages = messages[1:] %}{% endif %}"
     "{% for m in messages %}{{ m.role }}:{{ m.content }};{% endfor %}"
 )
-MOVED = "takes no system message: it is put before the user's first message"
+MOVED = "does not support a system message: it is prepended to the first user message"
 
 
 def show(template: str, messages) -> tuple[str, list[str]]:

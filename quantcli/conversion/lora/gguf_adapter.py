@@ -195,7 +195,7 @@ def _measured(pair: LowRank) -> TensorInfo:
 
 
 def _planned(tensor: Tensor, wanted: BlockType) -> PlannedTensor:
-    kind, reason = wanted, f"{wanted.name} is asked for"
+    kind, reason = wanted, f"{wanted.name} is requested for"
     if len(tensor.shape) < 2:
         kind, reason = F32, "it has one dimension"
     elif tensor.row_length % wanted.block_length:

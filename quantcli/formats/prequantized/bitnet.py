@@ -41,7 +41,7 @@ def take(companions: Companions) -> None:
     for option, value in _WHILE_RUNNING.items():
         if companions.config.get(option) == value:
             raise UnsupportedError(
-                f"config.json: BitNet with {option} {value} is not supported: layers do more than multiply by weights",
+                f"config.json: BitNet with {option} {value} is not supported: activations are transformed during inference",
                 hint="Use the original checkpoint.",
             )
     for stem in companions.stems("_scale"):

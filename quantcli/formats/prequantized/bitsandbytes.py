@@ -66,7 +66,7 @@ def _eight_bit(companions: Companions, stem: str) -> Tensor:
     largest = companions.take(f"{stem}.SCB", ("F32",), 1)
     layout = companions.find(f"{stem}.weight_format")
     if layout is not None and (layout.size != 1 or read_small(layout)[0] != 0):
-        raise UnsupportedError(f"{stem}: int8 weights in a layout for one kind of GPU are not supported, only row-major")
+        raise UnsupportedError(f"{stem}: int8 weights in a GPU-specific layout are not supported, only row-major")
     if largest.size != weight.shape[0]:
         raise ValueError(f"SCB has {largest.size} values, expected {weight.shape[0]}")
     codes, scales = Plain(weight), scale_grid(largest, weight.shape)

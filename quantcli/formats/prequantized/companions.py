@@ -120,7 +120,7 @@ class Companions:
         ]
         if faults:
             raise ModelError(
-                f"the checkpoint's tensors are not as {method} has them: {listed(faults, most=5, separator='; ')}",
+                f"the checkpoint's tensors do not have the layout of {method}: {listed(faults, most=5, separator='; ')}",
                 hint="Is this config.json the checkpoint's own? Its quantization_config says how the tensors are stored.",
             )
         tensors: dict[str, Tensor] = {}

@@ -133,7 +133,7 @@ def take_unscaled(companions: Companions) -> None:
             with companions.module(name):
                 if find_scales(companions, name) is not None:
                     raise ValueError(
-                        "it has scales, but config.json has no quantization_config that says what they are for"
+                        "it has scales, but config.json has no quantization_config"
                     )
                 companions.put(name, scaled_bytes(tensor, None, "FP8"))
 

@@ -32,7 +32,7 @@ _ZERO_OFFSETS: Final = {"gptq": 1, "gptq_v2": 0}
 _ELSEWHERE: Final = {
     "rotation": "activations are rotated during inference",
     "adapter": "an adapter is part of the model",
-    "is_marlin_format": "its words are in the order of one kind of GPU",
+    "is_marlin_format": "its words are in a GPU-specific order",
 }
 """Options that the tensors do not show -> why they are not supported."""
 

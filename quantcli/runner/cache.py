@@ -181,7 +181,7 @@ class Cache:
         """Raises UsageError for an unknown type or an empty context, GenerationError where memory is insufficient."""
         check_cache_type(cache_type)
         if context < 1:
-            raise UsageError(f"the context is {context} tokens, expected at least 1")
+            raise UsageError(f"a context of {context} tokens, expected at least 1")
         self.context = context
         self.length = 0
         memory = sizes.memory

@@ -68,7 +68,7 @@ def warn_of_ignored(read: MetadataReader) -> None:
         value = read.raw(key)
         if _holds(changes, {**_COMPUTED, **read.scope, "value": value}):
             said = f"{value:.6g}" if isinstance(value, float) else shown_value(value)
-            what = f"{read.architecture}.{key} is {said}, and is ignored"
+            what = f"{read.architecture}.{key} is {said}, and has no effect"
             warn(f"{read.file.path}: {what}: llama.cpp does not read it for this architecture")
 
 

@@ -199,21 +199,21 @@ def test_transposing_long_rows_of_a_file_reads_only_their_columns(tmp_path, monk
 def test_what_does_not_divide_is_refused():
     with pytest.raises(ModelError, match="24 rows cannot be reshaped to 5 x 2 x -1"):
         rope_pairs(memory_tensor(W), 5)
-    with pytest.raises(ModelError, match="no extents"):
+    with pytest.raises(ModelError, match="not valid extents"):
         rope_pairs(memory_tensor(W), 0)
-    with pytest.raises(ModelError, match="no 5 equal parts"):
+    with pytest.raises(ModelError, match="into 5 equal parts"):
         part(memory_tensor(W), 0, 0, 5)
     with pytest.raises(ModelError, match="no 0 to 1 along axis 1"):
         part(memory_tensor(W), 1, 0, 5)
-    with pytest.raises(ModelError, match="no 5 equal parts along axis 2"):
+    with pytest.raises(ModelError, match="into 5 equal parts along axis 2"):
         part(memory_tensor(W), 2, 0, 5)
     with pytest.raises(ModelError, match="no 20 to 25 along axis 0"):
         cut(memory_tensor(W), 0, 20, 25)
-    with pytest.raises(ModelError, match="cannot be seen as 4 x 31"):
+    with pytest.raises(ModelError, match="cannot be reshaped to 4 x 31"):
         reshape(memory_tensor(W), [4, 31])
-    with pytest.raises(ModelError, match="cannot be seen as -4 x -30"):
+    with pytest.raises(ModelError, match="cannot be reshaped to -4 x -30"):
         reshape(memory_tensor(W), [-4, -30])
-    with pytest.raises(ModelError, match="cannot be seen as 5 x 5"):
+    with pytest.raises(ModelError, match="cannot be reshaped to 5 x 5"):
         reshape(memory_tensor(W), [5, 5])
     with pytest.raises(ModelError, match=r"24 rows are not 5 groups of 3 \+ 1 \+ 1"):
         ungroup_rows(memory_tensor(W), 5, [3, 1, 1])
@@ -250,9 +250,9 @@ def test_tensors_are_compared_until_they_differ(place):
 
 
 def test_what_does_not_fit_is_not_joined():
-    with pytest.raises(ModelError, match="cannot be joined"):
+    with pytest.raises(ModelError, match="cannot be concatenated"):
         stack([memory_tensor(W), memory_tensor(W[:7])])
-    with pytest.raises(ModelError, match="cannot be joined"):
+    with pytest.raises(ModelError, match="cannot be concatenated"):
         concatenate([memory_tensor(W, "a"), memory_tensor(counting(2, 3), "b")])
 
 

@@ -116,7 +116,7 @@ def test_a_context_beyond_training_is_a_warning(stories, capsys):
     ("arguments", "status", "message"),
     [
         (["--prompt", ""], 1, "the prompt is empty"),
-        (["--prompt", "Once upon a time", "--ctx", "3"], 1, "leaves no room for an answer"),
+        (["--prompt", "Once upon a time", "--ctx", "3"], 1, "too many for an answer"),
         (["--prompt", "a", "--chat"], 1, "no chat template"),
         (["--prompt", "a", "--system", "b"], 2, "--system has no effect without --chat"),
         (["--prompt", "a", "--top-p", "7"], 2, "top-p is 7.0"),

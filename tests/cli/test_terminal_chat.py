@@ -157,7 +157,7 @@ def test_a_full_context_does_not_end_the_session(chat, terminal):
     seen.type("Once upon a time\n")
     seen.wait_for("warning: generation stopped: the context of 20 tokens is full(?s:.*)\n> ")
     seen.type("and\n")
-    seen.wait_for("error: the prompt has .* leaves no room(?s:.*)hint: .*/clear(?s:.*)\n> ")
+    seen.wait_for("error: the prompt has .* too many for an answer(?s:.*)hint: .*/clear(?s:.*)\n> ")
     seen.type("/clear\n")
     seen.wait_for("> ")
     seen.type("Once\n")

@@ -160,10 +160,10 @@ REFUSED: dict[str, tuple[dict[str, Any], type[QuantcliError], str]] = {
     ),
     "a layer too many": (
         adapter(pair("model.layers.2.self_attn.q_proj", 16, 16)), ModelError,
-        "the adapter's tensors are not those of a llama model as config.json describes it; 1 unknown: model.layers.2.",
+        "the adapter's tensors do not match the architecture llama and config.json: 1 unknown: model.layers.2.",
     ),
     "other shapes": (
-        adapter({**pair(Q, 32, 16), **embedding("model.embed_tokens", 41, 16)}), ModelError, "2 of another shape: ",
+        adapter({**pair(Q, 32, 16), **embedding("model.embed_tokens", 41, 16)}), ModelError, "2 with another shape: ",
     ),
     "a condition in words": (
         adapter(pair(Q, 16, 16), invocation_string="<go>"), UnsupportedError, "invocation_string without",
@@ -195,7 +195,7 @@ def test_weights_that_a_pair_cannot_follow(tmp_path: Path) -> None:
     config = {**LLAMA, "architectures": ["DeepseekV2ForCausalLM"], "model_type": "deepseek_v2"}
     config |= {"kv_lora_rank": 8, "qk_nope_head_dim": 4, "qk_rope_head_dim": 4, "v_head_dim": 4, "first_k_dense_replace": 9}
     described = adapter(pair("model.layers.0.self_attn.kv_b_proj", 8, 32))
-    with pytest.raises(UnsupportedError, match="cannot be seen as"):
+    with pytest.raises(UnsupportedError, match="cannot be reshaped to"):
         convert(tmp_path, {"directory": "base", "config": config, "tensors": {}}, described)
 
 

@@ -273,7 +273,7 @@ def test_tokenizer_that_tokenizers_cannot_read(tmp_path):
 )
 def test_files_of_the_wrong_shape(tmp_path, name, contents):
     directory = write_case(tmp_path, CASES["pieces-objects"] | {name: contents})
-    with pytest.raises(FormatError, match="not of the shape such files have"):
+    with pytest.raises(FormatError, match="does not have the structure of a tokenizer file"):
         convert(directory)
 
 

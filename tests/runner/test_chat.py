@@ -193,7 +193,7 @@ def test_what_is_to_be_continued_has_to_be_there():
         assert text.endswith(end)
     for template, field, message in (
         ("{{ messages[0].content }}", True, "leaves out the message"),
-        ("{{ messages }}", "content", "knows no content"),
+        ("{{ messages }}", "content", "does not support content"),
         ("{{ messages.reasoning_content }}", "reasoning_content", "has no reasoning_content"),
     ):
         with pytest.raises(GenerationError, match=message):

@@ -105,7 +105,7 @@ def test_a_system_message_without_a_place_goes_before_the_user_s_and_that_is_sai
 @pytest.mark.parametrize(
     ("template", "messages", "words"),
     [
-        ("nothing", [USER], ["leaves out what the role user says"]),
+        ("nothing", [USER], ["leaves out the content of the role user"]),
         ("nothing", [SYSTEM, USER], ["role system", "role user"]),
         ("{{ messages[-1].content }}", [USER, ASSISTANT, PARTS], ["role user"]),
         (IGNORES, [USER, SYSTEM], ["role system"]),
@@ -113,7 +113,7 @@ def test_a_system_message_without_a_place_goes_before_the_user_s_and_that_is_sai
         (
             PLAIN,
             [{"role": "user", "content": [*PARTS["content"], {"type": "image"}]}],
-            ["a part of type image is left out"],
+            ["a content part of type image is left out"],
         ),
     ],
 )

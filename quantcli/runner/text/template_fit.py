@@ -70,7 +70,7 @@ def _tell(given: list[Message], fit: list[Message], place: Change, lost: Iterabl
     if place is _with_first_user:
         warn("the file's chat template does not support a system message: it is prepended to the first user message")
     for role in dict.fromkeys(lost):
-        warn(f"the file's chat template leaves out messages of the role {role} says")
+        warn(f"the file's chat template leaves out the content of the role {role}")
     kept = [part for message in fit for part in _parts(message.get("content"))]
     for message in given:
         for part in _parts(message.get("content")):

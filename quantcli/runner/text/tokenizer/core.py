@@ -95,7 +95,7 @@ def _byte_level(vocabulary: Vocabulary, metadata: Metadata) -> Model:
         raise ModelError(f"the tokenizer is incomplete: no {spec.MERGES} in the file")
     if not value(metadata, spec.PRE_TOKENIZER, STRINGS):
         effect = "a text may become other tokens than the model was trained on"
-        warn(f"no pre-tokenizer in the file ({spec.PRE_TOKENIZER}): {DEFAULT_PRE_TOKENIZER!r} is used, and {effect}")
+        warn(f"the file names no pre-tokenizer ({spec.PRE_TOKENIZER}): {DEFAULT_PRE_TOKENIZER!r} is used, and {effect}")
     pre_tokenizer = _pre_tokenizer(metadata)
     for text in pre_tokenizer.strip_left:
         if text in vocabulary.ids:
@@ -307,7 +307,7 @@ def load_tokenizer(metadata: Metadata) -> Tokenizer:
     """
     name = value(metadata, spec.MODEL, STRINGS)
     if name is None:
-        raise ModelError(f"no tokenizer in the file: no {spec.MODEL}")
+        raise ModelError(f"the file has no tokenizer: no {spec.MODEL}")
     algorithm = _ALGORITHMS.get(name)
     if algorithm is None:
         raise UnsupportedError(f"the tokenizer {shown(name)} is unknown, expected one of {', '.join(_ALGORITHMS)}")

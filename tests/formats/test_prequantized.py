@@ -170,7 +170,7 @@ def test_without_a_companion_there_is_no_weight(name: str, key: str) -> None:
         try:
             left = decode(given, config)
         except ModelError as error:
-            assert re.search(r"not as .* has them: (m|x)\b", error.message)
+            assert re.search(r"do not have the layout of .*: (m|x)\b", error.message)
         else:  # what goes by the name of a weight is gone or none: that is for the architecture to tell
             assert not isinstance(left.get(weight), Decoded)
 
@@ -185,7 +185,7 @@ def test_a_companion_of_another_size_is_an_error_or_makes_another_weight(name: s
     try:
         found = decode(given, config)[weight]
     except ModelError as error:
-        assert re.search(r"not as .* has them: (m|x)\b", error.message)
+        assert re.search(r"do not have the layout of .*: (m|x)\b", error.message)
     else:
         assert found.shape != expected(name)[weight].shape
         read(found, 0, found.rows)

@@ -92,7 +92,7 @@ def changed(metadata: Mapping[str, Field], dice: random.Random) -> dict[str, Fie
 def use(file: GGUFFile) -> None:
     """What `inspect`, `tokenize`, `run` and `embed` do with a file. Raises QuantcliError, or nothing at all."""
     print_json(inspect.document(file))
-    show(*inspect._summary(file), inspect._metadata_view(file), inspect._tensors_view(file))
+    show(*inspect.summary(file), inspect.metadata_view(file), inspect.tensors_view(file))
     for attempt in (tokenize, compute):
         try:
             attempt(file)

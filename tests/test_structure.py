@@ -1,4 +1,4 @@
-"""The shape of the package: imports point down, nothing heavy is imported early, one top-level package is installed."""
+"""The shape of the package: imports point down, nothing heavy is imported early, files and functions are short."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -162,6 +163,20 @@ def test_a_room_imports_its_libraries_only(name: str) -> None:
     assert found - sys.stdlib_module_names - {"quantcli"} <= LIBRARIES.get(home or "", set())
 
 
-def test_files_stay_short() -> None:
-    long = {name: count for name, path in MODULES.items() if (count := len(path.read_text().splitlines())) > 520}
-    assert not long
+LONGEST_FILE = 500
+LONGEST_FUNCTION = 60
+
+SOURCES = sorted([*MODULES.values(), *Path(__file__).parent.rglob("*.py")])
+
+
+def lengths_of_functions(path: Path) -> Iterator[tuple[str, int]]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node.name, (node.end_lineno or 0) - node.lineno + 1
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE.parent)))
+def test_files_and_functions_stay_short(path: Path) -> None:
+    """Those of the tests too."""
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST_FILE
+    assert [name for name, length in lengths_of_functions(path) if length > LONGEST_FUNCTION] == []

@@ -32,7 +32,8 @@ def map_adapter(declaration: Declaration, adapter: Mapping[str, LowRank | Tensor
         elif len(tensors) == len(sources):
             whole.append(as_float32(make_tensor(match, tensors)))
         else:
-            raise UnsupportedError(f"{match.name} is made of {tensors[0].name}, which the adapter has whole, and of pairs")
+            whole_one = tensors[0].name
+            raise UnsupportedError(f"{match.name} is made of {whole_one}, which the adapter has in full, and of LoRA pairs")
     return whole + pairs
 
 
@@ -48,7 +49,7 @@ def _made(match: Match, sources: Sequence[LowRank]) -> LowRank:
 def _known(table: Mapping[str, Callable[..., LowRank]], step: str, name: str) -> Callable[..., LowRank]:
     if step not in table:
         raise UnsupportedError(
-            f"{name}: what {step} does to a weight cannot be done to a pair of an adapter",
+            f"{name}: the transform {step} cannot be applied to a LoRA pair",
             hint="Merge the adapter: --lora.",
         )
     return table[step]
@@ -56,7 +57,7 @@ def _known(table: Mapping[str, Callable[..., LowRank]], step: str, name: str) ->
 
 def _upright(pair: LowRank) -> LowRank:
     """The pair with `b @ a` in the orientation of the weight, and both matrices in one type."""
-    a, b = (_turned(pair.b), _turned(pair.a)) if pair.transposed else (pair.a, pair.b)
+    a, b = (_transposed(pair.b), _transposed(pair.a)) if pair.transposed else (pair.a, pair.b)
     if a.type is not b.type:
         a, b = as_float32(a), as_float32(b)
     return _pair(pair, a, b)
@@ -66,7 +67,7 @@ def _pair(like: LowRank, a: Tensor, b: Tensor) -> LowRank:
     return replace(like, shape=(*b.shape[:-1], a.shape[-1]), type=a.type, a=a, b=b, transposed=False)
 
 
-def _turned(tensor: Tensor) -> Tensor:
+def _transposed(tensor: Tensor) -> Tensor:
     return tensor.source if isinstance(tensor, Transposed) else transpose(tensor)
 
 
@@ -76,7 +77,7 @@ def _turned(tensor: Tensor) -> Tensor:
 def _rows(step: Callable[..., Tensor], pair: LowRank, *arguments: Any) -> LowRank:
     """Apply a transform that permutes or drops rows of a matrix."""
     if len(pair.shape) != 2:
-        raise UnsupportedError(f"{pair.name}: the rows of a stack of pairs cannot be rearranged")
+        raise UnsupportedError(f"{pair.name}: the rows of stacked LoRA pairs cannot be permuted")
     return _pair(pair, pair.a, step(pair.b, *arguments))
 
 
@@ -89,7 +90,8 @@ def _along(step: Callable[..., Tensor], pair: LowRank, axis: int, *arguments: An
 
 def _reshape(pair: LowRank, extents: Sequence[int]) -> LowRank:
     if len(pair.shape) != 2 or len(extents) != 2 or tuple(extents) != pair.shape:
-        raise UnsupportedError(f"{pair.name}: a pair of shape {list(pair.shape)} cannot be seen as {list(extents)}")
+        what = f"a LoRA pair of shape {list(pair.shape)} cannot be reshaped to {list(extents)}"
+        raise UnsupportedError(f"{pair.name}: {what}")
     return pair
 
 
@@ -98,7 +100,7 @@ def _concatenate(pairs: Sequence[LowRank]) -> LowRank:
     first = pairs[0]
     if any(pair.a.shape != first.a.shape or (pair.a.load() != first.a.load()).any() for pair in pairs[1:]):
         raise UnsupportedError(
-            f"{' and '.join(pair.name for pair in pairs)} become one tensor, but have pairs of their own",
+            f"{' and '.join(pair.name for pair in pairs)} are concatenated, but have different LoRA pairs",
             hint="Merge the adapter: --lora.",
         )
     return _pair(first, first.a, GATHERS["concatenate"]([pair.b for pair in pairs]))
@@ -114,7 +116,7 @@ _TRANSFORMS: Final[Mapping[str, Callable[..., LowRank]]] = MappingProxyType(
         **{name: partial(_along, TRANSFORMS[name]) for name in ("cut", "part")},
         "as_float32": lambda pair: _pair(pair, as_float32(pair.a), as_float32(pair.b)),
         "reshape": _reshape,
-        "transpose": lambda pair: _pair(pair, _turned(pair.b), _turned(pair.a)),
+        "transpose": lambda pair: _pair(pair, _transposed(pair.b), _transposed(pair.a)),
     }
 )
 """The transforms that can be applied to LoRA pairs."""

@@ -84,7 +84,7 @@ def _power(base: float | None, exponent: float | None) -> float | None:
 def _numbers(count: int) -> list[int]:
     """The integers from 0 to `count` - 1, where `count` is a number of layers."""
     if count > _MOST_LAYERS:
-        raise ValueError(f"{count} is no number of layers")
+        raise ValueError(f"{count} is not a valid number of layers")
     return list(range(count))
 
 
@@ -268,7 +268,7 @@ def _arithmetic(op: type[ast.operator], left: Any, right: Any) -> Any:
             raise TypeError(f"{shown(value)} is not a number")
     result = _ARITHMETIC[op](left, right)
     if isinstance(result, int) and abs(result) > _LARGEST:
-        raise OverflowError("the result is no size of anything")
+        raise OverflowError("the result is too large for a size")
     return result
 
 

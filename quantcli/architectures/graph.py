@@ -56,108 +56,108 @@ def _flag(meaning: str, default: Any, **metadata: Any) -> Any:
 class Graph:
     """The graph flags of a forward pass."""
 
-    norm: str = _choice("how rows are normed", "rms", "layer", "layer_without_weight")
+    norm: str = _choice("the kind of norm", "rms", "layer", "layer_without_weight")
     activation: str = _choice(
-        "the nonlinearity of the MLP; `clamped_swiglu` bounds both sides of the gate",
+        "the activation function of the MLP; `clamped_swiglu` clamps gate and up",
         "silu", "gelu", "gelu_erf", "gelu_quick", "relu", "relu_squared", "clamped_swiglu",
     )  # fmt: skip
     mlp: str = _choice(
-        "`fused_gated`: gate and up are the halves of one projection", "gated", "plain", "fused_gated", "none"
+        "the kind of MLP; `fused_gated`: gate and up are one fused projection", "gated", "plain", "fused_gated", "none"
     )
     residual: str = _choice(
-        "whether attention and MLP follow one another or both read a layer's input; `as_declared` by "
-        "use_parallel_residual. Where the norms before both are one tensor they both read it anyway",
+        "sequential or parallel attention and MLP; `as_declared`: by use_parallel_residual. With one norm tensor for both, "
+        "always parallel",
         "sequential", "parallel", "as_declared", default="sequential",
     )  # fmt: skip
 
     attention_norm: tuple[str, ...] = _names("the norm before attention", "attn_norm")
     mlp_norm: tuple[str, ...] = _names("the norm before the MLP", "ffn_norm")
-    after_attention_norm: tuple[str, ...] = _names("the norm of what attention gives")
-    after_mlp_norm: tuple[str, ...] = _names("the norm of what the MLP gives")
-    attention_norm_optional: bool = _truth("whether a layer may lack the norm before attention")
-    attention_sum_norm: tuple[str, ...] = _names("the norm of the residual stream behind attention")
-    mlp_sum_norm: tuple[str, ...] = _names("the norm of the residual stream behind the MLP")
+    after_attention_norm: tuple[str, ...] = _names("the norm of the attention output (post-norm)")
+    after_mlp_norm: tuple[str, ...] = _names("the norm of the MLP output (post-norm)")
+    attention_norm_optional: bool = _truth("whether layers may lack the norm before attention")
+    attention_sum_norm: tuple[str, ...] = _names("the norm of the residual stream after attention")
+    mlp_sum_norm: tuple[str, ...] = _names("the norm of the residual stream after the MLP")
     output_norm: tuple[str, ...] = _names("the norm before the output", "output_norm")
     embedding_norm: tuple[str, ...] = _names("the norm of the embeddings")
-    segments: bool = _truth("whether every token gets the embedding of a first segment, where the file has one")
+    segments: bool = _truth("whether the embedding of token type 0 is added to all tokens, if the file has one")
 
-    mixer: str = _kind("the token mixer of layers with key-value heads, by its name in the runner's registry", "attention")
-    recurrent: str = _kind("that of layers without; `none`: there are no such layers", "none")
+    mixer: str = _kind("the token mixer of layers with KV heads, by its name in the runner's registry", "attention")
+    recurrent: str = _kind("the token mixer of layers without KV heads; `none`: there are no such layers", "none")
     causal: Expression = _formula(
-        "whether a token sees those before it and not all others; it does where absent", "attention_causal"
+        "whether attention is causal, not bidirectional; causal where absent", "attention_causal"
     )
     head_norm: str = _choice(
-        "the norm of queries and keys, of each head or over all by the length of its weights; `unit_rms` has none, and is "
-        "for layers with rotary positions",
+        "QK-norm, per head or over the whole projection, by the length of its weight; `unit_rms` has no weight, and is for "
+        "layers with RoPE",
         "none", "rms", "layer", "unit_rms", default="none",
     )  # fmt: skip
-    head_norm_after_rope: bool = _truth("whether queries and keys are normed after RoPE")
-    head_norm_optional: bool = _truth("whether a file may lack the weights, and has no such norm then")
-    attention_scale: Expression = _formula("what scores are multiplied by; 1 / sqrt(key size) where absent or 0")
-    attention_softcap: Expression = _formula("a bound to scores, softly; 0: none")
-    attention_sinks: bool = _truth("whether every head has a learned score for attending to nothing")
-    projection_clamp: Expression = _formula("a bound to queries, keys and values; 0: none")
+    head_norm_after_rope: bool = _truth("whether QK-norm is applied after RoPE")
+    head_norm_optional: bool = _truth("whether QK-norm is left out in files without its weights")
+    attention_scale: Expression = _formula("scale of attention scores; 1 / sqrt(key size) where absent or 0")
+    attention_softcap: Expression = _formula("softcap of attention scores; 0: none")
+    attention_sinks: bool = _truth("whether heads have attention sinks")
+    projection_clamp: Expression = _formula("clamp of queries, keys and values; 0: none")
 
     rope: str = _choice(
-        "which numbers of a head are rotated together: neighbours, or those of two halves",
+        "the pairs that RoPE rotates: adjacent elements (GPT-J), or elements of two halves (NeoX)",
         "adjacent", "halves", "none", default="none",
     )  # fmt: skip
     yarn_growth: Expression = _formula(
-        "what YaRN multiplies rotated pairs by; `stretch` is the logarithm of its factor. Other flags may use it",
+        "magnitude scaling of YaRN (mscale). `stretch` is the logarithm of the scaling factor; other flags may use it",
         "1 + 0.1 * stretch",
     )
-    yarn_fast: Expression = _formula("rotations within the original context from which on YaRN keeps a frequency", "32")
-    yarn_slow: Expression = _formula("rotations up to which it slows a pair down by the whole factor", "1")
-    rope_base: Expression = _formula("the base of rotary frequencies; 10000 where absent", "rope_freq_base")
+    yarn_fast: Expression = _formula("beta_fast of YaRN: rotations above which a pair is not interpolated", "32")
+    yarn_slow: Expression = _formula("beta_slow of YaRN: rotations below which a pair is fully interpolated", "1")
+    rope_base: Expression = _formula("the RoPE base; 10000 where absent", "rope_freq_base")
     rope_layers: Expression = _formula(
-        "which layers have RoPE: one truth, or one per layer; `windowed` is those with a window", "True"
+        "which layers have RoPE: one boolean, or one per layer; `windowed` are the layers with a window", "True"
     )
     window_rope: str = _choice(
-        "rotary positions of layers with a window: as in the others, or without their scaling",
+        "RoPE of layers with a window: as in the others, or without RoPE scaling",
         "same", "unscaled", default="same",
     )  # fmt: skip
-    window_rope_base: Expression = _formula("their base; as in the others where absent")
-    alibi: Expression = _formula("the largest slope's exponent of biases that grow with distance (ALiBi); 0: none")
+    window_rope_base: Expression = _formula("the RoPE base of layers with a window; as in the others where absent")
+    alibi: Expression = _formula("the maximum bias of ALiBi (exponent of the slopes); 0: no ALiBi")
     learned_positions: str = _choice(
-        "whether positions have embeddings", "never", "always", "where_given", default="never"
+        "whether there are learned position embeddings", "never", "always", "where_given", default="never"
     )
 
-    window: Expression = _formula("how many positions a token sees; 0: all")
+    window: Expression = _formula("the window size of attention; 0: no window")
     window_kind: str = _choice(
-        "`sliding`: the last ones; `chunked`: those since the last multiple; `symmetric`: half of it on both sides",
+        "the kind of window; `chunked`: from the last multiple of the size on; `symmetric`: half on both sides",
         "sliding", "chunked", "symmetric", default="sliding",
     )  # fmt: skip
     window_pattern: Expression = _formula(
-        "which layers have a window: one truth, one per layer, or a number, of so many layers all but the last", "True"
+        "which layers have a window: one boolean, one per layer, or n: all but every n-th layer", "True"
     )
-    temperature_scale: Expression = _formula("by how much scores grow with the logarithm of the position; 0: not", "0")
-    temperature_length: Expression = _formula("positions to a step of that growth", "1")
-    temperature_offset: Expression = _formula("what is added to positions for it", "0")
-    temperature_layers: str = _choice("the layers it is for", "all", "without_rope", default="all")
+    temperature_scale: Expression = _formula("attention temperature: scale of the logarithm of the position; 0: none", "0")
+    temperature_length: Expression = _formula("attention temperature: positions per step", "1")
+    temperature_offset: Expression = _formula("attention temperature: offset of positions", "0")
+    temperature_layers: str = _choice("layers with attention temperature", "all", "without_rope", default="all")
 
-    embedding_scale: Expression = _formula("what embeddings are multiplied by; 1 where absent or 0")
-    residual_scale: Expression = _formula("what each half of a layer is multiplied by; 1 where absent or 0")
-    logit_scale: Expression = _formula("what logits are multiplied by; 1 where absent or 0")
-    logit_softcap: Expression = _formula("a bound to logits, softly; 0: none")
+    embedding_scale: Expression = _formula("scale of embeddings; 1 where absent or 0")
+    residual_scale: Expression = _formula("scale of attention and MLP outputs; 1 where absent or 0")
+    logit_scale: Expression = _formula("scale of logits; 1 where absent or 0")
+    logit_softcap: Expression = _formula("softcap of logits; 0: none")
 
     expert_gating: str = _choice(
-        "how a router's numbers become weights of experts; `as_declared` by expert_gating_func",
+        "the gating function of the router; `as_declared`: by expert_gating_func",
         "softmax", "softmax_of_chosen", "sigmoid", "sqrt_softplus", "sparse_mixer", "as_declared", default="softmax",
     )  # fmt: skip
     expert_gating_undeclared: str = _choice(
-        "the same where it is as declared and nothing is declared", "softmax", "sigmoid", default="softmax"
+        "the gating function where expert_gating_func is absent", "softmax", "sigmoid", default="softmax"
     )
-    expert_norm: Expression = _formula("whether the weights of the chosen experts are made to sum to one", "False")
-    expert_scale: Expression = _formula("what the weights of experts are multiplied by; 1 where absent or 0")
-    expert_weights_before: bool = _truth("whether an expert's input is multiplied by its weight, not its output")
+    expert_norm: Expression = _formula("whether the weights of the selected experts are normalized to sum to 1", "False")
+    expert_scale: Expression = _formula("scale of expert weights; 1 where absent or 0")
+    expert_weights_before: bool = _truth("whether expert weights multiply the inputs of experts, not their outputs")
 
-    heads: tuple[str, ...] = _names("how tensors begin that a file may have and a forward pass does not: classifiers")
-    missing: tuple[str, ...] = _names("what the graph needs and nothing here can say: the model cannot be run")
+    heads: tuple[str, ...] = _names("name prefixes of tensors that the forward pass does not use, such as classifiers")
+    missing: tuple[str, ...] = _names("unsupported features of the graph: the model cannot be run")
     variants: tuple[tuple[Expression, Graph], ...] = field(default=(), metadata={"meaning": "see above", "kind": None})
 
     def __post_init__(self) -> None:
         if self.activation == "clamped_swiglu" and self.mlp == "plain":
-            raise ValueError("the activation 'clamped_swiglu' needs a gate, and the MLP is plain")
+            raise ValueError("the activation 'clamped_swiglu' needs a gated MLP, but mlp is 'plain'")
 
     @classmethod
     def parse(cls, table: Mapping[str, Any]) -> Self:
@@ -196,7 +196,7 @@ def _parsed(table: Mapping[str, Any]) -> dict[str, Any]:
     parsed = {name: _value(name, value) for name, value in table.items()}
     needed = [flag.name for flag in fields(Graph) if flag.default is MISSING and flag.name not in parsed]
     if needed:
-        raise ValueError(f"the graph does not say {', '.join(needed)}")
+        raise ValueError(f"the graph lacks {', '.join(needed)}")
     return parsed
 
 

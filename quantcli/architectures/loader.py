@@ -184,12 +184,12 @@ def graph_of(gguf: str, extra_file: Path | None = None) -> Graph:
             known = sorted({heading.gguf for heading in headings()})
             raise UnsupportedError(
                 f"GGUF architecture {gguf!r} is not supported, only {', '.join(known)}",
-                hint="a TOML file of your own can describe another: --arch-file FILE",
+                hint="--arch-file FILE adds an architecture",
             )
         architecture = _package_architecture(path)
     graph = architecture.graph
     if graph is None:
-        raise UnsupportedError(f"architecture {gguf!r} cannot be run: nothing describes its graph")
+        raise UnsupportedError(f"architecture {gguf!r} cannot be run: it has no table [graph]")
     return graph
 
 
@@ -221,7 +221,7 @@ def find_architecture(config: Mapping[str, Any], extra_file: Path | None = None)
         what = "is not supported" + (f"; the nearest that are: {', '.join(nearest)}" if nearest else "")
     raise UnsupportedError(
         f"model class {_found(wanted, config)} {what}",
-        hint="`quantize architectures` lists what is; a TOML file of your own can describe another: --arch-file FILE",
+        hint="`quantize architectures` lists the supported ones; --arch-file FILE adds an architecture",
     )
 
 
@@ -247,7 +247,7 @@ def _found(wanted: list[str], config: Mapping[str, Any]) -> str:
     return clipped(wanted[0]) if wanted else f"(config.json names none; its model_type is {kind})"
 
 
-_TYPE_WORDS: Final = {"u32": "a whole number below 2^32", "f32": "a number of 32 bits", "bool": "true or false"}
+_TYPE_WORDS: Final = {"u32": "an unsigned 32-bit integer", "f32": "a 32-bit float", "bool": "true or false"}
 """The names of value types in error messages, where they are not self-explanatory."""
 
 
@@ -255,7 +255,7 @@ def _field(key: str, row: MetadataRow, value: Any) -> Field | None:
     """The typed value of a row, or None where none is written."""
     if value is None:
         if row.required:
-            raise ModelError(f"config.json: nothing for {key!r} (looked for {row.value.source})")
+            raise ModelError(f"config.json: no value for {key!r} (looked for {row.value.source})")
         return None
     if row.map is not None:
         if str(value) not in row.map:

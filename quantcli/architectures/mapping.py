@@ -57,9 +57,9 @@ class _Problems:
                 f"{listed_names(names)} {have} where config.json says {want}"
                 for (have, want), names in self.misshapen.items()
             ]
-            told.append(f"{count} of another shape: {listed(shapes, most=LISTED)}")
+            told.append(f"{count} with another shape: {listed(shapes, most=LISTED)}")
         if told:
-            message = f"the {whose}'s tensors are not those of a {gguf} model as config.json describes it; "
+            message = f"the {whose}'s tensors do not match the architecture {gguf} and config.json: "
             raise ModelError(message + "; ".join(told), hint=hint)
 
 
@@ -176,11 +176,11 @@ def _index_counts(declaration: Declaration, available: int, scope: Scope) -> dic
         count = expression.evaluate(scope)
         if count is None:
             source = declaration.values.get(expression.source, expression).source
-            raise ModelError(f"config.json: nothing for the number of {index}s (looked for {source})")
+            raise ModelError(f"config.json: no value for the number of {index}s (looked for {source})")
         if not isinstance(count, int) or isinstance(count, bool) or count < 0:
             raise ModelError(f"config.json: {expression.source} is {shown(count)}, expected a count")
         if count > available and index in counted_out:
-            raise ModelError(f"config.json: {expression.source} is {count}, but the checkpoint holds {available} tensors")
+            raise ModelError(f"config.json: {expression.source} is {count}, but the checkpoint has {available} tensors")
         counts[index] = count
     return counts
 
@@ -213,7 +213,7 @@ def _matches(
             if endless or (needed and not ways):
                 raise ModelError(
                     f"config.json describes {wanted} tensors such as {declared.sources[0]}, "
-                    f"but the checkpoint holds {most} tensors"
+                    f"but the checkpoint has {most} tensors"
                 )
             if not ways:
                 continue
@@ -311,7 +311,7 @@ def blaming(name: str, call: Call) -> Iterator[None]:
     try:
         yield
     except (TypeError, ValueError, ArithmeticError) as error:
-        raise ModelError(f"config.json: its values do not suit {call.name} of {name}: {clipped(str(error))}") from error
+        raise ModelError(f"config.json: its values are invalid for {call.name} of {name}: {clipped(str(error))}") from error
 
 
 def _generated(declaration: Declaration, scope: Scope) -> list[Tensor]:

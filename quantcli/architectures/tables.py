@@ -94,7 +94,7 @@ def _merged(path: Path, above: tuple[Path, ...], read: Callable[[Path], Tables])
         names = sorted(path.stem for path in PACKAGE_DIRECTORY.glob("*.toml"))
         nearest = get_close_matches(str(parent), names, 3) or names[:3]
         hint = f"Perhaps {' or '.join(nearest)}?"
-        raise FormatError(path, f"extends {parent!r}, which is no architecture file of the package", hint=hint)
+        raise FormatError(path, f"extends {parent!r}, which is not a built-in architecture", hint=hint)
     if parent_path in above:
         raise FormatError(path, f"extends {parent!r}, which extends it in turn")
     inherited = _merged(parent_path, (*above, path), read)

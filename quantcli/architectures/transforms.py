@@ -19,7 +19,7 @@ from quantcli.core.block_types import TYPES
 from quantcli.core.errors import ModelError
 from quantcli.tensors.bfloat16 import bfloat16_to_float32
 from quantcli.tensors.columns import BLOCK_BYTES
-from quantcli.tensors.derived import Computed, Joined, JoinedVectors, RearrangedRows, Refolded, Renamed
+from quantcli.tensors.derived import Computed, Joined, JoinedVectors, RearrangedRows, Renamed, Reshaped
 from quantcli.tensors.tensor import Tensor
 from quantcli.tensors.transposed import Transposed
 
@@ -88,11 +88,11 @@ def rearrange_rows(tensor: Tensor, extents: Sequence[int], axes: Sequence[int]) 
     """
     length = tensor.rows if len(tensor.shape) > 1 else tensor.size
     if not all(isinstance(extent, int) and (extent > 0 or extent == -1) for extent in extents):
-        raise ModelError(f"tensor {tensor.name!r}: {list(extents)} are no extents of axes")
+        raise ModelError(f"tensor {tensor.name!r}: {list(extents)} are not valid extents")
     fixed = math.prod(extent for extent in extents if extent != -1)
     full = [extent if extent != -1 else length // fixed for extent in extents]
     if math.prod(full) != length:
-        raise ModelError(f"tensor {tensor.name!r}: {length} rows cannot be seen as {' x '.join(map(str, extents))}")
+        raise ModelError(f"tensor {tensor.name!r}: {length} rows cannot be reshaped to {' x '.join(map(str, extents))}")
     strides = [math.prod(full[place + 1 :]) for place in range(len(full))]
     return RearrangedRows(
         tensor.name,
@@ -113,7 +113,8 @@ def part(tensor: Tensor, axis: int, index: int, parts: int) -> Tensor:
     """
     extent = tensor.shape[axis] if -len(tensor.shape) <= axis < len(tensor.shape) else 0
     if not extent or extent % parts:
-        raise ModelError(f"tensor {tensor.name!r} {list(tensor.shape)} has no {parts} equal parts along axis {axis}")
+        what = f"cannot be split into {parts} equal parts along axis {axis}"
+        raise ModelError(f"tensor {tensor.name!r} {list(tensor.shape)} {what}")
     size = extent // parts
     return cut(tensor, axis, index * size, (index + 1) * size)
 
@@ -127,7 +128,7 @@ def cut(tensor: Tensor, axis: int, start: int, stop: int, step: int = 1) -> Tens
     rows = tensor.shape[:-1] if len(tensor.shape) > 1 else tensor.shape
     place = axis % len(tensor.shape)
     if place >= len(rows) or not 0 <= start < stop <= rows[place] or step < 1:
-        raise ModelError(f"tensor {tensor.name!r} {list(tensor.shape)} has no {start} to {stop} along axis {axis}")
+        raise ModelError(f"tensor {tensor.name!r} {list(tensor.shape)} has no range {start}:{stop} along axis {axis}")
     below = math.prod(rows[place + 1 :])
     count = len(range(start, stop, step))
     shape = tuple(count if other == place else extent for other, extent in enumerate(tensor.shape))
@@ -143,8 +144,9 @@ def reshape(tensor: Tensor, extents: Sequence[int]) -> Tensor:
         ModelError: if their product is not the number of elements.
     """
     if min(extents) < 1 or math.prod(extents) != tensor.size:
-        raise ModelError(f"tensor {tensor.name!r} {list(tensor.shape)} cannot be seen as {' x '.join(map(str, extents))}")
-    kind = Renamed if tuple(extents[-1:]) == tensor.shape[-1:] else Refolded
+        wanted = " x ".join(map(str, extents))
+        raise ModelError(f"tensor {tensor.name!r} {list(tensor.shape)} cannot be reshaped to {wanted}")
+    kind = Renamed if tuple(extents[-1:]) == tensor.shape[-1:] else Reshaped
     return kind(tensor.name, tuple(extents), tensor.type, tensor)
 
 
@@ -211,7 +213,8 @@ def _agreeing(tensors: Sequence[Tensor], leading_axes: int = 0) -> tuple[Tensor,
     for tensor in tensors[1:]:
         if tensor.shape[leading_axes:] != first.shape[leading_axes:]:
             raise ModelError(
-                f"tensors {first.name!r} {list(first.shape)} and {tensor.name!r} {list(tensor.shape)} cannot be joined"
+                f"tensors {first.name!r} {list(first.shape)} and {tensor.name!r} {list(tensor.shape)} "
+                "cannot be concatenated"
             )
     return tuple(tensors) if len({tensor.type for tensor in tensors}) == 1 else tuple(map(as_float32, tensors))
 

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 HELP: Final = '''\
 /clear       forget the conversation
-/exit        leave, as Ctrl-D does
-/help        show this
+/exit        exit, as Ctrl-D does
+/help        list the commands
 Ctrl-C       stop the answer
-""" or \\     a message of several lines: between two """, or each line but the last ended with \\'''
+""" or \\     a multi-line message: enclosed in """, or each line but the last ending with \\'''
 
 _COMMAND: Final = re.compile(r"/[a-z]+")
 _FENCE: Final = '"""'
@@ -36,7 +36,7 @@ def converse(conversation: Conversation) -> list[Generation]:
     signal.signal(signal.SIGTERM, _leave)
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 -- with it, `input` edits lines and recalls earlier ones
-    click.echo("Ctrl-C stops an answer, Ctrl-D leaves, /help tells more.", err=True)
+    click.echo("Ctrl-C stops an answer, Ctrl-D exits, /help lists the commands.", err=True)
     answers: list[Generation] = []
     while (message := _next_message()) not in (None, "/exit"):
         if message == "/help":
@@ -44,7 +44,7 @@ def converse(conversation: Conversation) -> list[Generation]:
         elif message == "/clear":
             conversation.clear()
         elif _COMMAND.fullmatch(message or ""):
-            click.echo(f"there is no {message}; /help lists what there is", err=True)
+            click.echo(f"unknown command {message}; /help lists the commands", err=True)
         elif message:
             _answer(conversation, message, answers)
     return answers
@@ -63,7 +63,7 @@ def _answer(conversation: Conversation, message: str, answers: list[Generation])
         click.echo()
     except GenerationError as error:
         if conversation.messages:
-            error.hint = f"{error.hint}; /clear makes room here" if error.hint else "/clear forgets what was said"
+            error.hint = f"{error.hint}; /clear empties the context" if error.hint else "/clear forgets the conversation"
         report(error)
     click.echo()
 
@@ -82,14 +82,14 @@ def _next_message() -> str | None:
             lines = []
             continue
         if any("\ud800" <= mark <= "\udfff" for mark in line):
-            click.echo("error: that line is not UTF-8", err=True)
+            click.echo("error: the line is not UTF-8", err=True)
             continue
         lines.append(line)
-        if (message := _whole(lines)) is not None:
+        if (message := whole_message(lines)) is not None:
             return message
 
 
-def _whole(lines: list[str]) -> str | None:
+def whole_message(lines: list[str]) -> str | None:
     """The message in `lines`, or None where it is incomplete."""
     text = "\n".join(lines)
     if text.lstrip().startswith(_FENCE):

@@ -25,14 +25,14 @@ def _one_of(*values: str) -> _Rule:
     return _Rule(lambda value: value in values, "one of " + ", ".join(values))
 
 
-_NONE: Final = _Rule(lambda value: not value, "none: kernels choose their instructions and their folder themselves")
+_NONE: Final = _Rule(lambda value: not value, "none: kernels detect the CPU and have their own cache directory")
 _RULES: Final[Mapping[str, _Rule]] = MappingProxyType(
     {
         "NUMBA_NUM_THREADS": _Rule(
             lambda value: value.isdecimal() and 0 < int(value[:9]) <= _MOST_THREADS,
             f"a number from 1 to {_MOST_THREADS}",
         ),
-        "NUMBA_DISABLE_JIT": _Rule(lambda value: value == "0", "0: kernels do not run uncompiled"),
+        "NUMBA_DISABLE_JIT": _Rule(lambda value: value == "0", "0: kernels only run compiled"),
         "NUMBA_OPT": _one_of(*_LEVELS),
         "NUMBA_THREADING_LAYER": _Rule(
             lambda value: value in _LAYERS or (value in _LAYERS_OF_TBB and find_spec("tbb") is not None),
@@ -54,7 +54,7 @@ def without_unusable(environment: MutableMapping[str, str]) -> Iterator[str]:
         value = environment.get(name)
         if value is not None and not rule.accepts(value):
             del environment[name]
-            yield f"the environment variable {name} is {value[:60]!r}, expected {rule.expected}; it is passed over"
+            yield f"the environment variable {name} is {value[:60]!r}, expected {rule.expected}; it is ignored"
 
 
 def numba_variables(environment: Mapping[str, str]) -> list[str]:

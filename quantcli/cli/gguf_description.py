@@ -38,8 +38,8 @@ _GUESSED_FILE_TYPE: Final = 1024
 
 def describe(file: GGUFFile) -> Lines:
     """All lines of the default view above its tables, as (label, text)."""
-    for part in (_identity, _numbers, _shape, _tokenizer, _quantization):
-        yield from part(file)
+    for section in (_identity, _numbers, _shape, _tokenizer, _quantization):
+        yield from section(file)
 
 
 def parameters(file: GGUFFile) -> int:
@@ -86,11 +86,11 @@ def _identity(file: GGUFFile) -> Lines:
     kind = _string(file, "general.type")
     if kind and kind != "model":
         yield "Kind", printable(kind)
-    part, parts = file.split
+    shard, shards = file.split
     if len(file.paths) > 1:
-        yield "Parts", f"{parts} files, read as one"
-    elif parts > 1:
-        yield "Part", f"{part} of {parts}; what follows is this part alone"
+        yield "Shards", f"{shards} files"
+    elif shards > 1:
+        yield "Shard", f"{shard} of {shards}; this summary is of this shard alone"
     yield from _present(
         file,
         ("Architecture", "general.architecture"),
@@ -170,7 +170,7 @@ def _tokenizer(file: GGUFFile) -> Lines:
     if pre := _string(file, vocabulary.PRE_TOKENIZER):
         said.append(f"pre-tokenizer {printable(pre)}")
     elif model == "gpt2":
-        said.append("no pre-tokenizer named")
+        said.append("no pre-tokenizer key")
     yield "Tokenizer", ", ".join(said)
     yield from _special_tokens(file)
 
@@ -189,18 +189,18 @@ def _special_tokens(file: GGUFFile) -> Lines:
         yield "Special tokens", ", ".join(named)
     added = [role for role, key in vocabulary.ADD_SPECIAL_TOKENS.items() if file.get(key) is True]
     if added:
-        yield "Added to a text", ", ".join(added)
+        yield "Added to prompts", ", ".join(added)
 
 
 def _quantization(file: GGUFFile) -> Lines:
     yield from _present(
         file,
         ("Quantized by", "general.quantized_by"),
-        ("Importance from", "quantize.imatrix.file"),
-        ("Importance data", "quantize.imatrix.dataset"),
-        ("Importance chunks", "quantize.imatrix.chunks_count"),
-        ("Importance entries", "quantize.imatrix.entries_count"),
-        ("Data", "imatrix.datasets"),
+        ("Imatrix file", "quantize.imatrix.file"),
+        ("Imatrix dataset", "quantize.imatrix.dataset"),
+        ("Imatrix chunks", "quantize.imatrix.chunks_count"),
+        ("Imatrix entries", "quantize.imatrix.entries_count"),
+        ("Datasets", "imatrix.datasets"),
         ("Chunks", "imatrix.chunk_count"),
         ("Chunk size", "imatrix.chunk_size"),
     )

@@ -21,8 +21,8 @@ from quantcli.cli.environment import numba_variables, without_unusable
 from quantcli.cli.output import printable
 from quantcli.core.errors import QuantcliError, QuantcliWarning, warn
 
-WITHOUT_KERNELS: Final = frozenset(SUMMARIES) - {"convert", "run", "eval", "bench", "embed", "lora"}
-"""Commands that use no compiled kernels."""
+WITHOUT_KERNELS: Final = frozenset({"architectures", "inspect", "merge", "split", "tokenize", "types"})
+"""Commands that use no compiled kernels. A command that is not here may use them."""
 
 INTERRUPTED: Final = 130
 """Exit status after Ctrl-C: 128 + SIGINT, as shells report it."""
@@ -69,15 +69,15 @@ class CommandGroup(click.Group):
 )
 @click.version_option(__version__, "-V", "--version", prog_name="quantize")
 def cli() -> None:
-    """Turn a language model checkpoint into a quantized GGUF file.
+    """Convert a language model checkpoint to a quantized GGUF file.
 
     \b
-    quantize ./Llama-3.2-1B --type Q4_K_M     a checkpoint to one GGUF file
+    quantize ./Llama-3.2-1B --type Q4_K_M     convert and quantize a checkpoint
     quantize Qwen/Qwen3-0.6B --type Q4_K_M    the same from the Hugging Face hub
-    quantize inspect model.gguf               what is inside
-    quantize run model.gguf --prompt "Once"   try it on this machine's CPU
+    quantize inspect model.gguf               metadata, tensor types, tokenizer
+    quantize run model.gguf --prompt "Once"   generate text on the CPU
 
-    `quantize convert --help` lists the options of the main job.
+    `quantize convert --help` lists the options of the conversion.
     """
 
 
@@ -173,15 +173,15 @@ def _explained(error: BaseException) -> tuple[str, str | None, int]:
         case MemoryError():
             said = "out of memory", None, 1
         case _:
-            said = f"unexpected {type(error).__name__}: {error}", _suspicion(), 1
+            said = f"unexpected {type(error).__name__}: {error}", _unexpected_error_hint(), 1
     return said
 
 
-def _suspicion() -> str:
+def _unexpected_error_hint() -> str:
     """The hint for an unexpected error."""
     if set_variables := numba_variables(os.environ):
-        return f"the environment has {', '.join(set_variables)}: try without; --debug shows where it happened"
-    return "this is a bug; --debug shows where it happened"
+        return f"the environment has {', '.join(set_variables)}: try without them; --debug shows the traceback"
+    return "this is a bug; --debug shows the traceback"
 
 
 def _open_missing_streams() -> None:

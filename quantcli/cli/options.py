@@ -17,16 +17,18 @@ PATH: Final = click.Path(path_type=Path)
 
 file_argument = click.argument("file", type=PATH)
 threads_option = click.option(
-    "--threads", type=click.IntRange(min=1), metavar="N", help="Threads. Default: one per processor."
+    "--threads", type=click.IntRange(min=1), metavar="N", help="Number of threads. Default: one per processor."
 )
-arch_file_option = click.option("--arch-file", type=PATH, metavar="TOML", help="An architecture of your own.")
+arch_file_option = click.option(
+    "--arch-file", type=PATH, metavar="TOML", help="Architecture file, for models of other architectures."
+)
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace an existing output.")
 cache_type_option = click.option(
     "--cache-type", default="f16", show_default=True, metavar="T",
-    help="How the context is kept in memory: f32, f16, q8_0 or q4_0.",
+    help="Type of the KV cache: f32, f16, q8_0 or q4_0.",
 )  # fmt: skip
 weights_option = click.option(
-    "--weights", metavar="TYPE", help="Quantize F32, F16 and BF16 weights to this tensor type as they are loaded."
+    "--weights", metavar="TYPE", help="Quantize F32, F16 and BF16 weights to this tensor type on loading."
 )
 
 
@@ -47,16 +49,16 @@ def model_options(function: Function) -> Function:
 
 
 _SAMPLING: Final = (
-    ("--temp", "temperature", "X", "Randomness; 0 always takes the likeliest token."),
-    ("--top-k", "top_k", "N", "Choose among the N likeliest tokens; 0: all."),
-    ("--top-p", "top_p", "X", "Choose among the likeliest tokens of together this probability."),
-    ("--min-p", "min_p", "X", "Leave out tokens less likely than this share of the likeliest."),
-    ("--typical", "typical_p", "X", "Choose among the tokens that surprise as expected, of together this probability."),
-    ("--repeat-penalty", "repeat_penalty", "X", "Above 1: make recent tokens less likely."),
-    ("--presence-penalty", "presence_penalty", "X", "Take this from recent tokens' logits."),
-    ("--frequency-penalty", "frequency_penalty", "X", "The same, for each time a token occurred."),
-    ("--repeat-last-n", "repeat_last_n", "N", "So many tokens are recent; -1: all."),
-    ("--seed", "seed", "N", "Make the choices repeatable."),
+    ("--temp", "temperature", "X", "Temperature; 0: greedy sampling."),
+    ("--top-k", "top_k", "N", "Keep the N most probable tokens; 0: all."),
+    ("--top-p", "top_p", "X", "Keep the most probable tokens up to this cumulative probability."),
+    ("--min-p", "min_p", "X", "Minimum probability, relative to the most probable token."),
+    ("--typical", "typical_p", "X", "Locally typical sampling: keep up to this cumulative probability."),
+    ("--repeat-penalty", "repeat_penalty", "X", "Penalty on the logits of recent tokens; 1: none."),
+    ("--presence-penalty", "presence_penalty", "X", "Subtract X from the logits of recent tokens."),
+    ("--frequency-penalty", "frequency_penalty", "X", "The same, for each occurrence of a token."),
+    ("--repeat-last-n", "repeat_last_n", "N", "Number of recent tokens for penalties; -1: all."),
+    ("--seed", "seed", "N", "Seed of the random numbers."),
 )
 """Rows of option, field of `SamplingOptions` (which has the default), metavar, and help."""
 

@@ -1,4 +1,4 @@
-"""Output of commands: a JSON document, or views for people, and progress. Formats numbers and untrusted texts.
+"""Output of commands: a JSON document or human-readable views, and progress. Formats numbers and untrusted texts.
 
 On a terminal, views are coloured and fit its width. In a pipe, they are plain and as wide as their content.
 """

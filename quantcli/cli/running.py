@@ -31,7 +31,7 @@ def open_model(
 ) -> LoadedModel:
     """Load a model to run on `threads` threads, with its float weights quantized to the type `weights`.
 
-    `arch_file` replaces the package's own description of its architecture. Compilation of kernels is announced from now on.
+    `arch_file` replaces the built-in architecture file. Compilation of kernels is announced from now on.
 
     Raises:
         UsageError: for an invalid type of weights or KV cache.
@@ -51,7 +51,7 @@ def warn_beyond_training(loaded: LoadedModel, context: int) -> None:
     """Warn of a context longer than the trained context length."""
     trained = loaded.model.sizes.context
     if context > trained:
-        click.echo(f"warning: a context of {context} tokens is more than the {trained} the model was trained on", err=True)
+        click.echo(f"warning: a context of {context} tokens is longer than the trained context length, {trained}", err=True)
 
 
 def stream(pieces: Iterable[str]) -> None:
@@ -70,7 +70,7 @@ def warn_of_full_context(answer: Generation) -> None:
     """Warn of an answer that ended because the context was full."""
     if answer.stopped == "context":
         size = answer.session.cache.context
-        click.echo(f"warning: stopped because the context of {size} tokens is full; --ctx makes room for more", err=True)
+        click.echo(f"warning: generation stopped: the context of {size} tokens is full; --ctx sets its size", err=True)
 
 
 def show_statistics(loaded: LoadedModel, cache: Cache, load_seconds: float, answers: Sequence[Generation]) -> None:
@@ -83,8 +83,8 @@ def show_statistics(loaded: LoadedModel, cache: Cache, load_seconds: float, answ
     parts = (
         f"load {load_seconds:.2f} s",
         f"prompt {read} tokens, {_rate(read, read_seconds)}",
-        f"answer {sum(len(answer.tokens) for answer in answers)} tokens, {_rate(timed, seconds)}",
-        f"memory {binary_size(loaded.model.weights_bytes)} weights + {binary_size(cache.nbytes)} context",
+        f"generated {sum(len(answer.tokens) for answer in answers)} tokens, {_rate(timed, seconds)}",
+        f"memory {binary_size(loaded.model.weights_bytes)} weights + {binary_size(cache.nbytes)} cache",
     )
     say_aside(" | ".join(parts))
 

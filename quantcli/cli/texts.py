@@ -28,12 +28,12 @@ def read_text(file: Path | None, what: str) -> str:
     place = "stdin" if file is None else str(file)
     for encoding, marks in _OTHER_MARKS.items():
         if data.startswith(marks):
-            raise UsageError(f"{what} on {place} is {encoding}, expected UTF-8", hint=f"iconv -f {encoding} -t UTF-8")
+            raise UsageError(f"{place}: {what} is {encoding}, expected UTF-8", hint=f"iconv -f {encoding} -t UTF-8")
     try:
         return data.removeprefix(codecs.BOM_UTF8).decode().removesuffix("\n")
     except UnicodeDecodeError as error:
         start = error.start + len(data) - len(data.removeprefix(codecs.BOM_UTF8))
-        raise UsageError(f"{what} on {place} is not UTF-8 (byte {start})") from error
+        raise UsageError(f"{place}: {what} is not UTF-8 (byte {start})") from error
 
 
 def lines(text: str) -> list[str]:

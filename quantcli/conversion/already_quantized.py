@@ -53,7 +53,7 @@ def _inspected(planned: PlannedTensor, tensor: Tensor, pool: ThreadPoolExecutor 
     if planned.type is planned.source_type and planned.type.is_quantized and origin:
         reasons.append(f"the checkpoint's {origin} blocks, repacked without loss")
     elif origin:
-        reasons.append(f"the checkpoint has it as {origin}")
+        reasons.append(f"quantized in the checkpoint as {origin}")
     converted = planned.type is not planned.source_type and planned.source_type.family is not None
     if pool and converted and planned.type in GRIDS:
         exact = _is_on_grid(planned, tensor, pool)

@@ -17,7 +17,7 @@ from quantcli.conversion.lora.merge import AdapterRequest
 from quantcli.conversion.model_changes import Changes
 from quantcli.conversion.plan import PlannedTensor, PlanOptions
 from quantcli.conversion.request import Request
-from quantcli.formats.gguf.writer import Part
+from quantcli.formats.gguf.writer import Shard
 from quantcli.formats.imatrix import Imatrix
 from quantcli.kernels.rows import compile_kernels, uncompiled
 
@@ -32,7 +32,7 @@ class RequestFields(TypedDict, total=False):
     architecture_file: Path | None
     pre_tokenizer: str | None
     as_reference: bool
-    max_part_bytes: int | None
+    max_shard_bytes: int | None
     remote: bool
     overwrite: bool
 
@@ -65,8 +65,8 @@ MOST_THREADS: Final = 1024
 class Conversion:
     """The result of one output, written or planned by a dry run."""
 
-    parts: Sequence[Part]
-    """The file, or the parts of a split model."""
+    shards: Sequence[Shard]
+    """The file, or the shards of a split model."""
     dry_run: bool
     """Whether this was a dry run, which writes nothing."""
     type: str
@@ -77,13 +77,13 @@ class Conversion:
 
     @property
     def output(self) -> Path | None:
-        """The file that was written, or the first part of a split model; None for a dry run."""
-        return None if self.dry_run else self.parts[0].path
+        """The file that was written, or the first shard of a split model; None for a dry run."""
+        return None if self.dry_run else self.shards[0].path
 
     @property
     def output_bytes(self) -> int:
-        """The size of the file, or of all parts."""
-        return sum(part.file_bytes for part in self.parts)
+        """The size of the file, or of all shards."""
+        return sum(shard.file_bytes for shard in self.shards)
 
     @property
     def parameters(self) -> int:
@@ -97,10 +97,10 @@ class Conversion:
 
     def as_json(self) -> dict[str, Any]:
         """The document of `--json`. Shapes are in GGUF order, the row length first. Only a split model has `parts`."""
-        parts = [{"path": str(part.path), "tensors": part.tensors, "bytes": part.file_bytes} for part in self.parts]
+        shards = [{"path": str(shard.path), "tensors": shard.tensors, "bytes": shard.file_bytes} for shard in self.shards]
         return {
             "output": None if self.output is None else str(self.output),
-            **({"parts": parts} if len(parts) > 1 else {}),
+            **({"parts": shards} if len(shards) > 1 else {}),
             "type": self.type,
             "architecture": self.architecture,
             "parameters": self.parameters,
@@ -167,7 +167,7 @@ def carry_out(
         seconds = time.perf_counter() - started
         return [
             Conversion(
-                parts=output.writer.parts,
+                shards=output.writer.shards,
                 dry_run=dry_run,
                 type=output.recipe.name,
                 architecture=job.model.source.architecture,

@@ -100,6 +100,10 @@ def execute(
     taking, reporting, stop = Lock(), Lock(), Event()
     failures: list[BaseException] = []
 
+    def give_up() -> None:
+        stop.set()
+        interrupt()
+
     def work() -> None:
         worker = _Worker(tensors, outputs)
         try:
@@ -113,9 +117,15 @@ def execute(
                     advance(done)
         except BaseException as error:
             failures.append(error)
-            stop.set()
-            interrupt()
+            give_up()
 
+    _run(work, threads, give_up)
+    if failures:
+        raise failures[0]
+
+
+def _run(work: Callable[[], None], threads: int, give_up: Callable[[], None]) -> None:
+    """Run `work` in this many threads and wait for all. Where waiting is interrupted, `give_up` must end them."""
     pool: list[Thread] = []
     try:
         for number in range(threads):
@@ -130,14 +140,11 @@ def execute(
         for thread in pool:
             thread.join()
     except BaseException:
-        stop.set()
-        interrupt()
+        give_up()
         for thread in pool:
             if thread.ident is not None:  # it was started
                 thread.join()
         raise
-    if failures:
-        raise failures[0]
 
 
 def _chunks(tensors: Sequence[Tensor], outputs: Sequence[Output]) -> Iterator[Chunk]:
@@ -168,8 +175,8 @@ class _Worker:
         held = self._buffers.get(purpose)
         if held is None or held.size < size:
             held = self._buffers[purpose] = np.empty(size, np.uint8)
-        room: NDArray[Any] = held[:size].view(dtype).reshape(shape)
-        return room
+        buffer: NDArray[Any] = held[:size].view(dtype).reshape(shape)
+        return buffer
 
     def convert(self, chunk: Chunk) -> int:
         """Convert one chunk for every output. Returns its source bytes."""

@@ -17,7 +17,7 @@ from quantcli.conversion.recipes import Recipe, find_recipe
 from quantcli.conversion.request import Request
 from quantcli.conversion.source import open_source
 from quantcli.core.errors import UsageError
-from quantcli.formats.gguf.parts import by_size, part_prefix
+from quantcli.formats.gguf.shards import by_size, shard_prefix
 from quantcli.formats.gguf.spec import Metadata
 from quantcli.formats.gguf.split import SplitWriter
 from quantcli.formats.gguf.writer import GGUFWriter, TensorWriter, refuse_overwriting
@@ -32,17 +32,17 @@ class OutputPlan:
     path: Path
     metadata: Metadata
     plan: tuple[PlannedTensor, ...]
-    max_part_bytes: int | None
+    max_shard_bytes: int | None
     overwrite: bool
 
     @cached_property
     def writer(self) -> TensorWriter:
-        """The writer of one file or of the parts of a split model. No file is opened before the writer is entered."""
+        """The writer of one file or of the shards of a split model. No file is opened before the writer is entered."""
         tensors = [planned.info for planned in self.plan]
-        if self.max_part_bytes is None:
+        if self.max_shard_bytes is None:
             return GGUFWriter(self.path, self.metadata, tensors, overwrite=self.overwrite)
-        parts = by_size(self.max_part_bytes)(tensors)
-        return SplitWriter(part_prefix(self.path), self.metadata, parts, overwrite=self.overwrite)
+        shards = by_size(self.max_shard_bytes)(tensors)
+        return SplitWriter(shard_prefix(self.path), self.metadata, shards, overwrite=self.overwrite)
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Job:
         """
         for output in self.outputs:
             check_plan(output.plan, self.request.options)
-        paths = [part.path for output in self.outputs for part in output.writer.parts]
+        paths = [shard.path for output in self.outputs for shard in output.writer.shards]
         refuse_overwriting(self.model.source.paths, paths)
 
 
@@ -110,7 +110,7 @@ def open_job(
                 path,
                 model.output_metadata(recipe),
                 tuple(inspect_weights(plan, model.tensors, threads, read=read)),
-                request.max_part_bytes,
+                request.max_shard_bytes,
                 request.overwrite,
             )
             for recipe, path, plan in zip(recipes, paths, plans, strict=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from quantcli.core.errors import UsageError
-from quantcli.formats.gguf.parts import part_prefix
+from quantcli.formats.gguf.shards import shard_prefix
 from quantcli.formats.hub.cache_folders import find_cached_model
 from quantcli.formats.hub.models import HubModel, fetch_model, find_hub_model, stored_model
 
@@ -55,12 +55,12 @@ def locate(
 def locate_path(path: Path) -> Location:
     """Find a model at a path.
 
-    Its name is that of its directory, or that of its file without suffix and part number. In the hub's cache, where
+    Its name is that of its directory, or that of its file without suffix and shard number. In the hub's cache, where
     directories are named after commits, it is the name on the hub.
     """
     cached = find_cached_model(path)
     if path.is_file():
-        name = part_prefix(path).name if path.suffix == ".gguf" else path.stem
+        name = shard_prefix(path).name if path.suffix == ".gguf" else path.stem
         if name != "model":
             return Location(path, name, cached.id if cached else None)
     if cached:

@@ -322,9 +322,9 @@ class _Planner:
         override = next((entry for entry in self._options.overrides if entry.pattern.search(tensor.name)), None)
         demanded = self._demanded.get(role.name) if role else None
         if role and demanded and not (override and role.yields_to_override and role.yields_to_override.search(tensor.name)):
-            return _Choice(demanded, "option", f"{demanded.name} is asked for {role.label}", exact=True)
+            return _Choice(demanded, "option", f"{demanded.name} is requested for {role.label}", exact=True)
         if override:
-            reason = f"{override.type.name} is asked for tensors like {override.pattern.pattern!r}"
+            reason = f"{override.type.name} is requested for tensors matching {override.pattern.pattern!r}"
             return _Choice(override.type, "override", reason)
         if base.is_quantized and not self._options.pure:
             ruled = self._ask_rules(tensor, role, base)
@@ -339,7 +339,7 @@ class _Planner:
             label = f"{own_role.label}, which serves as {role.label},"
         demanded = self._demanded.get(role.name) if role else None
         if demanded:
-            return _Choice(demanded, "option", f"{demanded.name} is asked for {label}".rstrip(","))
+            return _Choice(demanded, "option", f"{demanded.name} is requested for {label}".rstrip(","))
         facts = TensorFacts(
             **vars(self._model),
             name=tensor.name,
@@ -367,7 +367,7 @@ class _Planner:
         if choice.exact:
             raise UsageError(what, hint=f"{fitting.name} would fit" if fitting else None)
         if fitting is None or self._options.no_fallback:
-            hint = f"without --no-fallback it becomes {fitting.name}" if fitting else "choose another --type"
+            hint = f"without --no-fallback it falls back to {fitting.name}" if fitting else "choose another --type"
             raise UnsupportedError(what, hint=hint)
         return fitting
 

@@ -29,7 +29,7 @@ class Request:
     architecture_file   describes an unknown architecture
     pre_tokenizer       the name of the pre-tokenizer, if it is not recognised
     as_reference        write what llama.cpp's tools write, even where that is wrong: docs/departures.md
-    max_part_bytes      split each output into parts of at most so many bytes of tensors: `NAME-00001-of-00003.gguf`
+    max_shard_bytes     split each output into shards of at most so many bytes of tensors: `NAME-00001-of-00003.gguf`
     remote              read a model of the hub without downloading it
     overwrite           replace existing outputs
     """
@@ -44,6 +44,6 @@ class Request:
     architecture_file: Path | None = None
     pre_tokenizer: str | None = None
     as_reference: bool = False
-    max_part_bytes: int | None = None
+    max_shard_bytes: int | None = None
     remote: bool = False
     overwrite: bool = False

@@ -121,7 +121,7 @@ def activation(name: str) -> Activation:
 
 
 def _no_kernel(x: Any) -> None:
-    raise ValueError("this activation is one of two numbers, a gate and what it lets through")
+    raise ValueError("this activation takes two inputs, gate and up")
 
 
 def _times(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -90,7 +90,7 @@ def evaluate(
         GenerationError: for a text of less than two chunks, or logits that are not finite.
     """
     if context < SHORTEST_CONTEXT:
-        raise UsageError(f"a context of {context} tokens leaves nothing to score, expected {SHORTEST_CONTEXT} or more")
+        raise UsageError(f"a context of {context} tokens has no tokens to score, expected {SHORTEST_CONTEXT} or more")
     tokenizer = loaded.tokenizer
     if base is not None:
         check_same_vocabulary(loaded, base)

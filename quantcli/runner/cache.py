@@ -73,7 +73,7 @@ class View:
 
 
 class LayerCache:
-    """The keys and values of a layer, `(kv_heads, room, elements)`, from position `first` on.
+    """The keys and values of a layer, `(kv_heads, capacity, elements)`, from position `first` on.
 
     A layer with a window has room for more than the window, so that its contents are moved only rarely. With a `value_size`
     of 0 values are a prefix of the keys. Otherwise, quantized types store heads after a Hadamard transform (`hadamard`), as
@@ -84,10 +84,10 @@ class LayerCache:
         self.sizes = sizes
         self._kernels = attention_kernels(cache_type)
         storage = self._kernels.storage
-        room = min(context, sizes.window - 1 + 2 * BATCH) if sizes.window and not sizes.ahead else context
+        capacity = min(context, sizes.window - 1 + 2 * BATCH) if sizes.window and not sizes.ahead else context
         self.first = 0
-        self.keys = _room(sizes.kv_heads, room, sizes.key_size, storage)
-        self.values = _room(sizes.kv_heads, room, sizes.value_size, storage) if sizes.value_size else self.keys
+        self.keys = _allocate(sizes.kv_heads, capacity, sizes.key_size, storage)
+        self.values = _allocate(sizes.kv_heads, capacity, sizes.value_size, storage) if sizes.value_size else self.keys
         transforms = storage.packed and sizes.value_size > 0
         self._key_hadamard = hadamard(sizes.key_size, False) if transforms else None
         self._value_hadamard = hadamard(sizes.value_size, True) if transforms else None
@@ -160,8 +160,8 @@ class LayerCache:
 
     def _make_room(self, position: int, count: int) -> int:
         """The slot of `position` in the arrays. Moves the window to the front where `count` tokens would not fit."""
-        room = self.keys.shape[1]
-        if position - self.first + count > room:
+        capacity = self.keys.shape[1]
+        if position - self.first + count > capacity:
             first = self._first_seen(position)
             kept = slice(first - self.first, position - self.first)
             for array in {id(array): array for array in (self.keys, self.values)}.values():
@@ -181,15 +181,15 @@ class Cache:
         """Raises UsageError for an unknown type or an empty context, GenerationError where memory is insufficient."""
         check_cache_type(cache_type)
         if context < 1:
-            raise UsageError(f"a context of {context} tokens holds nothing")
+            raise UsageError(f"a context of {context} tokens, expected at least 1")
         self.context = context
         self.length = 0
         memory = sizes.memory
         try:
             self.layers = [LayerCache(layer, context, cache_type) for layer in memory]
         except (MemoryError, ValueError) as error:
-            what = f"there is no memory for a context of {context} tokens"
-            raise GenerationError(what, hint="fewer (--ctx) take less") from error
+            what = f"out of memory for a context of {context} tokens"
+            raise GenerationError(what, hint="use a shorter context: --ctx") from error
         self.states = [[np.zeros(shape, np.float32) for shape in layer.states] for layer in memory]
 
     def require(self, count: int) -> None:
@@ -197,7 +197,7 @@ class Cache:
         if self.length + count > self.context:
             raise GenerationError(
                 f"the context of {self.context} tokens is full: {self.length} in it, {count} more to come",
-                hint=f"--ctx {self.length + count} or more makes room",
+                hint=f"--ctx {self.length + count} or more",
             )
 
     def rewind(self, length: int) -> int:
@@ -224,8 +224,8 @@ class Cache:
         )
 
 
-def _room(heads: int, room: int, size: int, storage: Storage) -> NDArray[Any]:
-    return np.zeros((heads, room, storage.elements(size)), storage.dtype)
+def _allocate(heads: int, capacity: int, size: int, storage: Storage) -> NDArray[Any]:
+    return np.zeros((heads, capacity, storage.elements(size)), storage.dtype)
 
 
 @cache

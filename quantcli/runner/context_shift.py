@@ -21,9 +21,9 @@ def check_shift(model: Model) -> None:
     """Raises UnsupportedError for a model whose cache cannot be shifted."""
     name = model.sizes.architecture
     if model.learned_positions is not None:
-        raise UnsupportedError(f"the context of architecture {name!r} cannot be shifted: it learned its positions")
+        raise UnsupportedError(f"the context of architecture {name!r} cannot be shifted: learned position embeddings")
     if any(memory.chunked and memory.window for memory in model.sizes.memory):
-        raise UnsupportedError(f"the context of architecture {name!r} cannot be shifted: it is seen in chunks")
+        raise UnsupportedError(f"the context of architecture {name!r} cannot be shifted: chunked attention")
 
 
 def shift(model: Model, cache: Cache, keep: int, discard: int) -> None:

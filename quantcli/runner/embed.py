@@ -51,7 +51,7 @@ def pooling_of(loaded: LoadedModel) -> str:
     value, names = loaded.metadata[key].value, list(POOLINGS)
     if not isinstance(value, int) or not 0 <= value < len(names):
         raise UnsupportedError(
-            f"{loaded.path}: {key} is {value}, and only {', '.join(names)} are known", hint="--pooling says another"
+            f"{loaded.path}: {key} is {value}, expected one of {', '.join(names)}", hint="choose another with --pooling"
         )
     return names[value]
 

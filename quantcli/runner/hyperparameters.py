@@ -28,7 +28,7 @@ def read_hyperparameters(file: ModelFile, architecture_file: Path | None = None)
     _check_is_model(file)
     name = metadata_value(file, "general.architecture")
     if not isinstance(name, str):
-        raise ModelError(f"{file.path}: no general.architecture, so nothing says how to run it")
+        raise ModelError(f"{file.path}: no general.architecture")
     read = MetadataReader(file, name)
     graph = graph_of(name, architecture_file).resolve(read.scope)
     if graph.missing:
@@ -65,7 +65,7 @@ def _mixers(read: MetadataReader, graph: Graph, layers: int, count: int) -> tupl
     kinds = [graph.mixer if number else graph.recurrent for number in kv_heads[:layers]]
     if "none" in kinds:
         layer = kinds.index("none")
-        raise ModelError(f"{read.file.path}: layer {layer} has no key-value heads, and its graph no other layers")
+        raise ModelError(f"{read.file.path}: layer {layer} has no key-value heads, and the graph has no recurrent layers")
     mixers: dict[int, MixerSizes] = {}
     for kind in sorted(set(kinds)):
         if kind not in MIXERS:
@@ -82,7 +82,7 @@ def _check_is_model(file: ModelFile) -> None:
     if not isinstance(kind, str) or kind != "model":
         raise ModelError(f"{file.path}: cannot be run by itself: general.type is {shown_value(kind)}, expected 'model'")
     if not file.tensors:
-        raise ModelError(f"{file.path}: cannot be run: it has no tensors, as a file of a vocabulary alone")
+        raise ModelError(f"{file.path}: cannot be run: it has no tensors, like a vocabulary-only file")
 
 
 def _layer_counts(read: MetadataReader) -> tuple[int, int]:

@@ -35,9 +35,9 @@ class LoadedModel:
 def load_model(
     path: str | PathLike[str], packing: BlockType | None = None, architecture_file: Path | None = None
 ) -> LoadedModel:
-    """Open a GGUF file, or the first of its parts, to run it. With `packing`, float matrices are quantized to that type.
+    """Load a model from a GGUF file or the first shard of one. With `packing`, float matrices are quantized to that type.
 
-    `architecture_file` replaces the package's own description of the file's architecture.
+    `architecture_file` replaces the built-in architecture file.
 
     Raises:
         FormatError: if it is not a valid GGUF file.

@@ -123,7 +123,7 @@ class MetadataReader:
             return [value == 0 or layer % value < value - 1 for layer in range(layers)]
         if isinstance(value, list) and len(value) == layers and all(isinstance(item, bool | int) for item in value):
             return [bool(item) for item in value]
-        expected = f"a number, or a truth for each of {layers} layers"
+        expected = f"a number, or a boolean for each of {layers} layers"
         raise ModelError(f"{self.file.path}: {flag} is {shown_value(value)}, expected {expected} ({formula.source})")
 
     def refuse(self, key: str, value: Any, expected: str) -> None:

@@ -75,7 +75,7 @@ class Model:
         mtp = [f"blk.{index}." for index in range(sizes.layers, sizes.layers + sizes.mtp_layers)]
         if unused := [name for name in weights.unused() if not name.startswith((*graph.heads, *mtp))]:
             names = listed([repr(name) for name in unused], most=1)
-            what = f"the graph of architecture {sizes.architecture!r} has no place for tensor {names}"
+            what = f"the graph of architecture {sizes.architecture!r} does not use tensor {names}"
             raise UnsupportedError(f"{file.path}: {what}")
 
     def _read_learned_positions(self, weights: Weights) -> Matrix | None:
@@ -110,7 +110,7 @@ class Model:
         if not self.sizes.causal:
             name = self.sizes.architecture
             raise UnsupportedError(
-                f"architecture {name!r} is an encoder: it gives embeddings of texts, and says nothing",
+                f"architecture {name!r} is an encoder: it computes embeddings and does not generate text",
                 hint="quantize embed does that",
             )
         ids = self._checked(tokens, cache)
@@ -158,7 +158,8 @@ class Model:
             learned = self.learned_positions
             last, count = position + len(ids), learned.weights.shape[0]
             if last > count:
-                raise GenerationError(f"the model has positions for {count} tokens, and this would be number {last}")
+                what = f"the model has position embeddings for {count} tokens, and token number {last} follows"
+                raise GenerationError(what)
             x += dequantize(learned.weights[position:last], learned.type)
         if self.segment is not None:
             x += self.segment
@@ -204,7 +205,7 @@ class Model:
 
     def _checked(self, tokens: Sequence[int], cache: Cache) -> NDArray[np.int64]:
         if not len(tokens):
-            raise GenerationError("nothing to read: the prompt has no tokens")
+            raise GenerationError("the prompt has no tokens")
         ids = np.asarray(tokens, np.int64)
         if ids.min() < 0 or ids.max() >= self.vocabulary:
             wrong = ids[(ids < 0) | (ids >= self.vocabulary)][0]

@@ -31,7 +31,7 @@ class Session:
         if keep is not None:
             check_shift(model)
             if not 0 <= keep <= cache.context - 2:
-                raise UsageError(f"of a context of {cache.context} tokens {keep} cannot be kept and others be forgotten")
+                raise UsageError(f"a context of {cache.context} tokens cannot be shifted and keep {keep} of them")
 
     @property
     def shifts(self) -> bool:
@@ -95,6 +95,6 @@ def check_prompt(prompt: Sequence[int], cache: Cache) -> None:
         raise GenerationError("the prompt is empty", hint="give the model something to go on")
     if len(prompt) >= cache.context:
         raise GenerationError(
-            f"the prompt has {len(prompt)} tokens, and the context of {cache.context} leaves no room for an answer",
-            hint=f"--ctx {len(prompt) + 256} makes room",
+            f"the prompt has {len(prompt)} tokens, too many for an answer in the context of {cache.context}",
+            hint=f"--ctx {len(prompt) + 256} or more",
         )

@@ -215,7 +215,7 @@ class Weights:
     def _tensor(self, name: str) -> TensorInfo:
         tensor = self.file.tensors.get(name)
         if tensor is None:
-            raise ModelError(f"{self.file.path}: the file has no tensor {name!r}, and its architecture needs one")
+            raise ModelError(f"{self.file.path}: the file lacks the tensor {name!r}, which its architecture requires")
         self.taken.add(name)
         return tensor
 

@@ -32,7 +32,7 @@ class Renamed(Tensor):
 
 
 @dataclass(frozen=True)
-class Refolded(Tensor):
+class Reshaped(Tensor):
     """A tensor reshaped to another row length. Elements keep their order."""
 
     source: Tensor

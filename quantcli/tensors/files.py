@@ -7,7 +7,7 @@ import io
 import os
 import stat
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -24,9 +24,6 @@ _COPIED_READ: Final = 1 << 20
 
 _BINARY: Final[int] = getattr(os, "O_BINARY", 0)
 """The flag that disables newline translation on Windows."""
-
-_read_at: Final[Callable[[int, Sequence[memoryview], int], int] | None] = getattr(os, "preadv", None)
-"""POSIX's positional read, which needs no lock; None on Windows."""
 
 
 class DataFile(ABC):
@@ -207,8 +204,8 @@ class InputFile(DataFile):
             return self._descriptor
 
     def _read_some(self, descriptor: int, out: memoryview, position: int) -> int:
-        if _read_at is not None:
-            return _read_at(descriptor, [out], position)
+        if hasattr(os, "preadv"):  # POSIX's positional read, which needs no lock; Windows has none
+            return os.preadv(descriptor, [out], position)
         with self._lock:
             os.lseek(descriptor, position, os.SEEK_SET)
             data = os.read(descriptor, min(len(out), _COPIED_READ))

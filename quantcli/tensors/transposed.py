@@ -1,4 +1,4 @@
-"""Transposes of the last two axes, read in strips of columns that all threads share."""
+"""Transposes of the last two axes, read in blocks of columns that all threads share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from quantcli.tensors.array_cache import ArrayCache, Same
 from quantcli.tensors.columns import column_blocks
 from quantcli.tensors.tensor import Tensor
 
-STRIP_BYTES: Final = 1 << 23
+BLOCK_BYTES: Final = 1 << 23
 """Approximate bytes of a matrix transposed at a time: four times as much takes as long."""
 
 
@@ -38,25 +38,25 @@ class Transposed(Tensor):
 
         A caller that reads a few columns will read the next ones, so more are read at once and cached.
         """
-        width = STRIP_BYTES // max(1, self.shape[-1] * self.type.row_bytes(1))
+        width = BLOCK_BYTES // max(1, self.shape[-1] * self.type.row_bytes(1))
         if last - first >= width:
-            self._load_strip(top, first, last, target)
+            self._load_columns(top, first, last, target)
             return
         for start in range(first - first % width, last, width):
             stop = min(start + width, self.source.row_length)
-            strip = _STRIPS.get((Same(self.source), top, start), partial(self._loaded, top, start, stop))
+            block = _BLOCKS.get((Same(self.source), top, start), partial(self._loaded, top, start, stop))
             low, high = max(first, start), min(last, stop)
-            target[low - first : high - first] = strip[low - start : high - start]
+            target[low - first : high - first] = block[low - start : high - start]
 
     def _loaded(self, top: int, first: int, last: int) -> NDArray[Any]:
-        strip = np.empty((last - first, self.shape[-1]), self.type.layout)
-        self._load_strip(top, first, last, strip)
-        return strip
+        block = np.empty((last - first, self.shape[-1]), self.type.layout)
+        self._load_columns(top, first, last, block)
+        return block
 
-    def _load_strip(self, top: int, first: int, last: int, target: NDArray[Any]) -> None:
-        for rows, block in column_blocks(self.source, top, top + self.shape[-1], first, last):
-            target[:, rows] = block.T
+    def _load_columns(self, top: int, first: int, last: int, target: NDArray[Any]) -> None:
+        for rows, part in column_blocks(self.source, top, top + self.shape[-1], first, last):
+            target[:, rows] = part.T
 
 
-_STRIPS: Final = ArrayCache(2 * STRIP_BYTES)
-"""The most recently transposed strips."""
+_BLOCKS: Final = ArrayCache(2 * BLOCK_BYTES)
+"""The most recently transposed blocks."""

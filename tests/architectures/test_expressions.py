@@ -74,7 +74,7 @@ def test_what_is_not_in_the_language_is_refused_when_read(source):
     ("source", "what"),
     [("hidden // (heads - 4)", "zero"), ("name * 3", "not a number"), ("int(name)", "invalid literal"),
      ("heads < name", "not supported"), ("3 in heads", "not iterable"), ("int(1e999)", "infinity"),
-     ("cycle([], heads)", "zero"), ("range(hidden * 65536)", "no number of layers"),
+     ("cycle([], heads)", "zero"), ("range(hidden * 65536)", "not a valid number of layers"),
      ("where_in(hidden, [], 1, 0)", "64 is not a list"), ("at(name, 0)", "is not a list"), ("power(0, -1)", "domain")],
 )  # fmt: skip
 def test_values_that_cannot_be_computed_with(source, what):

@@ -63,7 +63,7 @@ def test_all_that_is_wrong_is_told_at_once(tensors):
     message = failure(tensors)
     assert "2 missing: model.norm.weight, model.layers.1.mlp.up_proj.weight" in message
     assert "1 unknown: model.layers.0.mlp.extra.weight" in message
-    assert "1 of another shape: model.layers.0.mlp.gate_proj.weight [12, 9] where config.json says [12, 8]" in message
+    assert "1 with another shape: model.layers.0.mlp.gate_proj.weight [12, 9] where config.json says [12, 8]" in message
 
 
 def test_a_quantized_checkpoint_is_told_as_such(tensors):
@@ -139,21 +139,21 @@ def test_biases_that_the_configuration_does_not_mention_are_taken(tensors):
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
-        ({"num_hidden_layers": 10**12}, "is 1000000000000, but the checkpoint holds 21 tensors"),
+        ({"num_hidden_layers": 10**12}, "is 1000000000000, but the checkpoint has 21 tensors"),
         ({"num_hidden_layers": -1}, "is -1, expected a count"),
         ({"num_hidden_layers": 2.0}, "is 2.0, expected a count"),
         ({"num_hidden_layers": "two"}, "is 'two', expected a count"),
-        ({"num_hidden_layers": None}, r"nothing for the number of layers \(looked for first\(n_layers, num_hidden"),
+        ({"num_hidden_layers": None}, r"no value for the number of layers \(looked for first\(n_layers, num_hidden"),
         ({"vocab_size": 10**15}, "config.json says .1000000000000000, 8"),
-        ({"head_dim": 10**12, "rope_scaling": {"rope_type": "llama3"}}, "of another shape"),
+        ({"head_dim": 10**12, "rope_scaling": {"rope_type": "llama3"}}, "with another shape"),
         ({"num_attention_heads": 0}, "zero"),
-        ({"num_key_value_heads": 0}, "of another shape"),
+        ({"num_key_value_heads": 0}, "with another shape"),
         ({"hidden_size": "8"}, "not a number"),
         ({"rope_scaling": "linear"}, "expected a table"),
-        ({"num_attention_heads": 10**4000, "head_dim": 10**4000}, "no size of anything"),
-        ({"rope_scaling": {"rope_type": "llama3", "low_freq_factor": 0}}, "do not suit llama3_rope_factors .* zero"),
-        ({"rope_scaling": {"rope_type": "llama3", "factor": "x"}}, "do not suit llama3_rope_factors of rope_freqs.weight"),
-        ({"rope_scaling": {"rope_type": "llama3", "rope_theta": []}}, "do not suit llama3_rope_factors"),
+        ({"num_attention_heads": 10**4000, "head_dim": 10**4000}, "too large for a size"),
+        ({"rope_scaling": {"rope_type": "llama3", "low_freq_factor": 0}}, "are invalid for llama3_rope_factors .* zero"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": "x"}}, "invalid for llama3_rope_factors of rope_freqs.weight"),
+        ({"rope_scaling": {"rope_type": "llama3", "rope_theta": []}}, "are invalid for llama3_rope_factors"),
     ],
 )
 def test_absurd_configurations_are_refused_before_memory_is_taken(tensors, changes, what):
@@ -165,7 +165,7 @@ def test_more_experts_than_tensors():
         "architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "num_hidden_layers": 30, "num_local_experts": 30,
     }  # fmt: skip
     tensors = {f"t{number}": memory_tensor(np.ones((1, 1), np.float32)) for number in range(40)}
-    with pytest.raises(ModelError, match=r"describes 900 tensors such as .*\{expert\}.w1.weight, but .* holds 40"):
+    with pytest.raises(ModelError, match=r"describes 900 tensors such as .*\{expert\}.w1.weight, but .* has 40"):
         find_architecture(config).tensors(tensors, config)
 
 
@@ -237,7 +237,7 @@ def test_the_counting_of_missing_experts_ends():
         "num_local_experts": 3000,
     }  # fmt: skip
     tensors = {f"t{number}": memory_tensor(np.ones((1, 1), np.float32)) for number in range(3000)}
-    with pytest.raises(ModelError, match=r"describes 9000000 tensors such as .*, but the checkpoint holds 3000 tensors"):
+    with pytest.raises(ModelError, match=r"describes 9000000 tensors such as .*, but the checkpoint has 3000 tensors"):
         find_architecture(config).tensors(tensors, config)
 
 
@@ -253,7 +253,7 @@ def test_the_shape_of_another_way_is_its_own(tensors):
         place = f"model.layers.{layer}.mlp.experts."
         tensors |= ones(f"{place}gate_up_proj", 2, 6, 8) | ones(f"{place}down_proj", 2, 8, 6)
     message = failure(tensors, **EXPERTS)
-    assert "2 of another shape: model.layers.{0-1}.mlp.experts.gate_up_proj [2, 6, 8] where config" in message
+    assert "2 with another shape: model.layers.{0-1}.mlp.experts.gate_up_proj [2, 6, 8] where config" in message
     assert "says [2, 12, 8]" in message
 
 

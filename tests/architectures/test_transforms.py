@@ -160,24 +160,24 @@ def test_transposing_reads_its_source_in_blocks(monkeypatch):
     assert max(source.read_rows) * source.row_bytes <= 64 < BLOCK_BYTES
 
 
-def test_transposing_in_stretches_reads_a_strip_once(monkeypatch):
-    monkeypatch.setattr(transposed, "STRIP_BYTES", 4 * 100 * 8)
+def test_transposing_in_stretches_reads_a_block_once(monkeypatch):
+    monkeypatch.setattr(transposed, "BLOCK_BYTES", 4 * 100 * 8)
     source = memory_tensor(counting(3, 100, 20))
     tensor = transpose(source)
     rows = np.concatenate([rows_of(tensor, start, start + 4) for start in range(0, 60, 4)]).view(np.float32)
     np.testing.assert_array_equal(rows, source.values.transpose(0, 2, 1).reshape(60, 100))
-    assert sum(source.read_rows) == 3 * 100 * 3  # strips of 8, 8 and 4 of 20 columns
+    assert sum(source.read_rows) == 3 * 100 * 3  # blocks of 8, 8 and 4 of 20 columns
 
 
-def test_strips_of_other_tensors_are_their_own(monkeypatch):
-    monkeypatch.setattr(transposed, "STRIP_BYTES", 1 << 12)
+def test_blocks_of_other_tensors_are_their_own(monkeypatch):
+    monkeypatch.setattr(transposed, "BLOCK_BYTES", 1 << 12)
     for number in range(20):
         values = counting(6, 8) + number
         np.testing.assert_array_equal(rows_of(transpose(memory_tensor(values)), 2, 3).view(np.float32), values.T[2:3])
 
 
 def test_transposing_long_rows_of_a_file_reads_only_their_columns(tmp_path, monkeypatch):
-    monkeypatch.setattr(transposed, "STRIP_BYTES", 1)
+    monkeypatch.setattr(transposed, "BLOCK_BYTES", 1)
     values = counting(2, 3, 2 * READ_BYTES)
     path = tmp_path / "data"
     path.write_bytes(b"head" + values.tobytes())
@@ -197,23 +197,23 @@ def test_transposing_long_rows_of_a_file_reads_only_their_columns(tmp_path, monk
 
 
 def test_what_does_not_divide_is_refused():
-    with pytest.raises(ModelError, match="24 rows cannot be seen as 5 x 2 x -1"):
+    with pytest.raises(ModelError, match="24 rows cannot be reshaped to 5 x 2 x -1"):
         rope_pairs(memory_tensor(W), 5)
-    with pytest.raises(ModelError, match="no extents"):
+    with pytest.raises(ModelError, match="not valid extents"):
         rope_pairs(memory_tensor(W), 0)
-    with pytest.raises(ModelError, match="no 5 equal parts"):
+    with pytest.raises(ModelError, match="into 5 equal parts"):
         part(memory_tensor(W), 0, 0, 5)
     with pytest.raises(ModelError, match="no 0 to 1 along axis 1"):
         part(memory_tensor(W), 1, 0, 5)
-    with pytest.raises(ModelError, match="no 5 equal parts along axis 2"):
+    with pytest.raises(ModelError, match="into 5 equal parts along axis 2"):
         part(memory_tensor(W), 2, 0, 5)
     with pytest.raises(ModelError, match="no 20 to 25 along axis 0"):
         cut(memory_tensor(W), 0, 20, 25)
-    with pytest.raises(ModelError, match="cannot be seen as 4 x 31"):
+    with pytest.raises(ModelError, match="cannot be reshaped to 4 x 31"):
         reshape(memory_tensor(W), [4, 31])
-    with pytest.raises(ModelError, match="cannot be seen as -4 x -30"):
+    with pytest.raises(ModelError, match="cannot be reshaped to -4 x -30"):
         reshape(memory_tensor(W), [-4, -30])
-    with pytest.raises(ModelError, match="cannot be seen as 5 x 5"):
+    with pytest.raises(ModelError, match="cannot be reshaped to 5 x 5"):
         reshape(memory_tensor(W), [5, 5])
     with pytest.raises(ModelError, match=r"24 rows are not 5 groups of 3 \+ 1 \+ 1"):
         ungroup_rows(memory_tensor(W), 5, [3, 1, 1])
@@ -250,9 +250,9 @@ def test_tensors_are_compared_until_they_differ(place):
 
 
 def test_what_does_not_fit_is_not_joined():
-    with pytest.raises(ModelError, match="cannot be joined"):
+    with pytest.raises(ModelError, match="cannot be concatenated"):
         stack([memory_tensor(W), memory_tensor(W[:7])])
-    with pytest.raises(ModelError, match="cannot be joined"):
+    with pytest.raises(ModelError, match="cannot be concatenated"):
         concatenate([memory_tensor(W, "a"), memory_tensor(counting(2, 3), "b")])
 
 

@@ -37,7 +37,7 @@ def test_metadata_and_layers(model: Path, tmp_path: Path) -> None:
         assert file.metadata["llama.block_count"] == u32(3)
 
 
-def test_parts(model: Path, tmp_path: Path) -> None:
+def test_shards(model: Path, tmp_path: Path) -> None:
     arguments = (model, "--type", "F16", "--split-max-size", "200K")
     document: Any = json.loads(run(*arguments, "-o", tmp_path / "m.gguf", "--json"))
     paths = [Path(part["path"]) for part in document["parts"]]
@@ -45,7 +45,7 @@ def test_parts(model: Path, tmp_path: Path) -> None:
     assert document["output"] == str(paths[0])
     assert paths == sorted(tmp_path.iterdir())
     said = run(*arguments, "-o", tmp_path / "n.gguf")
-    assert said.startswith(f"{tmp_path / 'n-00001-of-'}{len(paths):05}.gguf, the first of {len(paths)} parts: F16, ")
+    assert said.startswith(f"{tmp_path / 'n-00001-of-'}{len(paths):05}.gguf, the first of {len(paths)} shards: F16, ")
 
 
 @pytest.mark.parametrize(

@@ -45,15 +45,15 @@ def test_a_person_sees_how_alike_texts_are(stories, capsys):
     assert lines[0].split() == ["Text", "Tokens", "Vector"]
     assert "(64)" in lines[1]
     assert "Once\\tupon" in lines[3]
-    assert lines[5] == "Cosines"
+    assert lines[5] == "Cosine similarity"
     assert lines[7].split()[:3] == ["1", "1.000", "1.000"]
-    assert "Cosines" not in run(capsys, stories, "-p", "alone")[1]
+    assert "Cosine similarity" not in run(capsys, stories, "-p", "alone")[1]
 
 
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        ([], 2, "there is no text"),
+        ([], 2, "no text to embed"),
         (["--prompt", "\udcff"], 2, "not UTF-8"),
         (["--prompt", "a", "--pooling", "max"], 2, "unknown pooling 'max'"),
         (["--prompt", "Once upon a time", "--ctx", "3"], 1, "the text has 5 tokens, and the context is 3"),

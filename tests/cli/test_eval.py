@@ -51,8 +51,8 @@ def test_an_evaluation_reads_well(files, capsys):
     status, out, err = run_command(capsys, *asked, "--base", files / "F32.gguf")
     assert (status, err) == (0, "")
     labels = [line.split("  ")[0] for line in out.splitlines()]
-    assert labels == ["Perplexity", "Of the base", "KL divergence", "Same top token", "Scored"]
-    assert "this is +0.000%" in out
+    assert labels == ["Perplexity", "Base perplexity", "KL divergence", "Same top token", "Scored"]
+    assert "a change of +0.000%" in out
     assert "mean 0.000000" in out
     assert "30 tokens in 2 chunks of 32" in out
     assert run_command(capsys, *asked)[1].splitlines()[1].startswith("Scored")

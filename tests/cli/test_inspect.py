@@ -101,9 +101,9 @@ def test_the_page_says_what_people_ask(everything: Path) -> None:
     assert said["Rotary embedding"] == "base 1,000,000, scaling yarn, factor 1.1"
     assert said["Tokenizer"] == "100 tokens, SentencePiece BPE (llama)"
     assert said["Special tokens"] == r"bos 1 <s>, eos 2 </s>, eot 3 \x1b[31m\n, padding -1"
-    assert said["Added to a text"] == "bos"
-    assert said["Importance from"] == "imatrix.gguf"
-    assert said["Importance chunks"] == "128"
+    assert said["Added to prompts"] == "bos"
+    assert said["Imatrix file"] == "imatrix.gguf"
+    assert said["Imatrix chunks"] == "128"
 
 
 def test_the_page_tells_which_types_where(everything: Path) -> None:
@@ -234,9 +234,9 @@ def test_metadata_of_unexpected_types_is_shown_and_not_believed(tmp_path: Path) 
         printed(path, option)
 
 
-def test_a_part_of_a_split_model_says_so(tmp_path: Path) -> None:
+def test_a_shard_of_a_split_model_says_so(tmp_path: Path) -> None:
     path = written(tmp_path / "part.gguf", {"split.no": u32(1), "split.count": u32(3)}, [])
-    assert lines(printed(path))["Part"] == "2 of 3; what follows is this part alone"
+    assert lines(printed(path))["Shard"] == "2 of 3; this summary is of this shard alone"
 
 
 def test_a_safetensors_file_gets_a_hint(tmp_path: Path) -> None:

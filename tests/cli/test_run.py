@@ -77,7 +77,7 @@ def test_the_prompt_may_come_from_a_file(stories, tmp_path, capsys):
     (tmp_path / "prompt.txt").write_bytes(b"a\xff")
     status, _, err = run(capsys, *asked)
     assert status == 2
-    assert "prompt.txt is not UTF-8 (byte 1)" in err
+    assert "prompt.txt: the prompt is not UTF-8 (byte 1)" in err
 
 
 def test_one_message_is_answered_by_the_template(stories, tmp_path, capsys):
@@ -109,14 +109,14 @@ def test_weights_may_be_quantized_and_the_cache_small(stories, capsys):
 def test_a_context_beyond_training_is_a_warning(stories, capsys):
     status, _, err = run(capsys, stories, "--prompt", "Once", "--temp", 0, "--ctx", 1000, "-n", 1)
     assert status == 0
-    assert "more than the 512 the model was trained on" in err
+    assert "longer than the trained context length, 512" in err
 
 
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
         (["--prompt", ""], 1, "the prompt is empty"),
-        (["--prompt", "Once upon a time", "--ctx", "3"], 1, "leaves no room for an answer"),
+        (["--prompt", "Once upon a time", "--ctx", "3"], 1, "too many for an answer"),
         (["--prompt", "a", "--chat"], 1, "no chat template"),
         (["--prompt", "a", "--system", "b"], 2, "--system has no effect without --chat"),
         (["--prompt", "a", "--top-p", "7"], 2, "top-p is 7.0"),
@@ -169,7 +169,7 @@ def test_files_that_are_parts_of_models(stories, tmp_path, capsys):
 def test_models_without_what_the_request_needs(stories, tmp_path, capsys):
     bare = write_changed(stories, tmp_path / "bare.gguf", {"tokenizer.ggml.model": None})
     status, out, err = run(capsys, bare, "--prompt", "a")
-    assert (status, out, err) == (1, "", "error: the file holds no tokenizer: no tokenizer.ggml.model")
+    assert (status, out, err) == (1, "", "error: no tokenizer in the file: no tokenizer.ggml.model")
     broken = write_chat(stories, tmp_path / "broken.gguf", "{% for %}")
     status, out, err = run(capsys, broken, "--chat", "--prompt", "a")
     assert (status, out) == (1, "")

@@ -92,7 +92,8 @@ def test_the_prompt_is_what_transformers_makes_of_it(ask, tokens, shown, text):
 def test_a_system_message_is_not_lost(ask, tokens, shown):
     status, document, err = ask(EACH.replace("#", shown), "--system", "Talk about pirates.")
     assert (status, document["prompt_tokens"]) == (0, tokens("Talk about pirates.\nOnce upon a time"))
-    assert err == "warning: the file's chat template takes no system message: it is put before the user's first message"
+    said = "the file's chat template does not support a system message: it is prepended to the first user message"
+    assert err == f"warning: {said}"
 
 
 def imported_by_python(folder: Path) -> set[str]:

@@ -32,11 +32,11 @@ def model(golden: Path) -> Path:
 def test_splitting_and_merging(model: Path, golden: Path, tmp_path: Path) -> None:
     said = document(split.command, model, "--split-max-tensors", 2, "-o", tmp_path / "m.gguf")
     assert set(said) == {"dry_run", "parts", "seconds"}
-    paths = [Path(part["path"]) for part in said["parts"]]
+    paths = [Path(shard["path"]) for shard in said["parts"]]
     assert paths == sorted(tmp_path.iterdir())
     assert [path.name for path in paths] == [f"m-0000{number}-of-00003.gguf" for number in (1, 2, 3)]
-    assert [part["tensors"] for part in said["parts"]] == [2, 2, 1]
-    assert [part["bytes"] for part in said["parts"]] == [path.stat().st_size for path in paths]
+    assert [shard["tensors"] for shard in said["parts"]] == [2, 2, 1]
+    assert [shard["bytes"] for shard in said["parts"]] == [path.stat().st_size for path in paths]
     merged = document(merge.command, paths[0], "-o", tmp_path / "merged.gguf")
     size = (tmp_path / "merged.gguf").stat().st_size
     assert {key: merged[key] for key in ("output", "tensors", "output_bytes")} == {
@@ -50,7 +50,7 @@ def test_splitting_and_merging(model: Path, golden: Path, tmp_path: Path) -> Non
 def test_a_dry_run_writes_nothing(model: Path, tmp_path: Path) -> None:
     said = document(split.command, model, "--split-max-tensors", 2, "-o", tmp_path, "--dry-run")
     assert said["dry_run"] is True
-    assert [Path(part["path"]).parent for part in said["parts"]] == [tmp_path] * 3
+    assert [Path(shard["path"]).parent for shard in said["parts"]] == [tmp_path] * 3
     assert Path(said["parts"][0]["path"]).name == "every-value-00001-of-00003.gguf"
     assert not list(tmp_path.iterdir())
     assert "nothing was written" in run(split.command, model, "-o", tmp_path, "--dry-run")
@@ -68,7 +68,7 @@ def test_people_are_told_what_was_written(model: Path, tmp_path: Path) -> None:
     rows = [line.split() for line in said.splitlines()]
     assert [str(tmp_path / "every-value-00002-of-00003.gguf"), "2", "1.09", "KiB"] in rows
     said = run(merge.command, tmp_path / "every-value-00001-of-00003.gguf", "-o", tmp_path / "m.gguf")
-    assert said == f"{tmp_path / 'm.gguf'}: 5 tensors from 3 parts, 2.72 KiB\n"
+    assert said == f"{tmp_path / 'm.gguf'}: 5 tensors from 3 shards, 2.72 KiB\n"
 
 
 def test_the_two_limits_exclude_each_other(model: Path) -> None:
@@ -85,4 +85,4 @@ def test_inspecting_the_first_part_shows_the_model(model: Path, golden: Path) ->
     for key in ("parameters", "bits_per_weight"):
         assert said[key] == whole[key]
     assert [tensor["name"] for tensor in said["tensors"]] == [tensor["name"] for tensor in whole["tensors"]]
-    assert "3 files, read as one" in run(inspect.command, first)
+    assert "3 files" in run(inspect.command, first)

@@ -14,7 +14,7 @@ from contextlib import suppress
 import pytest
 from changed_file import write_chat
 
-from quantcli.cli.conversation import _whole
+from quantcli.cli.conversation import whole_message
 from quantcli.conversion.convert import convert
 
 pty = pytest.importorskip("pty", reason="there are no such terminals here")
@@ -97,13 +97,13 @@ def terminal():
 
 def test_a_conversation_from_beginning_to_end(chat, terminal):
     seen = terminal(chat, "--chat", "--temp", 0, "-n", 11)
-    seen.wait_for("Ctrl-D leaves.*\n> ")
+    seen.wait_for("Ctrl-D exits.*\n> ")
     seen.type("Once upon a time\n")
     seen.wait_for(re.escape(STORY) + r"\n\n> ")
     seen.type("/help\n")
     seen.wait_for("/clear +forget.*(?s:.*)> ")
     seen.type("/nonsense\n")
-    seen.wait_for("there is no /nonsense.*\n> ")
+    seen.wait_for("unknown command /nonsense.*\n> ")
     seen.type("\n")
     seen.wait_for("> ")
     seen.type("/clear\n")
@@ -113,7 +113,7 @@ def test_a_conversation_from_beginning_to_end(chat, terminal):
     seen.type(" a time\n")
     seen.wait_for("\n> ")
     seen.type("\x04")
-    seen.wait_for(r"load [\d.]+ s \| prompt \d+ tokens, .* \| answer 22 tokens, .* \| memory .* weights \+ .* context")
+    seen.wait_for(r"load [\d.]+ s \| prompt \d+ tokens, .* \| generated 22 tokens, .* \| memory .* weights \+ .* cache")
     assert seen.end() == 0
     assert "Traceback" not in seen.shown
 
@@ -155,13 +155,13 @@ def test_a_full_context_does_not_end_the_session(chat, terminal):
     seen = terminal(chat, "--chat", "--temp", 0, "--ctx", 20)
     seen.wait_for("\n> ")
     seen.type("Once upon a time\n")
-    seen.wait_for("warning: stopped because the context of 20 tokens is full(?s:.*)\n> ")
+    seen.wait_for("warning: generation stopped: the context of 20 tokens is full(?s:.*)\n> ")
     seen.type("and\n")
-    seen.wait_for("error: the prompt has .* leaves no room(?s:.*)hint: .*/clear(?s:.*)\n> ")
+    seen.wait_for("error: the prompt has .* too many for an answer(?s:.*)hint: .*/clear(?s:.*)\n> ")
     seen.type("/clear\n")
     seen.wait_for("> ")
     seen.type("Once\n")
-    seen.wait_for("warning: stopped(?s:.*)\n> ")
+    seen.wait_for("warning: generation stopped(?s:.*)\n> ")
     seen.type("\x04")
     assert seen.end() == 0
 
@@ -178,7 +178,7 @@ def test_an_answer_cannot_steer_the_terminal(chat, terminal):
 
 def test_without_a_prompt_a_terminal_is_told_what_is_missing(chat, terminal):
     seen = terminal(chat)
-    seen.wait_for("error: there is no prompt\nhint: .*--chat")
+    seen.wait_for("error: no prompt given\nhint: .*--chat")
     assert seen.end() == 2
 
 
@@ -197,4 +197,4 @@ def test_without_a_prompt_a_terminal_is_told_what_is_missing(chat, terminal):
     ],
 )
 def test_messages_of_several_lines(lines, message):
-    assert _whole(lines) == message
+    assert whole_message(lines) == message

@@ -63,7 +63,7 @@ def test_other_encodings_are_refused_by_name(tmp_path, data, message):
     (tmp_path / "text").write_bytes(data)
     with pytest.raises(UsageError) as caught:
         read_text(tmp_path / "text", "the text")
-    assert str(caught.value) == f"the text on {tmp_path / 'text'} {message}"
+    assert str(caught.value) == f"{tmp_path / 'text'}: the text {message}"
 
 
 def test_only_a_newline_ends_a_line():
@@ -94,7 +94,7 @@ def test_a_prompt_file_is_read_as_llama_cpp_reads_it(stories, tmp_path, capsys, 
     status, _, err = run_command(capsys, "run", stories, "-f", tmp_path / "prompt")
     assert (status, err.splitlines()) == (
         2,
-        [f"error: the prompt on {tmp_path / 'prompt'} is UTF-16, expected UTF-8", "hint: iconv -f UTF-16 -t UTF-8"],
+        [f"error: {tmp_path / 'prompt'}: the prompt is UTF-16, expected UTF-8", "hint: iconv -f UTF-16 -t UTF-8"],
     )
 
 
@@ -107,4 +107,4 @@ def test_a_list_of_types_is_words_of_ascii(golden, tmp_path, capsys):
     assert "Q8_0" in out
     (tmp_path / "types").write_bytes(b"attn_q=\xff")
     status, _, err = run_command(capsys, *asked)
-    assert (status, err) == (2, f"error: the list of types on {tmp_path / 'types'} is not UTF-8 (byte 7)")
+    assert (status, err) == (2, f"error: {tmp_path / 'types'}: the tensor type file is not UTF-8 (byte 7)")

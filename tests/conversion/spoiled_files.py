@@ -17,23 +17,13 @@ HERE = Path(__file__).parent
 GOLDEN = HERE.parent / "golden"
 sys.path[:0] = [str(HERE.parent), str(GOLDEN)]
 
-from architecture_cases import llama_tensors  # noqa: E402
+from architecture_shapes import llama_tensors  # noqa: E402
 from tiny_checkpoint import tensor_bytes  # noqa: E402
-from vocabulary_cases import (  # noqa: E402
-    BYTE_LEVEL_SIZE,
-    ENDS,
-    FAST,
-    IDS,
-    MODEL_FILES,
-    NAMES,
-    UNIGRAM,
-    added,
-    byte_fallback,
-    byte_level,
-    config,
-    template,
-)
-from vocabulary_cases_kinds import KINDS, XLM_NAMES, unigram  # noqa: E402
+from vocabulary_cases import KINDS  # noqa: E402
+from vocabulary_cases_byte_level import BYTE_LEVEL_SIZE, ENDS, FAST, byte_level  # noqa: E402
+from vocabulary_cases_sentencepiece import NAMES, byte_fallback  # noqa: E402
+from vocabulary_cases_unigram import XLM_NAMES, unigram  # noqa: E402
+from vocabulary_files import IDS, MODEL_FILES, UNIGRAM, added, config, template  # noqa: E402
 
 Files = dict[str, bytes]
 

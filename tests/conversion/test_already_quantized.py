@@ -102,7 +102,7 @@ def test_gptq_becomes_the_same_numbers(tmp_path: Path) -> None:
         weights, reasons = converted(model, recipe, tmp_path / f"{recipe}.gguf")
         for part, name in NAMES.items():
             np.testing.assert_array_equal(weights[part], expected[f"{LAYER}.{name}"])
-        assert "; the checkpoint has it as GPTQ 4-bit; its weights lie on a" in reasons["blk.0.ffn_up.weight"]
+        assert "; quantized in the checkpoint as GPTQ 4-bit; its weights lie on a" in reasons["blk.0.ffn_up.weight"]
         assert "checkpoint" not in reasons["output.weight"]
 
 
@@ -116,7 +116,8 @@ def test_other_methods_become_the_same_numbers(make: Any, recipe: str, origin: s
     weights, reasons = converted(model, recipe, tmp_path / "out.gguf")
     for part, name in NAMES.items():
         np.testing.assert_array_equal(weights[part], expected[f"{LAYER}.{name}"])
-    assert f"; the checkpoint has it as {origin}; its weights lie on a {recipe} grid" in reasons["blk.0.ffn_up.weight"]
+    reason = f"; quantized in the checkpoint as {origin}; its weights lie on a {recipe} grid"
+    assert reason in reasons["blk.0.ffn_up.weight"]
 
 
 def trained_model(place: Path, group: int | None = None) -> tuple[Path, dict[str, np.ndarray]]:
@@ -136,7 +137,8 @@ def test_a_model_trained_for_q4_0_keeps_every_bit(group: int | None, tmp_path: P
     output = tmp_path / "out.gguf"
     written, noted = run(model, "--type", "Q4_0", "-o", output, "--json")
     for text in (stderr, noted):
-        assert "Q4_0: the weights of 6 tensors lie on a Q4_0 grid already and lose nothing" in text.splitlines()
+        said = "Q4_0: the weights of 6 tensors already lie on the quantization grid of Q4_0 and are repacked without loss"
+        assert said in text.splitlines()
     reasons = {tensor["name"]: tensor["reason"] for tensor in json.loads(stdout)["tensors"]}
     assert reasons == {tensor["name"]: tensor["reason"] for tensor in json.loads(written)["tensors"]}
     kept = {name for name, reason in reasons.items() if "grid" in reason}
@@ -174,10 +176,10 @@ def run(*arguments: object) -> tuple[str, str]:
 def test_a_second_quantization_is_done_and_noted(tmp_path: Path) -> None:
     model, _ = gptq_model(tmp_path / "model")
     stdout, stderr = run(model, "--type", "Q4_1", "-o", tmp_path / "out.gguf", "--json")
-    noted = "Q4_1: 7 tensors that the checkpoint has as GPTQ 4-bit are quantized a second time, at a loss"
+    noted = "Q4_1: 7 tensors that are GPTQ 4-bit in the checkpoint are requantized, with a loss of quality"
     assert noted in stderr.splitlines()
     reasons = {tensor["name"]: tensor["reason"] for tensor in json.loads(stdout)["tensors"]}
-    assert reasons["blk.0.attn_q.weight"] == "the base type of Q4_1; the checkpoint has it as GPTQ 4-bit"
+    assert reasons["blk.0.attn_q.weight"] == "the base type of Q4_1; quantized in the checkpoint as GPTQ 4-bit"
     _, stderr = run(model, "--type", "Q8_0", "-o", tmp_path / "out8.gguf")
     assert "second time" not in stderr
 

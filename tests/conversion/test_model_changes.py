@@ -1,4 +1,4 @@
-"""Conversions that change more than types: metadata that is set, layers that are left out, outputs and models in parts."""
+"""Conversions that change more than types: metadata that is set, layers that are left out, outputs and models in shards."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from quantcli.conversion.plan import PlanOptions
 from quantcli.conversion.recipes import RECIPES
 from quantcli.conversion.source import Source, open_source
 from quantcli.core.errors import OutputError, UnsupportedError, UsageError
-from quantcli.formats.gguf.parts import by_size, part_path
 from quantcli.formats.gguf.reader import open_gguf
+from quantcli.formats.gguf.shards import by_size, shard_path
 from quantcli.formats.gguf.spec import Metadata, ValueType, array, boolean, f32, string, u32
 from quantcli.formats.gguf.split import split_gguf
 from quantcli.formats.imatrix import Imatrix
@@ -113,26 +113,26 @@ def test_a_model_with_a_list_by_layer_is_not_pruned() -> None:
         apply_changes(source, Changes(prune_layers=[0]))
 
 
-# --- parts ----------------------------------------------------------------------------------------------------------------
+# --- shards ---------------------------------------------------------------------------------------------------------------
 
 
-def parts_of(conversion: Conversion) -> list[bytes]:
-    return [part.path.read_bytes() for part in conversion.parts]
+def shards_of(conversion: Conversion) -> list[bytes]:
+    return [shard.path.read_bytes() for shard in conversion.shards]
 
 
 def test_an_output_in_parts_is_the_output_split(tmp_path: Path) -> None:
-    whole, parts = convert(STORYTELLER, "Q8_0", tmp_path / "whole.gguf"), []
+    whole, shards = convert(STORYTELLER, "Q8_0", tmp_path / "whole.gguf"), []
     for threads in (1, 3):
         output = tmp_path / f"{threads}.gguf"
-        parts.append(convert(STORYTELLER, "Q8_0", output, max_part_bytes=1_000_000, threads=threads)[0])
-        assert parts[-1].output == tmp_path / f"{threads}-00001-of-{len(parts[-1].parts):05}.gguf"
+        shards.append(convert(STORYTELLER, "Q8_0", output, max_shard_bytes=1_000_000, threads=threads)[0])
+        assert shards[-1].output == tmp_path / f"{threads}-00001-of-{len(shards[-1].shards):05}.gguf"
     with open_gguf(tmp_path / "whole.gguf") as source:
         expected = split_gguf(source, tmp_path / "expected", by_size(1_000_000))
     assert len(expected) > 2
-    assert parts_of(parts[0]) == parts_of(parts[1]) == [part.path.read_bytes() for part in expected]
-    assert parts[0].output_bytes == sum(part.file_bytes for part in expected) > whole[0].output_bytes
-    assert parts[0].as_json()["parts"][0] == {
-        "path": str(parts[0].output),
+    assert shards_of(shards[0]) == shards_of(shards[1]) == [shard.path.read_bytes() for shard in expected]
+    assert shards[0].output_bytes == sum(shard.file_bytes for shard in expected) > whole[0].output_bytes
+    assert shards[0].as_json()["parts"][0] == {
+        "path": str(shards[0].output),
         "tensors": expected[0].tensors,
         "bytes": expected[0].file_bytes,
     }
@@ -141,7 +141,7 @@ def test_an_output_in_parts_is_the_output_split(tmp_path: Path) -> None:
 
 def test_a_model_in_parts_converts_like_the_whole_one(tmp_path: Path) -> None:
     convert(STORYTELLER, "F16", tmp_path / "whole.gguf")
-    first = convert(STORYTELLER, "F16", tmp_path / "split.gguf", max_part_bytes=3_000_000)[0].output
+    first = convert(STORYTELLER, "F16", tmp_path / "split.gguf", max_shard_bytes=3_000_000)[0].output
     assert first is not None
     convert(tmp_path / "whole.gguf", "Q4_0", tmp_path / "a.gguf")
     convert(first, "Q4_0", tmp_path / "b.gguf")
@@ -151,40 +151,40 @@ def test_a_model_in_parts_converts_like_the_whole_one(tmp_path: Path) -> None:
     assert named == tmp_path / "out" / "split-Q4_0.gguf"
 
 
-def test_each_of_several_types_has_its_own_parts(tmp_path: Path) -> None:
-    results = convert(STORYTELLER, ["Q8_0", "Q4_0"], tmp_path, max_part_bytes=1_000_000)
+def test_each_of_several_types_has_its_own_shards(tmp_path: Path) -> None:
+    results = convert(STORYTELLER, ["Q8_0", "Q4_0"], tmp_path, max_shard_bytes=1_000_000)
     for result in results:
-        alone = convert(STORYTELLER, result.type, tmp_path / "alone.gguf", max_part_bytes=1_000_000, overwrite=True)[0]
-        assert parts_of(result) == parts_of(alone)
-        assert result.parts[0].path == part_path(tmp_path / f"storyteller-{result.type}", 1, len(result.parts))
-    assert len(results[0].parts) > len(results[1].parts) > 1
+        alone = convert(STORYTELLER, result.type, tmp_path / "alone.gguf", max_shard_bytes=1_000_000, overwrite=True)[0]
+        assert shards_of(result) == shards_of(alone)
+        assert result.shards[0].path == shard_path(tmp_path / f"storyteller-{result.type}", 1, len(result.shards))
+    assert len(results[0].shards) > len(results[1].shards) > 1
 
 
-def test_a_dry_run_tells_the_parts(tmp_path: Path) -> None:
-    planned = convert(STORYTELLER, "Q8_0", tmp_path / "m.gguf", max_part_bytes=1_000_000, dry_run=True)[0]
+def test_a_dry_run_tells_the_shards(tmp_path: Path) -> None:
+    planned = convert(STORYTELLER, "Q8_0", tmp_path / "m.gguf", max_shard_bytes=1_000_000, dry_run=True)[0]
     assert planned.output is None
     assert not list(tmp_path.iterdir())
-    written = convert(STORYTELLER, "Q8_0", tmp_path / "m.gguf", max_part_bytes=1_000_000)[0]
-    assert planned.parts == written.parts
-    assert [part.path.stat().st_size for part in written.parts] == [part.file_bytes for part in planned.parts]
+    written = convert(STORYTELLER, "Q8_0", tmp_path / "m.gguf", max_shard_bytes=1_000_000)[0]
+    assert planned.shards == written.shards
+    assert [shard.path.stat().st_size for shard in written.shards] == [shard.file_bytes for shard in planned.shards]
 
 
 def test_an_existing_part_stops_the_conversion(tmp_path: Path) -> None:
-    parts = convert(STORIES, "Q8_0", tmp_path / "m.gguf", max_part_bytes=100_000, dry_run=True)[0].parts
-    assert len(parts) > 2
-    parts[1].path.write_bytes(b"mine")
-    with pytest.raises(OutputError, match=f"{parts[1].path.name}: the file exists"):
-        convert(STORIES, "Q8_0", tmp_path / "m.gguf", max_part_bytes=100_000)
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {parts[1].path.name: b"mine"}
+    shards = convert(STORIES, "Q8_0", tmp_path / "m.gguf", max_shard_bytes=100_000, dry_run=True)[0].shards
+    assert len(shards) > 2
+    shards[1].path.write_bytes(b"mine")
+    with pytest.raises(OutputError, match=f"{shards[1].path.name}: the file exists"):
+        convert(STORIES, "Q8_0", tmp_path / "m.gguf", max_shard_bytes=100_000)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {shards[1].path.name: b"mine"}
 
 
 def test_no_part_of_the_source_is_overwritten(tmp_path: Path) -> None:
-    first = convert(STORIES, "F16", tmp_path / "m.gguf", max_part_bytes=300_000)[0]
-    before = parts_of(first)
-    for part in first.parts:
+    first = convert(STORIES, "F16", tmp_path / "m.gguf", max_shard_bytes=300_000)[0]
+    before = shards_of(first)
+    for shard in first.shards:
         with pytest.raises(OutputError, match="replace the model"):
-            convert(first.parts[0].path, "Q8_0", part.path, overwrite=True)
-    assert parts_of(first) == before
+            convert(first.shards[0].path, "Q8_0", shard.path, overwrite=True)
+    assert shards_of(first) == before
 
 
 # --- the reference --------------------------------------------------------------------------------------------------------
@@ -219,12 +219,12 @@ def test_a_pruned_file_with_importance_equals_the_reference(shared: Path, tmp_pa
     assert output.read_bytes() == expected.read_bytes()
 
 
-def test_the_reference_reads_our_parts(tmp_path: Path, llama_cpp: Any) -> None:
+def test_the_reference_reads_our_shards(tmp_path: Path, llama_cpp: Any) -> None:
     convert(STORIES, "F16", tmp_path / "whole.gguf")
-    first = convert(STORIES, "F16", tmp_path / "split.gguf", max_part_bytes=200_000)[0]
-    assert len(first.parts) > 2
-    for name, model in (("a", tmp_path / "whole.gguf"), ("b", first.parts[0].path)):
+    first = convert(STORIES, "F16", tmp_path / "split.gguf", max_shard_bytes=200_000)[0]
+    assert len(first.shards) > 2
+    for name, model in (("a", tmp_path / "whole.gguf"), ("b", first.shards[0].path)):
         assert reference_plan(llama_cpp, model, RECIPES["Q8_0"], PlanOptions(), tmp_path / f"{name}.gguf")
-    convert(first.parts[0].path, "Q8_0", tmp_path / "c.gguf")
+    convert(first.shards[0].path, "Q8_0", tmp_path / "c.gguf")
     made = [(tmp_path / f"{name}.gguf").read_bytes() for name in "abc"]
     assert made[0] == made[1] == made[2]

@@ -108,7 +108,7 @@ def test_overrides_are_searched_in_order() -> None:
     plan = make_plan(tensors(*names), describe(), find_recipe("Q2_K"), options)
     assert [it.type.name for it in plan] == ["Q8_0", "Q4_0"]
     assert plan[0].rule == "override"
-    assert plan[0].reason == "Q8_0 is asked for tensors like 'attn_[qk]'"
+    assert plan[0].reason == "Q8_0 is requested for tensors matching 'attn_[qk]'"
 
 
 @pytest.mark.parametrize("recipe", ["F32", "F16", "BF16"])

@@ -19,8 +19,11 @@ def test_file_type_numbers_are_those_of_llama_h() -> None:
         if name.startswith("LLAMA_FTYPE_") and name != "LLAMA_FTYPE_GUESSED"
     }
     ours = {recipe.name: recipe.file_type for recipe in RECIPES.values() if recipe.base}
-    assert len(ours) == 35
-    assert {name: theirs.get(name) for name in ours} == ours
+    shared = ours.keys() & theirs.keys()
+    assert len(shared) == 35
+    assert {name: theirs[name] for name in shared} == {name: ours[name] for name in shared}
+    # A recipe that llama.cpp does not have says which of its file types it is nearest to.
+    assert set(ours.values()) <= set(theirs.values())
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def test_a_file_of_types_with_a_byte_order_mark_and_line_ends_of_windows(golden:
     assert any("blk.0.attn_q.weight" in line and "Q8_0" in line for line in out.splitlines())
     types.write_bytes(b"attn_q=Q8_0 # caf\xe9")
     status, _, errors = run_command(capsys, *words)
-    assert (status, errors) == (2, f"error: the list of types on {types} is not UTF-8 (byte 17)")
+    assert (status, errors) == (2, f"error: {types}: the tensor type file is not UTF-8 (byte 17)")
 
 
 def test_more_threads_than_the_system_gives(golden: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,9 +24,11 @@ from quantcli.runner.text.tokenizer import load_tokenizer
 GOLDEN = Path(__file__).parents[1] / "golden"
 sys.path.insert(0, str(GOLDEN))
 
-from vocabulary_cases import ALPHABET, CASES, ENDS, FAST, MODELS, PRE_TOKENIZER, byte_level, config, write_case  # noqa: E402
-from vocabulary_cases_kinds import KINDS, RULES, WORDS  # noqa: E402
+from vocabulary_cases import CASES, KINDS, MODELS, RULES  # noqa: E402
+from vocabulary_cases_byte_level import ALPHABET, ENDS, FAST, byte_level  # noqa: E402
+from vocabulary_cases_word_piece import WORDS  # noqa: E402
 from vocabulary_digest import digest  # noqa: E402
+from vocabulary_files import PRE_TOKENIZER, config, write_case  # noqa: E402
 
 
 def convert(directory, **options):
@@ -271,7 +273,7 @@ def test_tokenizer_that_tokenizers_cannot_read(tmp_path):
 )
 def test_files_of_the_wrong_shape(tmp_path, name, contents):
     directory = write_case(tmp_path, CASES["pieces-objects"] | {name: contents})
-    with pytest.raises(FormatError, match="not of the shape such files have"):
+    with pytest.raises(FormatError, match="does not have the structure of a tokenizer file"):
         convert(directory)
 
 

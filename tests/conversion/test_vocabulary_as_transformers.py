@@ -20,19 +20,13 @@ from quantcli.runner.text.tokenizer import load_tokenizer
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "golden"))
 
-from vocabulary_cases import (
-    ENDS,
-    FAST,
-    NAMES,
-    PRE_TOKENIZER,
-    added,
-    byte_fallback,
-    byte_level,
-    config,
-    template,
-    write_case,
-)
-from vocabulary_cases_kinds import BEGIN_END, KINDS, RULES, TEKKEN, WORDS, XLM_NAMES, word_piece
+from vocabulary_cases import KINDS, RULES
+from vocabulary_cases_byte_level import BEGIN_END, ENDS, FAST, byte_level
+from vocabulary_cases_ranks import TEKKEN
+from vocabulary_cases_sentencepiece import NAMES, byte_fallback
+from vocabulary_cases_unigram import XLM_NAMES
+from vocabulary_cases_word_piece import WORDS, word_piece
+from vocabulary_files import PRE_TOKENIZER, added, config, template, write_case
 
 SIZE = 2052
 """Embeddings: four more than the pieces."""

@@ -18,8 +18,11 @@ from quantcli.formats.gguf.vocabulary import BYTES
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "golden"))
 
-from vocabulary_cases import ALPHABET, BYTE_LEVEL_SIZE, CASES, ENDS, FAST, MERGES, added, byte_level, config, write_case
-from vocabulary_cases_kinds import KINDS, RANKS, RULES, TIKTOKEN, UNIGRAM_SIZE, WORDS, word_piece
+from vocabulary_cases import CASES, KINDS, RULES
+from vocabulary_cases_byte_level import ALPHABET, BYTE_LEVEL_SIZE, ENDS, FAST, MERGES, byte_level
+from vocabulary_cases_ranks import RANKS, TIKTOKEN
+from vocabulary_cases_word_piece import WORDS, word_piece
+from vocabulary_files import UNIGRAM_SIZE, added, config, write_case
 
 PRE = "gpt-2"
 
@@ -235,13 +238,13 @@ def test_more_tokens_than_embeddings(tmp_path, name):
         ("ranks", {"qwen.tiktoken": TIKTOKEN + "*** 300\n"}, FormatError, "line 269 is not"),
         ("ranks", {"qwen.tiktoken": TIKTOKEN + "YWJj 3\n"}, FormatError, "two tokens have the same rank"),
         ("ranks", {"qwen.tiktoken": TIKTOKEN + "YWJj 99999999\n"}, ModelError, "has the id 100000207, expected below"),
-        ("tekken", {"tekken.json": {}}, FormatError, r"not of the shape such files have \(KeyError: 'config'\)"),
+        ("tekken", {"tekken.json": {}}, FormatError, r"the structure of a tokenizer file \(KeyError: 'config'\)"),
         ("bytes-files", {"vocab.json": {"a": 0, "b": 0}, "merges.txt": "#"}, ModelError, "have one id, 0"),
         ("bytes-files", {"vocab.json": "[1, 2]"}, FormatError, r"vocab\.json: the file is a JSON array"),
         ("bytes-files", {"merges.txt": "x y\n"}, FormatError, r"vocab\.json: not a vocabulary that can be read"),
-        ("unigram-json", {"tokenizer.json": {"model": UNIGRAM | {"vocab": {"a": 1}}}}, FormatError, "shape"),
+        ("unigram-json", {"tokenizer.json": {"model": UNIGRAM | {"vocab": {"a": 1}}}}, FormatError, "structure"),
         ("unigram-json", {"tokenizer.json": {"model": UNIGRAM | {"vocab": [["a", 1e300]]}}}, FormatError, "finite"),
-        ("unigram-json", {"tokenizer.json": {"model": UNIGRAM | {"vocab": [[5, -1]]}}}, FormatError, "shape"),
+        ("unigram-json", {"tokenizer.json": {"model": UNIGRAM | {"vocab": [[5, -1]]}}}, FormatError, "structure"),
     ],
 )
 def test_damage(tmp_path, name, files, error, said):

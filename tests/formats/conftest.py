@@ -42,3 +42,12 @@ def hub(storyteller: dict[str, bytes]) -> Iterator[Hub]:
     with Hub() as hub:
         hub.commit("org/storyteller", storyteller)
         yield hub
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A directory with a config.json and no tensors yet."""
+    directory = tmp_path / "model"
+    directory.mkdir()
+    (directory / "config.json").write_text('{"model_type": "llama", "limit": [0.0, Infinity]}')
+    return directory

@@ -162,12 +162,12 @@ def test_a_missing_file_and_a_directory(tmp_path: Path) -> None:
     assert "with --dry-run it shows the tensors" in (caught.value.hint or "")
 
 
-def test_a_part_of_a_split_model_is_refused_unless_allowed(tmp_path: Path) -> None:
+def test_a_shard_of_a_split_model_is_refused_unless_allowed(tmp_path: Path) -> None:
     u16 = 2
     content = gguf([entry("split.no", u16, b"\1\0"), entry("split.count", u16, b"\3\0")])
-    with pytest.raises(UnsupportedError, match="part 2 of 3 of a split model, expected the first one"):
+    with pytest.raises(UnsupportedError, match="shard 2 of 3 of a split model, expected the first one"):
         opened(tmp_path, content)
-    with open_gguf(tmp_path / "model.gguf", allow_part=True) as file:
+    with open_gguf(tmp_path / "model.gguf", allow_shard=True) as file:
         assert file.split == (2, 3)
 
 
@@ -262,8 +262,8 @@ def test_a_type_that_ggml_has_removed_is_shown_by_its_name_and_not_read(
     assert not (tmp_path / "out.gguf").exists()
 
 
-def test_parts_joined_by_cat_are_told_as_such(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    parts = [
+def test_shards_joined_by_cat_are_told_as_such(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shards = [
         gguf(
             [
                 entry("split.no", 2, bytes([number, 0])), entry("split.count", 2, b"\2\0"),
@@ -274,7 +274,7 @@ def test_parts_joined_by_cat_are_told_as_such(tmp_path: Path, capsys: pytest.Cap
         for number in range(2)
     ]  # fmt: skip
     path = tmp_path / "model.gguf"
-    path.write_bytes(b"".join(parts))
+    path.write_bytes(b"".join(shards))
     for command in (["inspect", path], ["run", path, "-p", "a"], ["tokenize", path, "a"], ["merge", path, "-o", "x"]):
         status, out, err = run_command(capsys, *command)
         assert (status, out) == (1, "")

@@ -152,7 +152,7 @@ def test_a_disk_that_fills_up_while_writing(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(OutputError, match="no space left") as caught, GGUFWriter(
         tmp_path / "model.gguf", METADATA, TENSORS
     ) as writer:  # fmt: skip
-        monkeypatch.setattr("quantcli.formats.gguf.writer._write_bytes_at", full)
+        monkeypatch.setattr(os, "pwrite", full, raising=False)
         writer.write(0, 0, DATA)
     assert str(tmp_path / "model.gguf") in caught.value.message
     assert not list(tmp_path.iterdir())
@@ -189,7 +189,7 @@ def test_a_file_system_that_cannot_reserve(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_writing_without_a_positional_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("quantcli.formats.gguf.writer._write_bytes_at", None)
+    monkeypatch.delattr(os, "pwrite", raising=False)
     write_all(tmp_path / "plain.gguf")
     monkeypatch.undo()
     write_all(tmp_path / "model.gguf")

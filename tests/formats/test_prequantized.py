@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -17,7 +16,7 @@ from quantcli.core.block_types import ELEMENT_TYPES, TYPES
 from quantcli.core.errors import ModelError, QuantcliError, UnsupportedError
 from quantcli.formats.checkpoint.checkpoint import Checkpoint
 from quantcli.formats.checkpoint.safetensors import open_safetensors
-from quantcli.formats.prequantized import METHODS, decode, strips
+from quantcli.formats.prequantized import METHODS, decode, transposed
 from quantcli.formats.prequantized.scaled import Decoded
 from quantcli.formats.prequantized.settings import quantization_config
 from quantcli.kernels.rows import dequantize
@@ -77,8 +76,8 @@ def test_all_else_is_as_it_was(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_any_stretch_of_rows_from_any_thread(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(strips, "STRIP_BYTES", 4096)
-    monkeypatch.setattr(strips, "KEPT_BYTES", 10000)
+    monkeypatch.setattr(transposed, "BLOCK_BYTES", 4096)
+    monkeypatch.setattr(transposed, "CACHE_BYTES", 10000)
     monkeypatch.setattr(columns, "BLOCK_BYTES", 512)
     monkeypatch.setattr(columns, "READ_BYTES", 64)
     tensors = decode(*opened(name))
@@ -91,14 +90,6 @@ def test_any_stretch_of_rows_from_any_thread(name: str, monkeypatch: pytest.Monk
         for (start, stop), rows in zip(stretches, found, strict=True):
             np.testing.assert_array_equal(rows, whole[start:stop])
         assert read(tensor, 1, 1).shape == (0, tensor.row_bytes)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_pickled_tensor_reads_the_same_rows(name: str) -> None:
-    tensors = decode(*opened(name))
-    for key in expected(name):
-        copy = pickle.loads(pickle.dumps(tensors[key]))
-        np.testing.assert_array_equal(read(copy, 0, copy.rows), read(tensors[key], 0, copy.rows))
 
 
 # --- what is refused ------------------------------------------------------------------------------------------------------
@@ -179,7 +170,7 @@ def test_without_a_companion_there_is_no_weight(name: str, key: str) -> None:
         try:
             left = decode(given, config)
         except ModelError as error:
-            assert re.search(r"not as .* has them: (m|x)\b", error.message)
+            assert re.search(r"do not have the layout of .*: (m|x)\b", error.message)
         else:  # what goes by the name of a weight is gone or none: that is for the architecture to tell
             assert not isinstance(left.get(weight), Decoded)
 
@@ -194,7 +185,7 @@ def test_a_companion_of_another_size_is_an_error_or_makes_another_weight(name: s
     try:
         found = decode(given, config)[weight]
     except ModelError as error:
-        assert re.search(r"not as .* has them: (m|x)\b", error.message)
+        assert re.search(r"do not have the layout of .*: (m|x)\b", error.message)
     else:
         assert found.shape != expected(name)[weight].shape
         read(found, 0, found.rows)

@@ -1,4 +1,4 @@
-"""The pieces quantized checkpoints are decoded with: bit streams, small floats, grids of scales, strips of columns."""
+"""The pieces quantized checkpoints are decoded with: bit streams, small floats, grids of scales, transposes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pytest
 from quantcli.core.block_types import ELEMENT_TYPES
 from quantcli.core.errors import UnsupportedError
 from quantcli.formats.checkpoint.pytorch import open_pytorch
-from quantcli.formats.prequantized import decode, strips
+from quantcli.formats.prequantized import decode, transposed
 from quantcli.formats.prequantized.numbers import FLOAT_TABLES, PackedRows, integers, read_floats, unpack, with_rows
 from quantcli.formats.prequantized.scaled import column_grid, group_width, scale_grid
-from quantcli.formats.prequantized.strips import packed_across, packed_down, strip_cache, turned_floats
+from quantcli.formats.prequantized.transposed import block_cache, packed_along_columns, packed_along_rows, transposed_floats
 from quantcli.tensors.files import InputFile
 from quantcli.tensors.strided import StridedTensor
 from quantcli.tensors.tensor import Tensor, stored_tensor
@@ -30,7 +30,7 @@ def stored(place: Path, values: np.ndarray, kind: str, shape: tuple[int, ...] | 
 
 
 def stream(levels: list[int], bits: int) -> np.ndarray:
-    """Levels as a stream of bits, in whole words of 32: by way of a string of binary digits."""
+    """Codes as a stream of bits in whole 32-bit words, by way of a string of binary digits."""
     digits = "".join(f"{level:0{bits}b}"[::-1] for level in levels)
     digits += "0" * (-len(digits) % 32)
     return np.array([int(digits[at : at + 32][::-1], 2) for at in range(0, len(digits), 32)], np.uint32)
@@ -38,7 +38,7 @@ def stream(levels: list[int], bits: int) -> np.ndarray:
 
 @pytest.mark.parametrize("bits", range(1, 9))
 @pytest.mark.parametrize("count", [1, 7, 31, 32, 33, 100])
-def test_levels_of_any_width(bits: int, count: int) -> None:
+def test_codes_of_any_width(bits: int, count: int) -> None:
     rows = np.random.default_rng(count).integers(0, 1 << bits, (3, count))
     words = np.stack([stream(row.tolist(), bits) for row in rows])
     np.testing.assert_array_equal(unpack(words, bits, count), rows)
@@ -46,17 +46,19 @@ def test_levels_of_any_width(bits: int, count: int) -> None:
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 @pytest.mark.parametrize("outputs", [32, 96, 160])
-def test_levels_packed_down_and_across(bits: int, outputs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(strips, "STRIP_BYTES", 700)
+def test_codes_packed_along_columns_or_rows(
+    bits: int, outputs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transposed, "BLOCK_BYTES", 700)
     levels = np.random.default_rng(bits).integers(0, 1 << bits, (outputs, 64))
-    down = stored(tmp_path, np.stack([stream(row.tolist(), bits) for row in levels]).T.copy(), "I32")
-    across = stored(tmp_path, np.stack([stream(column.tolist(), bits) for column in levels.T]), "I32")
+    along_columns = stored(tmp_path, np.stack([stream(row.tolist(), bits) for row in levels]).T.copy(), "I32")
+    along_rows = stored(tmp_path, np.stack([stream(column.tolist(), bits) for column in levels.T]), "I32")
     rows = PackedRows(
         stored(tmp_path, np.stack([stream(c.tolist(), bits) for c in levels.T]).T.copy(), "I32"), bits, integers(bits)
     )
     for numbers in (
-        packed_down(down, bits, 64, integers(bits), strip_cache()),
-        packed_across(across, bits, integers(bits), strip_cache()),
+        packed_along_columns(along_columns, bits, 64, integers(bits), block_cache()),
+        packed_along_rows(along_rows, bits, integers(bits), block_cache()),
         rows,
     ):
         for start, stop in ((0, outputs), (5, 6), (29, 32), (31, outputs - 1), (7, 7)):
@@ -223,6 +225,6 @@ def test_columns_of_any_type_as_rows(kind: str, tmp_path: Path) -> None:
     code = floats.get(kind) or f"<{kind[0].lower()}{int(kind.lstrip('BFIU')) // 8}"
     values = np.array([[1, 2, 3], [100, 250 if kind[0] == "U" else 25, 7]])
     raw = (values.astype("<f4").view("<u4") >> 16).astype("<u2") if kind == "BF16" else values.astype(code)
-    turned = turned_floats(stored(tmp_path, raw, kind), strip_cache())
-    np.testing.assert_array_equal(turned.rows(0, 3), values.T.astype(np.float32))
-    assert turned.rows(1, 2).dtype == np.float32
+    rows = transposed_floats(stored(tmp_path, raw, kind), block_cache())
+    np.testing.assert_array_equal(rows.rows(0, 3), values.T.astype(np.float32))
+    assert rows.rows(1, 2).dtype == np.float32

@@ -137,7 +137,7 @@ def test_small_floats_with_zero_points(name: str) -> None:
 def test_int8_in_a_layout_for_a_gpu() -> None:
     tensors, config = opened("bnb-int8")
     layout = replace(tensors["m.weight_format"], shape=(1,), offset=tensors["m.SCB"].offset + 3)  # type: ignore[call-arg]
-    with pytest.raises(UnsupportedError, match="m: int8 weights in a layout for one kind of GPU"):
+    with pytest.raises(UnsupportedError, match="m: int8 weights in a GPU-specific layout"):
         decode({**tensors, "m.weight_format": layout}, config)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from architecture_cases import Case, qwen_case
 from architecture_cases_gpt import linear, norm
+from architecture_shapes import Case
 
 
 def pooling(**settings: object) -> dict[str, str]:
@@ -21,7 +21,6 @@ def pooling(**settings: object) -> dict[str, str]:
         "1_Pooling/config.json": json.dumps(settings),
         "sentence_bert_config.json": json.dumps({"max_seq_length": 77, "do_lower_case": False}),
     }
-
 
 MEAN = pooling(pooling_mode_cls_token=False, pooling_mode_mean_tokens=True, pooling_mode_max_tokens=False)
 CLS = pooling(pooling_mode_cls_token=True, pooling_mode_mean_tokens=False)
@@ -71,7 +70,6 @@ def old_norms(case: Case) -> Case:
         old = next((old for old in names if name.endswith(old)), "")
         tensors[name.removesuffix(old) + names.get(old, "")] = kind
     return case | {"tensors": dict(sorted(tensors.items()))}
-
 
 POOLER = linear("pooler.dense", 64, 64)
 GUESSING = {
@@ -208,7 +206,6 @@ def labels(*names: str) -> Case:
     numbered = {str(number): name for number, name in enumerate(names)}
     return {"id2label": dict(sorted(numbered.items())), "label2id": {name: int(n) for n, name in numbered.items()}}
 
-
 HEAD = {"head.dense.weight": [64, 64], "head.norm.weight": [64]}
 """Of ModernBERT's classifiers and guessers of words."""
 
@@ -296,10 +293,6 @@ CASES: dict[str, Case] = {
         "roberta", {"pad_token_id": None, "max_position_embeddings": None, "type_vocab_size": None, "layer_norm_eps": None},
         rows=512, segments=2,
     ),
-    "qwen3-embedding": qwen_case(
-        "Qwen3-Embedding-0.6B", 3, {"head_dim": 32, "tie_word_embeddings": True}, prefix="", files=LAST
-    ),
-    "qwen2-embedding": qwen_case("gte-Qwen2", 2, {"architectures": ["Qwen2Model"]}, prefix="", files=NEW_LAST),
     "xlm-roberta": roberta_case("bge-m3", {}, kind="xlm-roberta", files=CLS, head=POOLER),
     "xlm-roberta-reranker": roberta_case(
         "bge-reranker-v2-m3", {"architectures": ["XLMRobertaForSequenceClassification"], **labels("LABEL_0")},

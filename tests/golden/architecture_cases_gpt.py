@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from architecture_cases import YARN, Case
+from architecture_shapes import YARN, Case
 
 Shapes = dict[str, list[int]]
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from architecture_cases import Case
 from architecture_cases_gpt import linear
+from architecture_shapes import Case
 
 
 def recurrent(directory: str, config: Case, top: Case, layer: Case, dtype: str, kinds: Case, **more: Any) -> Case:

@@ -1,41 +1,23 @@
-"""Cases of families whose checkpoints hold a llama's tensors under other names or fused: ERNIE, EXAONE, GLM ..."""
+"""Cases of decoders whose checkpoints hold a llama's tensors under other names or fused: EXAONE, GLM, Phi 3 ..."""
 
 from __future__ import annotations
 
-from functools import reduce
-
-from architecture_cases import LLAMA3, Case
-from architecture_cases_llama_like import LONGROPE
-from architecture_cases_open import family, with_layers, without
-
-ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
-MLP = ("mlp.gate_proj", "mlp.up_proj")
-
-
-def renamed(case: Case, names: dict[str, str]) -> Case:
-    """The case with pieces of its names replaced."""
-    tensors = {}
-    for name, kind in case["tensors"].items():
-        tensors[reduce(lambda text, old: text.replace(old, names[old]), names, name)] = kind
-    return case | {"tensors": dict(sorted(tensors.items()))}
-
-
-def joined(case: Case, parts: tuple[str, ...], whole: str) -> Case:
-    """The case with projections of a layer in one, weights and biases."""
-    tensors: Case = {}
-    for name, (dtype, shape) in case["tensors"].items():
-        part = next((part for part in parts if f".{part}." in name), None)
-        if part is None:
-            tensors[name] = [dtype, shape]
-            continue
-        before = tensors.get(name.replace(part, whole), [dtype, [0]])[1][0]
-        tensors[name.replace(part, whole)] = [dtype, [before + shape[0], *shape[1:]]]
-    return case | {"tensors": dict(sorted(tensors.items()))}
-
-
-def reconfigured(case: Case, names: dict[str, str]) -> Case:
-    """The case with keys of its configuration renamed."""
-    return case | {"config": {names.get(key, key): value for key, value in case["config"].items()}}
+from architecture_cases_llama_shaped import ernie_case
+from architecture_shapes import (
+    ATTENTION,
+    LINEAR,
+    LLAMA3,
+    LONGROPE,
+    MLP,
+    Case,
+    family,
+    joined,
+    llama_case,
+    reconfigured,
+    renamed,
+    with_layers,
+    without,
+)
 
 
 def exaone_case(directory: str, changes: Case) -> Case:
@@ -55,14 +37,11 @@ def exaone_case(directory: str, changes: Case) -> Case:
     )  # fmt: skip
 
 
-def nemotron_case(directory: str, changes: Case) -> Case:
-    """A Nemotron: layer norms, no gate."""
-    changes = {"rms_norm_eps": None, "norm_eps": 1e-5, **changes}
-    case = without(family("NemotronForCausalLM", "nemotron", directory, changes), "gate_proj.weight", "gate_proj.bias")
-    biases = {
-        name.replace("weight", "bias"): kind for name, kind in case["tensors"].items() if name.endswith("norm.weight")
-    }
-    return case | {"tensors": dict(sorted({**case["tensors"], **biases}.items()))}
+def as_saved_by_transformers_5(directory: str, changes: Case) -> Case:
+    """An EXAONE 3 as transformers 5.24 saves it: a llama but for the names of its tensors."""
+    case = exaone_case(directory, {"head_dim": 16, **changes})
+    config = llama_case(directory, {"model_type": "exaone", "head_dim": 16, **changes})["config"]
+    return case | {"config": config}
 
 
 def internlm2_case(directory: str, changes: Case) -> Case:
@@ -115,71 +94,29 @@ def chatglm_case(directory: str, changes: Case, architecture: str = "ChatGLMMode
     return case | {"tensors": {**case["tensors"], "transformer.rotary_pos_emb.inv_freq": ["BF16", [4]]}}
 
 
-def minicpm_case(directory: str, changes: Case) -> Case:
-    """A MiniCPM."""
-    return family(
-        "MiniCPMForCausalLM", "minicpm", directory, {"scale_emb": 12, "scale_depth": 1.4, "dim_model_base": 32, **changes}
-    )
+def phi3_case(directory: str, changes: Case) -> Case:
+    """A Phi 3: queries, keys and values in one projection, gate and up in another."""
+    case = llama_case(directory, {"architectures": ["Phi3ForCausalLM"], "model_type": "phi3", **changes})
+    tensors = case["tensors"]
+    for layer in range(case["config"]["num_hidden_layers"]):
+        place = f"model.layers.{layer}."
+        rows = [tensors.pop(f"{place}self_attn.{part}_proj.weight")[1][0] for part in "qkv"]
+        tensors[f"{place}self_attn.qkv_proj.weight"] = ["BF16", [sum(rows), 64]]
+        rows = [tensors.pop(f"{place}mlp.{part}_proj.weight")[1][0] for part in ("gate", "up")]
+        tensors[f"{place}mlp.gate_up_proj.weight"] = ["BF16", [sum(rows), 64]]
+    return case | {"tensors": dict(sorted(tensors.items()))}
 
-
-def minicpm3_case(directory: str, changes: Case) -> Case:
-    """A MiniCPM 3: queries, keys and values by way of narrow projections."""
-    sizes = {
-        "q_lora_rank": 24, "kv_lora_rank": 20, "qk_nope_head_dim": 12, "qk_rope_head_dim": 8, "v_head_dim": 10,
-        "num_key_value_heads": 4, "tie_word_embeddings": True, **changes,
-    }  # fmt: skip
-    case = family("MiniCPM3ForCausalLM", "minicpm3", directory, sizes)
-    case = without(case, *(f"{part}.weight" for part in ATTENTION), "o_proj.weight")
-    heads, rank = case["config"]["num_attention_heads"], sizes["kv_lora_rank"]
-    return with_layers(
-        case,
-        {
-            "self_attn.q_a_proj.weight": [sizes["q_lora_rank"], 64],
-            "self_attn.q_a_layernorm.weight": [sizes["q_lora_rank"]],
-            "self_attn.q_b_proj.weight": [heads * (sizes["qk_nope_head_dim"] + 8), sizes["q_lora_rank"]],
-            "self_attn.kv_a_proj_with_mqa.weight": [rank + 8, 64],
-            "self_attn.kv_a_layernorm.weight": [rank],
-            "self_attn.kv_b_proj.weight": [heads * (sizes["qk_nope_head_dim"] + sizes["v_head_dim"]), rank],
-            "self_attn.o_proj.weight": [64, heads * sizes["v_head_dim"]],
-        },
-    )
-
-
-def hunyuan_case(directory: str, changes: Case, **more: Case) -> Case:
-    """A Hunyuan without experts."""
-    case = family("HunYuanDenseV1ForCausalLM", "hunyuan_v1_dense", directory, {"head_dim": 32, **changes}, **more)
-    head_dim = case["config"].get("head_dim", 16)
-    return with_layers(case, {f"self_attn.{name}_layernorm.weight": [head_dim] for name in ("query", "key")})
-
-
-def ernie_case(directory: str, changes: Case) -> Case:
-    """An ERNIE 4.5."""
-    changes = {"head_dim": 16, "tie_word_embeddings": True, **changes}
-    biases = {"attention_bias": changes.get("use_bias"), "mlp_bias": changes.get("use_bias")}
-    return family("Ernie4_5ForCausalLM", "ernie4_5", directory, changes, shaped=biases)
-
-
-FACTORS = {**LONGROPE, "rope_type": "longrope", "original_max_position_embeddings": 1024}
-SHORT = {**FACTORS, "short_factor": [1.0, 1.1, 1.2, 1.5], "long_factor": [1.0, 2.5, 6.25, 15.0]}
-DYNAMIC = {"type": "dynamic", "alpha": 1000.0, "factor": 1.0, "beta_fast": 32, "beta_slow": 1, "mscale": 1.0}
 
 CASES: dict[str, Case] = {
-    "ernie4_5": ernie_case("ERNIE-4.5-0.3B-PT", {"rope_theta": 500000.0}),
-    "ernie4_5-biases": ernie_case("ernie", {"use_bias": True, "tie_word_embeddings": False, "head_dim": 24}),
     "ernie4_5-fused": joined(
         joined(ernie_case("ERNIE-4.5-fused", {"num_key_value_heads": 1}), ATTENTION, "self_attn.qkv_proj"),
         MLP, "mlp.up_gate_proj",
     ),
+    "ernie4_5-own-names": renamed(ernie_case("ERNIE-own", {}), {"model.": "ernie."}),
     "exaone": exaone_case("EXAONE-3.5-2.4B-Instruct", {"rope_scaling": LLAMA3, "rope_theta": 1000000.0, "head_dim": 16}),
     "exaone-tied": exaone_case("EXAONE-3.0-7.8B", {"tie_word_embeddings": True, "num_attention_heads": 8}),
-    "nemotron": nemotron_case("Minitron-4B-Base", {"partial_rotary_factor": 0.5, "head_dim": 16}),
-    "nemotron-tied": nemotron_case(
-        "nemotron",
-        {"tie_word_embeddings": True, "head_dim": 24, "attention_bias": True, "mlp_bias": True, "norm_eps": None},
-    ),
-    "nemotron-raw-config": nemotron_case(
-        "nemotron-long", {"model_type": "nemotron_mine", "partial_rotary_factor": 0.25, "factor": 4.0, "head_dim": None}
-    ),
+    "llama-of-exaone": as_saved_by_transformers_5("EXAONE-3.5", {"rope_scaling": LLAMA3, "tie_word_embeddings": True}),
+    "llama-of-exaone-sparse-config": as_saved_by_transformers_5("exaone", {"max_position_embeddings": None}),
     "internlm2": internlm2_case("internlm2-chat-7b", {"bias": False, "rope_scaling": {"type": "dynamic", "factor": 2.0}}),
     "internlm2-multi-head": internlm2_case(
         "internlm2", {"num_key_value_heads": 4, "rope_theta": 1000000, "max_position_embeddings": 32768}
@@ -189,6 +126,7 @@ CASES: dict[str, Case] = {
     "baichuan-13b": baichuan_case(
         "Baichuan2-13B-Chat", {"max_position_embeddings": None, "model_max_length": 4096, "rope_theta": None}
     ),
+    "baichuan-linear": baichuan_case("baichuan-linear", {"rope_scaling": LINEAR}),
     "glm4": glm_case("GLM-4-9B-0414", {"partial_rotary_factor": 0.5}, version="4"),
     "glm4-sparse-config": glm_case(
         "glm4", {"rms_norm_eps": None, "rope_theta": None, "max_position_embeddings": None, "head_dim": 32,
@@ -201,17 +139,20 @@ CASES: dict[str, Case] = {
     "chatglm-long": chatglm_case(
         "glm-4-9b-chat-1m", {"rope_ratio": 500, "attention_bias": None}, architecture="ChatGLMForConditionalGeneration"
     ),
-    "minicpm": minicpm_case("MiniCPM-2B-sft-bf16", {"tie_word_embeddings": True}),
-    "minicpm-long": minicpm_case(
-        "MiniCPM-1B", {"rope_scaling": FACTORS, "num_key_value_heads": None, "num_hidden_layers": 3}
+    "phi3": phi3_case("Phi-3-mini-4k-instruct", {"sliding_window": 2047, "original_max_position_embeddings": 2048}),
+    "phi3-long": phi3_case(
+        "Phi-3-mini-128k-instruct",
+        {"rope_scaling": LONGROPE, "max_position_embeddings": 131072, "original_max_position_embeddings": 4096,
+         "sliding_window": 262144, "num_key_value_heads": 4},
     ),
-    "minicpm3": minicpm3_case("MiniCPM3-4B", {"rope_scaling": SHORT}),
-    "minicpm3-untied": minicpm3_case("minicpm3", {"tie_word_embeddings": False, "qk_nope_head_dim": 16, "v_head_dim": 16}),
-    "hunyuan-dense": hunyuan_case(
-        "Hunyuan-4B-Instruct", {"rope_scaling": DYNAMIC, "max_position_embeddings": 32768, "tie_word_embeddings": True}
+    "phi3-partial": phi3_case(
+        "Phi-4-mini-instruct",
+        {"rope_scaling": {**LONGROPE, "short_factor": [1.0] * 6, "long_factor": [1.0, 1.2, 1.4, 2.0, 3.0, 4.0]},
+         "partial_rotary_factor": 0.75, "tie_word_embeddings": True, "original_max_position_embeddings": 2048},
     ),
-    "hunyuan-dense-tied-with-head": hunyuan_case(
-        "hunyuan", {"tie_word_embeddings": True, "attention_bias": True}, extra={"lm_head.weight": ["BF16", [512, 64]]}
+    "phi3-sparse-config": phi3_case("phi3", {"num_key_value_heads": None, "rope_theta": None, "rms_norm_eps": None}),
+    "phi3-raw-config": phi3_case(
+        "phi3-raw",
+        {"model_type": "phi3_mine", "rope_scaling": {**LONGROPE, "type": "su"}, "original_max_position_embeddings": 1024},
     ),
-    "hunyuan-dense-plain": hunyuan_case("hunyuan-plain", {"head_dim": None, "num_experts": 1, "rms_norm_eps": None}),
 }  # fmt: skip

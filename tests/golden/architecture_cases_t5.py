@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from architecture_cases import Case
+from architecture_shapes import Case
 
 SHARED = ("shared", "encoder.embed_tokens", "decoder.embed_tokens")
 
@@ -51,7 +51,6 @@ def t5_case(
     given = {key: value for key, value in config.items() if value is not None}
     tensors = {name: [dtype, shape] for name, shape in sorted(shapes.items())}
     return {"directory": directory, "config": given, "tensors": tensors, **more}
-
 
 CASES: dict[str, Case] = {
     "t5": t5_case("t5-small", {"n_positions": 512, "feed_forward_proj": None, "num_decoder_layers": None}, cross_bias=True),

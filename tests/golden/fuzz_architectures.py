@@ -3,7 +3,7 @@
     python tests/golden/fuzz_architectures.py PATH_OF_LLAMA_CPP TOKENIZER_MODEL [--count N] [--seed N] [--keep DIR]
                                               [--verbose] [FAMILY ...]
 
-What the paths are is said in `make_architecture_goldens.py`. Every family of `fuzz_families.py` is tried with `--count`
+What the paths are is said in `make_architecture_goldens.py`. Every family of `fuzz_families_*.py` is tried with `--count`
 random configurations, which are then disguised: as older libraries wrote them, with keys left out or null, without the
 head, in other types. Both converters must write the same names, order, types, bytes and metadata, or both must refuse;
 where only one does, and why, is told. A checkpoint that they disagree on is kept in `--keep` as a JSON table that can
@@ -31,9 +31,13 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent / "architectures"), str(HERE.parents[1])]
 
-from fuzz_families import FAMILIES as EARLIER  # noqa: E402
+import fuzz_families_decoders as decoders  # noqa: E402
+import fuzz_families_encoders as encoders  # noqa: E402
+import fuzz_families_gpt as gpt  # noqa: E402
+import fuzz_families_hybrid as hybrid  # noqa: E402
+import fuzz_families_mixture_of_experts as mixture_of_experts  # noqa: E402
+import fuzz_families_vision as vision  # noqa: E402
 from fuzz_families import Family  # noqa: E402
-from fuzz_families_later import LATER  # noqa: E402
 from make_architecture_goldens import convert, described, end_recursion, leave_out_vocabularies  # noqa: E402
 from test_architecture_goldens import digest, plain, written  # noqa: E402
 from tiny_checkpoint import write_checkpoint  # noqa: E402
@@ -43,7 +47,11 @@ from quantcli.core.errors import ModelError, QuantcliError  # noqa: E402
 from quantcli.formats.checkpoint.checkpoint import open_checkpoint  # noqa: E402
 
 Case = dict[str, Any]
-FAMILIES: dict[str, Family] = {**EARLIER, **LATER}
+FAMILIES: dict[str, Family] = {
+    name: family
+    for module in (decoders, gpt, mixture_of_experts, encoders, hybrid, vision)
+    for name, family in module.FAMILIES.items()
+}
 
 # --- Disguises: the same model as other people would have saved it --------------------------------------------------------
 

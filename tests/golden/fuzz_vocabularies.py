@@ -26,19 +26,12 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 
-from vocabulary_cases import (  # noqa: E402
-    BYTE_LEVEL_SIZE,
-    PIECES,
-    PRE_TOKENIZER,
-    added,
-    byte_fallback,
-    byte_level,
-    config,
-    template,
-    write_case,
-)
-from vocabulary_cases_kinds import WORDS, XLM, bert_config, unigram, word_piece  # noqa: E402
+from vocabulary_cases_byte_level import BYTE_LEVEL_SIZE, byte_level  # noqa: E402
+from vocabulary_cases_sentencepiece import byte_fallback  # noqa: E402
+from vocabulary_cases_unigram import XLM, unigram  # noqa: E402
+from vocabulary_cases_word_piece import WORDS, word_piece  # noqa: E402
 from vocabulary_digest import digest  # noqa: E402
+from vocabulary_files import PIECES, PRE_TOKENIZER, added, bert_config, config, template, write_case  # noqa: E402
 
 from quantcli.architectures.loader import find_architecture  # noqa: E402
 from quantcli.conversion.vocabulary import vocabulary_metadata  # noqa: E402

@@ -19,9 +19,9 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-from vocabulary_cases import CASES, MODELS, PRE_TOKENIZER, write_case  # noqa: E402
-from vocabulary_cases_kinds import KINDS, TOKENIZED  # noqa: E402
+from vocabulary_cases import CASES, KINDS, MODELS, TOKENIZED  # noqa: E402
 from vocabulary_digest import digest  # noqa: E402
+from vocabulary_files import PRE_TOKENIZER, write_case  # noqa: E402
 
 sys.path.insert(0, str(HERE.parent))
 

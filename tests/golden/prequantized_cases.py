@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from architecture_cases import Case, llama_case
-from architecture_cases_sparse import gpt_oss_case
+from architecture_cases_mixture_of_experts import gpt_oss_case
+from architecture_shapes import Case, llama_case
 from tiny_checkpoint import EXPONENTS
 
 

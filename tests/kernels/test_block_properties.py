@@ -16,7 +16,8 @@ from quantcli.kernels.rows import dequantize, quantize
 
 EXAMPLES = settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 PACKED = [name for name, kind in TYPES.items() if kind.is_quantized and kind.family]
-NUMBERS = st.floats(-1000, 1000, width=32)
+# In MXFP4 a block below 2**-125 can get the scale 255, which is not a number: llama.cpp writes and then refuses it, too.
+NUMBERS = st.floats(-1000, 1000, width=32).filter(lambda number: number == 0 or abs(number) >= 2**-125)
 ROWS = arrays.arrays(np.float32, (2, 512), elements=NUMBERS, fill=st.sampled_from([np.float32(0), np.float32(1)]))
 
 

@@ -104,6 +104,9 @@ def test_neighbours_are_kept_on_disk(damage: str, tmp_path: Path, monkeypatch: p
 
 def test_kept_neighbours_are_read_not_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("quantcli.kernels.blocks.codebooks.cache_directory", lambda: tmp_path)
-    neighbours.__wrapped__("IQ3_XXS")
-    monkeypatch.delattr("quantcli.kernels.blocks.codebooks._build_neighbours")
-    assert len(neighbours.__wrapped__("IQ3_XXS").starts)
+    built = neighbours.__wrapped__("IQ3_XXS")
+    (file,) = tmp_path.iterdir()
+    np.savez(file, **{field.name: getattr(built, field.name) + 1 for field in fields(built)})
+    read = neighbours.__wrapped__("IQ3_XXS")
+    for field in fields(built):
+        np.testing.assert_array_equal(getattr(read, field.name), getattr(built, field.name) + 1)

@@ -119,4 +119,4 @@ def test_only_what_can_be_kept_is_said_to_be(tmp_path: Path) -> None:
         done = quantize(tmp_path, QUANTCLI_CACHE_DIR=place)
         assert done.returncode == 0
         assert "compiled in" in done.stderr
-        assert ("kept for the next time" in done.stderr, "once" in done.stderr) == (kept, kept)
+        assert ("cached for the next run" in done.stderr, "once" in done.stderr) == (kept, kept)

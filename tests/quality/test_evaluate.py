@@ -91,7 +91,7 @@ def test_texts_and_contexts_that_give_no_figure(stories):
     with pytest.raises(GenerationError, match="needs 512 or more") as caught:
         evaluate(stories["F32"], STORY, context=256)
     assert "--ctx" in caught.value.hint
-    with pytest.raises(UsageError, match="context of 3 tokens leaves nothing to score"):
+    with pytest.raises(UsageError, match="context of 3 tokens has no tokens to score"):
         evaluate(stories["F32"], STORY, context=3)
 
 

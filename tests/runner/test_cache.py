@@ -128,7 +128,7 @@ def test_caches_have_known_types_and_some_room(loaded):
         Cache(loaded.model.sizes, 8, "q3")
     with pytest.raises(UsageError, match="context of 0 tokens"):
         Cache(loaded.model.sizes, 0)
-    with pytest.raises(GenerationError, match="no memory for a context of 9000000000000000 tokens") as caught:
+    with pytest.raises(GenerationError, match="out of memory for a context of 9000000000000000 tokens") as caught:
         Cache(loaded.model.sizes, 9_000_000_000_000_000)
     assert "--ctx" in caught.value.hint
 
@@ -200,10 +200,10 @@ def test_a_window_within_what_is_forgotten_sees_what_is_left(monkeypatch):
 
 def test_a_model_that_learned_its_positions_cannot_shift(loaded, monkeypatch):
     cache = Cache(loaded.model.sizes, 8)
-    with pytest.raises(UsageError, match="of a context of 8 tokens 7 cannot be kept"):
+    with pytest.raises(UsageError, match="a context of 8 tokens cannot be shifted and keep 7"):
         Session(loaded.model, cache, keep=7)
     monkeypatch.setattr(loaded.model, "learned_positions", loaded.model.embedding)
-    with pytest.raises(UnsupportedError, match="'llama' cannot be shifted: it learned its positions"):
+    with pytest.raises(UnsupportedError, match="'llama' cannot be shifted: learned position embeddings"):
         Session(loaded.model, cache, keep=1)
 
 

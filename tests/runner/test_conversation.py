@@ -104,7 +104,7 @@ def test_a_system_message_comes_first_and_outlives_the_conversation(started):
 def test_a_conversation_that_fills_the_context_says_so_and_can_begin_anew(started):
     conversation, _ = started(Limits(50), context=30)
     assert say(conversation, "Once upon a time").stopped == "context"
-    with pytest.raises(GenerationError, match="leaves no room"):
+    with pytest.raises(GenerationError, match="too many for an answer"):
         say(conversation, " Then")
     assert len(conversation.messages) == 2
     conversation.clear()

@@ -105,7 +105,7 @@ def test_a_seed_repeats_an_answer(parts):
 def test_prompts_that_cannot_be_answered(parts):
     with pytest.raises(GenerationError, match="the prompt is empty"):
         list(start(parts, prompt=""))
-    with pytest.raises(GenerationError, match="leaves no room for an answer") as caught:
+    with pytest.raises(GenerationError, match="too many for an answer") as caught:
         list(start(parts, context=5))
     assert "--ctx" in caught.value.hint
 

@@ -322,5 +322,5 @@ def test_a_new_kind_is_a_file_and_a_row(monkeypatch):
 
 
 def test_experts_that_nothing_counts_are_refused():
-    with pytest.raises(ModelError, match=r"arrays: there are experts, and no .*expert_count says how many"):
+    with pytest.raises(ModelError, match=r"arrays: there are expert tensors, but no .*expert_count"):
         ExpertSizes().load(loaded(random_weights({**EXPERTS, **APART})), GRAPH, WIDTH, "blk.0.")

@@ -93,7 +93,7 @@ def test_caches_have_known_precisions_and_some_room(model):
         Cache(model.sizes, 8, "q3")
     with pytest.raises(UsageError, match="context of 0 tokens"):
         Cache(model.sizes, 0)
-    with pytest.raises(GenerationError, match="no memory for a context of 100000000000000000 tokens"):
+    with pytest.raises(GenerationError, match="out of memory for a context of 100000000000000000 tokens"):
         Cache(model.sizes, 10**17)
 
 
@@ -171,7 +171,7 @@ def test_biases_are_added_where_the_file_has_them(tmp_path):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        (lambda m, s: s.pop("blk.0.ffn_up.weight"), ModelError, "no tensor 'blk.0.ffn_up.weight'"),
+        (lambda m, s: s.pop("blk.0.ffn_up.weight"), ModelError, "lacks the tensor 'blk.0.ffn_up.weight'"),
         (lambda m, s: s.update({"blk.0.attn_k.weight": (8, WIDTH)}), ModelError, r"\(8, 32\), expected \(16, 32\)"),
         (lambda m, s: s.update({"blk.0.attn_norm.weight": (8,)}), ModelError, r"attn_norm.weight' has shape"),
         (lambda m, s: m.pop("llama.block_count"), ModelError, "lack llama.block_count"),
@@ -201,7 +201,7 @@ def test_biases_are_added_where_the_file_has_them(tmp_path):
         (lambda m, s: m.update({"llama.rope.freq_base": f32(0.5)}), ModelError, "freq_base is 0.5, expected more than 1"),
         (lambda m, s: s.update({"rope_freqs.weight": (7,)}), ModelError, r"rope_freqs.weight' has shape \(7,\), expected"),
         (lambda m, s: s.update({"blk.0.attn_q_norm.weight": (16,), "more": (1,)}), UnsupportedError,
-         "'llama' has no place for tensor 'blk.0.attn_q_norm.weight' and 1 more"),
+         "'llama' does not use tensor 'blk.0.attn_q_norm.weight' and 1 more"),
         (lambda m, s: m.pop("general.architecture"), ModelError, "no general.architecture"),
     ],
 )  # fmt: skip

@@ -39,7 +39,7 @@ ITS_OWN_PLACE = (
     "{% if messages[0].role == 'system' %}<<{{ messages[0].content }}>>{% set messages = messages[1:] %}{% endif %}"
     "{% for m in messages %}{{ m.role }}:{{ m.content }};{% endfor %}"
 )
-MOVED = "takes no system message: it is put before the user's first message"
+MOVED = "does not support a system message: it is prepended to the first user message"
 
 
 def show(template: str, messages) -> tuple[str, list[str]]:
@@ -105,7 +105,7 @@ def test_a_system_message_without_a_place_goes_before_the_user_s_and_that_is_sai
 @pytest.mark.parametrize(
     ("template", "messages", "words"),
     [
-        ("nothing", [USER], ["leaves out what the role user says"]),
+        ("nothing", [USER], ["leaves out the content of the role user"]),
         ("nothing", [SYSTEM, USER], ["role system", "role user"]),
         ("{{ messages[-1].content }}", [USER, ASSISTANT, PARTS], ["role user"]),
         (IGNORES, [USER, SYSTEM], ["role system"]),
@@ -113,7 +113,7 @@ def test_a_system_message_without_a_place_goes_before_the_user_s_and_that_is_sai
         (
             PLAIN,
             [{"role": "user", "content": [*PARTS["content"], {"type": "image"}]}],
-            ["a part of type image is left out"],
+            ["a content part of type image is left out"],
         ),
     ],
 )

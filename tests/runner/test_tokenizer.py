@@ -25,8 +25,8 @@ from quantcli.runner.text.tokenizer.vocabulary import Attribute
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "golden"))
 
-from vocabulary_cases import MODELS, PRE_TOKENIZER, write_case
-from vocabulary_cases_kinds import KINDS, RULES, TOKENIZED
+from vocabulary_cases import KINDS, MODELS, RULES, TOKENIZED
+from vocabulary_files import PRE_TOKENIZER, write_case
 
 pytestmark = pytest.mark.filterwarnings("ignore:the text has the")  # texts here have all special tokens
 
@@ -358,7 +358,7 @@ def test_long_texts_take_no_quadratic_time():
         (pieces(*BASE) | {"tokenizer.ggml.bos_token_id": string("1")}, ModelError, "bos_token_id is of type STRING"),
         (pieces(*BASE) | {"tokenizer.ggml.add_bos_token": u32(1)}, ModelError, "UINT32, expected BOOL"),
         (byte_level(pre="nonesuch"), UnsupportedError, "pre-tokenizer 'nonesuch' is unknown"),
-        (byte_level(pre="whitespace"), UnsupportedError, "'whitespace' is not one that can be run"),
+        (byte_level(pre="whitespace"), UnsupportedError, "'whitespace' is not supported for tokenizing"),
     ],
 )
 def test_error(metadata, error, said):

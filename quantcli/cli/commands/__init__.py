@@ -9,18 +9,18 @@ from typing import Any, Final
 import click
 
 SUMMARIES: Final = {
-    "convert": "Turn a checkpoint into a quantized GGUF file (the default command).",
-    "inspect": "Show what is inside a GGUF file.",
+    "convert": "Convert a checkpoint to a quantized GGUF file (the default command).",
+    "inspect": "Show the metadata and tensors of a GGUF file.",
     "run": "Generate text from a GGUF file on the CPU.",
-    "eval": "Measure perplexity, and what quantization cost.",
-    "bench": "Measure how fast a GGUF file runs on the CPU.",
-    "embed": "Make embeddings of texts with a GGUF file.",
-    "tokenize": "Show the tokens of a text.",
-    "lora": "Turn a LoRA adapter into a GGUF adapter.",
-    "split": "Write a GGUF file in parts.",
-    "merge": "Write the parts of a model as one GGUF file.",
-    "architectures": "List the model architectures that are converted.",
-    "types": "List the types and recipes --type takes.",
+    "eval": "Measure perplexity, and KL divergence from a base model.",
+    "bench": "Measure the speed of prompt processing and generation.",
+    "embed": "Compute text embeddings with a GGUF file.",
+    "tokenize": "Tokenize a text with the vocabulary of a GGUF file.",
+    "lora": "Convert a LoRA adapter to a GGUF adapter.",
+    "split": "Split a GGUF file into shards.",
+    "merge": "Merge the shards of a split model into one GGUF file.",
+    "architectures": "List the supported model architectures.",
+    "types": "List the recipes for --type, and the tensor types.",
 }
 """Every command's summary. Its click command is `command` in `quantcli.cli.commands.<name>`, loaded when it is called."""
 

@@ -1,4 +1,4 @@
-"""`quantize architectures`: which model architectures are supported, from their data files."""
+"""`quantize architectures`: the supported model architectures, from their architecture files."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from quantcli.cli.output import columns, print_json, show
 @described("architectures")
 @json_option()
 def command(as_json: bool) -> None:
-    """With each stand the classes in config.json that mean it.
+    """Each is listed with the classes that select it, those of `architectures` in config.json.
 
-    Another one can be described in a file of your own: `quantize MODEL --type T --arch-file FILE`. The commands that run a
-    model take the same file.
+    To add an architecture, write an architecture file: `quantize MODEL --type T --arch-file FILE`. The commands that run a
+    model take the same option.
     """
     from quantcli.architectures.tables import headings
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @file_argument
 @click.option(
     "-p", "--prompt", "prompts", type=click.IntRange(min=0), multiple=True, default=[512], metavar="N",
-    help="Tokens of a prompt to read; may be repeated; 0: none. Default: 512.",
+    help="Prompt length in tokens; may be repeated; 0: none. Default: 512.",
 )  # fmt: skip
 @click.option(
     "-n", "--tokens", "generated", type=click.IntRange(min=0), multiple=True, default=[128],
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option(
     "-d", "--depth", "depths", type=click.IntRange(min=0), multiple=True, default=[0], metavar="N",
-    help="Tokens already in the context; may be repeated. Default: 0.",
+    help="Tokens already in the KV cache; may be repeated. Default: 0.",
 )  # fmt: skip
 @click.option(
     "-r", "--repeats", type=click.IntRange(min=1), default=5, show_default=True, metavar="N",
-    help="Times each is measured.",
+    help="Repetitions of each test.",
 )  # fmt: skip
 @cache_type_option
 @model_options
@@ -53,8 +53,8 @@ def command(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Reads prompts (pp) and generates (tg) as llama-bench does: tokens of chance, no sampling, once to warm up. Prints a
-    Markdown table of tokens per second, mean and standard deviation.
+    """Measures prompt processing (pp) and text generation (tg) as llama-bench does: random tokens, no sampling, one warm-up
+    run. Prints a Markdown table of tokens per second, mean and standard deviation.
 
     \b
     quantize bench model.gguf
@@ -66,7 +66,7 @@ def command(
     tasks = [Task(count, 0, depth) for depth in depths for count in prompts if count]
     tasks += [Task(0, count, depth) for depth in depths for count in generated if count]
     if not tasks:
-        raise UsageError("nothing to measure: no tokens to read and none to generate")
+        raise UsageError("nothing to measure: both the prompt length and the number of tokens to generate are 0")
     loaded = open_model(file, threads=threads, weights=weights, cache_type=cache_type, arch_file=arch_file)
     speeds = _shown_progress(measure(loaded.model, tasks, repeats, cache_type), len(tasks))
     if as_json:

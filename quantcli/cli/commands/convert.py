@@ -1,4 +1,4 @@
-"""`quantize MODEL --type T`: a checkpoint to GGUF files."""
+"""`quantize MODEL --type T`: convert a checkpoint to quantized GGUF files."""
 
 from __future__ import annotations
 
@@ -25,32 +25,32 @@ if TYPE_CHECKING:
 
 @described("convert")
 @click.argument("model")
-@click.option("-t", "--type", "types", metavar="T[,T...]", help="Recipe, or several; `quantize types` lists them.")
+@click.option("-t", "--type", "types", metavar="T[,T...]", help="Recipe, or several; `quantize types` lists all.")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), metavar="FILE",
-    help="File to write, or a directory; {type} stands for the recipe. Default: MODEL-TYPE.gguf here.",
+    help="Output file or directory; {type} is replaced by the recipe. Default: ./MODEL-TYPE.gguf.",
 )  # fmt: skip
-@click.option("--split-max-size", metavar="SIZE", help="Write parts of at most so much tensor data: 2G, 500M.")
-@click.option("--remote", is_flag=True, help="Read a model of the hub where it is, without downloading it.")
+@click.option("--split-max-size", metavar="SIZE", help="Split into shards of at most SIZE: 2G, 500M.")
+@click.option("--remote", is_flag=True, help="Stream tensors from the hub, without downloading the model.")
 @overwrite_option
-@click.option("--dry-run", is_flag=True, help="Show what would be written and why; write nothing.")
+@click.option("--dry-run", is_flag=True, help="Show the type of each tensor and why; write nothing.")
 @json_option()
 @threads_option
 @click.option("--imatrix", type=click.Path(path_type=Path), metavar="FILE", help="Importance matrix (GGUF or .dat).")
 @click.option("--tensor-type", "overrides", multiple=True, metavar="REGEX=T", help="Type by tensor name; first match wins.")
-@click.option("--tensor-type-file", type=click.Path(path_type=Path), metavar="FILE", help="File of REGEX=T.")
-@click.option("--output-tensor-type", metavar="T", help="Type for output.weight.")
-@click.option("--token-embedding-type", metavar="T", help="Type for token_embd.weight.")
-@click.option("--pure", is_flag=True, help="Every tensor in the recipe's base type.")
-@click.option("--leave-output-tensor", is_flag=True, help="Keep output.weight as it is.")
-@click.option("--allow-requantize", is_flag=True, help="Quantize tensors that are quantized already, at a loss.")
-@click.option("--no-fallback", is_flag=True, help="Fail where a row does not fit a type's block, instead of using another.")
+@click.option("--tensor-type-file", type=click.Path(path_type=Path), metavar="FILE", help="File of REGEX=T entries.")
+@click.option("--output-tensor-type", metavar="T", help="Type of output.weight.")
+@click.option("--token-embedding-type", metavar="T", help="Type of token_embd.weight.")
+@click.option("--pure", is_flag=True, help="Quantize all tensors to the recipe's base type.")
+@click.option("--leave-output-tensor", is_flag=True, help="Do not quantize output.weight.")
+@click.option("--allow-requantize", is_flag=True, help="Requantize quantized tensors, with a loss of quality.")
+@click.option("--no-fallback", is_flag=True, help="Fail where a fallback type would be used.")
 @click.option("--lora", "adapters", multiple=True, metavar="DIR[:SCALE]", help="Merge a LoRA adapter into the checkpoint.")
 @click.option("--override-kv", multiple=True, metavar="KEY=TYPE:VALUE", help="Set metadata; TYPE: int, float, bool, str.")
-@click.option("--prune-layers", metavar="L[,L...]", help="Leave these layers out, counted from 0.")
+@click.option("--prune-layers", metavar="L[,L...]", help="Remove these layers, counted from 0.")
 @arch_file_option
-@click.option("--pre-tokenizer", metavar="NAME", help="How a text is split before tokenizing, where it is not recognised.")
-@click.option("--as-reference", is_flag=True, help="Write what llama.cpp's tools write, also where it is wrong.")
+@click.option("--pre-tokenizer", metavar="NAME", help="Pre-tokenizer, where it is not recognised.")
+@click.option("--as-reference", is_flag=True, help="Write what llama.cpp's tools write, including their errors.")
 def command(
     model: str,
     types: str | None,
@@ -70,15 +70,15 @@ def command(
     as_reference: bool,
     **plan: Any,
 ) -> None:
-    """MODEL is a Hugging Face directory, a .safetensors or PyTorch file, or a GGUF file; of a split one, the first part.
-    Or a model of the Hugging Face hub, ORG/NAME or ORG/NAME@REVISION: its files are downloaded to the hub's cache.
+    """MODEL is a Hugging Face directory, a safetensors or PyTorch file, a GGUF file or the first shard of one, or a model
+    on the Hugging Face hub: ORG/NAME or ORG/NAME@REVISION. Hub models are downloaded to the hub's cache.
     """
     if types is None:
         raise UsageError("no --type given", hint="a good first choice is --type Q4_K_M; `quantize types` lists all")
     names = [name.strip() for name in types.split(",") if name.strip()]
     from quantcli.conversion.convert import convert
     from quantcli.conversion.lora.merge import parse_adapter
-    from quantcli.formats.gguf.parts import parse_size
+    from quantcli.formats.gguf.shards import parse_size
     from quantcli.formats.imatrix import read_imatrix
 
     with _progress() as progress:
@@ -93,7 +93,7 @@ def command(
             architecture_file=arch_file,
             pre_tokenizer=pre_tokenizer,
             as_reference=as_reference,
-            max_part_bytes=None if split_max_size is None else parse_size(split_max_size),
+            max_shard_bytes=None if split_max_size is None else parse_size(split_max_size),
             threads=threads,
             remote=remote,
             overwrite=overwrite,
@@ -101,9 +101,9 @@ def command(
             progress=progress,
         )
     if imatrix:
-        _warn_of_unguided(results)
-    _warn_of_second_quantization(results)
-    _tell_of_grids(results)
+        _warn_of_missing_importance(results)
+    _warn_of_requantization(results)
+    _report_lossless(results)
     if as_json:
         documents = [result.as_json() for result in results]
         print_json(documents[0] if len(names) == 1 else documents)
@@ -127,7 +127,7 @@ def _plan_options(
 
     parsed = [parse_override(text) for text in overrides]
     if tensor_type_file:
-        parsed += parse_overrides(read_text(tensor_type_file, "the list of types"))
+        parsed += parse_overrides(read_text(tensor_type_file, "the tensor type file"))
     return PlanOptions(
         overrides=parsed,
         output_tensor_type=weight_type(output_tensor_type) if output_tensor_type else None,
@@ -162,7 +162,7 @@ def _progress() -> Iterator[Progress]:
         def compiling(types: Sequence[str]) -> Callable[[float], None]:
             from quantcli.kernels.jit import keeps_kernels
 
-            once, kept = (", once", ", kept for the next time") if keeps_kernels() else ("", "")
+            once, kept = (", once", ", cached for the next run") if keeps_kernels() else ("", "")
             click.echo(f"compiling kernels for this machine{once}: {', '.join(types)}", err=True)
             return lambda seconds: click.echo(f"compiled in {seconds:.1f} s{kept}", err=True)
 
@@ -174,7 +174,7 @@ def _progress() -> Iterator[Progress]:
         yield Progress(partial(begin, "downloading"), compiling, partial(begin, "quantizing"), bar.update)
 
 
-def _warn_of_unguided(results: Sequence[Conversion]) -> None:
+def _warn_of_missing_importance(results: Sequence[Conversion]) -> None:
     """Warn of tensors that the given importance matrix has no values for."""
     from quantcli.conversion.plan import without_importance
 
@@ -184,7 +184,7 @@ def _warn_of_unguided(results: Sequence[Conversion]) -> None:
             click.echo(f"{result.type}: the importance matrix has no values for {', '.join(names)}", err=True)
 
 
-def _warn_of_second_quantization(results: Sequence[Conversion]) -> None:
+def _warn_of_requantization(results: Sequence[Conversion]) -> None:
     """Warn that requantizing tensors that are quantized in the checkpoint loses quality."""
     from quantcli.conversion.plan import quantized_twice
 
@@ -192,11 +192,11 @@ def _warn_of_second_quantization(results: Sequence[Conversion]) -> None:
         found = quantized_twice(result.plan)
         if found:
             origins = ", ".join(sorted({tensor.origin for tensor in found}))
-            what = f"{len(found)} tensors that the checkpoint has as {origins} are quantized a second time, at a loss"
+            what = f"{len(found)} tensors that are {origins} in the checkpoint are requantized, with a loss of quality"
             click.echo(f"{result.type}: {what}", err=True)
 
 
-def _tell_of_grids(results: Sequence[Conversion]) -> None:
+def _report_lossless(results: Sequence[Conversion]) -> None:
     """Report tensors whose weights lie on a type's grid already, so that quantization is lossless."""
     from quantcli.conversion.plan import repacked_exactly
 
@@ -204,15 +204,15 @@ def _tell_of_grids(results: Sequence[Conversion]) -> None:
         found = repacked_exactly(result.plan)
         if found:
             grids = ", ".join(sorted({tensor.type.name for tensor in found}))
-            what = f"the weights of {len(found)} tensors lie on a {grids} grid already"
-            click.echo(f"{result.type}: {what} and lose nothing", err=True)
+            what = f"the weights of {len(found)} tensors already lie on the quantization grid of {grids}"
+            click.echo(f"{result.type}: {what} and are repacked without loss", err=True)
 
 
 def _show(result: Conversion) -> None:
     size = f"{binary_size(result.output_bytes)}, {result.bits_per_weight:.2f} bits per weight"
     what = f"{result.type}, {decimal_count(result.parameters)} parameters, {size}"
     if result.output is None:
-        table = columns("tensor", "shape", "from", "to", "bytes", "because", right=("bytes",))
+        table = columns("tensor", "shape", "from", "to", "bytes", "reason", right=("bytes",))
         for tensor in result.plan:
             shape = " x ".join(str(length) for length in reversed(tensor.shape))
             source, target = tensor.source_type.name, tensor.type.name
@@ -220,5 +220,5 @@ def _show(result: Conversion) -> None:
         show(table)
         click.echo(f"would write {what}; nothing was written")
     else:
-        parts = f", the first of {len(result.parts)} parts" if len(result.parts) > 1 else ""
-        click.echo(f"{result.output}{parts}: {what}, in {result.seconds:.1f} s")
+        shards = f", the first of {len(result.shards)} shards" if len(result.shards) > 1 else ""
+        click.echo(f"{result.output}{shards}: {what}, in {result.seconds:.1f} s")

@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 
 @described("embed")
 @file_argument
-@click.option("-p", "--prompt", "prompts", multiple=True, metavar="TEXT", help="A text; may be repeated.")
-@text_file_option("A file of texts, one a line; - reads stdin. Lines without a word are left out.")
+@click.option("-p", "--prompt", "prompts", multiple=True, metavar="TEXT", help="Text to embed; may be repeated.")
+@text_file_option("File with one text per line; - reads stdin. Blank lines are skipped.")
 @click.option(
-    "--pooling", metavar="NAME", help="How tokens make one vector: mean, cls, last or none. Default: as the file says.",
+    "--pooling", metavar="NAME", help="Pooling: mean, cls, last or none. Default: that of the model.",
 )  # fmt: skip
-@click.option("--normalize/--no-normalize", default=True, help="Make vectors of length 1 (the default), or leave them.")
+@click.option("--normalize/--no-normalize", default=True, help="L2-normalize the embeddings. Default: yes.")
 @click.option(
     "--ctx", "context", type=click.IntRange(min=1), metavar="N",
-    help="Tokens of a text at most. Default: as the model was trained.",
+    help="Maximum length of a text in tokens. Default: the trained context length.",
 )  # fmt: skip
 @model_options
-@json_option("Print one JSON document: the vectors, and the tokens of each.")
+@json_option("Print one JSON document: the embeddings and token ids.")
 def command(
     file: Path,
     prompts: tuple[str, ...],
@@ -45,8 +45,8 @@ def command(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """The file holds an encoder, such as BERT, or any model that generates.
-    Without --json it shows how vectors begin, and how alike the texts are: the cosines between them.
+    """The model is an encoder such as BERT, or a decoder. Without --json, prints the first components of each embedding and
+    the cosine similarities of the texts.
 
     \b
     quantize embed bge-small.gguf --prompt "A cat sleeps." --prompt "A kitten is napping."
@@ -57,7 +57,7 @@ def command(
         content = read_text(None if str(text) == "-" else text, "the text")
         texts += [line for line in lines(content) if line.strip()]
     if not texts:
-        raise UsageError("there is no text", hint="--prompt TEXT, or --text F")
+        raise UsageError("no text to embed", hint="--prompt TEXT, or --text F")
     loaded = open_model(file, threads=threads, weights=weights, cache_type="f32", arch_file=arch_file)
     if context is not None:
         warn_beyond_training(loaded, context)
@@ -68,7 +68,7 @@ def command(
     if as_json:
         print_json(_document(file, chosen, normalize, found))
     else:
-        show(_vectors_view(texts, found), *_likeness_view(found))
+        show(_vectors_view(texts, found), *_similarity_view(found))
 
 
 def _document(file: Path, pooling: str, normalize: bool, found: list[Embedding]) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def _vectors_view(texts: list[str], found: list[Embedding]) -> Table:
     return table
 
 
-def _likeness_view(found: list[Embedding]) -> list[Any]:
+def _similarity_view(found: list[Embedding]) -> list[Any]:
     """The cosine similarities of several texts' embeddings; nothing without pooling."""
     if len(found) < 2 or any(len(embedding.rows) > 1 for embedding in found):
         return []
@@ -111,4 +111,4 @@ def _likeness_view(found: list[Embedding]) -> list[Any]:
     table = columns("", *names, right=("", *names))
     for name, row in zip(names, rows @ rows.T, strict=True):
         table.add_row(name, *(f"{value:.3f}" for value in row))
-    return [heading("Cosines"), table]
+    return [heading("Cosine similarity"), table]

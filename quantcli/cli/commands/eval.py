@@ -1,4 +1,4 @@
-"""`quantize eval FILE --text F`: perplexity of a text, and the divergence from a less quantized file of the same model."""
+"""`quantize eval FILE --text F`: perplexity, and KL divergence from a less quantized file of the same model."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 @described("eval")
 @file_argument
-@text_file_option("The text to predict, UTF-8; - reads stdin.", required=True)
+@text_file_option("Text file, UTF-8; - reads stdin.", required=True)
 @click.option(
     "--ctx", "context", type=click.IntRange(min=4), default=512, show_default=True, metavar="N",
-    help="Tokens of a chunk: the second half of each is scored.",
+    help="Tokens per chunk; only the second half of each chunk is scored.",
 )  # fmt: skip
-@click.option("--chunks", type=click.IntRange(min=1), metavar="N", help="Chunks to read at most. Default: the whole text.")
+@click.option("--chunks", type=click.IntRange(min=1), metavar="N", help="Maximum number of chunks. Default: all.")
 @click.option(
     "--base", type=click.Path(path_type=Path), metavar="FILE",
-    help="A better file of the same model: measure how far predictions are from its own.",
+    help="Base model, such as F16: measure the KL divergence from it.",
 )  # fmt: skip
 @model_options
 @json_option()
@@ -46,9 +46,9 @@ def command(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Perplexity is as llama-perplexity defines it.
-    With --base, also the Kullback-Leibler divergence from the predictions of another file, in nats, and how often both find
-    the same token likeliest. Figures compare between files only on the same text, --ctx and --chunks.
+    """Perplexity is computed as by llama-perplexity. With --base, also the Kullback-Leibler divergence from the base model
+    in nats, and how often both models have the same top token. Results are comparable only with the same text, --ctx and
+    --chunks.
 
     \b
     quantize eval model-Q4_K_M.gguf --text wiki.test.raw
@@ -75,7 +75,7 @@ def _progress() -> Iterator[Callable[[int, int, float], None]]:
     """A progress bar of chunks on stderr, only on a terminal, with the perplexity so far."""
     from tqdm import tqdm
 
-    with tqdm(unit="chunk", desc="reading", leave=False, file=sys.stderr, disable=not sys.stderr.isatty()) as bar:
+    with tqdm(unit="chunk", desc="evaluating", leave=False, file=sys.stderr, disable=not sys.stderr.isatty()) as bar:
 
         def advance(done: int, total: int, perplexity: float) -> None:
             bar.total = total
@@ -110,7 +110,7 @@ def _show(result: Evaluation, context: int) -> None:
     facts.add_row("Perplexity", f"{result.perplexity:.4f} ± {result.stderr:.4f}")
     if (found := result.divergence) is not None:
         change = result.perplexity / found.base_perplexity - 1
-        facts.add_row("Of the base", f"{found.base_perplexity:.4f}; this is {change:+.3%}")
+        facts.add_row("Base perplexity", f"{found.base_perplexity:.4f}, a change of {change:+.3%}")
         facts.add_row(
             "KL divergence",
             f"mean {found.mean:.6f}, median {found.median:.6f}, 99% {found.p99:.6f}, maximum {found.max:.6f}",

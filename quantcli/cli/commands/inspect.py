@@ -1,4 +1,4 @@
-"""`quantize inspect`: what is inside a GGUF file."""
+"""`quantize inspect`: the metadata and tensors of a GGUF file."""
 
 from __future__ import annotations
 
@@ -27,56 +27,56 @@ _OTHER: Final = "norms, biases and others"
 
 @described("inspect")
 @file_argument
-@click.option("--tensors", is_flag=True, help="List every tensor: name, shape, type, size, place.")
-@click.option("--metadata", is_flag=True, help="List every metadata key with its type and value.")
+@click.option("--tensors", is_flag=True, help="List all tensors: name, shape, type, size, file offset.")
+@click.option("--metadata", is_flag=True, help="List all metadata: key, type, value.")
 @json_option("Print everything as one JSON document, arrays in full.")
 def command(file: Path, tensors: bool, metadata: bool, as_json: bool) -> None:
-    """Without options: what model it is, how big, which types its tensors have, the tokenizer, the chat template. Shapes
-    are in GGUF's order, the row length first. A model in parts is given by its first part.
+    """Without options, prints a summary: hyperparameters, tensor types, tokenizer, chat template. Shapes are in GGUF order:
+    the row length first. FILE may be the first shard of a split model.
 
     \b
     quantize inspect model.gguf
     quantize inspect model.gguf --tensors | grep ffn_down
     quantize inspect model.gguf --json | jq -r '.metadata["tokenizer.chat_template"]'
     """
-    with open_gguf(file, allow_part=True) as opened:
+    with open_gguf(file, allow_shard=True) as opened:
         if as_json:
             print_json(document(opened))
             return
         views: list[View] = []
         if metadata:
-            views += [heading("Metadata"), _metadata_view(opened)]
+            views += [heading("Metadata"), metadata_view(opened)]
         if tensors:
-            views += [heading("Tensors"), _tensors_view(opened)]
-        show(*(views or _summary(opened)))
+            views += [heading("Tensors"), tensors_view(opened)]
+        show(*(views or summary(opened)))
 
 
 def document(file: GGUFFile) -> dict[str, Any]:
     """The JSON document. Shapes are in GGUF order; `offset` counts from the start of the file.
 
-    For a model in parts, `parts` are their files, and each tensor has the number of the `part` that its `offset` is in.
+    For a split model, `parts` are the shards' paths, and `part` is the number of the shard that a tensor's `offset` is in.
 
     JSON has no bytes and no infinities: bytes that are not UTF-8 become U+FFFD, and numbers that are not finite null.
     """
-    parts = {path: number for number, path in enumerate(file.paths, 1)} if len(file.paths) > 1 else {}
+    shards = {path: number for number, path in enumerate(file.paths, 1)} if len(file.paths) > 1 else {}
     return {
         "path": str(file.path),
-        **({"parts": list(map(str, parts))} if parts else {}),
+        **({"parts": list(map(str, shards))} if shards else {}),
         "version": file.version,
         "architecture": file.architecture,
         "alignment": file.alignment,
         "file_bytes": file.file_bytes,
         "parameters": gguf_description.parameters(file),
         "bits_per_weight": gguf_description.bits_per_weight(file),
-        "metadata": {_sound(key): _json_value(field) for key, field in file.metadata.items()},
+        "metadata": {_valid_text(key): _json_value(field) for key, field in file.metadata.items()},
         "tensors": [
             {
-                "name": _sound(tensor.name),
+                "name": _valid_text(tensor.name),
                 "shape": list(reversed(tensor.shape)),
                 "type": tensor.type.name,
                 "offset": tensor.offset,
                 "bytes": tensor.nbytes,
-                **({"part": parts[tensor.file.path]} if parts else {}),
+                **({"part": shards[tensor.file.path]} if shards else {}),
             }
             for tensor in file.tensors.values()
         ],
@@ -85,28 +85,29 @@ def document(file: GGUFFile) -> dict[str, Any]:
 
 def _json_value(field: Field) -> Any:
     if field.type == ValueType.STRING:
-        return _sound(field.value)
+        return _valid_text(field.value)
     if field.type != ValueType.ARRAY:
         return field.value if math.isfinite(field.value) else None
     if field.element == ValueType.STRING:
-        return _all_sound(field.elements())
+        return _all_valid_text(field.elements())
     return [value if math.isfinite(value) else None for value in field.elements()]
 
 
-def _all_sound(texts: list[str]) -> list[str]:
-    """`_sound` for many strings. A single encoding checks whether all are UTF-8, as in nearly all vocabularies."""
+def _all_valid_text(texts: list[str]) -> list[str]:
+    """`_valid_text` for many strings. A single encoding checks whether all are UTF-8, as in nearly all vocabularies."""
     try:
         "".join(texts).encode()
     except UnicodeEncodeError:
-        return [_sound(text) for text in texts]
+        return [_valid_text(text) for text in texts]
     return texts
 
 
-def _sound(text: str) -> str:
+def _valid_text(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-def _summary(file: GGUFFile) -> list[View]:
+def summary(file: GGUFFile) -> list[View]:
+    """What is shown without options."""
     title = printable(str(file.get("general.name", file.path.name)))
     facts = columns("", "")
     for label, text in gguf_description.describe(file):
@@ -115,7 +116,7 @@ def _summary(file: GGUFFile) -> list[View]:
     if file.tensors:
         views += [heading("Tensor types"), _types_view(file)]
     if file.tensors and file.architecture:
-        views += [heading("Where they are"), _roles_view(file)]
+        views += [heading("Tensors by role"), _roles_view(file)]
     template = file.get(vocabulary.CHAT_TEMPLATE)
     if isinstance(template, str):
         views += [heading("Chat template"), _template_view(template)]
@@ -170,14 +171,16 @@ def _template_view(template: str) -> Text:
     return Text("\n".join([*shown, said]), "aside")
 
 
-def _metadata_view(file: GGUFFile) -> Table:
+def metadata_view(file: GGUFFile) -> Table:
+    """A row for every metadata key."""
     table = columns("Key", "Type", "Value")
     for key, field in file.metadata.items():
         table.add_row(printable(key), gguf_description.type_name(field), gguf_description.short_value(field))
     return table
 
 
-def _tensors_view(file: GGUFFile) -> Table:
+def tensors_view(file: GGUFFile) -> Table:
+    """A row for every tensor."""
     right = ("Bytes", "Offset")
     table = columns("Name", "Shape", "Type", *right, right=right)
     for tensor in file.tensors.values():

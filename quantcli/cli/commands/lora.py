@@ -1,4 +1,4 @@
-"""`quantize lora ADAPTER`: a LoRA adapter to a GGUF adapter."""
+"""`quantize lora ADAPTER`: convert a LoRA adapter to a GGUF adapter."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from quantcli.cli.output import binary_size, byte_progress, decimal_count, print
 @click.argument("adapter", type=click.Path(path_type=Path))
 @click.option(
     "--base", metavar="MODEL",
-    help="The model the adapter is for, or its config.json; only that is read. Default: what the adapter names.",
+    help="Base model of the adapter (only config.json is read). Default: as the adapter says.",
 )  # fmt: skip
 @click.option(
     "-t", "--type", "--outtype", "type_", default="F32", show_default=True, metavar="T",
-    help="F32, F16, BF16 or Q8_0.",
+    help="Tensor type: F32, F16, BF16 or Q8_0.",
 )  # fmt: skip
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), metavar="FILE",
-    help="File to write, or a directory. Default: ADAPTER-TYPE.gguf here.",
+    help="Output file or directory. Default: ./ADAPTER-TYPE.gguf.",
 )  # fmt: skip
 @overwrite_option
 @json_option()
@@ -39,8 +39,8 @@ def command(
     threads: int | None,
     arch_file: Path | None,
 ) -> None:
-    """ADAPTER is a directory that peft has saved. llama.cpp applies the file to a model with `--lora FILE`; to have the
-    adapter in the model itself, use `quantize MODEL --lora ADAPTER`.
+    """ADAPTER is a directory saved by peft or mlx-lm. llama.cpp applies the GGUF adapter with `--lora FILE`. To merge the
+    adapter into the model instead, use `quantize MODEL --lora ADAPTER`.
     """
     from quantcli.conversion.convert import Progress
     from quantcli.conversion.lora.gguf_adapter import ADAPTER_TYPES, convert_adapter

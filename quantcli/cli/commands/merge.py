@@ -1,4 +1,4 @@
-"""`quantize merge`: the parts of a model to one GGUF file."""
+"""`quantize merge`: merge the shards of a split model into one GGUF file."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from quantcli.formats.gguf.split import merge_gguf
 
 
 @described("merge")
-@click.argument("first_part", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="OUT", required=True, help="File to write.")
+@click.argument("first_shard", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="OUT", required=True, help="Output file.")
 @overwrite_option
 @json_option()
-def command(first_part: Path, output: Path, overwrite: bool, as_json: bool) -> None:
-    """The parts, which gguf-split may have made, stay.
+def command(first_shard: Path, output: Path, overwrite: bool, as_json: bool) -> None:
+    """FIRST_SHARD is the first file of a model split by this program or by gguf-split. The shards are kept.
 
     \b
     quantize merge model-00001-of-00003.gguf -o model.gguf
     """
     started = time.perf_counter()
-    with open_gguf(first_part) as source:
+    with open_gguf(first_shard) as source:
         tensors = source.tensors.values()
         with byte_progress("merging", sum(tensor.nbytes for tensor in tensors)) as bar:
             size = merge_gguf(source, output, overwrite=overwrite, advance=bar.update)
@@ -34,4 +34,4 @@ def command(first_part: Path, output: Path, overwrite: bool, as_json: bool) -> N
         seconds = time.perf_counter() - started
         print_json({"output": str(output), "tensors": len(tensors), "output_bytes": size, "seconds": seconds})
     else:
-        click.echo(f"{output}: {len(tensors)} tensors from {len(source.paths)} parts, {binary_size(size)}")
+        click.echo(f"{output}: {len(tensors)} tensors from {len(source.paths)} shards, {binary_size(size)}")

@@ -27,31 +27,31 @@ if TYPE_CHECKING:
 
 @described("run")
 @file_argument
-@click.option("-p", "--prompt", metavar="TEXT", help="What to continue or answer; - reads stdin, as does a pipe.")
+@click.option("-p", "--prompt", metavar="TEXT", help="The prompt; - reads stdin. Default: the input of a pipe.")
 @click.option(
     "-f", "--prompt-file", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="F",
     help="Read the prompt from a file.",
 )  # fmt: skip
 @click.option(
     "-n", "--tokens", "limit", type=click.IntRange(min=0), metavar="N",
-    help="Tokens to generate at most. Default: until the model ends.",
+    help="Maximum number of tokens to generate. Default: until an end token.",
 )  # fmt: skip
 @click.option(
     "--chat", is_flag=True,
-    help="Put the prompt as a user's message, by the file's chat template; without one, hold a conversation.",
+    help="Apply the chat template to the prompt. Without a prompt, start a conversation.",
 )  # fmt: skip
-@click.option("--system", metavar="TEXT", help="With --chat: a message that says how to answer.")
-@click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text; may be repeated.")
-@click.option("--ignore-eos", is_flag=True, help="Go on where the model would end.")
+@click.option("--system", metavar="TEXT", help="System message, with --chat.")
+@click.option("--stop", multiple=True, metavar="TEXT", help="Stop string: ends the answer; may be repeated.")
+@click.option("--ignore-eos", is_flag=True, help="Continue after an end token.")
 @sampling_options
 @click.option(
     "--ctx", "context", type=click.IntRange(min=1), metavar="N",
-    help="Tokens of context. Default: as the model was trained, up to 4096.",
+    help="Context size in tokens. Default: the trained context length, up to 4096.",
 )  # fmt: skip
-@click.option("--context-shift", is_flag=True, help="When the context is full, forget half of it and go on.")
+@click.option("--context-shift", is_flag=True, help="When the context is full, discard half of it and continue.")
 @click.option(
     "--keep", type=click.IntRange(min=-1), metavar="N",
-    help="With --context-shift: never forget the first N tokens; -1: the prompt. Default: the begin token.",
+    help="With --context-shift: keep the first N tokens; -1: the prompt. Default: the BOS token.",
 )  # fmt: skip
 @cache_type_option
 @model_options
@@ -75,7 +75,7 @@ def command(
     as_json: bool,
     **sampling: Any,
 ) -> None:
-    """The answer goes to stdout as it comes; speeds go to stderr at the end where that is a terminal.
+    """The text is streamed to stdout. Speeds are printed to stderr at the end, if that is a terminal.
 
     \b
     quantize run model.gguf --prompt "Once upon a time" -n 100
@@ -90,7 +90,7 @@ def command(
         raise UsageError("--keep has no effect without --context-shift")
     text = _prompt(prompt, prompt_file)
     if text is None and (as_json or not chat):
-        raise UsageError("there is no prompt", hint="--prompt TEXT, --prompt-file F, or --chat for a conversation")
+        raise UsageError("no prompt given", hint="--prompt TEXT, --prompt-file F, or --chat for a conversation")
     from quantcli.runner.text.generate import Limits
     from quantcli.runner.text.sampling import Sampler
     from quantcli.runner.text.sampling_options import SamplingOptions

@@ -1,4 +1,4 @@
-"""`quantize tokenize`: the tokens a model would read a text as."""
+"""`quantize tokenize`: the tokens of a text."""
 
 from __future__ import annotations
 
@@ -16,18 +16,17 @@ from quantcli.formats.gguf.reader import open_gguf
 @described("tokenize")
 @file_argument
 @click.argument("text")
-@click.option("--no-bos", is_flag=True, help="Add no begin token, even where the model wants one.")
+@click.option("--no-bos", is_flag=True, help="Add no BOS token, even if the model has one by default.")
 @click.option(
     "--parse-special/--no-parse-special",
     default=True,
-    help="Read texts such as <|eot_id|> as the control tokens they name (the default), or as text.",
+    help="Parse special tokens such as <|eot_id|> in the text (the default), or treat them as text.",
 )
-@json_option("Print one JSON document: the ids and their texts.")
+@json_option("Print one JSON document: the token ids and texts.")
 def command(file: Path, text: str, no_bos: bool, parse_special: bool, as_json: bool) -> None:
-    """TEXT is read in the vocabulary of the file. It may be -, for standard input.
+    """TEXT may be -, for standard input. Options and defaults are those of llama-tokenize.
 
-    Options and defaults are those of llama-tokenize. A token may end within a character; in JSON, bytes that are not whole
-    characters are U+FFFD.
+    A token may be an incomplete UTF-8 sequence. In JSON it becomes U+FFFD.
 
     \b
     quantize tokenize model.gguf "Hello, world"

@@ -1,4 +1,4 @@
-"""`quantize types`: what tensors can be stored as, and the recipes `--type` takes."""
+"""`quantize types`: the tensor types, and the recipes for `--type`."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from quantcli.conversion.recipes import RECIPES, Recipe
 from quantcli.core.block_types import TYPES, BlockType
 
 FAMILIES: Final[Mapping[str | None, str]] = {
-    "floats": "plain numbers",
-    "legacy": "blocks with a scale of their own, some with a minimum",
-    "k_affine": "super-blocks, a scale and a minimum for each sub-block",
-    "k_symmetric": "super-blocks, a scale for each sub-block",
+    "floats": "floating point",
+    "legacy": "blocks with a scale, some with a minimum",
+    "k_affine": "super-blocks, with a scale and a minimum per sub-block",
+    "k_symmetric": "super-blocks, with a scale per sub-block",
     "i_lattice": "groups of weights from a codebook; best with an importance matrix",
-    "i_nonlinear": "4 bits on a curve of 16 values",
-    "ternary": "weights of -1, 0 and 1, for models trained so",
-    "microscale": "4-bit floats that share a scale",
-    None: "stored or used in computing, not a target",
+    "i_nonlinear": "4 bits, 16 non-uniform levels",
+    "ternary": "ternary weights (-1, 0, 1), for models trained with them",
+    "microscale": "4-bit floats with a shared scale",
+    None: "not a quantization target",
 }
 """What the types of a family have in common, for people who choose one."""
 
@@ -29,7 +29,7 @@ FAMILIES: Final[Mapping[str | None, str]] = {
 @described("types")
 @json_option()
 def command(as_json: bool) -> None:
-    """A recipe gives each tensor a type: most of them its base type, the sensitive ones a better one.
+    """A recipe chooses the type of each tensor: its base type for most, a better one for sensitive tensors.
     """
     if as_json:
         print_json(document())
@@ -82,13 +82,13 @@ def _others(recipe: Recipe) -> list[BlockType]:
 
 def _recipes_view() -> Table:
     right = ("File type", "Bits")
-    table = columns("Recipe", *right, "Base", "Some tensors", "Also called", "Importance matrix", right=right)
+    table = columns("Recipe", *right, "Base", "Other types", "Aliases", "Importance matrix", right=right)
     for recipe in RECIPES.values():
         table.add_row(
             recipe.name,
             "" if recipe.file_type is None else str(recipe.file_type),
             f"{recipe.base.bits_per_weight:g}" if recipe.base else "",
-            recipe.base.name if recipe.base else "as it is",
+            recipe.base.name if recipe.base else "unchanged",
             ", ".join(kind.name for kind in _others(recipe)),
             ", ".join(recipe.aliases),
             "needed" if needs_importance(recipe) else "",
@@ -98,7 +98,7 @@ def _recipes_view() -> Table:
 
 def _types_view() -> Table:
     right = ("Id", "Block", "Bytes", "Bits")
-    table = columns("Type", *right, "What it is", right=right)
+    table = columns("Type", *right, "Description", right=right)
     for kind in TYPES.values():
         table.add_row(
             kind.name,

@@ -101,7 +101,7 @@ def convert_adapter(
             _write(tensors, plan, writer, working_threads(threads), progress)
         stored = sum(tensor.nbytes for tensor in opened.tensors())
         return Conversion(
-            parts=writer.parts,
+            shards=writer.shards,
             dry_run=False,
             type=type,
             architecture=architecture.gguf,
@@ -195,7 +195,7 @@ def _measured(pair: LowRank) -> TensorInfo:
 
 
 def _planned(tensor: Tensor, wanted: BlockType) -> PlannedTensor:
-    kind, reason = wanted, f"{wanted.name} is asked for"
+    kind, reason = wanted, f"{wanted.name} is requested for"
     if len(tensor.shape) < 2:
         kind, reason = F32, "it has one dimension"
     elif tensor.row_length % wanted.block_length:

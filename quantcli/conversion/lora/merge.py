@@ -215,7 +215,7 @@ def _untied(
     """The output embedding as a tensor of its own: the input embedding as it was before merging."""
     embedding, output = tied
     if output is None:
-        what = f"the output of {architecture.title} is its embedding, and the adapter has trained the embedding alone"
+        what = f"the output of {architecture.title} is tied to its embedding, but the adapter trained only the embedding"
         raise UnsupportedError(f"{checkpoint.path}: {what}", hint="Train it with `ensure_weight_tying=True`.")
     found = _Names(tensors, None).find(embedding)
     if found is None or any(_same(name, output) for name in tensors):

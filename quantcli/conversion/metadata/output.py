@@ -14,7 +14,7 @@ from typing import Final
 from quantcli.conversion.plan import file_order, whole_number
 from quantcli.conversion.recipes import RECIPES, Recipe, find_recipe
 from quantcli.core.errors import UsageError, clipped
-from quantcli.formats.gguf import parts as gguf_parts
+from quantcli.formats.gguf import shards as gguf_shards
 from quantcli.formats.gguf.spec import Field, Metadata, boolean, f32, replace_keys, string, u32
 from quantcli.formats.imatrix import Imatrix
 from quantcli.tensors.tensor import TensorInfo
@@ -44,7 +44,7 @@ def quantized_metadata(
     metadata = dict(source)
     file_type = _kept_file_type(source, tensors) if recipe.file_type is None else recipe.file_type
     replace_keys(metadata, {"general.quantization_version": u32(QUANTIZATION_VERSION), _FILE_TYPE: u32(file_type)})
-    for key in gguf_parts.KEYS:
+    for key in gguf_shards.KEYS:
         metadata.pop(key, None)
     replace_keys(metadata, overrides)
     replace_keys(metadata, imatrix.metadata() if imatrix else {})
@@ -63,7 +63,7 @@ def parse_metadata_override(text: str) -> tuple[str, Field]:
     if not (key and separator and colon and parse):
         hint = f"the types are {', '.join(_OVERRIDE_TYPES)}"
         raise UsageError(f"{clipped(repr(text))} is not of the form KEY=TYPE:VALUE", hint=hint)
-    if key in gguf_parts.KEYS:
+    if key in gguf_shards.KEYS:
         raise UsageError(f"{key} is set when a model is split, and cannot be overridden", hint="--split-max-size SIZE")
     try:
         return key, parse(value)

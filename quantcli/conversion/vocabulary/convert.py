@@ -100,7 +100,7 @@ def _metadata(
             metadata |= missing_end_tokens(files, metadata)
         _check_values(metadata)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, OverflowError) as error:
-        what = "a tokenizer file is valid JSON, but not of the shape such files have"
+        what = "a tokenizer file is valid JSON, but does not have the structure of a tokenizer file"
         raise FormatError(checkpoint.directory, f"{what} ({type(error).__name__}: {one_line(error)})") from error
     for role, id_ in {**rules.special, **rules.special_by_size.get(vocabulary_size or 0, {})}.items():
         metadata.setdefault(spec.SPECIAL_TOKENS[role], u32(id_))

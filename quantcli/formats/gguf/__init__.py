@@ -1,1 +1,1 @@
-"""GGUF files: metadata, tensors, the parts of a split model, and how a vocabulary is written."""
+"""GGUF files: metadata, tensors, the shards of a split model, and how a vocabulary is written."""

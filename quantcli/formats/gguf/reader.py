@@ -22,8 +22,8 @@ from quantcli.core.block_types import TYPES_BY_ID
 from quantcli.core.errors import FormatError, UnsupportedError
 from quantcli.core.listing import listed
 from quantcli.formats.gguf.arrays import LENGTH, PackedNumbers, PackedStrings, string_bounds
-from quantcli.formats.gguf.parts import COUNT_KEY, NUMBER_KEY, TENSORS_KEY, part_path, part_paths, part_prefix
 from quantcli.formats.gguf.removed import REMOVED_TYPES, RemovedTensor
+from quantcli.formats.gguf.shards import COUNT_KEY, NUMBER_KEY, TENSORS_KEY, shard_path, shard_paths, shard_prefix
 from quantcli.formats.gguf.spec import (
     ALIGNMENT_KEY,
     DEFAULT_ALIGNMENT,
@@ -57,8 +57,8 @@ _SMALLEST_ENTRY: Final = 8 + 1 + 4 + 1  # a key of one byte, a value of one
 _SMALLEST_TENSOR: Final = 8 + 4 + 4 + 8  # no name, no dimension
 _NUMBERS: Final = MappingProxyType({kind: struct.Struct(form) for kind, form in NUMBER_FORMATS.items()})
 
-_JOINED: Final = "parts of a model are not joined by cat: keep them apart, and `quantize merge` makes them one file"
-_MIXED: Final = "the parts may be of different models, or one was not copied whole: get all of them again"
+_JOINED: Final = "shards of a model cannot be joined with cat: restore them, and use `quantize merge`"
+_MIXED: Final = "the shards may be of different models, or a copy is incomplete: copy or download all of them again"
 _BOOLEANS: Final = bytes([0] + [1] * 255)
 """Every byte as a boolean: as in gguf.cpp, all but 0 are true."""
 
@@ -78,14 +78,14 @@ _FOREIGN: Final = (
 
 @dataclass(frozen=True, eq=False)
 class GGUFFile:
-    """An open GGUF file: its header and its lazy tensors. Also all parts of a split model as one file.
+    """An open GGUF file: its header and its lazy tensors. Also all shards of a split model as one file.
 
     metadata, tensors   in the order of the file
     data_offset         the byte that tensor offsets are relative to
     file_bytes          the size of the file
 
-    For a split model, `tensors` are those of all parts, each in its own file, and `file_bytes` is the size of all parts.
-    All else is that of the first part. Use it as a context manager, or `close` it.
+    For a split model, `tensors` are those of all shards, each in its own file, and `file_bytes` is the size of all shards.
+    All else is that of the first shard. Use it as a context manager, or `close` it.
     """
 
     path: Path
@@ -111,13 +111,13 @@ class GGUFFile:
 
     @property
     def split(self) -> tuple[int, int]:
-        """The number of the part, from one, and the number of parts; (1, 1) for a whole model."""
+        """The number of the shard, from one, and the number of shards; (1, 1) for a whole model."""
         number, count = self.get(NUMBER_KEY, 0), self.get(COUNT_KEY, 1)
         return (number + 1, count) if isinstance(number, int) and isinstance(count, int) else (1, 1)
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """The file, or the files of all parts."""
+        """The file, or the files of all shards."""
         return tuple(file.path for file in self._files)
 
     def map(self, tensor: TensorInfo) -> NDArray[np.uint8]:
@@ -156,66 +156,66 @@ class GGUFFile:
         self.close()
 
 
-def open_gguf(path: str | PathLike[str], *, allow_part: bool = False) -> GGUFFile:
+def open_gguf(path: str | PathLike[str], *, allow_shard: bool = False) -> GGUFFile:
     """Read and check the header of a GGUF file. No tensor data are read.
 
-    A split model is given by its first part, `NAME-00001-of-00003.gguf`, and read as one file. A later part is refused,
-    since the metadata are in the first. With `allow_part` it is opened alone.
+    A split model is given by its first shard, `NAME-00001-of-00003.gguf`, and read as one file. A later shard is refused,
+    since the metadata are in the first. With `allow_shard` it is opened alone.
 
     Raises:
-        FormatError: if the file is missing, truncated, not GGUF, or inconsistent, with the byte offset; if a part is
-            missing, or the parts are inconsistent.
-        UnsupportedError: for a big-endian file, a version other than 2 and 3, or a later part of a split model.
+        FormatError: if the file is missing, truncated, not GGUF, or inconsistent, with the byte offset; if a shard is
+            missing, or the shards are inconsistent.
+        UnsupportedError: for a big-endian file, a version other than 2 and 3, or a later shard of a split model.
     """
     opened = _open_file(path)
-    part, parts = opened.split
-    if parts <= 1 or (part > 1 and allow_part):
+    shard, shards = opened.split
+    if shards <= 1 or (shard > 1 and allow_shard):
         return opened
-    # Closed parts are opened again when they are read: there may be more parts than a process may have open files.
+    # Closed shards are opened again when they are read: there may be more shards than a process may have open files.
     opened.close()
-    if part == 1:
-        return _join([opened, *_open_others(opened.path, parts)])
-    first = part_path(part_prefix(opened.path), 1, parts)
+    if shard == 1:
+        return _join([opened, *_open_others(opened.path, shards)])
+    first = shard_path(shard_prefix(opened.path), 1, shards)
     raise UnsupportedError(
-        f"{opened.path}: part {part} of {parts} of a split model, expected the first one",
-        hint=f"give {first}" if first.exists() else "the first part is called NAME-00001-of-....gguf",
+        f"{opened.path}: shard {shard} of {shards} of a split model, expected the first one",
+        hint=f"use {first}" if first.exists() else "the first shard is named NAME-00001-of-....gguf",
     )
 
 
 def _open_others(first: Path, count: int) -> Iterator[GGUFFile]:
-    """The later parts of a model, closed again. The number of each is checked against its name."""
-    paths = part_paths(part_prefix(first), count)
+    """The later shards of a model, closed again. The number of each is checked against its name."""
+    paths = shard_paths(shard_prefix(first), count)
     if paths[0] != first:
-        what = f"the first of {count} parts of a model, expected to be called {paths[0].name} for the others to be found"
-        raise FormatError(first, what, hint="give all parts the names they had")
+        what = f"the first of {count} shards of a model, expected to be called {paths[0].name} for the others to be found"
+        raise FormatError(first, what, hint="restore the names of all shards")
     missing = [path.name for path in paths if not path.exists()]
     if missing:
-        what = f"parts of the model are missing: {listed(missing, most=1)}"
+        what = f"shards of the model are missing: {listed(missing, most=1)}"
         raise FormatError(first, what, hint="put them beside the first")
     for number, path in enumerate(paths[1:], 2):
-        part = _open_file(path)
-        part.close()
-        if part.split != (number, count):
-            found = " of ".join(map(str, part.split))
-            raise FormatError(path, f"expected part {number} of {count}, found {found}", hint=_MIXED)
-        yield part
+        shard = _open_file(path)
+        shard.close()
+        if shard.split != (number, count):
+            found = " of ".join(map(str, shard.split))
+            raise FormatError(path, f"expected shard {number} of {count}, found {found}", hint=_MIXED)
+        yield shard
 
 
-def _join(parts: Sequence[GGUFFile]) -> GGUFFile:
-    """All parts of a model as one file."""
-    first = parts[0]
+def _join(shards: Sequence[GGUFFile]) -> GGUFFile:
+    """All shards of a model as one file."""
+    first = shards[0]
     tensors: dict[str, StoredTensor] = {}
-    for part in parts:
-        doubled = next((name for name in part.tensors if name in tensors), None)
+    for shard in shards:
+        doubled = next((name for name in shard.tensors if name in tensors), None)
         if doubled is not None:
-            raise FormatError(part.path, f"tensor {doubled!r} is in {tensors[doubled].file.path.name} too", hint=_MIXED)
-        tensors |= part.tensors
+            raise FormatError(shard.path, f"tensor {doubled!r} is in {tensors[doubled].file.path.name} too", hint=_MIXED)
+        tensors |= shard.tensors
     announced = first.get(TENSORS_KEY)
     if announced != len(tensors):
-        what = f"{TENSORS_KEY} is {announced}, and the {len(parts)} parts have {len(tensors)} tensors"
+        what = f"{TENSORS_KEY} is {announced}, and the {len(shards)} shards have {len(tensors)} tensors"
         raise FormatError(first.path, what, hint=_MIXED)
-    size = sum(part.file_bytes for part in parts)
-    files = tuple(file for part in parts for file in part._files)
+    size = sum(shard.file_bytes for shard in shards)
+    files = tuple(file for shard in shards for file in shard._files)
     return replace(first, tensors=tensors, file_bytes=size, _files=files, _mappings={})
 
 

@@ -121,7 +121,7 @@ def replace_keys(metadata: Metadata, entries: Mapping[str, Field]) -> None:
 
 
 def u16(value: int) -> Field:
-    """An unsigned 16-bit integer, such as the number of a part."""
+    """An unsigned 16-bit integer, such as the number of a shard."""
     return Field(ValueType.UINT16, int(value))
 
 

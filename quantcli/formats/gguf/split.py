@@ -13,18 +13,18 @@ from typing import Any, Final, Self
 from numpy.typing import NDArray
 
 from quantcli.core.errors import FormatError, UsageError
-from quantcli.formats.gguf.parts import (
-    COUNT_KEY,
-    MAX_PARTS,
-    Partition,
-    Parts,
-    merged_metadata,
-    part_metadata,
-    part_path,
-)
 from quantcli.formats.gguf.reader import GGUFFile
+from quantcli.formats.gguf.shards import (
+    COUNT_KEY,
+    MAX_SHARDS,
+    Partition,
+    Shards,
+    merged_metadata,
+    shard_metadata,
+    shard_path,
+)
 from quantcli.formats.gguf.spec import Field
-from quantcli.formats.gguf.writer import GGUFWriter, Part, TensorWriter, refuse_overwriting
+from quantcli.formats.gguf.writer import GGUFWriter, Shard, TensorWriter, refuse_overwriting
 from quantcli.tensors.tensor import StoredTensor
 
 _COPIED_AT_ONCE: Final = 1 << 22
@@ -32,35 +32,35 @@ _COPIED_AT_ONCE: Final = 1 << 22
 
 
 class SplitWriter:
-    """Writes a model as parts `PREFIX-00001-of-00003.gguf` ...; a context manager that is used like a `GGUFWriter`.
+    """Writes a model as shards `PREFIX-00001-of-00003.gguf` ...; a context manager that is used like a `GGUFWriter`.
 
-    `tensors` are the tensors of each part. `write` takes the index over all parts. On leaving without an exception all
-    parts appear at their paths, the first one last. After an exception none does, and no temporary file is left. Older
+    `tensors` are the tensors of each shard. `write` takes the index over all shards. On leaving without an exception all
+    shards appear at their paths, the first one last. After an exception none does, and no temporary file is left. Older
     files that `overwrite` allows to be replaced are kept then, unless publishing fails after some were replaced.
 
     Raises:
-        UsageError: for more parts than GGUF can count.
+        UsageError: for more shards than GGUF can count.
         ModelError: for metadata or tensors that GGUF cannot hold.
-        OutputError: on entering, or later, if a part exists (unless `overwrite`) or the disk is full.
+        OutputError: on entering, or later, if a shard exists (unless `overwrite`) or the disk is full.
         ValueError: on leaving, if some tensor was not written in full.
     """
 
-    def __init__(self, prefix: Path, metadata: Mapping[str, Field], tensors: Parts, *, overwrite: bool = False) -> None:
+    def __init__(self, prefix: Path, metadata: Mapping[str, Field], tensors: Shards, *, overwrite: bool = False) -> None:
         count, total = len(tensors), sum(map(len, tensors))
-        if count > MAX_PARTS:
-            raise UsageError(f"{count} parts would be needed, at most {MAX_PARTS} are possible", hint="allow larger parts")
-        self.parts: list[Part] = []
+        if count > MAX_SHARDS:
+            raise UsageError(f"{count} shards needed, but at most {MAX_SHARDS} are possible", hint="allow larger shards")
+        self.shards: list[Shard] = []
         self._writers: list[GGUFWriter] = []
         self._places: list[tuple[GGUFWriter, int]] = []
         for number, own in enumerate(tensors, 1):
-            path, keys = part_path(prefix, number, count), part_metadata(metadata, number, count, total)
+            path, keys = shard_path(prefix, number, count), shard_metadata(metadata, number, count, total)
             writer = GGUFWriter(path, keys, own, overwrite=overwrite)
-            self.parts += writer.parts
+            self.shards += writer.shards
             self._writers.append(writer)
             self._places += ((writer, index) for index in range(len(own)))
 
     def write(self, index: int, offset: int, data: bytes | bytearray | memoryview | NDArray[Any]) -> None:
-        """Put `data` at byte `offset` of tensor `index`, counted over all parts. Safe to call from several threads."""
+        """Put `data` at byte `offset` of tensor `index`, counted over all shards. Safe to call from several threads."""
         writer, own_index = self._places[index]
         writer.write(own_index, offset, data)
 
@@ -84,7 +84,7 @@ class SplitWriter:
 
     def _publish(self) -> None:
         try:
-            # The first part last: without it no program opens the others as a model.
+            # The first shard last: without it no program opens the others as a model.
             for writer in reversed(self._writers):
                 writer.publish()
         except BaseException:
@@ -105,23 +105,23 @@ def split_gguf(
     overwrite: bool = False,
     dry_run: bool = False,
     advance: Callable[[int], None] = lambda done: None,
-) -> list[Part]:
-    """Split a model into parts with the name prefix `prefix`. `source` may itself be split.
+) -> list[Shard]:
+    """Split a model into shards with the name prefix `prefix`. `source` may itself be split.
 
     With `dry_run` nothing is written. `advance` is called with the bytes of tensors copied since the last call.
 
     Raises:
-        UsageError: if the first tensor does not fit into a part, or there would be too many parts.
+        UsageError: if the first tensor does not fit into a shard, or there would be too many shards.
         FormatError: if the source can no longer be read.
-        OutputError: if a part exists (unless `overwrite`), is the source, or cannot be written. Nothing is left then.
+        OutputError: if a shard exists (unless `overwrite`), is the source, or cannot be written. Nothing is left then.
     """
     tensors = list(source.tensors.values())
     writer = SplitWriter(prefix, source.metadata, partition(tensors), overwrite=overwrite)
     if not dry_run:
-        refuse_overwriting(source.paths, [part.path for part in writer.parts])
+        refuse_overwriting(source.paths, [shard.path for shard in writer.shards])
         with writer:
             _copy(tensors, writer, advance)
-    return writer.parts
+    return writer.shards
 
 
 def merge_gguf(
@@ -131,10 +131,10 @@ def merge_gguf(
 
     Raises:
         FormatError: if the source is not a split model, or can no longer be read.
-        OutputError: if the output exists (unless `overwrite`), is a part, or cannot be written. Nothing is left then.
+        OutputError: if the output exists (unless `overwrite`), is a shard, or cannot be written. Nothing is left then.
     """
     if not source.get(COUNT_KEY):
-        raise FormatError(source.path, "expected the first part of a split model, found a whole one")
+        raise FormatError(source.path, "expected the first shard of a split model, found a whole one")
     tensors = list(source.tensors.values())
     writer = GGUFWriter(output, merged_metadata(source.metadata), tensors, overwrite=overwrite)
     refuse_overwriting(source.paths, [output])
@@ -144,10 +144,10 @@ def merge_gguf(
 
 
 def _copy(tensors: Iterable[StoredTensor], writer: TensorWriter, advance: Callable[[int], None]) -> None:
-    room = memoryview(bytearray(_COPIED_AT_ONCE))
+    buffer = memoryview(bytearray(_COPIED_AT_ONCE))
     for index, tensor in enumerate(tensors):
-        for done in range(0, tensor.nbytes, len(room)):
-            piece = room[: tensor.nbytes - done]
+        for done in range(0, tensor.nbytes, len(buffer)):
+            piece = buffer[: tensor.nbytes - done]
             tensor.file.read_into(piece, tensor.offset + done)
             writer.write(index, done, piece)
             advance(len(piece))

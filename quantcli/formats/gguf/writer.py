@@ -10,7 +10,7 @@ import errno
 import os
 import secrets
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from os import PathLike
@@ -59,9 +59,6 @@ _REASONS: Final[Mapping[int, tuple[str, str | None]]] = MappingProxyType(
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _CANNOT_RESERVE: Final = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ENODEV})
 
-_write_bytes_at: Final[Callable[[int, memoryview, int], int] | None] = getattr(os, "pwrite", None)
-"""POSIX's positional write, which needs no lock; None on Windows."""
-
 
 @dataclass(frozen=True)
 class Layout:
@@ -101,8 +98,8 @@ def make_layout(
 
 
 @dataclass(frozen=True)
-class Part:
-    """An output file: a whole model or one part of it. `file_bytes` includes the metadata."""
+class Shard:
+    """An output file: a whole model or one shard of it. `file_bytes` includes the metadata."""
 
     path: Path
     tensors: int
@@ -110,10 +107,10 @@ class Part:
 
 
 class TensorWriter(AbstractContextManager[Any], Protocol):
-    """A context manager that tensors of a model are written to: one file, or several parts."""
+    """A context manager that tensors of a model are written to: one file, or several shards."""
 
     @property
-    def parts(self) -> Sequence[Part]:
+    def shards(self) -> Sequence[Shard]:
         """The files, in the order of their tensors."""
         ...
 
@@ -165,9 +162,9 @@ class GGUFWriter:
         return self._layout.file_bytes
 
     @property
-    def parts(self) -> tuple[Part]:
+    def shards(self) -> tuple[Shard]:
         """The one file that is written."""
-        return (Part(self.path, len(self._tensors), self.file_bytes),)
+        return (Shard(self.path, len(self._tensors), self.file_bytes),)
 
     def write(self, index: int, offset: int, data: bytes | bytearray | memoryview | NDArray[Any]) -> None:
         """Put `data`, contiguous bytes, at byte `offset` of tensor `index`. Safe to call from several threads at once.
@@ -258,8 +255,8 @@ class GGUFWriter:
             view, position = view[count:], position + count
 
     def _write_some(self, view: memoryview, position: int) -> int:
-        if _write_bytes_at is not None:
-            return _write_bytes_at(self._descriptor, view, position)
+        if hasattr(os, "pwrite"):  # POSIX's positional write, which needs no lock; Windows has none
+            return os.pwrite(self._descriptor, view, position)
         with self._lock:
             os.lseek(self._descriptor, position, os.SEEK_SET)
             return os.write(self._descriptor, view)

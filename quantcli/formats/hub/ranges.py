@@ -184,7 +184,7 @@ class RangeReader:
             if length not in (file.size, -1):
                 raise _changed(file, f"it has {length} bytes and not {file.size}")
             if (first, last) != (0, file.size - 1):
-                raise HubError(f"{file.label}: the server sends no parts of files, only the whole", hint=_DOWNLOAD)
+                raise HubError(f"{file.label}: the server does not support range requests", hint=_DOWNLOAD)
         elif _origin(url) != self._home and status in _EXPIRED:
             if file.location == url:  # another thread may already have a new one
                 file.location = None
@@ -240,14 +240,14 @@ class RangeReader:
             raise HubError(f"{file.label}: cannot be read, after {failures} attempts: {error}", hint=hint) from error
         if error.wait is not None and error.wait > LONGEST_DELAY:
             hint = f"Try again after {error.wait:,.0f} seconds."
-            raise HubError(f"{file.label}: {error}: the server asks to wait longer than is waited", hint=hint) from error
+            raise HubError(f"{file.label}: {error}: the server asks for a longer wait than the limit", hint=hint) from error
         usual = FIRST_DELAY * 2 ** (failures - 1)
         self._closing.wait(usual if error.wait is None else error.wait)
         self._check_open(file)
 
     def _check_open(self, file: WebFile) -> None:
         if self._closing.is_set():
-            raise HubError(f"{file.label}: reading was ended")
+            raise HubError(f"{file.label}: reading was stopped")
 
     @contextmanager
     def _interruptible(self, response: Any) -> Iterator[None]:

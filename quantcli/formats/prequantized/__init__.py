@@ -1,61 +1,39 @@
 """Quantized checkpoints (GPTQ, AWQ, FP8 ...), dequantized lazily.
 
-A quantization method stores a weight as several tensors: levels (q), scales (s), zero points (z). `decode` replaces these
+A quantization method stores a weight as several tensors: codes (q), scales (s), zero points (z). `decode` replaces these
 by lazy tensors of the weights, in F32, or in the GGUF type that holds exactly the same numbers. Rows are dequantized when
 they are read, so memory does not grow with the model. Only modules that have a method's tensors are dequantized, so a
 checkpoint may be quantized in part.
 
-A method is a module here and a row of `METHODS`.
+A method is a module here: it lists its names in a table `METHODS`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from importlib import import_module
+from pkgutil import iter_modules
 from types import MappingProxyType
 from typing import Any, Final
 
 from quantcli.core.errors import UnsupportedError, clipped
 from quantcli.formats.checkpoint.checkpoint import Checkpoint
-from quantcli.formats.prequantized import (
-    auto_round,
-    awq,
-    bitnet,
-    bitsandbytes,
-    compressed_tensors,
-    fp8,
-    gptq,
-    mlx,
-    modelopt,
-    mxfp4,
-    quark,
-    torchao,
-)
+from quantcli.formats.prequantized import fp8
 from quantcli.formats.prequantized.companions import Companions, Method
 from quantcli.formats.prequantized.mlx_names import with_pytorch_names
 from quantcli.formats.prequantized.settings import quantization_config
 from quantcli.tensors.tensor import Tensor
 
-METHODS: Final[Mapping[str, Method]] = MappingProxyType(
-    {
-        "auto-round": auto_round.take,
-        "awq": awq.take,
-        "bitnet": bitnet.take,
-        "bitsandbytes": bitsandbytes.take,
-        "compressed-tensors": compressed_tensors.take,
-        "fbgemm_fp8": fp8.take_fbgemm,
-        "fp8": fp8.take,
-        "gptq": gptq.take,
-        "intel/auto-round": auto_round.take,
-        "metal": mlx.take_metal,
-        "mlx": mlx.take,
-        "modelopt": modelopt.take,
-        "mxfp4": mxfp4.take,
-        "mxfp8": fp8.take,
-        "quark": quark.take,
-        "torchao": torchao.take,
-    }
-)
+
+def _methods() -> Iterator[tuple[str, Method]]:
+    """The rows of every module here that has a table `METHODS`."""
+    for module in iter_modules(__path__):
+        rows: Mapping[str, Method] = getattr(import_module(f"{__name__}.{module.name}"), "METHODS", {})
+        yield from rows.items()
+
+
+METHODS: Final[Mapping[str, Method]] = MappingProxyType(dict(sorted(_methods())))
 """`quant_method` of a configuration -> the function that dequantizes such a checkpoint."""
 
 

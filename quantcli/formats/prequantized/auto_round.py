@@ -52,3 +52,6 @@ def take(companions: Companions) -> None:
             hint="Use the original checkpoint.",
         )
     _LAYOUTS[name](companions)
+
+
+METHODS: Final = MappingProxyType({"auto-round": take, "intel/auto-round": take})

@@ -1,8 +1,8 @@
 """BitNet: ternary weights -1, 0 and 1, four to a byte, with one scale.
 
-    X.weight         (outputs / 4, inputs), the level plus one: bits 0 and 1 of each byte are the first quarter of the rows,
+    X.weight         (outputs / 4, inputs), the code plus one: bits 0 and 1 of each byte are the first quarter of the rows,
                      bits 2 and 3 the second, and so on
-    X.weight_scale   levels are divided by it; with the `linear_class` `autobitlinear` they are multiplied
+    X.weight_scale   codes are divided by it; with the `linear_class` `autobitlinear` they are multiplied
 
 Source: `dequant_bitnet` of llama.cpp's converter, `unpack_weights`, `BitLinear` and `AutoBitLinear` of transformers.
 """
@@ -10,6 +10,7 @@ Source: `dequant_bitnet` of llama.cpp's converter, `unpack_weights`, `BitLinear`
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 _QUARTERS: Final = 4
 _LEVELS: Final = integers(2, 1)
 _INVERSE: Final = {"bitlinear": True, "autobitlinear": False}
-"""`linear_class` -> whether levels are divided by their scale."""
+"""`linear_class` -> whether codes are divided by their scale."""
 
 _WHILE_RUNNING: Final = {"quantization_mode": "online", "use_rms_norm": True}
 
@@ -40,7 +41,7 @@ def take(companions: Companions) -> None:
     for option, value in _WHILE_RUNNING.items():
         if companions.config.get(option) == value:
             raise UnsupportedError(
-                f"config.json: BitNet with {option} {value} is not supported: layers do more than multiply by weights",
+                f"config.json: BitNet with {option} {value} is not supported: activations are transformed during inference",
                 hint="Use the original checkpoint.",
             )
     for stem in companions.stems("_scale"):
@@ -55,7 +56,7 @@ def take(companions: Companions) -> None:
 
 @dataclass(frozen=True)
 class _Ternary(Decoded):
-    """Ternary rows. A byte has the levels of four rows, which are a quarter of the weight's rows apart."""
+    """Ternary rows. A byte has the codes of four rows, which are a quarter of the weight's rows apart."""
 
     codes: Tensor
     scale: Tensor
@@ -70,6 +71,9 @@ class _Ternary(Decoded):
             count = min(stop - start, height - row)
             codes = read_raw(self.codes, row, row + count).view(np.uint8) >> (2 * quarter) & 3
             with np.errstate(all="ignore"):
-                levels = np.take(_LEVELS, codes)
-                values[:count] = levels / scale if self.inverse else levels * scale
+                ternary = np.take(_LEVELS, codes)
+                values[:count] = ternary / scale if self.inverse else ternary * scale
             start, values = start + count, values[count:]
+
+
+METHODS: Final = MappingProxyType({"bitnet": take})

@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -65,15 +66,15 @@ def _eight_bit(companions: Companions, stem: str) -> Tensor:
     largest = companions.take(f"{stem}.SCB", ("F32",), 1)
     layout = companions.find(f"{stem}.weight_format")
     if layout is not None and (layout.size != 1 or read_small(layout)[0] != 0):
-        raise UnsupportedError(f"{stem}: int8 weights in a layout for one kind of GPU are not supported, only row-major")
+        raise UnsupportedError(f"{stem}: int8 weights in a GPU-specific layout are not supported, only row-major")
     if largest.size != weight.shape[0]:
         raise ValueError(f"SCB has {largest.size} values, expected {weight.shape[0]}")
-    levels, scales = Plain(weight), scale_grid(largest, weight.shape)
-    return _Rows(weight.name, weight.shape, TYPES["F32"], "bitsandbytes int8", levels, scales)
+    codes, scales = Plain(weight), scale_grid(largest, weight.shape)
+    return _Rows(weight.name, weight.shape, TYPES["F32"], "bitsandbytes int8", codes, scales)
 
 
 class _Rows(Scaled):
-    """Levels from -127 to 127 with the largest magnitude of the row as scale: `level * largest / 127`."""
+    """Codes from -127 to 127 with the largest magnitude of the row as scale: `code * largest / 127`."""
 
     def read(self, start: int, stop: int, out: NDArray[np.uint8]) -> None:
         """See `Tensor.read`."""
@@ -102,9 +103,9 @@ def _four_bit(companions: Companions, name: str, state_name: str, title: str) ->
         size, offset = state.get("nested_blocksize"), state.get("nested_offset")
         if type(size) is not int or size < 1 or nested.size != -(-blocks // size) or not isinstance(offset, float):
             raise ValueError("its nested scales are inconsistent")
-        levels = _table(companions.take(f"{name}.nested_quant_map", ("F32",)), 256)
+        scale_table = _table(companions.take(f"{name}.nested_quant_map", ("F32",)), 256)
         with np.errstate(all="ignore"):
-            scales = _Nested(with_rows(absmax, 1), levels, with_rows(nested, 1), min(size, blocks), np.float32(offset))
+            scales = _Nested(with_rows(absmax, 1), scale_table, with_rows(nested, 1), min(size, blocks), np.float32(offset))
     return _FourBit(name, shape, TYPES["F32"], title, codes, table, scales, block)
 
 
@@ -184,3 +185,6 @@ class _FourBit(Decoded):
         with np.errstate(all="ignore"):
             values *= np.repeat(scales, np.diff(edges))
         out.view(np.float32).reshape(-1)[...] = values
+
+
+METHODS: Final = MappingProxyType({"bitsandbytes": take})

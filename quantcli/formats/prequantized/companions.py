@@ -9,7 +9,7 @@ from typing import Any
 
 from quantcli.core.errors import ModelError, shown
 from quantcli.core.listing import listed
-from quantcli.formats.prequantized.strips import strip_cache
+from quantcli.formats.prequantized.transposed import block_cache
 from quantcli.tensors.array_cache import ArrayCache
 from quantcli.tensors.files import DataFile
 from quantcli.tensors.tensor import StoredTensor, Tensor
@@ -25,7 +25,7 @@ class Companions:
 
     tensors: Mapping[str, Tensor]
     config: Mapping[str, Any]
-    cache: ArrayCache = field(default_factory=strip_cache)
+    cache: ArrayCache = field(default_factory=block_cache)
     _taken: set[str] = field(default_factory=set)
     _made: dict[str, Tensor] = field(default_factory=dict)
     _faults: list[str] = field(default_factory=list)
@@ -120,7 +120,7 @@ class Companions:
         ]
         if faults:
             raise ModelError(
-                f"the checkpoint's tensors are not as {method} has them: {listed(faults, most=5, separator='; ')}",
+                f"the checkpoint's tensors do not have the layout of {method}: {listed(faults, most=5, separator='; ')}",
                 hint="Is this config.json the checkpoint's own? Its quantization_config says how the tensors are stored.",
             )
         tensors: dict[str, Tensor] = {}

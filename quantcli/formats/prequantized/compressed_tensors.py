@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Final
 
 from quantcli.core.block_types import TYPES
@@ -177,8 +178,8 @@ def _packed(companions: Companions, stem: str, weights: _Weights) -> Tensor:
         columns = ColumnGroups(with_rows(order, length))
         grid = replace(grid, columns=columns)
         zeros = zeros and replace(zeros, columns=columns)
-    levels = Packed(words, bits, length, integers(bits, half))
-    return Scaled(f"{stem}.weight", shape, TYPES["F32"], f"{_TITLE} int{bits}", levels, grid, zeros)
+    codes = Packed(words, bits, length, integers(bits, half))
+    return Scaled(f"{stem}.weight", shape, TYPES["F32"], f"{_TITLE} int{bits}", codes, grid, zeros)
 
 
 def _zeros(
@@ -252,5 +253,8 @@ def _small_floats(companions: Companions, stem: str) -> Tensor:
         raise ValueError(f"scales of shape {list(scales.shape)} do not fit codes of shape {list(codes.shape)}")
     if codes.row_length * 8 != shape[-1] * 6:
         return repacked(f"{stem}.weight", shape, codes, scales)
-    levels = Packed(codes, 6, shape[-1], E2M3)
-    return Scaled(f"{stem}.weight", shape, TYPES["F32"], f"{_TITLE} MXFP6", levels, scale_grid(scales, shape))
+    unpacked = Packed(codes, 6, shape[-1], E2M3)
+    return Scaled(f"{stem}.weight", shape, TYPES["F32"], f"{_TITLE} MXFP6", unpacked, scale_grid(scales, shape))
+
+
+METHODS: Final = MappingProxyType({"compressed-tensors": take})

@@ -46,8 +46,9 @@ def nvfp4(name: str, codes: Tensor, scales: Tensor, whole: Tensor | None, title:
         if whole.size not in (1, matrices):
             raise ValueError(f"{whole.name} has {whole.size} values, expected 1" + (f" or {matrices}" * (matrices > 1)))
         of_groups = _TwoLevelScales(scales, with_rows(whole, 1), math.prod(shape[:-1]) // whole.size, combine)
-    levels = Packed(codes, 4, shape[-1], E2M1)
-    return Scaled(name, shape, TYPES["F32"], f"{title} NVFP4", levels, Grid(of_groups, math.prod(shape[:-1]), 1, NV_GROUP))
+    unpacked = Packed(codes, 4, shape[-1], E2M1)
+    grid = Grid(of_groups, math.prod(shape[:-1]), 1, NV_GROUP)
+    return Scaled(name, shape, TYPES["F32"], f"{title} NVFP4", unpacked, grid)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ byte of a tensor of type I8. Source: `dequant_simple` of llama.cpp's converter, 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from types import MappingProxyType
 from typing import Final
 
 from quantcli.core.block_types import TYPES
@@ -64,8 +65,8 @@ def _four_bit(companions: Companions, name: str) -> Tensor:
     scales = exponents(companions.take(find_scales(companions, name) or "", SCALES))
     if scales.type.name == "F8_E8M0" and scales.shape == (*shape[:-1], shape[-1] / MXFP4.block_length):
         return repacked(name, shape, codes, scales)
-    levels = Packed(codes, 4, shape[-1], E2M1)
-    return Scaled(name, shape, TYPES["F32"], "FP4", levels, scale_grid(scales, shape))
+    unpacked = Packed(codes, 4, shape[-1], E2M1)
+    return Scaled(name, shape, TYPES["F32"], "FP4", unpacked, scale_grid(scales, shape))
 
 
 def take_fbgemm(companions: Companions) -> None:
@@ -103,8 +104,8 @@ def put_scaled(
 def scaled_bytes(weight: Tensor, scales: Grid | None, origin: str, zeros: Grid | None = None) -> Scaled:
     """A weight in FP8 or int8 with scales, and for integers perhaps zero points."""
     table = FLOAT_TABLES.get(weight.type.name)
-    levels = Plain(weight) if table is None else Packed(weight, 8, weight.row_length, table)
-    return Scaled(weight.name, weight.shape, TYPES["F32"], origin, levels, scales, zeros)
+    codes = Plain(weight) if table is None else Packed(weight, 8, weight.row_length, table)
+    return Scaled(weight.name, weight.shape, TYPES["F32"], origin, codes, scales, zeros)
 
 
 def find_scales(companions: Companions, name: str) -> str | None:
@@ -132,6 +133,9 @@ def take_unscaled(companions: Companions) -> None:
             with companions.module(name):
                 if find_scales(companions, name) is not None:
                     raise ValueError(
-                        "it has scales, but config.json has no quantization_config that says what they are for"
+                        "it has scales, but config.json has no quantization_config"
                     )
                 companions.put(name, scaled_bytes(tensor, None, "FP8"))
+
+
+METHODS: Final = MappingProxyType({"fbgemm_fp8": take_fbgemm, "fp8": take, "mxfp8": take})

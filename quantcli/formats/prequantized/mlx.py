@@ -2,7 +2,7 @@
 
     X.weight         (..., outputs, words), U32
     X.scales         (..., outputs, groups); in the modes `mxfp4`, `mxfp8` and `nvfp4` FP8 stored as U8
-    X.biases         (..., outputs, groups), only in mode `affine`: a weight is `level * scale + bias`
+    X.biases         (..., outputs, groups), only in mode `affine`: a weight is `code * scale + bias`
     X.global_scale   in mode `nvfp4`, optional: a scale for a whole matrix
 
 config.json has group size, bits and mode under `quantization`, and settings of single modules there under their names.
@@ -165,9 +165,9 @@ def _affine(module: _Module, biases: Tensor) -> Tensor:
     if biases.type.name not in _PLAIN or biases.shape != module.scales.shape:
         wanted = f"{' or '.join(_PLAIN)} {list(module.scales.shape)}"
         raise ValueError(f"biases are {biases.type.name} {list(biases.shape)}, expected {wanted}")
-    levels = Packed(module.words, module.bits, module.shape[-1], integers(module.bits))
+    codes = Packed(module.words, module.bits, module.shape[-1], integers(module.bits))
     origin = f"{_TITLE} {module.bits}-bit"
-    return Shifted(module.name, module.shape, TYPES["F32"], origin, levels, module.grid(module.scales), module.grid(biases))
+    return Shifted(module.name, module.shape, TYPES["F32"], origin, codes, module.grid(module.scales), module.grid(biases))
 
 
 def _mxfp4(module: _Module) -> Tensor:
@@ -175,9 +175,9 @@ def _mxfp4(module: _Module) -> Tensor:
 
 
 def _mxfp8(module: _Module) -> Tensor:
-    levels = Packed(words_as_bytes(module.words), 8, module.shape[-1], FLOAT_TABLES["F8_E4M3"])
+    codes = Packed(words_as_bytes(module.words), 8, module.shape[-1], FLOAT_TABLES["F8_E4M3"])
     scales = module.grid(exponents(module.scales))
-    return Scaled(module.name, module.shape, TYPES["F32"], f"{_TITLE} MXFP8", levels, scales)
+    return Scaled(module.name, module.shape, TYPES["F32"], f"{_TITLE} MXFP8", codes, scales)
 
 
 def _nvfp4(module: _Module, whole: Tensor | None, needs_whole: bool) -> Tensor:
@@ -195,3 +195,6 @@ def _under_largest(scales: Floats, largest: Floats) -> Floats:
 
 
 _SMALL_FLOATS: Final[Mapping[str, Callable[[_Module], Tensor]]] = MappingProxyType({"mxfp4": _mxfp4, "mxfp8": _mxfp8})
+
+
+METHODS: Final = MappingProxyType({"metal": take_metal, "mlx": take})

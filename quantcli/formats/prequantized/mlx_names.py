@@ -23,7 +23,7 @@ def with_pytorch_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, tensor in tensors.items():
         given = name.replace(".switch_mlp.", ".experts.")
         if given != name and given in tensors:
-            raise ModelError(f"the checkpoint holds {given} twice, also as {name}")
+            raise ModelError(f"the checkpoint has {given} twice, also as {name}")
         found[given] = _in_channels(tensor if given == name else replace(tensor, name=given))
     return found
 

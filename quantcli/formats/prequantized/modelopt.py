@@ -15,6 +15,7 @@ multiplied instead. Source: `to_quantized_weight`, `pack_int4_in_uint8` and `con
 from __future__ import annotations
 
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Final
 
 from quantcli.core.block_types import TYPES
@@ -95,5 +96,8 @@ def _packed(companions: Companions, name: str, codes: Tensor, whole: Tensor | No
     shape = (codes.shape[0] * 2, codes.shape[1])
     if len(codes.shape) != 2 or scales.shape[:1] != shape[:1]:
         raise ValueError(f"scales of shape {list(scales.shape)} do not fit int4 weights of shape {list(shape)}")
-    levels = PackedRows(codes, 4, SIGNED_FOUR_BITS)
-    return Scaled(name, shape, TYPES["F32"], f"{_TITLE} int4", levels, scale_grid(scales, shape, None, group))
+    unpacked = PackedRows(codes, 4, SIGNED_FOUR_BITS)
+    return Scaled(name, shape, TYPES["F32"], f"{_TITLE} int4", unpacked, scale_grid(scales, shape, None, group))
+
+
+METHODS: Final = MappingProxyType({"modelopt": take})

@@ -12,6 +12,7 @@ Source: `repack_mxfp4` and `repack_mxfp4_blocks` of llama.cpp's converter, `conv
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -78,3 +79,6 @@ class _Repacked(Decoded):
         codes = blocks["qs"]
         codes[..., 0::2] = (low & 15) | (high << 4)
         codes[..., 1::2] = (low >> 4) | (high & 0xF0)
+
+
+METHODS: Final = MappingProxyType({"mxfp4": take})

@@ -1,6 +1,6 @@
-"""Rows of numbers out of a checkpoint's encodings: plain types, small floats, levels packed into words.
+"""Decodes rows of a checkpoint to float32: plain types, small floats, packed codes.
 
-Everything here gives float32, in memory of the size of the rows asked for, and may be called from several threads at once.
+Everything here is thread-safe and needs memory of about the size of the requested rows.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Floats = NDArray[np.float32]
 
 
 def small_floats(exponent_bits: int, mantissa_bits: int, bias: int) -> Floats:
-    """Every value of a float of a sign, an exponent and a mantissa, in the order of its bits, without infinities or NaN."""
+    """The values of all bit patterns of a float format, in order. All patterns are finite: no infinities and no NaN."""
     codes = np.arange(1 << (1 + exponent_bits + mantissa_bits))
     exponent = codes >> mantissa_bits & ((1 << exponent_bits) - 1)
     fraction = (codes & ((1 << mantissa_bits) - 1)) / (1 << mantissa_bits)
@@ -54,14 +54,14 @@ FLOAT_TABLES: Final[Mapping[str, Floats]] = MappingProxyType(
         "F8_E8M0": _with(np.ldexp(np.float32(1), np.minimum(np.arange(256), 254) - 127), {0xFF: np.nan}),
     }
 )
-"""What each byte stands for, by the name of the element type. Source: "OCP 8-bit Floating Point Specification", its FNUZ
+"""Element type -> the value of each byte. Source: "OCP 8-bit Floating Point Specification", its FNUZ
 variants as in ml_dtypes, and for E8M0 "OCP Microscaling Formats (MX) Specification"."""
 
 E2M1: Final = small_floats(2, 1, 1)
 """The four-bit float of MXFP4 and NVFP4."""
 
 E2M3: Final = small_floats(2, 3, 1)
-"""The six-bit float of MXFP6 as compressed-tensors has it."""
+"""The six-bit float of MXFP6 in compressed-tensors."""
 
 # --- bytes to numbers -----------------------------------------------------------------------------------------------------
 
@@ -69,10 +69,10 @@ _SAME_WIDTH: Final = {1: "I8", 2: "I16", 4: "I32", 8: "I64"}
 
 
 def as_bits(tensor: Tensor) -> Tensor:
-    """The tensor, or in place of an encoding that GGUF does not have the integers with the same bits.
+    """The tensor; a tensor of a type that GGUF does not have is reinterpreted as integers of the same width.
 
     Raises:
-        UnsupportedError: if no integers have as many bits.
+        UnsupportedError: if there are no integers of that width.
     """
     if tensor.type.name not in OPAQUE_TYPES:
         return tensor
@@ -85,7 +85,7 @@ def as_bits(tensor: Tensor) -> Tensor:
 
 
 def read_raw(tensor: Tensor, start: int, stop: int) -> NDArray[Any]:
-    """Rows as they are stored, `(stop - start, row length)` in the layout of their type or of the integers of its width."""
+    """Rows without decoding, `(stop - start, row length)`, in the layout of their type, or of `as_bits`."""
     source = as_bits(tensor)
     out = np.empty((stop - start, source.row_bytes), np.uint8)
     source.read(start, stop, out)
@@ -93,7 +93,7 @@ def read_raw(tensor: Tensor, start: int, stop: int) -> NDArray[Any]:
 
 
 def read_small(tensor: Tensor) -> NDArray[Any]:
-    """All of a small tensor, `(size,)`, as `read_raw` has it: of one that tells how to read others, like a header."""
+    """A whole small tensor without decoding, `(size,)`: for tensors that, like a header, describe others."""
     source = as_bits(tensor)
     if isinstance(source, StoredTensor):
         return np.frombuffer(source.file.read(source.offset, source.nbytes), source.type.layout)
@@ -101,15 +101,15 @@ def read_small(tensor: Tensor) -> NDArray[Any]:
 
 
 def read_floats(tensor: Tensor, start: int, stop: int) -> Floats:
-    """Rows as float32 `(stop - start, row length)`, of any plain or small float or integer type."""
+    """Rows cast to float32, `(stop - start, row length)`, from any float or integer type."""
     return to_floats(read_raw(tensor, start, stop), tensor.type)
 
 
 def to_floats(raw: NDArray[Any], kind: BlockType) -> Floats:
-    """What the bits `raw` of a type stand for.
+    """Cast `raw`, bits of type `kind`, to float32.
 
     Raises:
-        UnsupportedError: for a type that is none of numbers: truth values, complex numbers, floats narrower than a byte.
+        UnsupportedError: for booleans, complex numbers and floats narrower than a byte.
     """
     if kind.name in FLOAT_TABLES:
         return np.take(FLOAT_TABLES[kind.name], raw.view(np.uint8))
@@ -124,16 +124,16 @@ _PLAIN: Final = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "I8": "i1", "I16": "<i2", "I32": "<i4", "I64": "<i8",
     "U8": "u1", "U16": "<u2", "U32": "<u4", "U64": "<u8",
 }  # fmt: skip
-"""The layouts that NumPy has itself."""
+"""Element type -> NumPy type."""
 
 INTEGERS: Final = tuple(name for name in _PLAIN if name[0] in "IU")
 FLOATS: Final = ("F64", "F32", "F16", "BF16", *FLOAT_TABLES)
 SCALES: Final = (*FLOATS, "U8")
-"""What scales are stored in by methods that keep powers of two as bare bytes: see `exponents`."""
+"""The types of scales in methods that store powers of two as exponents in U8. See `exponents`."""
 
 
 def exponents(scales: Tensor) -> Tensor:
-    """Scales as they are meant where bare bytes (U8) are exponents: those as F8_E8M0, others as they are."""
+    """Reinterpret U8 scales, which are exponents, as F8_E8M0. Other types are unchanged."""
     return replace(scales, type=ELEMENT_TYPES["F8_E8M0"]) if scales.type.name == "U8" else scales
 
 
@@ -143,7 +143,7 @@ def _no_numbers(kind: BlockType) -> UnsupportedError:
 
 
 def with_rows(tensor: Tensor, length: int) -> Tensor:
-    """The same elements in the same order, in rows of `length`, which divides their number."""
+    """The tensor reshaped to rows of `length` elements, which divides its size."""
     shape = (tensor.size // length, length)
     if isinstance(tensor, StoredTensor):
         return replace(tensor, shape=shape)
@@ -152,12 +152,12 @@ def with_rows(tensor: Tensor, length: int) -> Tensor:
 
 @dataclass(frozen=True)
 class _WithRows(Tensor):
-    """The elements of a tensor in rows of another length."""
+    """A tensor reshaped to rows of another length."""
 
     source: Tensor
 
     def read(self, start: int, stop: int, out: NDArray[np.uint8]) -> None:
-        """See `Tensor.read`. Reads the rows of the source that cover those asked for."""
+        """See `Tensor.read`. The source rows that contain the elements are read whole."""
         first, last = start * self.row_length, stop * self.row_length
         top, bottom = first // self.source.row_length, -(-last // self.source.row_length)
         covering = read_raw(self.source, top, bottom).reshape(-1)
@@ -166,38 +166,40 @@ class _WithRows(Tensor):
 
 
 def words_as_bytes(words: Tensor) -> Tensor:
-    """The bytes of a tensor of words, in their order in the file, as U8 `(..., bytes of a row)`.
+    """A tensor of words viewed as bytes, U8 `(..., row bytes)`.
 
     Raises:
-        ValueError: if the words do not lie one after another in a file.
+        ValueError: if the tensor is not contiguous in a file.
     """
     if not isinstance(words, StoredTensor):
-        raise ValueError(f"{words.name} does not lie in one piece")
+        raise ValueError(f"{words.name} is not contiguous in the file")
     shape = (*words.shape[:-1], words.row_bytes)
     return OpaqueTensor(words.name, shape, ELEMENT_TYPES["U8"], words.file, words.offset)
 
 
-# --- packed levels --------------------------------------------------------------------------------------------------------
+# --- packed codes ---------------------------------------------------------------------------------------------------------
 
 
 def _spread(bits: int) -> NDArray[Any]:
-    """For each byte, its `8 / bits` levels in the bytes of one integer, the lowest first."""
-    levels = np.arange(256)[:, None] >> np.arange(0, 8, bits) & ((1 << bits) - 1)
-    return levels.astype(np.uint8).view(f"<u{8 // bits}").reshape(-1)
+    """Byte -> its `8 / bits` codes, one in each byte of an integer, the lowest first."""
+    codes = np.arange(256)[:, None] >> np.arange(0, 8, bits) & ((1 << bits) - 1)
+    return codes.astype(np.uint8).view(f"<u{8 // bits}").reshape(-1)
 
 
 _SPREAD: Final = {bits: _spread(bits) for bits in (1, 2, 4)}
 
 
 def unpack(words: NDArray[Any], bits: int, count: int) -> NDArray[np.uint8]:
-    """The first `count` levels of each row of `words` `(rows, n)`, uint8 `(rows, count)`: a row is a stream of levels
-    of `bits` bits, 1 to 8, that begins at the lowest bit of its first word."""
+    """The first `count` codes of each row of `words` `(rows, n)`, uint8 `(rows, count)`.
+
+    Each row is a bit stream of codes of `bits` bits, 1 to 8, from the lowest bit of the first word on.
+    """
     data = np.ascontiguousarray(words).view(np.uint8)
     if bits == 8:
         return data[:, :count]
     if bits in _SPREAD:
         return np.take(_SPREAD[bits], data).view(np.uint8)[:, :count]
-    # Eight levels are as many bytes as a level has bits.
+    # Eight codes of n bits take n bytes.
     groups = -(-count // 8)
     stream = np.zeros((len(data), groups * bits), np.uint8)
     held = min(stream.shape[1], data.shape[1])
@@ -205,32 +207,32 @@ def unpack(words: NDArray[Any], bits: int, count: int) -> NDArray[np.uint8]:
     octets = np.zeros((len(data), groups), np.uint64)
     for place in range(bits):
         octets |= stream[:, place::bits].astype(np.uint64) << np.uint64(8 * place)
-    levels = octets[:, :, None] >> np.arange(0, 8 * bits, bits, dtype=np.uint64)
-    return (levels.astype(np.uint8) & np.uint8((1 << bits) - 1)).reshape(len(data), -1)[:, :count]
+    codes = octets[:, :, None] >> np.arange(0, 8 * bits, bits, dtype=np.uint64)
+    return (codes.astype(np.uint8) & np.uint8((1 << bits) - 1)).reshape(len(data), -1)[:, :count]
 
 
 def integers(bits: int, zero: int = 0) -> Floats:
-    """The table of levels that stand for themselves less `zero`."""
+    """The table of unsigned codes with the zero point `zero`: code - zero."""
     return (np.arange(1 << bits) - zero).astype(np.float32)
 
 
 SIGNED_FOUR_BITS: Final = np.array([*range(8), *range(-8, 0)], np.float32)
-"""What codes of four bits stand for in two's complement."""
+"""Four-bit code -> its value in two's complement."""
 
-# --- where rows of numbers come from --------------------------------------------------------------------------------------
+# --- lazy matrices --------------------------------------------------------------------------------------------------------
 
 
 class Numbers(ABC):
-    """Rows of numbers that are made when they are asked for."""
+    """A lazy float32 matrix: rows are decoded on demand."""
 
     @abstractmethod
     def rows(self, start: int, stop: int) -> Floats:
-        """The rows `start:stop` in an array of their own."""
+        """The rows `start:stop` as a new array."""
 
 
 @dataclass(frozen=True)
 class Plain(Numbers):
-    """The rows of a tensor, of any type `read_floats` knows, each put through `function`."""
+    """The rows of a tensor of any type of `read_floats`, with `function` applied."""
 
     source: Tensor
     function: Callable[[Floats], Floats] | None = None
@@ -243,7 +245,7 @@ class Plain(Numbers):
 
 @dataclass(frozen=True)
 class Packed(Numbers):
-    """Rows of `length` levels of `bits` bits, packed along the rows of `source`, that stand for the values of `table`."""
+    """Codes of `bits` bits packed along the rows of `source`, `length` in a row. `table` dequantizes them."""
 
     source: Tensor
     bits: int
@@ -257,8 +259,7 @@ class Packed(Numbers):
 
 @dataclass(frozen=True)
 class PackedRows(Numbers):
-    """Rows whose levels are packed downwards: in each column of `source`, the words hold the levels of one row after the
-    other, in a stream as in `unpack`."""
+    """Codes packed along the columns of `source`: each column is a bit stream, as in `unpack`, with a code for each row."""
 
     source: Tensor
     bits: int
@@ -266,9 +267,9 @@ class PackedRows(Numbers):
 
     def rows(self, start: int, stop: int) -> Floats:
         """See `Numbers.rows`."""
-        # Levels of any width begin at a word's first bit once in as many rows as it has bits.
+        # At every row that is a multiple of the word's bits, a code begins at the first bit of a word.
         word = 8 * self.source.type.block_bytes
         above = start // word * word
         words = read_raw(self.source, above * self.bits // word, min(self.source.rows, -(-stop * self.bits // word)))
-        levels = unpack(words.T, self.bits, stop - above)[:, start - above :]
-        return np.take(self.table, levels.T)
+        codes = unpack(words.T, self.bits, stop - above)[:, start - above :]
+        return np.take(self.table, codes.T)

@@ -13,6 +13,7 @@ Source: `RealQuantizer`, `create_pack_method` and `QParamsLinearWithRotation` of
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 from quantcli.core.errors import UnsupportedError, shown
@@ -106,3 +107,6 @@ def _grid_of(zeros: Tensor | None, weight: Tensor) -> Grid | None:
     if zeros.type.name not in INTEGERS:
         raise ValueError(f"the zero points are {zeros.type.name}")
     return scale_grid(zeros, weight.shape)
+
+
+METHODS: Final = MappingProxyType({"quark": take})

@@ -1,6 +1,6 @@
-"""Weights as levels with scales and zero points, `w = s (q - z)`. A scale applies to a rectangle of the weight.
+"""Weights as codes with scales and zero points, `w = s (q - z)`. A scale applies to a rectangle of the weight.
 
-Nearly all quantization methods store this. They differ in the packing of the levels and in the rectangles of the scales.
+Nearly all quantization methods store this. They differ in the packing of the codes and in the rectangles of the scales.
 """
 
 from __future__ import annotations
@@ -77,9 +77,9 @@ class ColumnGroups:
 
 @dataclass(frozen=True)
 class Scaled(Decoded):
-    """`(level - zero point) * scale`, in float32. Zero points and scales are optional."""
+    """`(code - zero point) * scale`, in float32. Zero points and scales are optional."""
 
-    levels: Numbers
+    codes: Numbers
     scales: Grid | None = None
     zeros: Grid | None = None
 
@@ -87,7 +87,7 @@ class Scaled(Decoded):
         """See `Tensor.read`."""
         if not out.size:
             return
-        values = self.levels.rows(start, stop)
+        values = self.codes.rows(start, stop)
         with np.errstate(all="ignore"):  # NaN and infinite weights are refused when they are converted
             if self.zeros is not None:
                 values -= self.zeros.over(start, stop, self.row_length)
@@ -98,9 +98,9 @@ class Scaled(Decoded):
 
 @dataclass(frozen=True)
 class Shifted(Decoded):
-    """`level * scale + offset`."""
+    """`code * scale + offset`."""
 
-    levels: Numbers
+    codes: Numbers
     scales: Grid
     offsets: Grid
 
@@ -108,7 +108,7 @@ class Shifted(Decoded):
         """See `Tensor.read`."""
         if not out.size:
             return
-        values = self.levels.rows(start, stop)
+        values = self.codes.rows(start, stop)
         with np.errstate(all="ignore"):
             values *= self.scales.over(start, stop, self.row_length)
             values += self.offsets.over(start, stop, self.row_length)

@@ -33,7 +33,7 @@ def _products(read: Any) -> tuple[Any, Any]:
     """The two `inline` matrix products of attention: queries with keys, and attention weights with values."""
 
     @inline
-    def turn_keys(keys: Any, start: Any, last: Any, first: Any, width: Any, tile: Any) -> None:
+    def transpose_keys(keys: Any, start: Any, last: Any, first: Any, width: Any, tile: Any) -> None:
         """Transposed keys: tile[i * ROWS + p] = number `first` + i of the key at position min(p, last)."""
         square = local(_SQUARE, np.float32)
         for side in range(0, ROWS, STEP):
@@ -57,7 +57,7 @@ def _products(read: Any) -> tuple[Any, Any]:
         for p in range(0, count, ROWS):
             for first in range(0, size, _STRETCH):
                 width = min(_STRETCH, size - first)
-                turn_keys(keys, start + p * keys.shape[2], count - 1 - p, first, width, tile)
+                transpose_keys(keys, start + p * keys.shape[2], count - 1 - p, first, width, tile)
                 for c in range(0, columns, COLUMNS):
                     total = read_grid(scores, c * stride + p, stride) if first else zero_grid()
                     for i in range(width):
@@ -83,9 +83,9 @@ def _products(read: Any) -> tuple[Any, Any]:
     return score, mix
 
 
-def attend_many_kernel(storage: Storage, weigh: Any) -> Any:
-    """The kernel `attend` of `attention_kernels` for many queries, over a cache of one type. `weigh` exponentiates the
-    scores (unnormalized softmax)."""
+def attend_many_kernel(storage: Storage, exponentiate: Any) -> Any:
+    """The kernel `attend` of `attention_kernels` for many queries, over a cache of one type. `exponentiate`
+    applies the unnormalized softmax to a query's scores and returns one over their sum."""
     (score, mix), numbers = _products(storage.read), storage.numbers
 
     @inline
@@ -97,34 +97,35 @@ def attend_many_kernel(storage: Storage, weigh: Any) -> Any:
         tasks = (q.shape[0] * (q.shape[1] // keys.shape[0]) + _TASK - 1) // _TASK
         begin, kv_head = number % tasks * _TASK, number // tasks
         count = min(_TASK, q.shape[0] * (q.shape[1] // keys.shape[0]) - begin)
-        share, key_size, value_size = q.shape[1] // keys.shape[0], numbers(keys.shape[2]), numbers(values.shape[2])
+        group, key_size, value_size = q.shape[1] // keys.shape[0], numbers(keys.shape[2]), numbers(values.shape[2])
         final = position + q.shape[0] - 1
         columns = count + (-count) % COLUMNS
         # The union of their masks: from the first query's first visible position to the last query's last one.
-        base = first_seen(position + begin // share, window, chunk)
-        seen = min(position + (begin + count - 1) // share + ahead, final) + 1 - base
+        base = first_seen(position + begin // group, window, chunk)
+        seen = min(position + (begin + count - 1) // group + ahead, final) + 1 - base
         stride = seen + (-seen) % ROWS + ROWS
         queries, scores = np.zeros((columns, key_size), np.float32), np.empty((columns, stride), np.float32)
-        shares, mixed = np.empty(columns, np.float32), np.empty((columns, ROWS), np.float32)
+        inverse_sums, mixed = np.empty(columns, np.float32), np.empty((columns, ROWS), np.float32)
         for c in range(count):
             for i in range(q.shape[2]):
-                queries[c, i] = q[(begin + c) // share, kv_head * share + (begin + c) % share, i] * scale
+                queries[c, i] = q[(begin + c) // group, kv_head * group + (begin + c) % group, i] * scale
         start, flat = kv_head * keys.shape[1] + base, scores.reshape(-1)
         score(queries.reshape(-1), columns, keys, start * keys.shape[2], key_size, seen, flat, stride)
         scores[count:] = _ZERO
         for c in range(count):
-            place, head = position + (begin + c) // share, kv_head * share + (begin + c) % share
+            place, head = position + (begin + c) // group, kv_head * group + (begin + c) % group
             skipped = first_seen(place, window, chunk) - base
             end = min(place + ahead, final) + 1 - base
-            shares[c] = weigh(scores[c, skipped:], end - skipped, place - base - skipped, head, softcap, slopes, sinks)
+            own = place - base - skipped
+            inverse_sums[c] = exponentiate(scores[c, skipped:], end - skipped, own, head, softcap, slopes, sinks)
             scores[c, :skipped] = _ZERO
             scores[c, end:] = _ZERO
         for first in range(0, out.shape[2], ROWS):
             mix(flat, stride, columns, values, start * values.shape[2], value_size, seen, first, mixed.reshape(-1))
             for c in range(count):
-                row, head = (begin + c) // share, kv_head * share + (begin + c) % share
+                row, head = (begin + c) // group, kv_head * group + (begin + c) % group
                 for i in range(min(ROWS, out.shape[2] - first)):
-                    out[row, head, first + i] = mixed[c, i] * shares[c]
+                    out[row, head, first + i] = mixed[c, i] * inverse_sums[c]
 
     @parallel_kernel
     def attend_many(

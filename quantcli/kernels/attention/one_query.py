@@ -60,7 +60,7 @@ def _softmax(scores: Any, count: Any) -> Any:
 
 
 @inline
-def _weigh(scores: Any, count: Any, own: Any, head: Any, softcap: Any, slopes: Any, sinks: Any) -> Any:
+def _exponentiate(scores: Any, count: Any, own: Any, head: Any, softcap: Any, slopes: Any, sinks: Any) -> Any:
     """Softcap, ALiBi and unnormalized softmax of the scores of `count` positions, of which `own` is the query's.
 
     Returns the normalization factor, one over the sum. Writes up to a vector past the scores.
@@ -71,11 +71,11 @@ def _weigh(scores: Any, count: Any, own: Any, head: Any, softcap: Any, slopes: A
     if slopes.shape[0]:
         for p in range(count):
             scores[p] -= slopes[head] * np.float32(abs(own - p))
-    weighed = count
+    terms = count
     if sinks.shape[0]:  # the attention sink: one more position, without a value
         scores[count] = sinks[head]
-        weighed += 1
-    return np.float32(1) / _softmax(scores, weighed)
+        terms += 1
+    return np.float32(1) / _softmax(scores, terms)
 
 
 class AttentionKernels:
@@ -84,7 +84,7 @@ class AttentionKernels:
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
         self.store = storage.store
-        few, many = _attend_kernel(storage), attend_many_kernel(storage, _weigh)
+        few, many = _attend_kernel(storage), attend_many_kernel(storage, _exponentiate)
 
         def attend(q: Floats, keys: NDArray[Any], *others: Any) -> None:
             # Fewer queries than a register tile are faster one by one than padded to a tile.
@@ -169,10 +169,10 @@ def _attend_kernel(storage: Storage) -> Any:
             query[i] = _ZERO
         count = last + 1 - first
         score(query, keys, (kv_head * keys.shape[1] + first) * keys.shape[2], padded, count, scores)
-        share = _weigh(scores, count, own - first, head, softcap, slopes, sinks)
+        inverse_sum = _exponentiate(scores, count, own - first, head, softcap, slopes, sinks)
         size, start = out.shape[2], (kv_head * values.shape[1] + first) * values.shape[2]
         for i in range(0, size, STEP):
-            store(query, i, mix(scores, values, start, count, i) * share)
+            store(query, i, mix(scores, values, start, count, i) * inverse_sum)
         for i in range(size):
             out[row, head, i] = query[i]
 

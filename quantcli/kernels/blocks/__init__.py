@@ -45,6 +45,6 @@ def codec(block_type: BlockType) -> Codec:
         ValueError: for a type that is only stored.
     """
     if block_type.family is None:
-        raise ValueError(f"{block_type.name} is only stored: nothing converts it")
+        raise ValueError(f"{block_type.name} cannot be quantized or dequantized")
     codecs: Mapping[str, Codec] = import_module(f"{__name__}.{block_type.family}").CODECS
     return codecs[block_type.name]

@@ -97,7 +97,7 @@ class Workspace(NamedTuple):
 
 
 @inline
-def _weigh(
+def _set_error_weights(
     x: Scratch, base: int, length: int, importance: Scratch, variance: Vec, weighted: bool, space: Workspace
 ) -> None:
     """Error weights: importance * sqrt(variance + x * x), or x * x without an importance matrix."""
@@ -136,8 +136,8 @@ def _split_signs(x: Scratch, base: int, octet: int, even: bool, space: Workspace
         for element in range(8):
             place = (octet * 8 + element) * LANES
             value = load(space.magnitude, place, LANES)
-            turned = flips & (cheapest == splat(I32(element), LANES))
-            store(space.magnitude, place, select(turned, value * F32(-1), value))
+            flipped = flips & (cheapest == splat(I32(element), LANES))
+            store(space.magnitude, place, select(flipped, value * F32(-1), value))
     store(space.signs, octet * LANES, signs)
 
 
@@ -253,15 +253,15 @@ def _round_again(
 
 
 @inline
-def _clear(space: Workspace, last: int, points: int, octets: int, empty: Vec, turned: Vec, flip: int) -> None:
-    """Zero the final codes and signs in the lanes of `empty`; flip all signs in those of `turned`."""
+def _clear(space: Workspace, last: int, points: int, octets: int, empty: Vec, negative: Vec, flip: int) -> None:
+    """Zero the final codes and signs in the lanes of `empty`; flip all signs in those of `negative`."""
     nothing = splat(I32(0), LANES)
     for point in range(points):
         at = (last * points + point) * LANES
         store(space.placed, at, select(empty, nothing, load(space.placed, at, LANES)))
     for octet in range(octets):
         signs = load(space.signs, octet * LANES, LANES)
-        signs = select(turned, signs ^ splat(I32(flip), LANES), signs)
+        signs = select(negative, signs ^ splat(I32(flip), LANES), signs)
         store(space.signs, octet * LANES, select(empty, nothing, signs))
 
 
@@ -287,15 +287,15 @@ def _searcher(name: str) -> Any:
             empty = empty | (largest <= zero)
         scale, chosen = _try_scales(space, tables, points, bits, reach, step, largest, scale)
         scale = _round_again(space, tables, last, points, bits, again, scale, chosen)
-        turned = scale < zero
-        _clear(space, last, points, octets, empty, turned, 127 if even else 255)
-        return select(empty, zero, select(turned, scale * F32(-1), scale))
+        negative = scale < zero
+        _clear(space, last, points, octets, empty, negative, 127 if even else 255)
+        return select(empty, zero, select(negative, scale * F32(-1), scale))
 
     return search
 
 
 @inline
-def _block_scales(scales: Scratch, per_block: int, gain: float, halves: Scratch, levels: Scratch) -> Vec:
+def _block_scales(scales: Scratch, per_block: int, gain: float, d_bits: Scratch, levels: Scratch) -> Vec:
     """Quantize the sub-blocks' scales of `LANES` super-blocks, transposed, to four bits, with values 1, 3 ... 31.
 
     Writes the levels, int32, transposed, and the super-blocks' d, uint16 float16 bits. Returns their largest scales.
@@ -306,7 +306,7 @@ def _block_scales(scales: Scratch, per_block: int, gain: float, halves: Scratch,
         largest = maximum(largest, load(scales, sub * LANES, LANES))
     d = largest / F32(31)
     inverse = splat(F32(1), LANES) / d
-    store(halves, 0, float_to_half(d * F32(gain)))
+    store(d_bits, 0, float_to_half(d * F32(gain)))
     for sub in range(per_block):
         level = nearest_int(F32(0.5) * (inverse * load(scales, sub * LANES, LANES) - F32(1)))
         level = maximum(splat(I32(0), LANES), minimum(splat(I32(15), LANES), level))
@@ -409,7 +409,7 @@ def _quantizer(name: str, pack: Any) -> Any:
         spread = np.empty(LANES * per_block, np.float32)
         levels = np.empty(LANES * per_block, np.int32)
         indices, signs = np.empty(LANES * per_block * points, np.int32), np.empty(LANES * per_block * octets, np.int32)
-        halves, largest = np.empty(LANES, np.uint16), np.empty(LANES, np.float32)
+        d_bits, largest = np.empty(LANES, np.uint16), np.empty(LANES, np.float32)
         starts = np.arange(LANES) * length
         space = Workspace(
             np.empty(length * LANES, np.float32),
@@ -432,11 +432,11 @@ def _quantizer(name: str, pack: Any) -> Any:
                 if weighted:
                     transpose_group(batch_importance, group, starts, length, importance_t)
                 variance = load(spread, group * LANES, LANES)
-                _weigh(x_t, base, length, importance_t, variance, weighted, space)
+                _set_error_weights(x_t, base, length, importance_t, variance, weighted, space)
                 store(scales, group * LANES, search(x_t, base, space, tables))
                 _in_order(space, trials - 1, tables, group, points, octets, indices, signs)
             spread_out(scales, blocks, per_block, scales_t)
-            store(largest, 0, _block_scales(scales_t, per_block, gain, halves, levels))
+            store(largest, 0, _block_scales(scales_t, per_block, gain, d_bits, levels))
             for block in range(blocks):
                 at = (first + block) * block_bytes
                 these = indices[block * per_block * points : (block + 1) * per_block * points]
@@ -444,7 +444,7 @@ def _quantizer(name: str, pack: Any) -> Any:
                 if even and largest[block] == F32(0):
                     these[:] = 0
                     those[:] = 0
-                store_half(packed, at, halves[block])
+                store_half(packed, at, d_bits[block])
                 pack(levels, block, these, those, packed, at)
 
     return rows

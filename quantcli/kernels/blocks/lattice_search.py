@@ -84,7 +84,7 @@ def nearest(x: Scratch, weight: Scratch, place: int, bits: int, spaced: Vec, tab
     if bits == 2:
         far = _errors(x, weight, place + 4 * LANES, spaced)
     best = splat(FARTHEST, LANES)
-    turn = splat(I32(first), LANES)
+    best_at = splat(I32(first), LANES)
     numbers = load(LANE_NUMBERS, 0, LANES)
     for at in range(first, last, LANES):
         codes = convert(load(tables.candidates, at, LANES), np.int32)
@@ -93,9 +93,9 @@ def nearest(x: Scratch, weight: Scratch, place: int, bits: int, spaced: Vec, tab
             error = _summed(error, far, codes >> I32(8), bits)
         better = (error < best) & (numbers < I32(last - at))
         best = select(better, error, best)
-        turn = select(better, splat(I32(at), LANES), turn)
+        best_at = select(better, splat(I32(at), LANES), best_at)
     winners = best == min_lanes(best)
     winner = first + first_lane(winners)
     if last - first > LANES:
-        winner = min_lanes(select(winners, turn + numbers, splat(I32(last), LANES)))
+        winner = min_lanes(select(winners, best_at + numbers, splat(I32(last), LANES)))
     return np.int32(tables.candidates[winner])

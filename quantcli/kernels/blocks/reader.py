@@ -36,18 +36,18 @@ class IntegerScales:
 
     `inline` functions:
 
-    levels(weights, offset)     the quantized scales, an int16 lane per group (sub-block)
-    scale(weights, offset)      the super-block's scale of scales (d), float32
-    lows(weights, offset)       the quantized minimums; None where there are no minimums
-    low_scale(weights, offset)  the super-block's scale of minimums (dmin), float32
+    quantized_scales(weights, offset)    the quantized scales, an int16 lane per group (sub-block)
+    scale(weights, offset)               the super-block's scale of scales (d), float32
+    quantized_minimums(weights, offset)  the quantized minimums; None where there are no minimums
+    minimum_scale(weights, offset)       the super-block's scale of minimums (dmin), float32
 
     Integer dot products of four codes, times a quantized scale, accumulate over a whole block within an int32.
     """
 
-    levels: Callable[..., Any]
+    quantized_scales: Callable[..., Any]
     scale: Callable[..., Any]
-    lows: Callable[..., Any] | None = None
-    low_scale: Callable[..., Any] | None = None
+    quantized_minimums: Callable[..., Any] | None = None
+    minimum_scale: Callable[..., Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +95,14 @@ def with_integer_scales(
 ) -> PackedReader:
     """The reader of a type whose sub-block scales and minimums are quantized, with float scales for the super-block."""
 
-    def floats(levels: Any, scale: Any) -> Callable[..., Any]:
+    def floats(quantized: Any, scale: Any) -> Callable[..., Any]:
         @inline
         def scales(weights: Any, offset: Any) -> Any:
-            return convert(levels(weights, offset), np.float32) * scale(weights, offset)
+            return convert(quantized(weights, offset), np.float32) * scale(weights, offset)
 
         return scales
 
-    scales = floats(integers.levels, integers.scale)
-    minimums = floats(integers.lows, integers.low_scale) if integers.lows is not None else None
+    scales = floats(integers.quantized_scales, integers.scale)
+    quantized_minimums = integers.quantized_minimums
+    minimums = None if quantized_minimums is None else floats(quantized_minimums, integers.minimum_scale)
     return PackedReader(codes, scales, group, zero, minimums, integers=integers, apart=apart)

@@ -83,16 +83,16 @@ def integer_scales(
     places                                  the byte offsets of d and, where the type has it, dmin
     pack(packed, offset, scales, minimums)  an `inline` function that writes the quantized scales and minimums
     """
-    levels, scale, has_minimums = integers.levels, integers.scale, integers.lows is not None
-    lows, low_scale = integers.lows or levels, integers.low_scale or scale
+    scales_of, scale, has_minimums = integers.quantized_scales, integers.scale, integers.quantized_minimums is not None
+    minimums_of, minimum_scale = integers.quantized_minimums or scales_of, integers.minimum_scale or scale
     at_d, at_dmin = places[0], places[-1]
 
     @inline
     def load_fields(packed: Any, offset: Any, quantized: Any, quantized_minimums: Any) -> Any:
-        store(quantized, 0, convert(levels(packed, offset), np.int32))
+        store(quantized, 0, convert(scales_of(packed, offset), np.int32))
         if has_minimums:
-            store(quantized_minimums, 0, convert(lows(packed, offset), np.int32))
-            return scale(packed, offset), low_scale(packed, offset)
+            store(quantized_minimums, 0, convert(minimums_of(packed, offset), np.int32))
+            return scale(packed, offset), minimum_scale(packed, offset)
         return scale(packed, offset), np.float32(0)
 
     @inline

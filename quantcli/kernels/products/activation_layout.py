@@ -102,12 +102,12 @@ PLAIN: Final = _allocate_plain()
 class Rounding:
     """How activations are quantized for a packed type.
 
-    span    activations per scale
-    group   activations per sum (bsums in Q8_K)
-    unit    activations per initial value of the accumulators, which corrects for the type's `zero`
-    sums    whether sums are stored: the type has minimums to multiply by them
-    whole   whether the sums are stored as integers
-    apart   distance of two parts of a span that are stored side by side
+    span           activations per scale
+    group          activations per sum (bsums in Q8_K)
+    unit           activations per initial value of the accumulators, which corrects for the type's `zero`
+    sums           whether sums are stored: the type has minimums to multiply by them
+    whole          whether the sums are stored as integers
+    pair_distance  distance of two parts of a span that are stored side by side
     """
 
     span: int
@@ -116,7 +116,7 @@ class Rounding:
     zero: int
     sums: bool
     whole: bool = False
-    apart: int = 1
+    pair_distance: int = 1
 
 
 def rounded(rounding: Rounding) -> Activations:
@@ -127,10 +127,10 @@ def rounded(rounding: Rounding) -> Activations:
     starts   int32, -zero * the sum of the codes of each unit
     sums     the sum of the codes of each group times the scale, or where `whole`, the sum itself as int16
     """
-    span, group, unit, zero = rounding.span, rounding.group, rounding.unit, rounding.zero
-    has_sums, has_starts, in_quads = rounding.sums, zero != 0, unit == QUAD
-    apart = rounding.apart
-    minus_zero, whole, sum_dtype = np.int32(-zero), rounding.whole, np.int16 if rounding.whole else np.float32
+    span, group, unit = rounding.span, rounding.group, rounding.unit
+    has_sums, has_starts = rounding.sums, rounding.zero != 0
+    sum_dtype = np.int16 if rounding.whole else np.float32
+    round_span = _span_rounder(rounding)
 
     @inline
     def allocate(columns: Any, n: Any) -> Any:
@@ -146,12 +146,24 @@ def rounded(rounding: Rounding) -> Activations:
         return address(quants, np.int8), address(scales, np.float32), address(starts, np.int32), address(sums, sum_dtype)
 
     @inline
-    def place_in_span(i: Any) -> Any:
-        if apart == 1:
-            return i
-        part = i // PART
-        pair = part // (2 * apart) * apart + part % apart
-        return (2 * pair + part // apart % 2) * PART + i % PART
+    def prepare(column: Any, x: Any, arrays: Any) -> None:
+        columns, n = arrays[0].shape
+        values, activations = address(x, np.float32), addresses(arrays)
+        for first in range(0, n, STRETCH):
+            width = min(STRETCH, n - first)
+            place = place_of(first, column, columns, width)
+            for i in range(0, width, span):
+                round_span(values, column * n + first + i, place + i, activations)
+
+    return Activations(allocate, addresses, prepare)
+
+
+def _span_rounder(rounding: Rounding) -> Callable[..., None]:
+    """The `inline` function that quantizes one span, `x` from `source` on, into the arrays of `rounded` from `at` on."""
+    span, group, zero = rounding.span, rounding.group, rounding.zero
+    has_sums, has_starts, in_quads = rounding.sums, zero != 0, rounding.unit == QUAD
+    minus_zero, whole = np.int32(-zero), rounding.whole
+    place_in_span = _place_in_span(rounding.pair_distance)
 
     @inline
     def round_span(x: Any, source: Any, at: Any, activations: Any) -> None:
@@ -181,14 +193,18 @@ def rounded(rounding: Rounding) -> Activations:
                 quads = dot_quads(splat(_NOTHING, 8), splat(_ONES, PART), load(quants, at + i, PART))
                 store(starts, (at + i) // QUAD, quads * minus_zero)
 
-    @inline
-    def prepare(column: Any, x: Any, arrays: Any) -> None:
-        columns, n = arrays[0].shape
-        values, activations = address(x, np.float32), addresses(arrays)
-        for first in range(0, n, STRETCH):
-            width = min(STRETCH, n - first)
-            place = place_of(first, column, columns, width)
-            for i in range(0, width, span):
-                round_span(values, column * n + first + i, place + i, activations)
+    return round_span
 
-    return Activations(allocate, addresses, prepare)
+
+def _place_in_span(pair_distance: int) -> Callable[..., Any]:
+    """The `inline` function from an activation's index in its span to where its code is stored."""
+
+    @inline
+    def place_in_span(i: Any) -> Any:
+        if pair_distance == 1:
+            return i
+        part = i // PART
+        pair = part // (2 * pair_distance) * pair_distance + part % pair_distance
+        return (2 * pair + part // pair_distance % 2) * PART + i % PART
+
+    return place_in_span

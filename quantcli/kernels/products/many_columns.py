@@ -60,21 +60,21 @@ _add_quads, _add_scaled, _add_columns = _grid.add_quads, _grid.add_scaled, _grid
 class TileProduct:
     """The `inline` functions of a type that the loop of `matmul` over many columns calls.
 
-    room()                                        scratch memory for an unpacked tile: addresses
-    unpack(weights, starts, first, width, room)   unpacks `width` weights from `first` on of `ROWS` rows, which begin at
-                                                  bytes `starts`
-    multiply(room, activations, at, width, sums)  adds the products with `COLUMNS` columns, which begin at `at`, to
-                                                  sums[c * ROWS + r], float32; `activations` and `sums` are addresses
+    allocate()                                       scratch memory for an unpacked tile: addresses
+    unpack(weights, starts, first, width, scratch)   unpacks `width` weights from `first` on of `ROWS` rows, which begin at
+                                                     bytes `starts`
+    multiply(scratch, activations, at, width, sums)  adds the products with `COLUMNS` columns, which begin at `at`, to
+                                                     sums[c * ROWS + r], float32; `activations` and `sums` are addresses
     """
 
     activations: Activations
-    room: Callable[..., Any]
+    allocate: Callable[..., Any]
     unpack: Callable[..., None]
     multiply: Callable[..., None]
 
 
 @inline
-def _turn(source: Any, starts: Any, count: Any, target: Any) -> None:
+def _transpose(source: Any, starts: Any, count: Any, target: Any) -> None:
     """Transpose: target[place * ROWS + r] = source[starts[r] + place] for `count` places, a multiple of `LANES`."""
     for row in range(0, ROWS, LANES):
         for place in range(0, count, LANES):
@@ -93,33 +93,33 @@ def packed_tiles(reader: PackedReader, block_type: BlockType) -> TileProduct:
     code_dtype = np.int8 if signed else np.uint8
 
     @inline
-    def room() -> Any:
-        unturned, codes = local(_CODES, np.uint32), local(_CODES, np.uint32)
-        return unturned, codes, local(_SCALES, np.float32), local(_SCALES, np.float32), local(_SCALES, np.float32)
+    def allocate() -> Any:
+        row_codes, codes = local(_CODES, np.uint32), local(_CODES, np.uint32)
+        return row_codes, codes, local(_SCALES, np.float32), local(_SCALES, np.float32), local(_SCALES, np.float32)
 
     @inline
-    def unpack(weights: Any, starts: Any, first: Any, width: Any, room: Any) -> None:
-        unturned, codes, few, scales, lows = room
+    def unpack(weights: Any, starts: Any, first: Any, width: Any, scratch: Any) -> None:
+        row_codes, codes, row_scales, scales, minimums = scratch
         for r in range(ROWS):
             place = starts[np.uintp(r)] + first // block * block_bytes
             for b in range(width // block):
                 offset = place + b * block_bytes
                 for part in range(parts):
                     words = reinterpret(codes_of(weights, offset, part), np.uint32)
-                    store(unturned, r * _WORDS + b * block_words + part * part_words, words)
-                store(few, r * _MAX_GROUPS + b * block_groups, scales_of(weights, offset))
-        _turn(unturned, _CODE_STARTS, _WORDS, codes)
-        _turn(few, _SCALE_STARTS, _MAX_GROUPS, scales)
+                    store(row_codes, r * _WORDS + b * block_words + part * part_words, words)
+                store(row_scales, r * _MAX_GROUPS + b * block_groups, scales_of(weights, offset))
+        _transpose(row_codes, _CODE_STARTS, _WORDS, codes)
+        _transpose(row_scales, _SCALE_STARTS, _MAX_GROUPS, scales)
         if has_minimums:
             for r in range(ROWS):
                 place = starts[np.uintp(r)] + first // block * block_bytes
                 for b in range(width // block):
-                    store(few, r * _MAX_GROUPS + b * block_groups, -minimums_of(weights, place + b * block_bytes))
-            _turn(few, _SCALE_STARTS, _MAX_GROUPS, lows)
+                    store(row_scales, r * _MAX_GROUPS + b * block_groups, -minimums_of(weights, place + b * block_bytes))
+            _transpose(row_scales, _SCALE_STARTS, _MAX_GROUPS, minimums)
 
     @inline
-    def multiply(room: Any, activations: Any, at: Any, width: Any, sums: Any) -> None:
-        _, words, _, scales, lows = room
+    def multiply(scratch: Any, activations: Any, at: Any, width: Any, sums: Any) -> None:
+        _, words, _, scales, minimums = scratch
         quants, x_scales, starts, x_sums = activations
         codes = recast(words, code_dtype)
         total = read_grid(sums, 0, ROWS)
@@ -133,10 +133,10 @@ def packed_tiles(reader: PackedReader, block_type: BlockType) -> TileProduct:
             total = _add_columns(total, inner, x_scales, at // span + s, width // span)
         if has_minimums:
             for g in range(width // group):
-                total = add_outer(total, lows, g * ROWS, x_sums, at // group + g, width // group)
+                total = add_outer(total, minimums, g * ROWS, x_sums, at // group + g, width // group)
         write_grid(total, sums, 0, ROWS)
 
-    return TileProduct(rounded(Rounding(span, group, group, zero, has_minimums)), room, unpack, multiply)
+    return TileProduct(rounded(Rounding(span, group, group, zero, has_minimums)), allocate, unpack, multiply)
 
 
 def plain_tiles(reader: PlainReader, block_type: BlockType) -> TileProduct:
@@ -144,12 +144,12 @@ def plain_tiles(reader: PlainReader, block_type: BlockType) -> TileProduct:
     widen, widen_one, size = reader.widen, reader.widen_one, block_type.block_bytes
 
     @inline
-    def room() -> Any:
+    def allocate() -> Any:
         return local(_SQUARE, np.float32), local(_FLOATS, np.float32)
 
     @inline
-    def unpack(weights: Any, starts: Any, first: Any, width: Any, room: Any) -> None:
-        square, values = room
+    def unpack(weights: Any, starts: Any, first: Any, width: Any, scratch: Any) -> None:
+        square, values = scratch
         whole = width - width % LANES
         for side in range(0, ROWS, LANES):
             for i in range(0, whole, LANES):
@@ -163,11 +163,11 @@ def plain_tiles(reader: PlainReader, block_type: BlockType) -> TileProduct:
                 store(values, i * ROWS + r, splat(widen_one(weights, place + i * size), 1))
 
     @inline
-    def multiply(room: Any, activations: Any, at: Any, width: Any, sums: Any) -> None:
-        values, (x,) = room[1], activations
+    def multiply(scratch: Any, activations: Any, at: Any, width: Any, sums: Any) -> None:
+        values, (x,) = scratch[1], activations
         total = read_grid(sums, 0, ROWS)
         for i in range(width):
             total = add_outer(total, values, i * ROWS, x, at + i, width)
         write_grid(total, sums, 0, ROWS)
 
-    return TileProduct(PLAIN, room, unpack, multiply)
+    return TileProduct(PLAIN, allocate, unpack, multiply)

@@ -100,22 +100,22 @@ def _one_column(product: RowProduct) -> Multiply:
 def _columns(product: TileProduct) -> Multiply:
     """The GEMM loops over tiles and columns, parallel over rows of tiles."""
     allocate, addresses, prepare = _preparation(product.activations)
-    make_room, unpack, multiply = product.room, product.unpack, product.multiply
+    allocate_tile, unpack, multiply = product.allocate, product.unpack, product.multiply
 
     @inline
     def multiply_tile(tile: Any, weights: Any, arrays: Any, n: Any, out: Any) -> None:
         columns, rows = out.shape
         padded = columns + (-columns) % COLUMNS
         sums, starts = np.zeros((padded, ROWS), np.float32), np.empty(ROWS, np.intp)
-        room, packed, activations = make_room(), address(weights, np.uint8), addresses(arrays)
+        scratch, packed, activations = allocate_tile(), address(weights, np.uint8), addresses(arrays)
         for r in range(ROWS):
             starts[r] = min(tile * ROWS + r, rows - 1) * weights.shape[1]
         for first in range(0, n, STRETCH):
             width = min(STRETCH, n - first)
-            unpack(packed, starts, first, width, room)
+            unpack(packed, starts, first, width, scratch)
             for column in range(0, padded, COLUMNS):
                 place = place_of(first, column, padded, width)
-                multiply(room, activations, place, width, address(sums[column], np.float32))
+                multiply(scratch, activations, place, width, address(sums[column], np.float32))
         for column in range(columns):
             for r in range(min(ROWS, rows - tile * ROWS)):
                 out[column, tile * ROWS + r] = sums[column, r]

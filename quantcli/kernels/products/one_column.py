@@ -125,7 +125,8 @@ def packed_product(reader: PackedReader, block_type: BlockType) -> RowProduct:
     """Integer dot products of codes."""
     _, zero = coded(reader)
     if reader.integers is not None:
-        rounding = Rounding(span_of(block_type), reader.group, QUAD, 0, sums=True, whole=True, apart=_apart(reader))
+        distance = _pair_distance(reader)
+        rounding = Rounding(span_of(block_type), reader.group, QUAD, 0, sums=True, whole=True, pair_distance=distance)
         return RowProduct(rounded(rounding), _row_of_integer_scales(reader, reader.integers, block_type))
     rounding = Rounding(span_of(block_type), reader.group, QUAD, zero, reader.minimums is not None)
     one = _row_of_small(reader, block_type) if block_type.block_length == PART else _row_of_large(reader, block_type)
@@ -208,27 +209,27 @@ def _of_run(numbers_of: Callable[..., Any], half: int | None, block_bytes: int) 
     """
 
     @inline
-    def halves(weights: Any, offset: Any) -> Any:
-        room = local(_RUN_QUADS, np.uint64)
+    def from_float16(weights: Any, offset: Any) -> Any:
+        words = local(_RUN_QUADS, np.uint64)
         for word in range(_RUN_QUADS):
             bits = np.uint64(0)
             for block in range(4):
                 place = offset + (4 * word + block) * block_bytes + half
                 bits |= np.uint64(load_scalar(weights, place, np.uint16)) << np.uint64(16 * block)
-            store(room, word, splat(bits, 1))
-        return half_to_float(reinterpret(load(room, 0, _RUN_QUADS), np.uint16))
+            store(words, word, splat(bits, 1))
+        return half_to_float(reinterpret(load(words, 0, _RUN_QUADS), np.uint16))
 
     @inline
     def numbers(weights: Any, offset: Any) -> Any:
-        room = local(_RUN_PAIRS, np.uint64)
+        words = local(_RUN_PAIRS, np.uint64)
         for word in range(_RUN_PAIRS):
             place = offset + 2 * word * block_bytes
             low = lane(reinterpret(numbers_of(weights, place), np.uint32), 0)
             high = lane(reinterpret(numbers_of(weights, place + block_bytes), np.uint32), 0)
-            store(room, word, splat(np.uint64(low) | np.uint64(high) << np.uint64(32), 1))
-        return reinterpret(load(room, 0, _RUN_PAIRS), np.float32)
+            store(words, word, splat(np.uint64(low) | np.uint64(high) << np.uint64(32), 1))
+        return reinterpret(load(words, 0, _RUN_PAIRS), np.float32)
 
-    return numbers if half is None else halves
+    return numbers if half is None else from_float16
 
 
 def _row_of_large(reader: PackedReader, block_type: BlockType) -> Callable[..., Any]:
@@ -273,10 +274,10 @@ def _row_of_integer_scales(reader: PackedReader, integers: IntegerScales, block_
     The zero point is treated as a minimum: zero times the scale."""
     group, block, block_bytes = reader.group, block_type.block_length, block_type.block_bytes
     width = 2 * PART if _WIDE else PART
-    lanes, groups, units, apart = width // QUAD, block // group, block // width, _apart(reader)
-    unit, levels_of, scale_of = _units(reader.codes, width, apart), integers.levels, integers.scale
+    lanes, groups, units, pair_distance = width // QUAD, block // group, block // width, _pair_distance(reader)
+    unit, scales_of, scale_of = _units(reader.codes, width, pair_distance), integers.quantized_scales, integers.scale
     half, has_zero, zero = groups // 2, reader.zero != 0, np.float32(reader.zero)
-    lows_of, low_scale_of = integers.lows or levels_of, integers.low_scale or scale_of
+    minimums_of, minimum_scale_of = integers.quantized_minimums or scales_of, integers.minimum_scale or scale_of
     part_groups, unit_parts = PART // group, width // PART
     spread = shuffle(*(pair * unit_parts * part_groups // (2 * lanes) for pair in range(2 * lanes)))
 
@@ -288,44 +289,44 @@ def _row_of_integer_scales(reader: PackedReader, integers: IntegerScales, block_
         for i in range(n // block):
             for line in range(0, block_bytes, _LINE):
                 prefetch(weights, offset + _AHEAD + line)
-            levels = levels_of(weights, offset)
-            store(scratch, 0, levels)
+            scales = scales_of(weights, offset)
+            store(scratch, 0, scales)
             inner = splat(_NO_PRODUCT, lanes)
             for u in range(units):
-                part = _first_part(u, unit_parts, apart)
+                part = _first_part(u, unit_parts, pair_distance)
                 first = load(scratch, part * part_groups, part_groups)
-                second = load(scratch, (part + apart) * part_groups, part_groups) if unit_parts == 2 else first
+                second = load(scratch, (part + pair_distance) * part_groups, part_groups) if unit_parts == 2 else first
                 pairs = dot_bytes(unit(weights, offset, u), load(quants, i * block + u * width, width))
                 inner = inner + dot_pairs(pairs, spread(first, second))
             x_scale, scale = lane(load(x_scales, i, 1), 0), scale_of(weights, offset)
             total = fma(convert(inner, np.float32), splat(scale * x_scale, lanes), total)
-            lows = levels if has_zero else lows_of(weights, offset)
-            low_scale = scale * zero if has_zero else low_scale_of(weights, offset)
-            low = convert(dot_pairs(lows, load(sums, i * groups, groups)), np.float32)
-            taken = fma(low, splat(low_scale * x_scale, half), taken)
+            minimums = scales if has_zero else minimums_of(weights, offset)
+            minimum_scale = scale * zero if has_zero else minimum_scale_of(weights, offset)
+            products = convert(dot_pairs(minimums, load(sums, i * groups, groups)), np.float32)
+            taken = fma(products, splat(minimum_scale * x_scale, half), taken)
             offset += block_bytes
         return sum_lanes(total) - sum_lanes(taken)
 
     return one
 
 
-def _apart(reader: PackedReader) -> int:
+def _pair_distance(reader: PackedReader) -> int:
     """The distance of two parts that are multiplied together."""
     return reader.apart if _WIDE else 1
 
 
 @inline
-def _first_part(u: Any, parts: Any, apart: Any) -> Any:
-    """The first part of unit `u`, which is one part, or two at a distance of `apart`."""
-    return u if parts == 1 else u // apart * 2 * apart + u % apart
+def _first_part(u: Any, parts: Any, pair_distance: Any) -> Any:
+    """The first part of unit `u`, which is one part, or two at a distance of `pair_distance`."""
+    return u if parts == 1 else u // pair_distance * 2 * pair_distance + u % pair_distance
 
 
-def _units(codes_of: Callable[..., Any], width: int, apart: int) -> Callable[..., Any]:
+def _units(codes_of: Callable[..., Any], width: int, pair_distance: int) -> Callable[..., Any]:
     """The inline function for codes of unit `u`, which is one part or two."""
 
     @inline
     def two_parts(weights: Any, offset: Any, u: Any) -> Any:
-        part = _first_part(u, 2, apart)
-        return _join_parts(codes_of(weights, offset, part), codes_of(weights, offset, part + apart))
+        part = _first_part(u, 2, pair_distance)
+        return _join_parts(codes_of(weights, offset, part), codes_of(weights, offset, part + pair_distance))
 
     return codes_of if width == PART else two_parts

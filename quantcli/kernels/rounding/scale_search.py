@@ -77,6 +77,16 @@ def _affine_trial(
     x: NDArray[Any], weight: NDArray[Any], base: int, length: int, top: int, inverse: Vec, low: Vec, exact: bool
 ) -> tuple[Vec, Vec, Vec]:
     """The sums of one trial: of w * l, w * l * l and w * l * x, where l = round(inverse * (x - low)) in 0..top."""
+    if exact:
+        return _affine_sums(x, weight, base, length, top, inverse, low, True)
+    return _affine_sums(x, weight, base, length, top, inverse, low, False)
+
+
+@inline
+def _affine_sums(
+    x: NDArray[Any], weight: NDArray[Any], base: int, length: int, top: int, inverse: Vec, low: Vec, exact: bool
+) -> tuple[Vec, Vec, Vec]:
+    """`_affine_trial` with a literal `exact`: a loop of its own for each kind of level."""
     sum_l = splat(F32(0), LANES)
     sum_l2 = splat(F32(0), LANES)
     sum_xl = splat(F32(0), LANES)
@@ -97,6 +107,17 @@ def _affine_error(
 ) -> Vec:  # fmt: skip
     """The weighted error of `scale * l + offset` for the levels of a trial. Recomputing the levels is cheaper than storing
     them in the first loop and loading them here."""
+    if exact:
+        return _affine_cost(x, weight, base, length, top, inverse, low, True, scale, offset, mean_absolute)
+    return _affine_cost(x, weight, base, length, top, inverse, low, False, scale, offset, mean_absolute)
+
+
+@inline
+def _affine_cost(
+    x: NDArray[Any], weight: NDArray[Any], base: int, length: int, top: int, inverse: Vec, low: Vec, exact: bool,
+    scale: Vec, offset: Vec, mean_absolute: bool,
+) -> Vec:  # fmt: skip
+    """`_affine_error` with a literal `exact`."""
     error = splat(F32(0), LANES)
     for element in range(length):
         value = load(x, base + element * LANES, LANES)
@@ -120,48 +141,22 @@ def affine_search(
     levels 0.
     """
     zero = splat(F32(0), LANES)
-    low = load(x, base, LANES)
-    high = low
-    sum_w = load(weight, 0, LANES)
-    sum_x = sum_w * low
-    for element in range(1, length):
-        value = load(x, base + element * LANES, LANES)
-        w = load(weight, element * LANES, LANES)
-        low = select(value < low, value, low)
-        high = select(value > high, value, high)
-        sum_w = sum_w + w
-        sum_x = sum_x + w * value
-    smallest = low
-    low = select(low > zero, zero, low)
+    smallest, high, sum_w, sum_x = _extremes_and_sums(x, weight, base, length)
+    low = select(smallest > zero, zero, smallest)
     flat = high == low
     offset = low
     best_inverse = splat(F32(top), LANES) / (high - low)
     best_low = low
     scale = splat(F32(1), LANES) / best_inverse
-    tame = _in_range(best_inverse, smallest, high, low, flat)
-    best = (
-        _affine_error(x, weight, base, length, top, best_inverse, low, False, scale, low, mean_absolute)
-        if tame
-        else _affine_error(x, weight, base, length, top, best_inverse, low, True, scale, low, mean_absolute)
-    )
+    exact = not _in_range(best_inverse, smallest, high, low, flat)
+    best = _affine_error(x, weight, base, length, top, best_inverse, low, exact, scale, low, mean_absolute)
     for trial in range(steps + 1):
         # llama.cpp measures every trial from the best minimum so far, not from the block's own.
         inverse = splat(F32(first_step) + F32(step) * F32(trial) + F32(top), LANES) / (high - offset)
-        tame = _in_range(inverse, smallest, high, offset, flat)
-        if tame:
-            sum_l, sum_l2, sum_xl = _affine_trial(x, weight, base, length, top, inverse, offset, False)
-        else:
-            sum_l, sum_l2, sum_xl = _affine_trial(x, weight, base, length, top, inverse, offset, True)
-        determinant = sum_w * sum_l2 - sum_l * sum_l
-        this_scale = (sum_w * sum_xl - sum_x * sum_l) / determinant
-        this_low = (sum_l2 * sum_x - sum_l * sum_xl) / determinant
-        above = this_low > zero
-        this_scale = select(above, sum_xl / sum_l2, this_scale)
-        this_low = select(above, zero, this_low)
-        if tame:
-            error = _affine_error(x, weight, base, length, top, inverse, offset, False, this_scale, this_low, mean_absolute)
-        else:
-            error = _affine_error(x, weight, base, length, top, inverse, offset, True, this_scale, this_low, mean_absolute)
+        exact = not _in_range(inverse, smallest, high, offset, flat)
+        sums = _affine_trial(x, weight, base, length, top, inverse, offset, exact)
+        this_scale, this_low, determinant = _least_squares(sum_w, sum_x, sums)
+        error = _affine_error(x, weight, base, length, top, inverse, offset, exact, this_scale, this_low, mean_absolute)
         better = (determinant > zero) & (error < best)
         best = select(better, error, best)
         scale = select(better, this_scale, scale)
@@ -173,6 +168,36 @@ def affine_search(
     best_low = select(flat, zero, best_low)
     # A flat (constant) block keeps its own minimum, from before any trial.
     return scale, -select(flat, low, offset), best_inverse, best_low
+
+
+@inline
+def _extremes_and_sums(x: NDArray[Any], weight: NDArray[Any], base: int, length: int) -> tuple[Vec, Vec, Vec, Vec]:
+    """The least and the greatest x, and the sums of w and of w * x."""
+    least = load(x, base, LANES)
+    greatest = least
+    sum_w = load(weight, 0, LANES)
+    sum_x = sum_w * least
+    for element in range(1, length):
+        value = load(x, base + element * LANES, LANES)
+        w = load(weight, element * LANES, LANES)
+        least = select(value < least, value, least)
+        greatest = select(value > greatest, value, greatest)
+        sum_w = sum_w + w
+        sum_x = sum_x + w * value
+    return least, greatest, sum_w, sum_x
+
+
+@inline
+def _least_squares(sum_w: Vec, sum_x: Vec, sums: tuple[Vec, Vec, Vec]) -> tuple[Vec, Vec, Vec]:
+    """The scale and offset of least error for the levels of a trial, the offset at most 0, and the determinant, which is
+    positive where there is such a fit. `sums` is what `_affine_trial` returns."""
+    zero = splat(F32(0), LANES)
+    sum_l, sum_l2, sum_xl = sums
+    determinant = sum_w * sum_l2 - sum_l * sum_l
+    scale = (sum_w * sum_xl - sum_x * sum_l) / determinant
+    offset = (sum_l2 * sum_x - sum_l * sum_xl) / determinant
+    above = offset > zero
+    return select(above, sum_xl / sum_l2, scale), select(above, zero, offset), determinant
 
 
 @inline

@@ -43,9 +43,9 @@ def local(typing: Any, count: Any, dtype: Any) -> Any:
 
     def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         with builder.goto_entry_block():
-            room = builder.alloca(ir.ArrayType(LLVM_ELEMENTS[element], size))
-        room.align = 64
-        return builder.bitcast(room, context.get_value_type(sig.return_type))
+            buffer = builder.alloca(ir.ArrayType(LLVM_ELEMENTS[element], size))
+        buffer.align = 64
+        return builder.bitcast(buffer, context.get_value_type(sig.return_type))
 
     return types.CPointer(element)(count, dtype), code
 
@@ -135,12 +135,12 @@ def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
         low = [lane if not lane & step else size + lane - step for lane in range(size)]
         high = [lane + step if not lane & step else size + lane for lane in range(size)]
         masks = [ir.Constant(ir.VectorType(I32, size), pattern) for pattern in (low, high)]
-        turned = list(rows)
+        swapped = list(rows)
         for row in range(size):
             if not row & step:
                 for target, mask in zip((row, row + step), masks, strict=True):
-                    turned[target] = builder.shuffle_vector(rows[row], rows[row + step], mask)
-        rows = turned
+                    swapped[target] = builder.shuffle_vector(rows[row], rows[row + step], mask)
+        rows = swapped
         step *= 2
     return rows
 

@@ -57,7 +57,7 @@ class ExpertSizes:
         """
         if not self.count:
             key = f"{metadata_value(weights.file, 'general.architecture')}.expert_count"
-            raise ModelError(f"{weights.file.path}: there are experts, and no {key} says how many")
+            raise ModelError(f"{weights.file.path}: there are expert tensors, but no {key}")
         fused = weights.has(f"{prefix}ffn_gate_up_exps.weight")
         up = weights.stack(f"{prefix}ffn_{'gate_up' if fused else 'up'}_exps", self.count, None, width)
         gated = graph.mlp != "plain" and not fused

@@ -219,4 +219,4 @@ def _check_window_sizes(read: MetadataReader, layers: Sequence[AttentionSizes]) 
         own = {"attention.key_length_swa": layer.key_size, "attention.value_length_swa": layer.value_size}
         for key, size in own.items():
             if layer.window.size and (found := read.count(key, size)) != size:
-                read.refuse(key, found, f"{size}, as in layers without a window: others cannot be run")
+                read.refuse(key, found, f"{size}, as in layers without a window: other sizes cannot be run")

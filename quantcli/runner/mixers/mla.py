@@ -75,7 +75,7 @@ class MlaSizes:
         prefix, heads, rank = f"blk.{index}.", self.heads, self.rank
         plain, output_rows = self.key_size - sizes.rope.size, heads * self.value_size
         if plain < 1:
-            what = f"a key of {self.key_size} numbers has none beside the {sizes.rope.size} that are rotated"
+            what = f"a key of {self.key_size} elements has none besides the {sizes.rope.size} that are rotated"
             raise ModelError(f"{weights.file.path}: {what}")
         norms = Norms(weights, sizes.norm_epsilon, graph.norm != "rms")
         queries, query_norm = self._queries(weights, norms, sizes.width, prefix)

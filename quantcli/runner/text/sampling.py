@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from quantcli.core.errors import GenerationError
 from quantcli.runner.text.sampling_options import SamplingOptions
 
-DIVERGED: Final = "the model's output is not a number: the file is damaged, or the model diverges here"
+DIVERGED: Final = "the model's output is not a number: the file is damaged, or the model overflows here"
 """The error message for logits or hidden states that are NaN or infinite."""
 
 _LARGEST: Final = float(np.finfo(np.float32).max)

@@ -16,7 +16,7 @@ class StopStrings:
 
     def __init__(self, strings: Sequence[str] = ()) -> None:
         if "" in strings:
-            raise UsageError("a stop string is empty: it would end every answer before it begins")
+            raise UsageError("a stop string is empty: it would end every answer at once")
         self.strings = tuple(strings)
         self.found: str | None = None
         self._held = ""

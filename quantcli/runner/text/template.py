@@ -124,7 +124,7 @@ def _with_cut(messages: list[dict[str, Any]], field: str, template: str) -> list
         raise GenerationError(f"the last message has no {field} to continue")
     same = [key for key in _REASONING if messages[-1].get(key) == content] if field in _REASONING else [field]
     if not any(key in template for key in same):
-        raise GenerationError(f"the file's chat template knows no {field} to continue")
+        raise GenerationError(f"the file's chat template does not support {field} in a message to continue")
     if isinstance(content, str):
         marked: Any = content + _CUT
     else:
@@ -146,7 +146,7 @@ def _cut(text: str, content: Any) -> str:
     said = content if isinstance(content, str) else content[_last_text(content)]["text"]
     place = text.rfind(_CUT.strip())
     if place < 0 or said.strip() not in text:
-        raise GenerationError("the file's chat template leaves out the message that is to be continued")
+        raise GenerationError("the file's chat template leaves out the message to continue")
     return text[:place] if text.startswith(_CUT, place) else text[:place].rstrip()
 
 
@@ -164,7 +164,7 @@ class _WorkerProcess:
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
         except OSError as error:
-            raise GenerationError(f"no Python can be started for the chat template: {error}") from None
+            raise GenerationError(f"no process can be started for the chat template: {error}") from None
         self._ready = False
         self.close = weakref.finalize(self, _end, self._process)
 

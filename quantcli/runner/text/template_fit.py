@@ -68,15 +68,15 @@ def _weight(lost: list[Any]) -> tuple[int, int]:
 def _tell(given: list[Message], fit: list[Message], place: Change, lost: Iterable[Any]) -> None:
     """Warn of content that is moved or left out."""
     if place is _with_first_user:
-        warn("the file's chat template takes no system message: it is put before the user's first message")
+        warn("the file's chat template does not support a system message: it is prepended to the first user message")
     for role in dict.fromkeys(lost):
-        warn(f"the file's chat template leaves out what the role {role} says")
+        warn(f"the file's chat template leaves out the content of the role {role}")
     kept = [part for message in fit for part in _parts(message.get("content"))]
     for message in given:
         for part in _parts(message.get("content")):
             if _text(part) is None and part not in kept:
                 kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
-                warn(f"the file's chat template takes texts only: a part of type {kind} is left out")
+                warn(f"the file's chat template supports text only: a content part of type {kind} is left out")
 
 
 def _marked(message: Message, index: int) -> Message:

@@ -26,7 +26,7 @@ class ByteLevelModel:
 
     def __init__(self, vocabulary: Vocabulary, merges: list[str], pre_tokenizer: PreTokenizer) -> None:
         if pre_tokenizer.patterns is None:
-            raise UnsupportedError(f"the pre-tokenizer {pre_tokenizer.name!r} is not one that can be run")
+            raise UnsupportedError(f"the pre-tokenizer {pre_tokenizer.name!r} is not supported for tokenizing")
         self._vocabulary = vocabulary
         self._plain = pre_tokenizer.plain
         ids = {text: id_ for text, id_ in vocabulary.ids.items() if is_text(text)}

@@ -69,13 +69,13 @@ class CharacterMap:
 
     def _node(self, index: int) -> int:
         if index >= len(self._nodes):
-            raise ModelError("the precompiled character map is damaged: its trie leads outside")
+            raise ModelError("the precompiled character map is damaged: its trie points outside")
         return self._nodes[index]
 
     def _replacement(self, start: int) -> str:
         end = self._replacements.find(0, start)
         if end < 0:
-            raise ModelError("the precompiled character map is damaged: a replacement lies outside")
+            raise ModelError("the precompiled character map is damaged: a replacement is out of range")
         return self._replacements[start:end].decode("utf-8", "replace")
 
 

@@ -136,7 +136,7 @@ def _pre_tokenizer(metadata: Metadata) -> PreTokenizer:
     known = pre_tokenizers()
     if name not in known:
         near = get_close_matches(name, known, 3)
-        what = f"the pre-tokenizer {shown(name)} is unknown, as it would be to llama.cpp"
+        what = f"the pre-tokenizer {shown(name)} is unknown, to llama.cpp too"
         raise UnsupportedError(what + (f"; the nearest that are known: {', '.join(near)}" if near else ""))
     return known[name]
 
@@ -226,7 +226,7 @@ class Tokenizer:
         for added, there, role in ((begin, ids[:1], "begin"), (end, ids[-1:], "end")):
             if added and added == there:
                 token = shown(self.vocabulary.texts[added[0]])
-                warn(f"the text has the {role} token {token} itself, and the vocabulary adds one: the model reads two")
+                warn(f"the text has the {role} token {token} already, and the tokenizer adds another: the prompt has two")
         return [*begin, *ids, *end]
 
     def piece(self, id_: int) -> bytes:
@@ -307,7 +307,7 @@ def load_tokenizer(metadata: Metadata) -> Tokenizer:
     """
     name = value(metadata, spec.MODEL, STRINGS)
     if name is None:
-        raise ModelError(f"the file holds no tokenizer: no {spec.MODEL}")
+        raise ModelError(f"the file has no tokenizer: no {spec.MODEL}")
     algorithm = _ALGORITHMS.get(name)
     if algorithm is None:
         raise UnsupportedError(f"the tokenizer {shown(name)} is unknown, expected one of {', '.join(_ALGORITHMS)}")

@@ -176,7 +176,7 @@ def _scores(metadata: Metadata, count: int) -> list[float]:
     scores = [float(score) for score in _per_token(metadata, spec.SCORES, NUMBERS, count)]
     for id_, score in enumerate(scores):
         if math.isnan(score) or _LARGEST_SCORE < abs(score) < math.inf:
-            raise ModelError(f"{spec.SCORES}: the score of token {id_} is {score}, expected a number of 32 bits")
+            raise ModelError(f"{spec.SCORES}: the score of token {id_} is {score}, expected a 32-bit float")
     return scores or [0.0] * count
 
 

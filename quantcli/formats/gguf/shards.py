@@ -1,7 +1,7 @@
-"""Split models: the names of the parts, their metadata, and the tensors that each part holds.
+"""Split models: the names of the shards, their metadata, and the tensors that each shard holds.
 
-Every part is a GGUF file. The first part has the metadata of the model. All parts have three keys: the number of the part,
-the number of parts, and the number of tensors. Source: `llama_split_path` in `llama.cpp`, and
+Every shard is a GGUF file. The first shard has the metadata of the model. All shards have three keys: the number of the
+shard, the number of shards, and the number of tensors. Source: `llama_split_path` in `llama.cpp`, and
 `tools/gguf-split/gguf-split.cpp` of llama.cpp.
 """
 
@@ -18,14 +18,14 @@ from quantcli.formats.gguf.spec import DEFAULT_ALIGNMENT, Field, Metadata, align
 from quantcli.tensors.tensor import TensorInfo
 
 NUMBER_KEY: Final = "split.no"
-"""The number of the part, from zero. In names and messages parts are counted from one."""
+"""The number of the shard, from zero. In names and messages shards are counted from one."""
 COUNT_KEY: Final = "split.count"
-"""The number of parts. Zero in a merged model."""
+"""The number of shards. Zero in a merged model."""
 TENSORS_KEY: Final = "split.tensors.count"
-"""The number of tensors in all parts together."""
+"""The number of tensors in all shards together."""
 KEYS: Final = (NUMBER_KEY, COUNT_KEY, TENSORS_KEY)
 
-MAX_PARTS: Final = (1 << 16) - 1
+MAX_SHARDS: Final = (1 << 16) - 1
 """The largest number that the type of `split.count` can hold."""
 
 _NAME: Final = re.compile(r"(?P<prefix>.+)-\d{5}-of-\d{5}\.gguf")
@@ -33,30 +33,30 @@ _SUFFIX: Final = ".gguf"
 _UNITS: Final[Mapping[str, int]] = MappingProxyType({"": 1, "K": 10**3, "M": 10**6, "G": 10**9})
 _SIZE: Final = re.compile(rf"(?P<count>[0-9]{{1,18}})(?P<unit>[{''.join(_UNITS)}]?)", re.IGNORECASE)
 
-Parts = Sequence[Sequence[TensorInfo]]
-"""The tensors of each part."""
-Partition = Callable[[Sequence[TensorInfo]], Parts]
-"""Distributes tensors over parts, in the same order."""
+Shards = Sequence[Sequence[TensorInfo]]
+"""The tensors of each shard."""
+Partition = Callable[[Sequence[TensorInfo]], Shards]
+"""Distributes tensors over shards, in the same order."""
 
 
-def part_path(prefix: Path, number: int, count: int) -> Path:
-    """The path of part `number`, from one, of `count`. `prefix` is the path without the part number and `.gguf`."""
+def shard_path(prefix: Path, number: int, count: int) -> Path:
+    """The path of shard `number`, from one, of `count`. `prefix` is the path without the shard number and `.gguf`."""
     return prefix.with_name(f"{prefix.name}-{number:05}-of-{count:05}{_SUFFIX}")
 
 
-def part_paths(prefix: Path, count: int) -> list[Path]:
-    """The paths of all parts."""
-    return [part_path(prefix, number, count) for number in range(1, count + 1)]
+def shard_paths(prefix: Path, count: int) -> list[Path]:
+    """The paths of all shards."""
+    return [shard_path(prefix, number, count) for number in range(1, count + 1)]
 
 
-def part_prefix(path: Path) -> Path:
-    """The path of a part or of a whole file, without the part number and `.gguf`."""
+def shard_prefix(path: Path) -> Path:
+    """The path of a shard or of a whole file, without the shard number and `.gguf`."""
     named = _NAME.fullmatch(path.name)
     return path.with_name(named["prefix"]) if named else path.with_name(path.name.removesuffix(_SUFFIX) or path.name)
 
 
-def part_metadata(metadata: Mapping[str, Field], number: int, count: int, tensors: int) -> Metadata:
-    """The metadata of part `number`, from one, of `count`, of a model with `metadata` and so many `tensors`."""
+def shard_metadata(metadata: Mapping[str, Field], number: int, count: int, tensors: int) -> Metadata:
+    """The metadata of shard `number`, from one, of `count`, of a model with `metadata` and so many `tensors`."""
     own = dict(metadata) if number == 1 else {}
     # In the order of gguf-split, which sets the count last, when it is known.
     replace_keys(own, {NUMBER_KEY: u16(number - 1), TENSORS_KEY: i32(tensors), COUNT_KEY: u16(count)})
@@ -64,42 +64,42 @@ def part_metadata(metadata: Mapping[str, Field], number: int, count: int, tensor
 
 
 def merged_metadata(metadata: Mapping[str, Field]) -> Metadata:
-    """The metadata of the file that gguf-split merges from parts, the first of which has `metadata`."""
+    """The metadata of the file that gguf-split merges from shards, the first of which has `metadata`."""
     merged = dict(metadata)
     replace_keys(merged, {COUNT_KEY: u16(0)})
     return merged
 
 
 def by_size(max_bytes: int) -> Partition:
-    """Parts with at most `max_bytes` of tensor data, without the metadata. A larger tensor gets a part of its own.
+    """Shards with at most `max_bytes` of tensor data, without the metadata. A larger tensor gets a shard of its own.
 
     The partition raises:
-        UsageError: if the first tensor is larger, as in gguf-split: the first part would be empty.
+        UsageError: if the first tensor is larger, as in gguf-split: the first shard would be empty.
     """
 
-    def partition(tensors: Sequence[TensorInfo]) -> Parts:
-        parts: list[list[TensorInfo]] = [[]]
+    def partition(tensors: Sequence[TensorInfo]) -> Shards:
+        shards: list[list[TensorInfo]] = [[]]
         filled = 0
         for info in tensors:
             # As gguf-split, which uses this alignment even if the file has another.
             size = align(info.nbytes, DEFAULT_ALIGNMENT)
             if filled + size > max_bytes:
-                if not parts[-1]:
-                    what = f"the first tensor, {info.name!r}, has {size} bytes, more than a part may have ({max_bytes})"
-                    raise UsageError(what, hint="allow larger parts")
-                parts.append([])
+                if not shards[-1]:
+                    what = f"the first tensor, {info.name!r}, has {size} bytes, more than a shard may have ({max_bytes})"
+                    raise UsageError(what, hint="allow larger shards")
+                shards.append([])
                 filled = 0
-            parts[-1].append(info)
+            shards[-1].append(info)
             filled += size
-        return parts
+        return shards
 
     return partition
 
 
 def by_count(max_tensors: int) -> Partition:
-    """Parts with `max_tensors` tensors, the last one with the rest."""
+    """Shards with `max_tensors` tensors, the last one with the rest."""
 
-    def partition(tensors: Sequence[TensorInfo]) -> Parts:
+    def partition(tensors: Sequence[TensorInfo]) -> Shards:
         return [tensors[start : start + max_tensors] for start in range(0, max(1, len(tensors)), max_tensors)]
 
     return partition

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.core.errors import GenerationError, ModelError, UsageError
+from quantcli.kernels.scoring import compare, score
 from quantcli.runner.cache import Cache
 from quantcli.runner.load import LoadedModel
 from quantcli.runner.model import Model
@@ -30,9 +31,6 @@ SHORTEST_CONTEXT: Final = 4
 
 LOGITS_AT_ONCE: Final = 1 << 24
 """About how many logits are held at once, which bounds memory for a large vocabulary."""
-
-NEGLIGIBLE: Final = -16.0
-"""Tokens with a log-probability of the base below this do not count in a divergence, as in llama.cpp."""
 
 Floats = NDArray[np.float32]
 
@@ -150,24 +148,13 @@ class _Reader:
         self._step = max(1, LOGITS_AT_ONCE // model.vocabulary)
 
     def predictions(self, chunk: Sequence[int]) -> Iterator[Floats]:
-        """Log-probabilities, float32 `(n, vocabulary)`, in batches: the predictions after each token of the second half,
-        without those after the last."""
+        """Logits, float32 `(n, vocabulary)`, in batches: the predictions after each token of the second half, without those
+        after the last."""
         first = len(chunk) // 2
         self._cache.rewind(0)
         self._model.forward(chunk[:first], self._cache)
         for start in range(first, len(chunk) - 1, self._step):
-            logits = self._model.forward(chunk[start : min(start + self._step, len(chunk) - 1)], self._cache, every=True)
-            with np.errstate(invalid="ignore"):  # infinite logits are detected in the losses
-                found = _log_softmax(logits)
-            yield found
-
-
-def _log_softmax(logits: Floats) -> Floats:
-    """Convert logits to log-probabilities in place."""
-    logits -= logits.max(axis=1, keepdims=True)
-    totals = np.exp(logits).sum(axis=1, keepdims=True, dtype=np.float64)
-    logits -= np.log(totals).astype(np.float32)
-    return logits
+            yield self._model.forward(chunk[start : min(start + self._step, len(chunk) - 1)], self._cache, every=True)
 
 
 @dataclass
@@ -200,33 +187,25 @@ class _Scores:
 
 def _score_chunk(chunk: Sequence[int], ours: _Reader, theirs: _Reader | None, scores: _Scores) -> None:
     """Add the predictions of a chunk to the scores."""
-    following = np.array(chunk[len(chunk) // 2 + 1 :])
+    following = np.array(chunk[len(chunk) // 2 + 1 :], np.int64)
     bases = None if theirs is None else theirs.predictions(chunk)
     start = 0
-    for found in ours.predictions(chunk):
-        expected = following[start : start + len(found)]
-        start += len(found)
-        scores.losses += _losses(found, expected)
-        if bases is not None:
-            base = next(bases)
-            scores.base_losses += _losses(base, expected)
-            scores.divergences += divergences(found, base).tolist()
-            scores.same_top += int(np.count_nonzero(found.argmax(axis=1) == base.argmax(axis=1)))
+    for logits in ours.predictions(chunk):
+        expected = following[start : start + len(logits)]
+        start += len(logits)
+        losses, tops = np.empty((2, len(logits))), np.empty((2, len(logits)), np.int32)
+        if bases is None:
+            score(logits, expected, losses[0], tops[0])
+        else:
+            divergences = np.empty(len(logits))
+            compare(logits, next(bases), expected, losses, tops, divergences)
+            scores.base_losses += _finite(losses[1])
+            scores.divergences += divergences.tolist()
+            scores.same_top += int(np.count_nonzero(tops[0] == tops[1]))
+        scores.losses += _finite(losses[0])
 
 
-def _losses(found: Floats, expected: NDArray[np.int64]) -> list[float]:
-    losses = -found[np.arange(len(expected)), expected].astype(np.float64)
+def _finite(losses: NDArray[np.float64]) -> list[float]:
     if not np.isfinite(losses).all():
         raise GenerationError(DIVERGED)
     return losses.tolist()  # type: ignore[no-any-return]
-
-
-def divergences(found: Floats, base: Floats) -> NDArray[np.float64]:
-    """The Kullback-Leibler divergence of each row from the base: sum(p_base * log(p_base / p)), float64 `(rows,)`.
-
-    `found` and `base` are log-probabilities, float32 `(rows, vocabulary)`.
-    """
-    counted = base > NEGLIGIBLE
-    terms = np.exp(base) * (np.where(counted, base, 0) - np.where(counted, found, 0))
-    result: NDArray[np.float64] = terms.sum(axis=1, dtype=np.float64)
-    return result

@@ -9,7 +9,7 @@ import pytest
 
 from quantcli.conversion.convert import convert
 from quantcli.core.errors import GenerationError, ModelError, UsageError
-from quantcli.quality.evaluate import cut_text, divergences, evaluate
+from quantcli.quality.evaluate import cut_text, evaluate
 from quantcli.runner.load import load_model
 
 STORY = """\
@@ -70,18 +70,6 @@ def test_each_chunk_begins_with_the_begin_token(stories):
     assert [chunk[0] for chunk in chunks] == [tokenizer.bos] * 3
     assert [chunk[1:] for chunk in chunks] == [tokens[start + 1 : start + 64] for start in (0, 64, 128)]
     assert len(cut_text(tokenizer, STORY, 64, 2)) == 2
-
-
-def test_a_divergence_is_that_of_its_definition():
-    random = np.random.default_rng(1)
-    found, base = (np.log(random.dirichlet(np.ones(9), 4)).astype(np.float32) for _ in range(2))
-    expected = (np.exp(base.astype(np.float64)) * (base.astype(np.float64) - found)).sum(1)
-    np.testing.assert_allclose(divergences(found, base), expected, rtol=1e-5)
-    # What the base rules out does not count, whatever is made of it; what only the other rules out counts for ever.
-    base[0, 3] = found[0, 3] = base[1, 3] = found[2, 3] = -np.inf
-    result = divergences(found, base)
-    assert np.isfinite(result[:2]).all()
-    assert result[2] == np.inf
 
 
 def test_texts_and_contexts_that_give_no_figure(stories):

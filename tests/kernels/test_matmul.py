@@ -54,8 +54,21 @@ def test_packed_products_are_those_of_the_dequantized_weights(kind, golden):
     got = matmul(packed, kind, x)
     assert got.shape == (6, len(weights))
     assert_close(got, rounded(x, kind), weights)
-    # One column takes another way through the kernel than several, to the same numbers.
-    np.testing.assert_allclose(matmul(packed, kind, x[:1]), got[:1], rtol=1e-4, atol=1e-4 * np.abs(got).max())
+    # A few columns have kernels of their own, which give the same numbers.
+    for columns in (1, 2, 3, 4):
+        few = matmul(packed, kind, x[:columns])
+        np.testing.assert_allclose(few, got[:columns], rtol=1e-4, atol=1e-4 * np.abs(got).max())
+
+
+@pytest.mark.parametrize("name", ["Q8_0", "Q4_1", "IQ4_NL", "MXFP4"])
+@pytest.mark.parametrize("length", [32, 96, 288, 352, 640])
+def test_small_blocks_in_rows_of_any_length(name, length):
+    """Runs of blocks and their remainder, panels of activations and theirs."""
+    random, kind = np.random.default_rng(length), TYPES[name]
+    packed = quantize(random.normal(size=(37, length)).astype(np.float32), name)
+    weights, x = dequantize(packed, name).astype(np.float64), random.normal(size=(5, length)).astype(np.float32)
+    for columns in range(1, 6):
+        assert_close(matmul(packed, kind, x[:columns]), rounded(x[:columns], kind), weights)
 
 
 @pytest.mark.parametrize("name", ["F32", "F16", "BF16"])

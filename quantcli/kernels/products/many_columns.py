@@ -17,7 +17,7 @@ from quantcli.core.block_types import BlockType
 from quantcli.kernels.blocks.reader import PackedReader, PlainReader
 from quantcli.kernels.jit import inline
 from quantcli.kernels.products.activation_layout import PART, PLAIN, QUAD, STRETCH, Activations, Rounding, rounded
-from quantcli.kernels.products.one_column import coded, span_of
+from quantcli.kernels.products.few_columns import coded, span_of
 from quantcli.kernels.simd import (
     LANES,
     grid_operations,

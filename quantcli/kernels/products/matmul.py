@@ -22,14 +22,17 @@ from quantcli.kernels.blocks import codec
 from quantcli.kernels.blocks.reader import PackedReader
 from quantcli.kernels.jit import inline
 from quantcli.kernels.products.activation_layout import STRETCH, Activations, place_of
+from quantcli.kernels.products.few_columns import RowProduct, packed_product, plain_product
 from quantcli.kernels.products.many_columns import COLUMNS, ROWS, TileProduct, packed_tiles, plain_tiles
-from quantcli.kernels.products.one_column import RowProduct, packed_product, plain_product
 from quantcli.kernels.simd import address
 from quantcli.kernels.threads import parallel_kernel
 from quantcli.kernels.threads.loops import parallel_for
 
 _SHARE: Final = 32
 """Rows per work item of a thread in the GEMV."""
+
+_FEW: Final = (1, 2, 4)
+"""The counts of columns that have a GEMV kernel; three columns take that of four. From five on tiles are as fast."""
 
 Multiply = Callable[[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]], None]
 
@@ -48,12 +51,15 @@ def multiplier(block_type: BlockType) -> Multiply:
         raise ValueError(f"no matrix product with {block_type.name} weights")
     reader = codec(block_type).reader
     if isinstance(reader, PackedReader):
-        one, many = _one_column(packed_product(reader, block_type)), _columns(packed_tiles(reader, block_type))
+        row, many = packed_product(reader, block_type), _columns(packed_tiles(reader, block_type))
     else:
-        one, many = _one_column(plain_product(reader, block_type)), _columns(plain_tiles(reader, block_type))
+        row, many = plain_product(reader, block_type), _columns(plain_tiles(reader, block_type))
+    few = {columns: _few_columns(row, columns) for columns in _FEW}
 
     def multiply(weights: NDArray[np.uint8], x: NDArray[np.float32], out: NDArray[np.float32]) -> None:
-        (one if len(x) == 1 else many)(weights, x, out)
+        count = len(x)
+        kernel = next((few[columns] for columns in _FEW if count <= columns), many)
+        kernel(weights, x, out)
 
     return multiply
 
@@ -76,25 +82,28 @@ def matmul(weights: NDArray[np.uint8], block_type: BlockType, x: NDArray[np.floa
     return out
 
 
-def _one_column(product: RowProduct) -> Multiply:
-    """The GEMV loop over rows, parallel over rows: one thread computes a row's whole result."""
+def _few_columns(product: RowProduct, columns: int) -> Multiply:
+    """The GEMV loop over rows, parallel over rows: one thread computes a row's whole results. x may have fewer columns."""
     allocate, addresses, prepare = _preparation(product.activations)
-    one = product.one
+    row_of = product.row(columns)
 
     @inline
     def multiply_rows(share: Any, weights: Any, arrays: Any, n: Any, out: Any) -> None:
-        packed, activations = address(weights, np.uint8), addresses(arrays)
+        packed, activations, sums = address(weights, np.uint8), addresses(arrays), np.empty(columns, np.float32)
         for row in range(share * _SHARE, min((share + 1) * _SHARE, weights.shape[0])):
-            out[0, row] = one(packed, row * weights.shape[1], activations, n)
+            row_of(packed, row * weights.shape[1], activations, n, sums)
+            for column in range(out.shape[0]):
+                out[column, row] = sums[column]
 
     @parallel_kernel
-    def multiply_one(pool: Any, weights: Any, x: Any, out: Any) -> None:
+    def multiply_few(pool: Any, weights: Any, x: Any, out: Any) -> None:
         rows, n = weights.shape[0], x.shape[1]
-        arrays = allocate(1, n)
-        prepare(0, x, arrays)
+        arrays = allocate(columns, n)
+        for column in range(x.shape[0]):
+            prepare(column, x, arrays)
         parallel_for(pool, (rows + _SHARE - 1) // _SHARE, multiply_rows, (weights, arrays, n, out))
 
-    return multiply_one
+    return multiply_few
 
 
 def _columns(product: TileProduct) -> Multiply:

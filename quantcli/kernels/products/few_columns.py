@@ -1,0 +1,445 @@
+"""GEMV, and products with a few columns. One column is bound by memory bandwidth. Codes are unpacked in registers, once for
+all columns.
+
+The accumulators of the columns are `local` arrays. All loops over columns have constant bounds, so LLVM unrolls them and
+keeps the arrays in registers.
+
+Everything here is inlined into the kernels of `matmul`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+
+from quantcli.core.block_types import SUPER_BLOCK, BlockType
+from quantcli.kernels.blocks.reader import IntegerScales, PackedReader, PlainReader
+from quantcli.kernels.half import half_to_float
+from quantcli.kernels.jit import inline
+from quantcli.kernels.products.activation_layout import (
+    PART,
+    PLAIN,
+    QUAD,
+    STRETCH,
+    Activations,
+    Rounding,
+    place_of,
+    rounded,
+)
+from quantcli.kernels.simd import (
+    LANES,
+    convert,
+    dot_bytes,
+    dot_pairs,
+    dot_quads,
+    fma,
+    lane,
+    load,
+    load_scalar,
+    local,
+    machine_features,
+    prefetch,
+    reinterpret,
+    shuffle,
+    splat,
+    store,
+    sum_lanes,
+)
+
+_MAX_GROUPS: Final = 16
+"""The most groups (sub-blocks) in a block."""
+
+_LINE: Final = 64
+_AHEAD: Final = 4096
+"""Bytes of a cache line, and the software prefetch distance of weights. A row is read once, and the hardware prefetcher
+stops at a page boundary. Weights from a mapped file were multiplied half as fast again as without prefetch. Distances of
+1024 and 8192 were slower, and so was prefetching into L2 only."""
+
+_RUN: Final = 4
+_RUN_PAIRS: Final = _RUN // 2
+_RUN_QUADS: Final = _RUN // 4
+"""Small blocks whose scales are loaded together, pairs of them, and fours. With eight, Q8_0 stalled longer on memory."""
+
+_ZERO = np.float32(0)
+_NO_PRODUCT = np.int32(0)
+_UNSIGNED_ONLY: Final = "avx512vnni" in machine_features()
+"""Whether one instruction multiplies unsigned codes by signed ones, without the limit of 128; signed codes need more
+instructions."""
+_WIDE: Final = {"avx512f", "avx512vnni"} <= machine_features()
+"""Whether one instruction multiplies 64 codes."""
+
+_join_parts = shuffle(*range(2 * PART))
+
+
+@dataclass(frozen=True, slots=True)
+class RowProduct:
+    """The functions of a type that the loop of `matmul` over rows calls.
+
+    row(columns)   an `inline` function (weights, offset, activations, n, sums): the dot products of the `n` weights from
+                   byte `offset` on with that many columns, float32 `sums`; the others are addresses
+    """
+
+    activations: Activations
+    row: Callable[[int], Callable[..., None]]
+
+
+def plain_product(reader: PlainReader, block_type: BlockType) -> RowProduct:
+    """Floats times floats."""
+    return RowProduct(PLAIN, partial(_row_of_floats, reader, block_type))
+
+
+def _row_of_floats(reader: PlainReader, block_type: BlockType, columns: int) -> Callable[..., None]:
+    widen, widen_one, size = reader.widen, reader.widen_one, block_type.block_bytes
+    # Independent sums hide the latency of additions: four of one column, or one of each of many.
+    chains = max(4 // columns, 1)
+    step, all_chains = chains * LANES, columns * chains * LANES
+
+    @inline
+    def add_vector(weights: Any, offset: Any, x: Any, i: Any, n: Any, chain: Any, totals: Any) -> None:
+        value, panel = widen(weights, offset + i * size), i // STRETCH * STRETCH
+        width = min(STRETCH, n - panel)
+        for c in range(columns):
+            at = (c * chains + chain) * LANES
+            number = load(x, place_of(panel, c, columns, width) + i - panel, LANES)
+            store(totals, at, fma(value, number, load(totals, at, LANES)))
+
+    @inline
+    def row(weights: Any, offset: Any, activations: Any, n: Any, sums: Any) -> None:
+        (x,) = activations
+        totals = local(all_chains, np.float32)
+        for chain in range(columns * chains):
+            store(totals, chain * LANES, splat(_ZERO, LANES))
+        i = 0
+        while i + step <= n:
+            for line in range(0, step * size, _LINE):
+                prefetch(weights, offset + i * size + _AHEAD + line)
+            for chain in range(chains):
+                add_vector(weights, offset, x, i + chain * LANES, n, chain, totals)
+            i += step
+        while i + LANES <= n:
+            add_vector(weights, offset, x, i, n, 0, totals)
+            i += LANES
+        for c in range(columns):
+            total = load(totals, c * step, LANES)
+            for chain in range(1, chains):
+                total = total + load(totals, c * step + chain * LANES, LANES)
+            sums[c] = sum_lanes(total)
+        panel = n // STRETCH * STRETCH
+        while i < n:
+            value = widen_one(weights, offset + i * size)
+            for c in range(columns):
+                sums[c] += value * lane(load(x, place_of(panel, c, columns, n - panel) + i - panel, 1), 0)
+            i += 1
+
+    return row
+
+
+def span_of(block_type: BlockType) -> int:
+    """The activations per scale, for weights of this type."""
+    return SUPER_BLOCK if block_type.activation == "Q8_K" else PART
+
+
+_TO_UNSIGNED = np.uint8(128)
+
+
+def coded(reader: PackedReader) -> tuple[Callable[..., Any], int]:
+    """A reader of codes in the signedness that the machine multiplies fastest, and the zero point (code of zero) it has."""
+    codes_of = reader.codes
+
+    @inline
+    def unsigned(weights: Any, offset: Any, part: Any) -> Any:
+        return reinterpret(codes_of(weights, offset, part), np.uint8) ^ _TO_UNSIGNED
+
+    return (unsigned, 128) if reader.signed and _UNSIGNED_ONLY else (codes_of, reader.zero)
+
+
+def packed_product(reader: PackedReader, block_type: BlockType) -> RowProduct:
+    """Integer dot products of codes."""
+    _, zero = coded(reader)
+    if reader.integers is not None:
+        distance = _pair_distance(reader)
+        rounding = Rounding(span_of(block_type), reader.group, QUAD, 0, sums=True, whole=True, pair_distance=distance)
+        return RowProduct(rounded(rounding), partial(_row_of_integer_scales, reader, reader.integers, block_type))
+    rounding = Rounding(span_of(block_type), reader.group, QUAD, zero, reader.minimums is not None)
+    row = _row_of_small if block_type.block_length == PART else _row_of_large
+    return RowProduct(rounded(rounding), partial(row, reader, block_type))
+
+
+def _products(zero: int, lanes: int) -> Callable[..., Any]:
+    """The inline function for dot products of four codes each, with the activations from `at` on, as float32."""
+    has_starts, width = zero != 0, lanes * QUAD
+
+    @inline
+    def products(codes: Any, quants: Any, starts: Any, at: Any) -> Any:
+        start = load(starts, at // QUAD, lanes) if has_starts else splat(_NO_PRODUCT, lanes)
+        return convert(dot_quads(start, codes, load(quants, at, width)), np.float32)
+
+    return products
+
+
+def _row_of_small(reader: PackedReader, block_type: BlockType, columns: int) -> Callable[..., None]:
+    """Blocks of one part with one scale: `_RUN` of them at once with a vector of scales, then the remainder of the row."""
+    (codes_of, zero), width = coded(reader), 2 * PART if _WIDE else PART
+    lanes, part_lanes, unit_blocks, units = width // QUAD, PART // QUAD, width // PART, _RUN * PART // width
+    products, add_rest, has_minimums = _products(zero, lanes), _remainder(reader), reader.minimums is not None
+    block_bytes, run_bytes = block_type.block_bytes, _RUN * block_type.block_bytes
+    scales_of_run = _of_run(reader.scales, reader.scale_half, block_bytes)
+    minimums_of_run = _of_run(reader.minimums or reader.scales, None, block_bytes)
+    spread = shuffle(*(block for block in range(unit_blocks) for _ in range(part_lanes)))
+
+    @inline
+    def two_blocks(weights: Any, offset: Any, u: Any) -> Any:
+        offset += 2 * u * block_bytes
+        return _join_parts(codes_of(weights, offset, 0), codes_of(weights, offset + block_bytes, 0))
+
+    @inline
+    def one_block(weights: Any, offset: Any, u: Any) -> Any:
+        return codes_of(weights, offset + u * block_bytes, 0)
+
+    unit = one_block if width == PART else two_blocks
+    place_of_block = _places_of_blocks(PART, columns)
+    all_lanes, all_runs, all_part_lanes = columns * 2 * lanes, columns * _RUN, columns * part_lanes
+
+    @inline
+    def add_run(weights: Any, offset: Any, activations: Any, i: Any, n: Any, scratch: Any, totals: Any) -> None:
+        quants, x_scales, starts, _ = activations
+        scales = scales_of_run(weights, offset)
+        for c in range(columns):
+            store(scratch, c * _RUN, scales * load(x_scales, place_of_block(i, c, n) // PART, _RUN))
+        for u in range(units):
+            codes = unit(weights, offset, u)
+            for c in range(columns):
+                few = load(scratch, c * _RUN + u * unit_blocks, unit_blocks)
+                dots = products(codes, quants, starts, place_of_block(i, c, n) + u * width)
+                at = (2 * c + u % 2) * lanes
+                store(totals, at, fma(dots, spread(few, few), load(totals, at, lanes)))
+
+    @inline
+    def row(weights: Any, offset: Any, activations: Any, n: Any, results: Any) -> None:
+        sums, blocks, scratch = activations[3], n // PART, local(all_runs, np.float32)
+        totals, taken = local(all_lanes, np.float32), local(all_runs, np.float32)
+        rest, rest_taken = local(all_part_lanes, np.float32), local(columns, np.float32)
+        for c in range(columns):
+            store(totals, 2 * c * lanes, splat(_ZERO, lanes))
+            store(totals, (2 * c + 1) * lanes, splat(_ZERO, lanes))
+            store(taken, c * _RUN, splat(_ZERO, _RUN))
+            store(rest, c * part_lanes, splat(_ZERO, part_lanes))
+            store(rest_taken, c, splat(_ZERO, 1))
+        for i in range(0, blocks - _RUN + 1, _RUN):
+            for line in range(0, run_bytes, _LINE):
+                prefetch(weights, offset + _AHEAD + line)
+            add_run(weights, offset, activations, i, n, scratch, totals)
+            if has_minimums:
+                minimums = minimums_of_run(weights, offset)
+                for c in range(columns):
+                    own = load(sums, place_of_block(i, c, n) // PART, _RUN)
+                    store(taken, c * _RUN, fma(minimums, own, load(taken, c * _RUN, _RUN)))
+            offset += run_bytes
+        for i in range(blocks - blocks % _RUN, blocks):
+            for c in range(columns):
+                add_rest(weights, offset, activations, place_of_block(i, c, n), c, rest, rest_taken)
+            offset += block_bytes
+        for c in range(columns):
+            total = sum_lanes(load(totals, 2 * c * lanes, lanes) + load(totals, (2 * c + 1) * lanes, lanes))
+            subtracted = sum_lanes(load(taken, c * _RUN, _RUN)) + lane(load(rest_taken, c, 1), 0)
+            results[c] = total + sum_lanes(load(rest, c * part_lanes, part_lanes)) - subtracted
+
+    return row
+
+
+def _remainder(reader: PackedReader) -> Callable[..., None]:
+    """The `inline` function that adds a single small block's products with one column."""
+    (codes_of, zero), lanes = coded(reader), PART // QUAD
+    scales_of, minimums_of, has_minimums = reader.scales, reader.minimums or reader.scales, reader.minimums is not None
+    products = _products(zero, lanes)
+
+    @inline
+    def add_rest(weights: Any, offset: Any, activations: Any, place: Any, c: Any, rest: Any, rest_taken: Any) -> None:
+        quants, x_scales, starts, sums = activations
+        scale = lane(scales_of(weights, offset) * load(x_scales, place // PART, 1), 0)
+        dots, at = products(codes_of(weights, offset, 0), quants, starts, place), c * lanes
+        store(rest, at, fma(dots, splat(scale, lanes), load(rest, at, lanes)))
+        if has_minimums:
+            taken = fma(minimums_of(weights, offset), load(sums, place // PART, 1), load(rest_taken, c, 1))
+            store(rest_taken, c, taken)
+
+    return add_rest
+
+
+def _of_run(numbers_of: Callable[..., Any], half: int | None, block_bytes: int) -> Callable[..., Any]:
+    """The inline function for one number (scale or minimum) of each of `_RUN` blocks.
+
+    float16 numbers, at byte `half`, are cast to float32 as one vector. All are first assembled in words by the scalar
+    units, which do not unpack codes meanwhile.
+    """
+
+    @inline
+    def from_float16(weights: Any, offset: Any) -> Any:
+        words = local(_RUN_QUADS, np.uint64)
+        for word in range(_RUN_QUADS):
+            bits = np.uint64(0)
+            for block in range(4):
+                place = offset + (4 * word + block) * block_bytes + half
+                bits |= np.uint64(load_scalar(weights, place, np.uint16)) << np.uint64(16 * block)
+            store(words, word, splat(bits, 1))
+        return half_to_float(reinterpret(load(words, 0, _RUN_QUADS), np.uint16))
+
+    @inline
+    def numbers(weights: Any, offset: Any) -> Any:
+        words = local(_RUN_PAIRS, np.uint64)
+        for word in range(_RUN_PAIRS):
+            place = offset + 2 * word * block_bytes
+            low = lane(reinterpret(numbers_of(weights, place), np.uint32), 0)
+            high = lane(reinterpret(numbers_of(weights, place + block_bytes), np.uint32), 0)
+            store(words, word, splat(np.uint64(low) | np.uint64(high) << np.uint64(32), 1))
+        return reinterpret(load(words, 0, _RUN_PAIRS), np.float32)
+
+    return numbers if half is None else from_float16
+
+
+def _row_of_large(reader: PackedReader, block_type: BlockType, columns: int) -> Callable[..., None]:
+    """Blocks of several parts."""
+    codes_of, zero = coded(reader)
+    span, group, block, block_bytes = span_of(block_type), reader.group, block_type.block_length, block_type.block_bytes
+    width = 2 * PART if _WIDE and span >= 2 * PART else PART
+    lanes, spans, groups = width // QUAD, block // span, block // group
+    scales_of, minimums_of, has_minimums = reader.scales, reader.minimums or reader.scales, reader.minimums is not None
+    products, unit, unit_groups, units = _products(zero, lanes), _units(codes_of, width, 1), width // group, block // width
+    spread = shuffle(*(group for group in range(unit_groups) for _ in range(lanes // unit_groups)))
+    spread_spans = shuffle(*(group // (groups // spans) for group in range(groups)))
+    place_of_block = _places_of_blocks(block, columns)
+    all_scales, all_lanes, all_groups = columns * _MAX_GROUPS, columns * 2 * lanes, columns * groups
+
+    @inline
+    def row(weights: Any, offset: Any, activations: Any, n: Any, results: Any) -> None:
+        quants, x_scales, starts, sums = activations
+        scratch = local(all_scales, np.float32)
+        # Even and odd units: two independent chains of additions.
+        totals, taken = local(all_lanes, np.float32), local(all_groups, np.float32)
+        for c in range(columns):
+            store(totals, 2 * c * lanes, splat(_ZERO, lanes))
+            store(totals, (2 * c + 1) * lanes, splat(_ZERO, lanes))
+            store(taken, c * groups, splat(_ZERO, groups))
+        for i in range(n // block):
+            for line in range(0, block_bytes, _LINE):
+                prefetch(weights, offset + _AHEAD + line)
+            scales = scales_of(weights, offset)
+            for c in range(columns):
+                few = load(x_scales, place_of_block(i, c, n) // span, spans)
+                store(scratch, c * _MAX_GROUPS, scales * spread_spans(few, few))
+            for u in range(units):
+                codes = unit(weights, offset, u)
+                for c in range(columns):
+                    few = load(scratch, c * _MAX_GROUPS + u * unit_groups, unit_groups)
+                    dots = products(codes, quants, starts, place_of_block(i, c, n) + u * width)
+                    at = (2 * c + u % 2) * lanes
+                    store(totals, at, fma(dots, spread(few, few), load(totals, at, lanes)))
+            if has_minimums:
+                minimums = minimums_of(weights, offset)
+                for c in range(columns):
+                    own = load(sums, place_of_block(i, c, n) // group, groups)
+                    store(taken, c * groups, fma(minimums, own, load(taken, c * groups, groups)))
+            offset += block_bytes
+        for c in range(columns):
+            total = load(totals, 2 * c * lanes, lanes) + load(totals, (2 * c + 1) * lanes, lanes)
+            results[c] = sum_lanes(total) - sum_lanes(load(taken, c * groups, groups))
+
+    return row
+
+
+def _places_of_blocks(block: int, columns: int) -> Callable[..., Any]:
+    """The `inline` function (i, column, n) -> where the activations of a row's block `i` begin."""
+
+    @inline
+    def place_of_block(i: Any, column: Any, n: Any) -> Any:
+        if columns == 1 or block == STRETCH:
+            return (i * columns + column) * block
+        panel = i * block // STRETCH * STRETCH
+        return place_of(panel, column, columns, min(STRETCH, n - panel)) + i * block - panel
+
+    return place_of_block
+
+
+def _row_of_integer_scales(
+    reader: PackedReader, integers: IntegerScales, block_type: BlockType, columns: int
+) -> Callable[..., None]:
+    """Super-blocks with integer sub-block scales: products accumulate as integers and are cast to float once per block.
+    The zero point is treated as a minimum: zero times the scale."""
+    group, block, block_bytes = reader.group, block_type.block_length, block_type.block_bytes
+    width = 2 * PART if _WIDE else PART
+    lanes, groups, units, pair_distance = width // QUAD, block // group, block // width, _pair_distance(reader)
+    unit, scales_of, scale_of = _units(reader.codes, width, pair_distance), integers.quantized_scales, integers.scale
+    half, has_zero, zero = groups // 2, reader.zero != 0, np.float32(reader.zero)
+    minimums_of, minimum_scale_of = integers.quantized_minimums or scales_of, integers.minimum_scale or scale_of
+    part_groups, unit_parts = PART // group, width // PART
+    spread = shuffle(*(pair * unit_parts * part_groups // (2 * lanes) for pair in range(2 * lanes)))
+    all_lanes, all_halves = columns * lanes, columns * half
+
+    @inline
+    def add_units(weights: Any, offset: Any, scratch: Any, quants: Any, i: Any, inner: Any) -> None:
+        for c in range(columns):
+            store(inner, c * lanes, splat(_NO_PRODUCT, lanes))
+        for u in range(units):
+            part = _first_part(u, unit_parts, pair_distance)
+            first = load(scratch, part * part_groups, part_groups)
+            second = load(scratch, (part + pair_distance) * part_groups, part_groups) if unit_parts == 2 else first
+            codes, scales = unit(weights, offset, u), spread(first, second)
+            for c in range(columns):
+                pairs = dot_bytes(codes, load(quants, (i * columns + c) * block + u * width, width))
+                store(inner, c * lanes, load(inner, c * lanes, lanes) + dot_pairs(pairs, scales))
+
+    @inline
+    def row(weights: Any, offset: Any, activations: Any, n: Any, results: Any) -> None:
+        quants, x_scales, _, sums = activations
+        scratch, inner = local(_MAX_GROUPS, np.int16), local(all_lanes, np.int32)
+        totals, taken = local(all_lanes, np.float32), local(all_halves, np.float32)
+        for c in range(columns):
+            store(totals, c * lanes, splat(_ZERO, lanes))
+            store(taken, c * half, splat(_ZERO, half))
+        for i in range(n // block):
+            for line in range(0, block_bytes, _LINE):
+                prefetch(weights, offset + _AHEAD + line)
+            scales = scales_of(weights, offset)
+            store(scratch, 0, scales)
+            add_units(weights, offset, scratch, quants, i, inner)
+            scale = scale_of(weights, offset)
+            minimums = scales if has_zero else minimums_of(weights, offset)
+            minimum_scale = scale * zero if has_zero else minimum_scale_of(weights, offset)
+            for c in range(columns):
+                x_scale, at = lane(load(x_scales, i * columns + c, 1), 0), c * lanes
+                dots = convert(load(inner, at, lanes), np.float32)
+                store(totals, at, fma(dots, splat(scale * x_scale, lanes), load(totals, at, lanes)))
+                products = convert(dot_pairs(minimums, load(sums, (i * columns + c) * groups, groups)), np.float32)
+                at = c * half
+                store(taken, at, fma(products, splat(minimum_scale * x_scale, half), load(taken, at, half)))
+            offset += block_bytes
+        for c in range(columns):
+            results[c] = sum_lanes(load(totals, c * lanes, lanes)) - sum_lanes(load(taken, c * half, half))
+
+    return row
+
+
+def _pair_distance(reader: PackedReader) -> int:
+    """The distance of two parts that are multiplied together."""
+    return reader.apart if _WIDE else 1
+
+
+@inline
+def _first_part(u: Any, parts: Any, pair_distance: Any) -> Any:
+    """The first part of unit `u`, which is one part, or two at a distance of `pair_distance`."""
+    return u if parts == 1 else u // pair_distance * 2 * pair_distance + u % pair_distance
+
+
+def _units(codes_of: Callable[..., Any], width: int, pair_distance: int) -> Callable[..., Any]:
+    """The inline function for codes of unit `u`, which is one part or two."""
+
+    @inline
+    def two_parts(weights: Any, offset: Any, u: Any) -> Any:
+        part = _first_part(u, 2, pair_distance)
+        return _join_parts(codes_of(weights, offset, part), codes_of(weights, offset, part + pair_distance))
+
+    return codes_of if width == PART else two_parts

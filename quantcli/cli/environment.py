@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from importlib.util import find_spec
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
 _PREFIX: Final = "NUMBA_"
 _MOST_THREADS: Final = 1024
-_LAYERS: Final = ("default", "workqueue", "omp")
-_LAYERS_OF_TBB: Final = ("tbb", "safe", "threadsafe", "forksafe")
 _LEVELS: Final = ("0", "1", "2", "3", "max")
 
 
@@ -34,13 +31,6 @@ _RULES: Final[Mapping[str, _Rule]] = MappingProxyType(
         ),
         "NUMBA_DISABLE_JIT": _Rule(lambda value: value == "0", "0: kernels only run compiled"),
         "NUMBA_OPT": _one_of(*_LEVELS),
-        "NUMBA_THREADING_LAYER": _Rule(
-            lambda value: value in _LAYERS or (value in _LAYERS_OF_TBB and find_spec("tbb") is not None),
-            f"one of {', '.join(_LAYERS)}, or with the package tbb of {', '.join(_LAYERS_OF_TBB)}",
-        ),
-        "NUMBA_THREADING_LAYER_PRIORITY": _Rule(
-            lambda value: sorted(value.split()) == ["omp", "tbb", "workqueue"], "tbb, omp and workqueue in some order"
-        ),
         "NUMBA_CPU_NAME": _NONE,
         "NUMBA_CPU_FEATURES": _NONE,
         "NUMBA_CACHE_LOCATOR_CLASSES": _NONE,

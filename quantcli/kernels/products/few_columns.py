@@ -190,17 +190,7 @@ def _row_of_small(reader: PackedReader, block_type: BlockType, columns: int) -> 
     scales_of_run = _of_run(reader.scales, reader.scale_half, block_bytes)
     minimums_of_run = _of_run(reader.minimums or reader.scales, None, block_bytes)
     spread = shuffle(*(block for block in range(unit_blocks) for _ in range(part_lanes)))
-
-    @inline
-    def two_blocks(weights: Any, offset: Any, u: Any) -> Any:
-        offset += 2 * u * block_bytes
-        return _join_parts(codes_of(weights, offset, 0), codes_of(weights, offset + block_bytes, 0))
-
-    @inline
-    def one_block(weights: Any, offset: Any, u: Any) -> Any:
-        return codes_of(weights, offset + u * block_bytes, 0)
-
-    unit = one_block if width == PART else two_blocks
+    unit = _units_of_blocks(codes_of, width, block_bytes)
     place_of_block = _places_of_blocks(PART, columns)
     all_lanes, all_runs, all_part_lanes = columns * 2 * lanes, columns * _RUN, columns * part_lanes
 
@@ -249,6 +239,21 @@ def _row_of_small(reader: PackedReader, block_type: BlockType, columns: int) -> 
             results[c] = total + sum_lanes(load(rest, c * part_lanes, part_lanes)) - subtracted
 
     return row
+
+
+def _units_of_blocks(codes_of: Callable[..., Any], width: int, block_bytes: int) -> Callable[..., Any]:
+    """The inline function for codes of unit `u`, which is one small block or two."""
+
+    @inline
+    def two_blocks(weights: Any, offset: Any, u: Any) -> Any:
+        offset += 2 * u * block_bytes
+        return _join_parts(codes_of(weights, offset, 0), codes_of(weights, offset + block_bytes, 0))
+
+    @inline
+    def one_block(weights: Any, offset: Any, u: Any) -> Any:
+        return codes_of(weights, offset + u * block_bytes, 0)
+
+    return one_block if width == PART else two_blocks
 
 
 def _remainder(reader: PackedReader) -> Callable[..., None]:

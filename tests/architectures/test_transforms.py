@@ -203,11 +203,11 @@ def test_what_does_not_divide_is_refused():
         rope_pairs(memory_tensor(W), 0)
     with pytest.raises(ModelError, match="into 5 equal parts"):
         part(memory_tensor(W), 0, 0, 5)
-    with pytest.raises(ModelError, match="no 0 to 1 along axis 1"):
+    with pytest.raises(ModelError, match="no range 0:1 along axis 1"):
         part(memory_tensor(W), 1, 0, 5)
     with pytest.raises(ModelError, match="into 5 equal parts along axis 2"):
         part(memory_tensor(W), 2, 0, 5)
-    with pytest.raises(ModelError, match="no 20 to 25 along axis 0"):
+    with pytest.raises(ModelError, match="no range 20:25 along axis 0"):
         cut(memory_tensor(W), 0, 20, 25)
     with pytest.raises(ModelError, match="cannot be reshaped to 4 x 31"):
         reshape(memory_tensor(W), [4, 31])

@@ -123,7 +123,7 @@ def test_more_than_there_is_memory_for_is_refused_before_anything_is_shown(files
     for asked in (["-p", 10**14], ["-p", 0, "-n", 4, "-d", 10**14]):
         status, out, err = run_command(capsys, "bench", files / "F32.gguf", *asked)
         assert (status, out) == (1, "")
-        assert err.startswith("error: there is no memory for a context of 1000000000")
+        assert err.startswith("error: out of memory for a context of 1000000000")
 
 
 def test_nothing_to_measure_is_said(files, capsys):

@@ -128,7 +128,7 @@ def test_a_context_beyond_training_is_a_warning(stories, capsys):
         (["--prompt-file", "no-such-file"], 2, "no-such-file"),
         (["--prompt", "a", "--stop", ""], 2, "stop string is empty"),
         (["--prompt", "a", "--keep", "3"], 2, "--keep has no effect without --context-shift"),
-        (["--prompt", "Once upon", "--context-shift", "--keep", "9", "--ctx", "10"], 2, "9 cannot be kept"),
+        (["--prompt", "Once upon", "--context-shift", "--keep", "9", "--ctx", "10"], 2, "cannot be shifted and keep 9"),
         (["--prompt", "a", "--weights", "Q4_K_M"], 2, "did you mean Q4_K"),
         (["--prompt", "a", "--typical", "0"], 2, "typical-p is 0.0"),
         (["--prompt", "a", "--repeat-last-n", "-5"], 2, "repeat-last-n is -5"),
@@ -169,7 +169,7 @@ def test_files_that_are_parts_of_models(stories, tmp_path, capsys):
 def test_models_without_what_the_request_needs(stories, tmp_path, capsys):
     bare = write_changed(stories, tmp_path / "bare.gguf", {"tokenizer.ggml.model": None})
     status, out, err = run(capsys, bare, "--prompt", "a")
-    assert (status, out, err) == (1, "", "error: no tokenizer in the file: no tokenizer.ggml.model")
+    assert (status, out, err) == (1, "", "error: the file has no tokenizer: no tokenizer.ggml.model")
     broken = write_chat(stories, tmp_path / "broken.gguf", "{% for %}")
     status, out, err = run(capsys, broken, "--chat", "--prompt", "a")
     assert (status, out) == (1, "")

@@ -77,7 +77,7 @@ def test_the_prompt_is_what_transformers_makes_of_it(ask, tokens, shown, text):
     status, document, err = ask(EACH.replace("#", shown))
     if text is None:
         assert (status, document["prompt_tokens"]) == (0, ONCE[:1])
-        assert err == "warning: the file's chat template leaves out what the role user says"
+        assert err == "warning: the file's chat template leaves out the content of the role user"
     else:
         assert (status, document["prompt_tokens"], err) == (0, tokens(text), "")
 

@@ -13,6 +13,7 @@ from quantcli.cli.compiling import announce_compiling
 from quantcli.cli.output import binary_size, say_aside
 
 if TYPE_CHECKING:
+    from quantcli.quality.imatrix import Collector
     from quantcli.runner.cache import Cache
     from quantcli.runner.load import LoadedModel
     from quantcli.runner.text.generate import Generation
@@ -45,6 +46,28 @@ def open_model(
     use_threads(threads)
     announce_compiling()
     return load_model(file, None if weights is None else packing_type(weights), arch_file)
+
+
+def open_observed(
+    model: Path, *, threads: int | None, weights: str | None, arch_file: Path | None
+) -> tuple[LoadedModel, Collector]:
+    """Load a GGUF file, or a checkpoint as it is, with a collector of an importance matrix. Otherwise as `open_model`."""
+    from quantcli.conversion.locate import locate
+    from quantcli.conversion.source import open_source
+    from quantcli.kernels.threads import use_threads
+    from quantcli.quality.imatrix import Collector
+    from quantcli.quality.source_file import SourceFile
+    from quantcli.runner.load import prepare_model
+    from quantcli.runner.quantize_on_load import packing_type
+
+    use_threads(threads)
+    announce_compiling()
+    located = locate(model)
+    packing = None if weights is None else packing_type(weights)
+    with open_source(located.place, model_id=located.model_id, architecture_file=arch_file) as source:
+        file = SourceFile(source)
+        collector = Collector.of(file)
+        return prepare_model(file, packing, collector, architecture_file=arch_file), collector
 
 
 def warn_beyond_training(loaded: LoadedModel, context: int) -> None:

@@ -24,15 +24,17 @@ from quantcli.formats.gguf.spec import MAGIC, Metadata, ValueType, decode_string
 from quantcli.tensors.files import InputFile
 from quantcli.tensors.tensor import Tensor
 
-_SUMS: Final = ".in_sum2"
-_COUNTS: Final = ".counts"
-_DATASETS: Final = "imatrix.datasets"
-_CHUNK_COUNT: Final = "imatrix.chunk_count"
+SUMS: Final = ".in_sum2"
+COUNTS: Final = ".counts"
+"""The suffixes of a tensor's sums and counts."""
+DATASETS: Final = "imatrix.datasets"
+CHUNK_COUNT: Final = "imatrix.chunk_count"
+CHUNK_SIZE: Final = "imatrix.chunk_size"
 _REQUIRED_KEYS: Final[Mapping[str, tuple[ValueType, ValueType | None]]] = MappingProxyType(
     {
-        _DATASETS: (ValueType.ARRAY, ValueType.STRING),
-        _CHUNK_COUNT: (ValueType.UINT32, None),
-        "imatrix.chunk_size": (ValueType.UINT32, None),
+        DATASETS: (ValueType.ARRAY, ValueType.STRING),
+        CHUNK_COUNT: (ValueType.UINT32, None),
+        CHUNK_SIZE: (ValueType.UINT32, None),
     }
 )
 """The metadata keys that an importance matrix must have, and their types."""
@@ -115,37 +117,56 @@ def _check_values(path: str | PathLike[str], name: str, values: Values) -> None:
         raise ValueRangeError(f"{fspath(path)}: tensor {name!r}: {what}", hint="compute the importance matrix again")
 
 
-def _read_gguf(path: str | PathLike[str]) -> Imatrix:
-    with open_gguf(path) as file:
-        if file.get("general.type") != "imatrix":
-            found = f"a GGUF file whose general.type is {file.get('general.type')!r}"
-            raise FormatError(path, f"expected an importance matrix, found {found}")
-        for key, (kind, element) in _REQUIRED_KEYS.items():
-            entry = file.metadata.get(key)
-            if entry is None or (entry.type, entry.element) != (kind, element):
-                raise FormatError(path, f"an importance matrix with a wrong {key}, or without one")
-        names = {name.removesuffix(end) for name in file.tensors for end in (_SUMS, _COUNTS) if name.endswith(end)}
-        if not names:
-            raise FormatError(path, "an importance matrix without entries")
-        return Imatrix(
-            path=fspath(path),
-            datasets=tuple(file.get(_DATASETS)),
-            chunks=int(file.get(_CHUNK_COUNT)),
-            entries={name: _normalized(file, name) for name in sorted(names)},
-        )
+def raw_names(file: GGUFFile) -> list[str]:
+    """The tensors that an importance matrix in the GGUF layout has entries for, sorted.
+
+    Raises:
+        FormatError: if the file is no importance matrix, or has no entries.
+    """
+    if file.get("general.type") != "imatrix":
+        found = f"a GGUF file whose general.type is {file.get('general.type')!r}"
+        raise FormatError(file.path, f"expected an importance matrix, found {found}")
+    for key, (kind, element) in _REQUIRED_KEYS.items():
+        entry = file.metadata.get(key)
+        if entry is None or (entry.type, entry.element) != (kind, element):
+            raise FormatError(file.path, f"an importance matrix with a wrong {key}, or without one")
+    names = {name.removesuffix(end) for name in file.tensors for end in (SUMS, COUNTS) if name.endswith(end)}
+    if not names:
+        raise FormatError(file.path, "an importance matrix without entries")
+    return sorted(names)
 
 
-def _normalized(file: GGUFFile, name: str) -> Values:
-    """The mean square of each column: sums divided by counts, in float32; 1 for experts that were never used."""
-    sums, counts = (_floats(file, name, suffix).reshape(-1) for suffix in (_SUMS, _COUNTS))
+def raw_entry(file: GGUFFile, name: str) -> tuple[Values, Values]:
+    """The sums of squares `(matrices, n)` of a tensor and its counts, float32 `(matrices,)`.
+
+    Raises:
+        FormatError: if they do not belong together.
+        ValueRangeError: for a count that is not finite.
+    """
+    sums, counts = (_floats(file, name, suffix).reshape(-1) for suffix in (SUMS, COUNTS))
     if not counts.size or sums.size % counts.size:
         raise FormatError(file.path, f"tensor {name!r}: {sums.size} sums do not divide into {counts.size} counts")
     if not np.isfinite(counts).all():
         raise ValueRangeError(f"{file.path}: tensor {name!r}: a count that is not finite")
+    return sums.reshape(counts.size, -1), counts
+
+
+def _read_gguf(path: str | PathLike[str]) -> Imatrix:
+    with open_gguf(path) as file:
+        names = raw_names(file)
+        return Imatrix(
+            path=fspath(path),
+            datasets=tuple(file.get(DATASETS)),
+            chunks=int(file.get(CHUNK_COUNT)),
+            entries={name: _normalized(*raw_entry(file, name)) for name in names},
+        )
+
+
+def _normalized(sums: Values, counts: Values) -> Values:
+    """The mean square of each column: sums divided by counts, in float32; 1 for experts that were never used."""
     # C's lround: ties away from zero. A negative count is taken as zero.
     whole = np.floor(counts.astype(np.float64) + 0.5).astype(np.float32)[:, None]
-    per_matrix = sums.reshape(counts.size, -1)
-    means = np.divide(per_matrix, whole, out=np.ones_like(per_matrix), where=whole > 0)
+    means = np.divide(sums, whole, out=np.ones_like(sums), where=whole > 0)
     return means[0] if counts.size == 1 else means
 
 

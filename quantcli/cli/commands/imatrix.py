@@ -1,0 +1,152 @@
+"""`quantize imatrix MODEL --text F -o OUT.gguf`: the importance matrix of a model on texts."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from quantcli.cli.commands import described
+from quantcli.cli.options import PATH, json_option, model_options, overwrite_option
+from quantcli.cli.output import columns, print_json, show
+from quantcli.cli.running import open_observed, warn_beyond_training
+from quantcli.cli.texts import read_text
+from quantcli.core.errors import FormatError, OutputError, UsageError
+from quantcli.core.listing import listed
+
+if TYPE_CHECKING:
+    from quantcli.formats.imatrix_sums import ImatrixSums
+
+
+@described("imatrix")
+@click.argument("model", type=PATH, required=False)
+@click.option(
+    "-f", "--text", "texts", type=click.Path(path_type=Path, exists=True, dir_okay=False), multiple=True, metavar="F",
+    help="Calibration text, UTF-8; repeatable.",
+)  # fmt: skip
+@click.option("-o", "--output", type=PATH, required=True, metavar="OUT", help="Importance matrix to write.")
+@click.option(
+    "--ctx", "context", type=click.IntRange(min=16), default=512, show_default=True, metavar="N", help="Tokens per chunk."
+)
+@click.option("--chunks", type=click.IntRange(min=1), metavar="N", help="Maximum number of chunks. Default: all.")
+@click.option("--parse-special", is_flag=True, help="Tokenize special tokens in the texts.")
+@click.option("--process-output", is_flag=True, help="Collect for output.weight, too.")
+@click.option("--save-every", type=click.IntRange(min=1), metavar="N", help="Write OUT after every N chunks.")
+@click.option("--resume", is_flag=True, help="Continue from the chunks in OUT, written with the same texts.")
+@click.option("--merge", "merged", type=PATH, multiple=True, metavar="FILE", help="Importance matrix to add; repeatable.")
+@click.option(
+    "--output-format", "layout", type=click.Choice(["gguf", "dat"]), default="gguf", show_default=True,
+    help="GGUF, or the older binary layout.",
+)  # fmt: skip
+@overwrite_option
+@model_options
+@json_option()
+def command(**options: Any) -> None:
+    """The importance matrix has the squared input activations of every matrix in the layers, summed over the tokens of the
+    texts. --imatrix reads it, and so does llama-quantize. MODEL is a GGUF file, or a checkpoint as it is. Without MODEL and
+    --text, the files of --merge are added.
+
+    \b
+    quantize imatrix model-F16.gguf --text calibration.txt -o imatrix.gguf
+    quantize imatrix ORG-model/ --text prose.txt --text code.txt -o imatrix.gguf --save-every 20
+    quantize imatrix --merge first.gguf --merge second.gguf -o imatrix.gguf
+    """
+    model, texts, output = options["model"], options["texts"], options["output"]
+    if (model is None) != (not texts):
+        raise UsageError("MODEL and --text go together", hint="quantize imatrix MODEL --text F -o OUT.gguf")
+    if not texts and not options["merged"]:
+        raise UsageError("nothing to do", hint="give MODEL and --text, or files to --merge")
+    if output.exists() and not (options["overwrite"] or options["resume"]):
+        raise OutputError(f"{output} exists", hint="--overwrite replaces it, --resume continues it")
+    if not output.absolute().parent.is_dir():
+        raise OutputError(f"{output}: the directory does not exist", hint="create the directory first")
+    started = time.perf_counter()
+    from quantcli.formats.imatrix_sums import merge_sums, read_sums
+
+    parts = [(str(path), read_sums(path)) for path in options["merged"]]
+    if texts:
+        parts.append((str(output), _collected(model, texts, output, options)))
+    result = merge_sums(parts)
+    _write(output, result, options["layout"])
+    if options["as_json"]:
+        print_json(_document(result, output, time.perf_counter() - started))
+    else:
+        _show(result, output)
+
+
+def _collected(model: Path, texts: list[Path], output: Path, options: dict[str, Any]) -> ImatrixSums:
+    """Run the model on the texts, with a progress bar of chunks on a terminal."""
+    from tqdm import tqdm
+
+    from quantcli.quality.imatrix import collect, cut_texts
+
+    before = _interrupted(output, texts, options["context"]) if options["resume"] and output.exists() else None
+    named = [(str(path), read_text(path, "the text")) for path in texts]
+    loaded, collector = open_observed(
+        model, threads=options["threads"], weights=options["weights"], arch_file=options["arch_file"]
+    )
+    warn_beyond_training(loaded, options["context"])
+    chunks = cut_texts(
+        loaded.tokenizer, named, options["context"], options["chunks"], parse_special=options["parse_special"]
+    )
+    quiet, every = not sys.stderr.isatty(), options["save_every"]
+    with tqdm(total=len(chunks), unit="chunk", desc="collecting", leave=False, file=sys.stderr, disable=quiet) as bar:
+
+        def advance(done: int, so_far: Callable[[], ImatrixSums]) -> None:
+            bar.update(done - bar.n)
+            if every and done % every == 0 and done < len(chunks):
+                _write(output, so_far(), options["layout"])
+
+        return collect(
+            loaded.model, collector, chunks, [name for name, _ in named],
+            process_output=options["process_output"], before=before, advance=advance,
+        )  # fmt: skip
+
+
+def _interrupted(output: Path, texts: list[Path], context: int) -> ImatrixSums:
+    """The importance matrix that `output` has, of the same texts."""
+    from quantcli.formats.imatrix_sums import read_sums
+
+    found = read_sums(output)
+    if found.datasets != tuple(map(str, texts)) or found.chunk_size != context:
+        what = f"collected from {listed(found.datasets)} in chunks of {found.chunk_size}"
+        raise FormatError(output, f"{what}: --resume needs the same texts and --ctx")
+    return found
+
+
+def _write(output: Path, imatrix: ImatrixSums, layout: str) -> None:
+    from quantcli.formats.imatrix_sums import encode_legacy, write_sums
+
+    if layout == "gguf":
+        write_sums(output, imatrix, overwrite=True)
+    else:
+        output.write_bytes(encode_legacy(imatrix))
+
+
+def _document(result: ImatrixSums, output: Path, seconds: float) -> dict[str, Any]:
+    return {
+        "output": str(output),
+        "datasets": list(result.datasets),
+        "chunks": result.chunks,
+        "chunk_size": result.chunk_size,
+        "tokens": result.chunks * result.chunk_size,
+        "tensors": len(result.entries),
+        "unused_experts": result.unused(),
+        "seconds": seconds,
+    }
+
+
+def _show(result: ImatrixSums, output: Path) -> None:
+    facts = columns("", "")
+    facts.add_row("Importance matrix", str(output))
+    facts.add_row("Texts", listed(result.datasets))
+    facts.add_row("Tokens", f"{result.chunks * result.chunk_size:,} in chunks of {result.chunk_size}")
+    facts.add_row("Tensors", f"{len(result.entries):,}")
+    for name, experts in result.unused().items():
+        which = listed([str(expert) for expert in experts])
+        facts.add_row("No tokens", f"{name}, experts {which}: quantized without importance")
+    show(facts)

@@ -20,18 +20,21 @@ from quantcli.kernels.blocks import Codec
 from quantcli.kernels.blocks.packed_fields import half_at, half_from, nibbles, offsets, store_nibbles
 from quantcli.kernels.blocks.reader import PART, CodeWriter, IntegerScales, PackedReader
 from quantcli.kernels.blocks.scale_fields import float_scale, integer_scales
+from quantcli.kernels.blocks.super_blocks import quantizer_of
 from quantcli.kernels.half import float_to_half
-from quantcli.kernels.jit import inline, kernel
+from quantcli.kernels.jit import inline, inline_once, kernel
 from quantcli.kernels.rounding.block_lanes import transpose, transpose_back
 from quantcli.kernels.rounding.scale_search import TINY, nearest_int
 from quantcli.kernels.shorthand import F32, I32, U32, Bytes, Floats, Vec
 from quantcli.kernels.simd import (
     LANES,
     absolute,
+    address,
     byte_table,
     convert,
     load,
     load_scalar,
+    local,
     maximum,
     minimum,
     reinterpret,
@@ -59,12 +62,13 @@ _NL_D, _NL_CODES = offsets("IQ4_NL", "d", "qs")
 _XS_BYTES: Final = TYPES["IQ4_XS"].block_bytes
 _XS_D, _XS_HIGH, _XS_LOW, _XS_CODES = offsets("IQ4_XS", "d", "scales_h", "scales_l", "qs")
 _XS_BLOCKS: Final = SUPER_BLOCK // _BLOCK
+_XS_SCALES: Final = _XS_BLOCKS * LANES
 _PAIRS: Final = 16
 _TRIALS: Final = 7
 """Trial inverse scales on each side of the one that maps the value of largest magnitude to the first level."""
 
 
-@inline
+@inline_once
 def _weigh(values: Floats, length: int, weight: Floats, weighted: bool) -> None:
     """Turn the importance in `weight` into error weights: importance * sqrt(2 * mean square + x * x). The mean is over all
     `length` elements, summed in order. Without importance the weights are x * x."""
@@ -131,7 +135,7 @@ def _encode(values: Floats, base: int, scale: Vec, codes: Bytes) -> None:
         store(codes, (base // 2 + pair) * LANES, convert(low | (high << I32(4)), np.uint8))
 
 
-@inline
+@inline_once
 def _write_plain(
     values: Floats, weight: Floats, codes: Bytes, turned: Bytes, packed: Bytes, first: int, count: int
 ) -> None:
@@ -139,7 +143,7 @@ def _write_plain(
     scale = _search_scale(values, weight, 0)
     _encode(values, 0, scale, codes)
     transpose_back(codes, _PAIRS, turned)
-    halves = np.empty(LANES, np.uint16)
+    halves = local(LANES, np.uint16)
     store(halves, 0, float_to_half(scale))
     for lane in range(count):
         at = (first + lane) * _NL_BYTES
@@ -147,14 +151,14 @@ def _write_plain(
         store(packed, at + _NL_CODES, load(turned, lane * _PAIRS, _PAIRS))
 
 
-@inline
+@inline_once
 def _write_super(
     values: Floats, weight: Floats, codes: Bytes, turned: Bytes, packed: Bytes, first: int, count: int
 ) -> None:
     """Quantize transposed super-blocks and write the first `count` of them from block `first` on. The scales of the eight
     blocks are integers -32..31 times the super-block's, which the one of largest magnitude sets."""
     zero = splat(F32(0), LANES)
-    scales = np.empty(_XS_BLOCKS * LANES, np.float32)
+    scales = local(_XS_SCALES, np.float32)
     largest = zero
     extreme = zero
     for block in range(_XS_BLOCKS):
@@ -175,7 +179,7 @@ def _write_super(
         low_bits = low_bits | ((stored & U32(15)) << U32(4 * block))
         high_bits = high_bits | ((stored >> U32(4)) << U32(2 * block))
     transpose_back(codes, SUPER_BLOCK // 2, turned)
-    halves, lows, highs = np.empty(LANES, np.uint16), np.empty(LANES, np.uint32), np.empty(LANES, np.uint16)
+    halves, lows, highs = local(LANES, np.uint16), local(LANES, np.uint32), local(LANES, np.uint16)
     store(halves, 0, float_to_half(step))
     store(lows, 0, low_bits)
     store(highs, 0, convert(high_bits, np.uint16))
@@ -188,15 +192,17 @@ def _write_super(
             store(packed, at + _XS_CODES + part, load(turned, lane * (SUPER_BLOCK // 2) + part, _PAIRS))
 
 
-def _quantizers(length: int, write: Callable[..., None]) -> tuple[Callable[..., None], Callable[..., None]]:
-    """The quantizers without and with importance of a type with blocks of `length`."""
+def _quantizer(length: int, write: Callable[..., None], weighted: bool) -> Any:
+    """The quantizer of a type with blocks of `length`, with importance or without."""
+    room, code_bytes = length * LANES, length // 2 * LANES
 
-    @inline
-    def run(flat: Floats, importance: Floats, packed: Bytes, weighted: bool) -> None:
-        blocks, per_row = flat.size // length, max(importance.size // length, 1)
-        starts, columns = np.empty(LANES, np.intp), np.empty(LANES, np.intp)
-        values, weight = np.empty(length * LANES, np.float32), np.empty(length * LANES, np.float32)
-        codes, turned = np.empty(length // 2 * LANES, np.uint8), np.empty(length // 2 * LANES, np.uint8)
+    @kernel
+    def rows(x: Floats, importance: Floats, out: Bytes) -> None:
+        flat, given, packed = address(x, np.float32), address(importance, np.float32), address(out, np.uint8)
+        blocks, per_row = x.size // length, importance.size // length
+        starts, columns = local(LANES, np.intp), local(LANES, np.intp)
+        values, weight = local(room, np.float32), local(room, np.float32)
+        codes, turned = local(code_bytes, np.uint8), local(code_bytes, np.uint8)
         for first in range(0, blocks, LANES):
             for lane in range(LANES):
                 # The last group is padded with the last block.
@@ -205,19 +211,11 @@ def _quantizers(length: int, write: Callable[..., None]) -> tuple[Callable[..., 
                 columns[lane] = block % per_row * length
             transpose(flat, starts, length, values)
             if weighted:
-                transpose(importance, columns, length, weight)
+                transpose(given, columns, length, weight)
             _weigh(values, length, weight, weighted)
             write(values, weight, codes, turned, packed, first, min(LANES, blocks - first))
 
-    @kernel
-    def quantize(x: Floats, out: Bytes) -> None:
-        run(x.reshape(-1), np.empty(0, np.float32), out.reshape(-1), False)
-
-    @kernel
-    def quantize_weighted(x: Floats, importance: Floats, out: Bytes) -> None:
-        run(x.reshape(-1), importance, out.reshape(-1), True)
-
-    return quantize, quantize_weighted
+    return quantizer_of(rows, weighted)
 
 
 # --- reading -------------------------------------------------------------------------------------------------------------
@@ -291,11 +289,13 @@ _FIELDS_XS: Final = integer_scales(
 
 CODECS: Final[Mapping[str, Codec]] = {
     "IQ4_NL": Codec(
-        *_quantizers(_BLOCK, _write_plain), PackedReader(_codes_nl, _scales_nl, group=PART, signed=True, scale_half=_NL_D),
+        _quantizer(_BLOCK, _write_plain, False), _quantizer(_BLOCK, _write_plain, True),
+        PackedReader(_codes_nl, _scales_nl, group=PART, signed=True, scale_half=_NL_D),
         _level_writer(_NL_CODES, 1), float_scale(_BLOCK, _NL_D),
     ),
     "IQ4_XS": Codec(
-        *_quantizers(SUPER_BLOCK, _write_super), PackedReader(_codes_xs, _scales_xs, group=PART, signed=True),
+        _quantizer(SUPER_BLOCK, _write_super, False), _quantizer(SUPER_BLOCK, _write_super, True),
+        PackedReader(_codes_xs, _scales_xs, group=PART, signed=True),
         _level_writer(_XS_CODES, _XS_BLOCKS), _FIELDS_XS,
     ),
 }

@@ -23,25 +23,29 @@ from quantcli.kernels.blocks.reader import PART, CodeWriter, IntegerScales, with
 from quantcli.kernels.blocks.scale_fields import integer_scales
 from quantcli.kernels.blocks.super_blocks import (
     batch_spread,
+    fill,
     gather_batch,
     group_count,
     importance_weights,
-    kernel_of,
+    quantizer_of,
     spread_out,
     store_half,
     transpose_group,
     untranspose_group,
 )
 from quantcli.kernels.half import float_to_half, half_to_float
-from quantcli.kernels.jit import inline
+from quantcli.kernels.jit import inline, inline_once, kernel
 from quantcli.kernels.rounding.scale_search import affine_level, affine_search, nearest_int, positive_search
 from quantcli.kernels.shorthand import F32, I32, U8, U32, Scratch, Vec
 from quantcli.kernels.simd import (
     LANES,
     absolute,
+    address,
+    advance,
     convert,
     load,
     load_scalar,
+    local,
     maximum,
     minimum,
     select,
@@ -51,7 +55,7 @@ from quantcli.kernels.simd import (
 )
 
 
-@inline
+@inline_once
 def _plain_weights(x: Scratch, base: int, length: int, bits: int, weight: Scratch) -> None:
     """Error weights without an importance matrix: |x|, plus the sub-block's RMS for 4 and 5 bits."""
     floor = splat(F32(0), LANES)
@@ -65,7 +69,7 @@ def _plain_weights(x: Scratch, base: int, length: int, bits: int, weight: Scratc
         store(weight, element * LANES, floor + absolute(load(x, base + element * LANES, LANES)))
 
 
-@inline
+@inline_once
 def _largest_scales(values: Scratch, per_block: int, top: int, levels: Scratch) -> Vec:
     """Quantize the sub-blocks' scales (or minimums) of `LANES` super-blocks to 0..top relative to the largest one. The
     levels, int32, go to `levels`; both are transposed. Returns the super-blocks' unit, largest / top."""
@@ -126,16 +130,17 @@ def _pack_5(levels: NDArray[np.uint8], block: int, out: NDArray[np.uint8], at: i
     _pack_4(levels, block, out, at)
 
 
-@inline
+@inline_once
 def _final_levels(
-    x: Scratch, group: int, length: int, top: int, unit: Scratch, floor: Scratch, inverses: Scratch, lows: Scratch,
+    x: Scratch, group: int, length: int, top: int, unit: Scratch, floor: Scratch, found: Scratch, room: int,
     levels: NDArray[np.uint8],
 ) -> None:  # fmt: skip
-    """The levels requantized with the stored scales; where a stored scale is 0, the levels of the search."""
+    """The levels requantized with the stored scales; where a stored scale is 0, the levels of the search, whose results for
+    `room` sub-blocks `found` has."""
     scale = load(unit, group * LANES, LANES)
     low = load(floor, group * LANES, LANES)
-    inverse = load(inverses, group * LANES, LANES)
-    searched_low = load(lows, group * LANES, LANES)
+    inverse = load(found, _INVERSE * room + group * LANES, LANES)
+    searched_low = load(found, _LOW * room + group * LANES, LANES)
     nothing = scale == splat(F32(0), LANES)
     for element in range(length):
         place = (group * length + element) * LANES
@@ -152,14 +157,14 @@ def _scale_writer(bits: int) -> Any:
     per_block = 16 if bits == 2 else 8
     mask = 15 if bits == 2 else 63
 
-    @inline
+    @inline_once
     def write(
-        scales: Scratch, lows: Scratch, d: Scratch, dmin: Scratch, blocks: int,
+        scales: Scratch, lows: Scratch, units: Scratch, blocks: int,
         unit: Scratch, floor: Scratch, out: NDArray[np.uint8], at: int,
     ) -> None:  # fmt: skip
         for block in range(blocks):
             place = at + block * block_bytes
-            half_d, half_dmin = float_to_half(d[block]), float_to_half(dmin[block])
+            half_d, half_dmin = float_to_half(units[block]), float_to_half(units[LANES + block])
             store_half(out, place + at_d, half_d)
             store_half(out, place + at_dmin, half_dmin)
             if bits == 2:
@@ -175,47 +180,54 @@ def _scale_writer(bits: int) -> Any:
     return write
 
 
+_SCALE, _MINIMUM, _WEIGHT, _INVERSE, _LOW = range(5)
+"""What is kept of each sub-block's search: scale and minimum, the sum of the weights (with importance only), and what
+`affine_level` needs."""
+
+
 def _group_searcher(bits: int, weighted: bool) -> Any:
-    """The function that fits one group of sub-blocks. Its results go to `found`, five arrays by sub-block: scale, minimum,
-    the search's inverse and low (see `affine_level`), and the sum of the weights (written only if `weighted`)."""
+    """The function that fits one group of sub-blocks. Its results go to `found`, five arrays by sub-block."""
     length = 16 if bits == 2 else 32
+    room = LANES * K // length
     top = (1 << bits) - 1
     first_step, step, steps = (-0.9, 0.05, 36) if weighted else (-1.0, 0.1, 20) if bits == 4 else (-0.5, 0.1, 15)
     mean_absolute = bits == 2 and not weighted
 
-    @inline
+    @inline_once
     def search(x: Scratch, importance: Scratch, spread: Scratch, group: int, weight: Scratch, found: Scratch) -> None:
         base, at = group * length * LANES, group * LANES
         if weighted:
-            store(found[4], at, importance_weights(x, base, length, importance, spread, group, weight))
+            total = importance_weights(x, base, length, importance, spread, group, weight)
+            store(found, _WEIGHT * room + at, total)
         else:
             _plain_weights(x, base, length, bits, weight)
         fit = affine_search(x, weight, base, length, top, first_step, step, steps, mean_absolute)
-        store(found[0], at, fit[0])
-        store(found[1], at, fit[1])
-        store(found[2], at, fit[2])
-        store(found[3], at, fit[3])
+        store(found, _SCALE * room + at, fit[0])
+        store(found, _MINIMUM * room + at, fit[1])
+        store(found, _INVERSE * room + at, fit[2])
+        store(found, _LOW * room + at, fit[3])
 
     return search
 
 
 def _scale_quantizer(bits: int, weighted: bool) -> Any:
     """The function that quantizes the sub-blocks' scales and minimums of a batch: their levels, transposed, and the
-    super-blocks' d and dmin."""
+    super-blocks' d and dmin, `LANES` of each."""
     per_block = 16 if bits == 2 else 8
+    room = LANES * per_block
     scale_top = 15 if bits == 2 else 63
 
-    @inline
-    def quantize_scales(found: Scratch, blocks: int, turned: Scratch, levels: Scratch, d: Scratch, dmin: Scratch) -> None:
-        spread_out(found[0], blocks, per_block, turned[0])
-        spread_out(found[1], blocks, per_block, turned[1])
-        if weighted:
-            spread_out(found[4], blocks, per_block, turned[2])
-            store(d, 0, positive_search(turned[0], turned[2], per_block, scale_top, levels[0]))
-            store(dmin, 0, positive_search(turned[1], turned[2], per_block, scale_top, levels[1]))
-        else:
-            store(d, 0, _largest_scales(turned[0], per_block, scale_top, levels[0]))
-            store(dmin, 0, _largest_scales(turned[1], per_block, scale_top, levels[1]))
+    @inline_once
+    def quantize_scales(found: Scratch, blocks: int, turned: Scratch, levels: Scratch, units: Scratch) -> None:
+        for kind in range(3 if weighted else 2):
+            spread_out(advance(found, kind * room), blocks, per_block, advance(turned, kind * room))
+        for kind in range(2):
+            values, own_levels = advance(turned, kind * room), advance(levels, kind * room)
+            if weighted:
+                unit = positive_search(values, advance(turned, _WEIGHT * room), per_block, scale_top, own_levels)
+            else:
+                unit = _largest_scales(values, per_block, scale_top, own_levels)
+            store(units, kind * LANES, unit)
 
     return quantize_scales
 
@@ -235,43 +247,47 @@ def _quantizer(bits: int, weighted: bool) -> Any:
     search, quantize_scales = _group_searcher(bits, weighted), _scale_quantizer(bits, weighted)
     write_scales = _scale_writer(bits)
     pack = _PACK[bits]
+    batch_size, room, group_size = LANES * K, LANES * per_block, LANES * length
+    found_size, turned_size, levels_size, units_size = 5 * room, 3 * room, 2 * room, 2 * LANES
+    starts, columns = np.arange(LANES) * length, np.arange(LANES) * LANES
 
-    @inline
-    def run(x: NDArray[np.float32], importance: NDArray[np.float32], out: NDArray[np.uint8]) -> None:
-        flat, packed = x.reshape(-1), out.reshape(-1)
-        count = flat.size // K
-        rows, columns = np.arange(LANES) * length, np.arange(LANES) * LANES
-        batch, batch_importance, xt, wt = np.empty((4, LANES * K), np.float32)
-        transposed, levels = np.empty((2, LANES * K), np.uint8)
-        weight = np.empty(length * LANES, np.float32)
+    @kernel
+    def rows(x: NDArray[np.float32], importance: NDArray[np.float32], out: NDArray[np.uint8]) -> None:
+        source, given, packed = address(x, np.float32), address(importance, np.float32), address(out, np.uint8)
+        count = x.size // K
+        batch, xt = local(batch_size, np.float32), local(batch_size, np.float32)
+        batch_importance, wt = local(batch_size, np.float32), local(batch_size, np.float32)
+        transposed, levels = local(batch_size, np.uint8), local(batch_size, np.uint8)
+        weight = local(group_size, np.float32)
         # By sub-block, in order.
-        found = np.zeros((5, LANES * per_block), np.float32)
-        spread, unit, floor = np.zeros((3, LANES * per_block), np.float32)
+        found, spread = local(found_size, np.float32), local(room, np.float32)
+        unit, floor = local(room, np.float32), local(room, np.float32)
         # One super-block in each lane.
-        turned = np.zeros((3, LANES * per_block), np.float32)
-        scale_levels = np.zeros((2, LANES * per_block), np.int32)
-        d, dmin = np.empty((2, LANES), np.float32)
+        turned, scale_levels = local(turned_size, np.float32), local(levels_size, np.int32)
+        units = local(units_size, np.float32)
+        fill(turned, turned_size, F32(0))
         for first in range(0, count, LANES):
             blocks = min(LANES, count - first)
             groups = group_count(blocks, per_block)
-            gather_batch(flat, first, count, batch)
+            gather_batch(source, x.size, first, count, batch)
             if weighted:
-                gather_batch(importance, first, count, batch_importance)
+                gather_batch(given, importance.size, first, count, batch_importance)
                 batch_spread(batch, spread_factor, per_block, spread)
             for group in range(groups):
-                transpose_group(batch, group, rows, length, xt)
+                transpose_group(batch, group, starts, length, xt)
                 if weighted:
-                    transpose_group(batch_importance, group, rows, length, wt)
+                    transpose_group(batch_importance, group, starts, length, wt)
                 search(xt, wt, spread, group, weight, found)
-            quantize_scales(found, blocks, turned, scale_levels, d, dmin)
-            write_scales(scale_levels[0], scale_levels[1], d, dmin, blocks, unit, floor, packed, first * block_bytes)
+            quantize_scales(found, blocks, turned, scale_levels, units)
+            lows = advance(scale_levels, room)
+            write_scales(scale_levels, lows, units, blocks, unit, floor, packed, first * block_bytes)
             for group in range(groups):
-                _final_levels(xt, group, length, top, unit, floor, found[2], found[3], transposed)
+                _final_levels(xt, group, length, top, unit, floor, found, room, transposed)
                 untranspose_group(transposed, group, columns, length, levels)
             for block in range(blocks):
                 pack(levels, block, packed, (first + block) * block_bytes + at_levels)
 
-    return kernel_of(run, weighted)
+    return quantizer_of(rows, weighted)
 
 
 # --- reading -------------------------------------------------------------------------------------------------------------

@@ -19,24 +19,27 @@ from quantcli.kernels.blocks.reader import PART, CodeWriter, IntegerScales, with
 from quantcli.kernels.blocks.scale_fields import integer_scales
 from quantcli.kernels.blocks.super_blocks import (
     batch_spread,
+    fill,
     gather_batch,
     group_count,
     importance_weights,
-    kernel_of,
+    quantizer_of,
     spread_out,
     store_half,
     transpose_group,
     untranspose_group,
 )
 from quantcli.kernels.half import float_to_half, half_to_float
-from quantcli.kernels.jit import inline
+from quantcli.kernels.jit import inline, inline_once, kernel
 from quantcli.kernels.rounding.scale_search import TINY, block_extreme, descent_search, nearest_int, symmetric_search
 from quantcli.kernels.shorthand import F32, I16, I32, U8, U32, U64, Scratch, Vec
 from quantcli.kernels.simd import (
     LANES,
+    address,
     convert,
     load,
     load_scalar,
+    local,
     maximum,
     minimum,
     reinterpret,
@@ -58,7 +61,7 @@ def _clamped(value: Vec, half: int) -> Vec:
     return maximum(splat(I32(-half), LANES), minimum(splat(I32(half - 1), LANES), nearest_int(value)))
 
 
-@inline
+@inline_once
 def _final_levels(x: Scratch, group: int, half: int, unit: Scratch, searched: Scratch, levels: NDArray[np.uint8]) -> None:
     """The stored levels, l + half, requantized with the stored scales; where a stored scale is 0, those of the search."""
     scale = load(unit, group * LANES, LANES)
@@ -69,7 +72,7 @@ def _final_levels(x: Scratch, group: int, half: int, unit: Scratch, searched: Sc
         store(levels, place, select(nothing, load(searched, place, LANES), level))
 
 
-@inline
+@inline_once
 def _fitted_levels(x: Scratch, base: int, half: int, inverse: Vec, empty: Vec, searched: NDArray[np.uint8]) -> None:
     """The stored levels for a result of `symmetric_search`."""
     for element in range(LENGTH):
@@ -78,7 +81,7 @@ def _fitted_levels(x: Scratch, base: int, half: int, inverse: Vec, empty: Vec, s
         store(searched, place, convert(select(empty, splat(I32(0), LANES), level), np.uint8))
 
 
-@inline
+@inline_once
 def _extreme_scales(scales: Scratch, bits: int, stored: Scratch) -> tuple[Vec, Vec]:
     """Quantize the sub-blocks' scales of `LANES` super-blocks relative to the first of largest magnitude, which becomes -32
     in Q3_K and -128 in Q6_K. The levels, int32, go to `stored`; both are transposed. Returns the super-blocks' unit and the
@@ -100,7 +103,7 @@ def _extreme_scales(scales: Scratch, bits: int, stored: Scratch) -> tuple[Vec, V
 # Q3_K: 3-bit levels, 6-bit scales
 
 
-@inline
+@inline_once
 def _search_3(x: Scratch, group: int, descended: Scratch, searched: NDArray[np.uint8], scales: Scratch) -> None:
     """Coordinate descent without an importance matrix, for four groups from `group` on."""
     base = group * LENGTH * LANES
@@ -114,7 +117,7 @@ def _search_3(x: Scratch, group: int, descended: Scratch, searched: NDArray[np.u
         store(searched, place, convert(level, np.uint8))
 
 
-@inline
+@inline_once
 def _importance_scales_3(scale_t: Scratch, weights_t: Scratch, stored: Scratch) -> Vec:
     """Quantize the sub-blocks' scales to -32..31 by a weighted scale search. Returns the super-blocks' unit."""
     unit, inverse, empty = symmetric_search(scale_t, weights_t, 0, PER_BLOCK, 32, True)
@@ -124,7 +127,7 @@ def _importance_scales_3(scale_t: Scratch, weights_t: Scratch, stored: Scratch) 
     return unit
 
 
-@inline
+@inline_once
 def _pack_levels_3(levels: NDArray[np.uint8], block: int, out: NDArray[np.uint8], at: int) -> None:
     """hmask (bit 2 of levels 32 apart share a byte), qs (low two bits, likewise)."""
     first = block * K
@@ -153,7 +156,7 @@ def _pack_6_bit_scales(scales: Scratch, block: int, stride: int, out: NDArray[np
         out[at + 8 + sub] = np.uint8(bits)
 
 
-@inline
+@inline_once
 def _pack_3(levels: NDArray[np.uint8], stored: Scratch, block: int, half: Any, out: NDArray[np.uint8], at: int) -> None:
     """The levels, twelve bytes of scales, d."""
     _pack_levels_3(levels, block, out, at)
@@ -164,7 +167,7 @@ def _pack_3(levels: NDArray[np.uint8], stored: Scratch, block: int, half: Any, o
 # Q6_K: 6-bit levels, 8-bit scales
 
 
-@inline
+@inline_once
 def _weights_6(x: Scratch, base: int, importance: Scratch, weighted: bool, weight: Scratch) -> None:
     """Error weights: x * x, or the importance itself."""
     for element in range(LENGTH):
@@ -172,7 +175,7 @@ def _weights_6(x: Scratch, base: int, importance: Scratch, weighted: bool, weigh
         store(weight, element * LANES, load(importance, base + element * LANES, LANES) if weighted else value * value)
 
 
-@inline
+@inline_once
 def _pack_levels_6(levels: NDArray[np.uint8], block: int, out: NDArray[np.uint8], at: int) -> None:
     """ql (low nibbles of levels 64 apart share a byte), qh (the high two bits of levels 32 apart)."""
     for part in range(2):
@@ -184,7 +187,7 @@ def _pack_levels_6(levels: NDArray[np.uint8], block: int, out: NDArray[np.uint8]
             out[at + _Q6_HIGH + part * 32 + element] = (a >> 4) | (b >> 4 << 2) | (c >> 4 << 4) | (d >> 4 << 6)
 
 
-@inline
+@inline_once
 def _pack_6(levels: NDArray[np.uint8], stored: Scratch, block: int, half: Any, out: NDArray[np.uint8], at: int) -> None:
     """The levels, scales, d."""
     _pack_levels_6(levels, block, out, at)
@@ -194,29 +197,29 @@ def _pack_6(levels: NDArray[np.uint8], stored: Scratch, block: int, half: Any, o
 
 
 def _batch_searcher(bits: int, weighted: bool) -> Any:
-    """The function that fits the groups of a batch. Their scales go to `found[0]`, their stored levels to `searched`. For
-    Q3_K with importance, the sums of their weights go to `found[1]`. `scratch` is as large as `x`."""
+    """The function that fits the groups of a batch. Their scales go to `found`, their stored levels to `searched`. For Q3_K
+    with importance, the sums of their weights go to `totals`. `scratch` is as large as `x`."""
     half = 1 << (bits - 1)
 
-    @inline
+    @inline_once
     def search(
         x: Scratch, importance: Scratch, spread: Scratch, groups: int, scratch: Scratch, searched: NDArray[np.uint8],
-        found: Scratch,
+        found: Scratch, totals: Scratch,
     ) -> None:  # fmt: skip
         if bits == 3 and not weighted:
             # A batch has room for PER_BLOCK groups, filled or not: rounding up to fours stays inside.
             for group in range(0, groups, 4):
-                _search_3(x, group, scratch, searched, found[0])
-            return
-        for group in range(groups):
-            base, at = group * LENGTH * LANES, group * LANES
-            if bits == 3:
-                store(found[1], at, importance_weights(x, base, LENGTH, importance, spread, group, scratch))
-            else:
-                _weights_6(x, base, importance, weighted, scratch)
-            scale, inverse, empty = symmetric_search(x, scratch, base, LENGTH, half, False)
-            _fitted_levels(x, base, half, inverse, empty, searched)
-            store(found[0], at, scale)
+                _search_3(x, group, scratch, searched, found)
+        else:
+            for group in range(groups):
+                base, at = group * LENGTH * LANES, group * LANES
+                if bits == 3:
+                    store(totals, at, importance_weights(x, base, LENGTH, importance, spread, group, scratch))
+                else:
+                    _weights_6(x, base, importance, weighted, scratch)
+                scale, inverse, empty = symmetric_search(x, scratch, base, LENGTH, half, False)
+                _fitted_levels(x, base, half, inverse, empty, searched)
+                store(found, at, scale)
 
     return search
 
@@ -225,16 +228,17 @@ def _scale_quantizer(bits: int, weighted: bool) -> Any:
     """The function that quantizes the sub-blocks' scales of a batch. It gives their levels, transposed, the super-blocks'
     d, the magnitude of their largest scale, and each sub-block's dequantized scale."""
 
-    @inline
+    @inline_once
     def quantize_scales(
-        found: Scratch, blocks: int, turned: Scratch, stored: Scratch, d: Scratch, largest: Scratch, unit: Scratch
-    ) -> None:
-        spread_out(found[0], blocks, PER_BLOCK, turned[0])
+        found: Scratch, totals: Scratch, blocks: int, turned: Scratch, turned_totals: Scratch, stored: Scratch, d: Scratch,
+        largest: Scratch, unit: Scratch,
+    ) -> None:  # fmt: skip
+        spread_out(found, blocks, PER_BLOCK, turned)
         if bits == 3 and weighted:
-            spread_out(found[1], blocks, PER_BLOCK, turned[1])
-            store(d, 0, _importance_scales_3(turned[0], turned[1], stored))
+            spread_out(totals, blocks, PER_BLOCK, turned_totals)
+            store(d, 0, _importance_scales_3(turned, turned_totals, stored))
         else:
-            unit_d, magnitude = _extreme_scales(turned[0], bits, stored)
+            unit_d, magnitude = _extreme_scales(turned, bits, stored)
             store(d, 0, unit_d)
             store(largest, 0, magnitude)
         for block in range(blocks):
@@ -249,18 +253,23 @@ def _block_packer(bits: int) -> Any:
     """The function that packs one super-block."""
     block_bytes = TYPES[f"Q{bits}_K"].block_bytes
 
-    @inline
+    @inline_once
     def pack(
         levels: NDArray[np.uint8], stored: Scratch, block: int, d: Any, largest: Any, out: NDArray[np.uint8], at: int
     ) -> None:
         if bits == 3:
             _pack_3(levels, stored, block, float_to_half(d), out, at)
         elif largest < TINY:
-            out[at : at + block_bytes] = 0
+            for place in range(at, at + block_bytes):
+                out[place] = 0
         else:
             _pack_6(levels, stored, block, float_to_half(d), out, at)
 
     return pack
+
+
+_BATCH: Final = LANES * K
+_SCALES: Final = LANES * PER_BLOCK
 
 
 def _quantizer(bits: int, weighted: bool) -> Any:
@@ -269,40 +278,45 @@ def _quantizer(bits: int, weighted: bool) -> Any:
     block_bytes = TYPES[f"Q{bits}_K"].block_bytes
     search, quantize_scales = _batch_searcher(bits, weighted), _scale_quantizer(bits, weighted)
     pack = _block_packer(bits)
+    starts, columns = np.arange(LANES) * LENGTH, np.arange(LANES) * LANES
 
-    @inline
-    def run(x: NDArray[np.float32], importance: NDArray[np.float32], out: NDArray[np.uint8]) -> None:
-        flat, packed = x.reshape(-1), out.reshape(-1)
-        count = flat.size // K
-        rows, columns = np.arange(LANES) * LENGTH, np.arange(LANES) * LANES
-        batch, batch_importance, xt, wt, scratch = np.empty((5, LANES * K), np.float32)
-        searched, transposed, levels = np.empty((3, LANES * K), np.uint8)
+    @kernel
+    def rows(x: NDArray[np.float32], importance: NDArray[np.float32], out: NDArray[np.uint8]) -> None:
+        source, given, packed = address(x, np.float32), address(importance, np.float32), address(out, np.uint8)
+        count = x.size // K
+        batch, xt = local(_BATCH, np.float32), local(_BATCH, np.float32)
+        batch_importance, wt = local(_BATCH, np.float32), local(_BATCH, np.float32)
+        scratch = local(_BATCH, np.float32)
+        searched, transposed, levels = local(_BATCH, np.uint8), local(_BATCH, np.uint8), local(_BATCH, np.uint8)
         # By sub-block, in order: scales and sums of weights; inputs and results of the search.
-        found = np.zeros((2, LANES * PER_BLOCK), np.float32)
-        spread, unit = np.zeros((2, LANES * PER_BLOCK), np.float32)
+        found, totals = local(_SCALES, np.float32), local(_SCALES, np.float32)
+        spread, unit = local(_SCALES, np.float32), local(_SCALES, np.float32)
         # One super-block in each lane.
-        turned, stored = np.zeros((2, LANES * PER_BLOCK), np.float32), np.zeros(LANES * PER_BLOCK, np.int32)
-        d, largest = np.zeros((2, LANES), np.float32)
+        turned, turned_totals = local(_SCALES, np.float32), local(_SCALES, np.float32)
+        stored = local(_SCALES, np.int32)
+        d, largest = local(LANES, np.float32), local(LANES, np.float32)
+        fill(turned, _SCALES, F32(0))
+        fill(turned_totals, _SCALES, F32(0))
         for first in range(0, count, LANES):
             blocks = min(LANES, count - first)
             groups = group_count(blocks, PER_BLOCK)
-            gather_batch(flat, first, count, batch)
+            gather_batch(source, x.size, first, count, batch)
             if weighted:
-                gather_batch(importance, first, count, batch_importance)
+                gather_batch(given, importance.size, first, count, batch_importance)
                 batch_spread(batch, 2.0, PER_BLOCK, spread)
             for group in range(PER_BLOCK):
-                transpose_group(batch, group, rows, LENGTH, xt)
+                transpose_group(batch, group, starts, LENGTH, xt)
                 if weighted:
-                    transpose_group(batch_importance, group, rows, LENGTH, wt)
-            search(xt, wt, spread, groups, scratch, searched, found)
-            quantize_scales(found, blocks, turned, stored, d, largest, unit)
+                    transpose_group(batch_importance, group, starts, LENGTH, wt)
+            search(xt, wt, spread, groups, scratch, searched, found, totals)
+            quantize_scales(found, totals, blocks, turned, turned_totals, stored, d, largest, unit)
             for group in range(groups):
                 _final_levels(xt, group, half, unit, searched, transposed)
                 untranspose_group(transposed, group, columns, LENGTH, levels)
             for block in range(blocks):
                 pack(levels, stored, block, d[block], largest[block], packed, (first + block) * block_bytes)
 
-    return kernel_of(run, weighted)
+    return quantizer_of(rows, weighted)
 
 
 # --- reading -------------------------------------------------------------------------------------------------------------

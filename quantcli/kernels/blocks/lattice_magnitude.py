@@ -19,10 +19,11 @@ import numpy as np
 from quantcli.core.block_types import SUPER_BLOCK as K
 from quantcli.core.block_types import TYPES
 from quantcli.kernels.blocks.codebooks import LATTICES
-from quantcli.kernels.blocks.lattice_search import Lookup, lookup_tables, nearest
+from quantcli.kernels.blocks.lattice_search import Lookup, addresses, lookup_tables, nearest
 from quantcli.kernels.blocks.packed_fields import offsets
 from quantcli.kernels.blocks.super_blocks import (
     batch_spread,
+    fill,
     gather_batch,
     group_count,
     spread_out,
@@ -30,16 +31,32 @@ from quantcli.kernels.blocks.super_blocks import (
     transpose_group,
 )
 from quantcli.kernels.half import float_to_half
-from quantcli.kernels.jit import inline, kernel
+from quantcli.kernels.jit import inline, inline_once, kernel
 from quantcli.kernels.rounding.scale_search import TINY, nearest_int, positive_search
 from quantcli.kernels.shorthand import F32, I32, Bytes, Scratch, Vec
-from quantcli.kernels.simd import LANES, convert, load, maximum, minimum, select, splat, sqrt, store, store_scalar
+from quantcli.kernels.simd import (
+    LANES,
+    address,
+    advance,
+    convert,
+    load,
+    local,
+    maximum,
+    minimum,
+    select,
+    splat,
+    sqrt,
+    store,
+    store_scalar,
+)
 
 (QS_2XXS,) = offsets("IQ2_XXS", "qs")
 QS_2XS, SCALES_2XS = offsets("IQ2_XS", "qs", "scales")
 QS_2S, QH_2S, SCALES_2S = offsets("IQ2_S", "qs", "qh", "scales")
 (QS_3XXS,) = offsets("IQ3_XXS", "qs")
 QS_3S, QH_3S, SIGNS_3S, SCALES_3S = offsets("IQ3_S", "qs", "qh", "signs", "scales")
+
+_BATCH: Final = LANES * K
 
 OFF_GRID, ALL_IF_ONE, ALL = range(3)
 """Which points are rounded again with the scale found: those off the codebook, all if any one is off it, or all."""
@@ -235,7 +252,7 @@ def _round_again(
     space: Workspace, tables: Lookup, last: int, points: int, bits: int, again: int, scale: Vec, chosen: Vec
 ) -> Vec:
     """Take the points of the best trials, round some again with their scale, and return the refitted scale."""
-    wanted = np.empty(LANES, np.int32)
+    wanted = local(LANES, np.int32)
     store(wanted, 0, chosen)
     for lane in range(LANES):
         wanted[lane] = _take_trial(space, last, points, lane, wanted[lane], again)
@@ -266,14 +283,14 @@ def _clear(space: Workspace, last: int, points: int, octets: int, empty: Vec, ne
 
 
 def _searcher(name: str) -> Any:
-    """The `inline` search of a type: for the scales of a group of sub-blocks, their signs and their points."""
+    """The search of a type: for the scales of a group of sub-blocks, their signs and their points."""
     scheme, lattice = SCHEMES[name], LATTICES[name]
     length, reach, step, again, tiny = scheme.length, scheme.reach, scheme.step, scheme.again, scheme.tiny
     fitted, even = scheme.fitted, scheme.even_signs
     bits, levels = lattice.bits, len(lattice.values)
     points, octets = length // lattice.dimensions, length // 8
 
-    @inline
+    @inline_once
     def search(x: Scratch, base: int, space: Workspace, tables: Lookup) -> Vec:
         zero, last = splat(F32(0), LANES), 2 * reach + 1
         for octet in range(octets):
@@ -399,33 +416,39 @@ def _quantizer(name: str, pack: Any) -> Any:
     length, trials, even, factor, gain = scheme.length, 2 * scheme.reach + 2, scheme.even_signs, scheme.spread, scheme.gain
     points, octets, per_block = length // LATTICES[name].dimensions, length // 8, K // length
 
+    group_size, slots, group_signs = length * LANES, trials * points * LANES, octets * LANES
+    sub_blocks, trial_scales = LANES * per_block, trials * LANES
+    all_points, all_octets = sub_blocks * points, sub_blocks * octets
+    starts = np.arange(LANES) * length
+
     @kernel
     def rows(x: Scratch, importance: Scratch, tables: Lookup, out: Bytes) -> None:
-        source, packed = x.reshape(-1), out.reshape(-1)
-        count, weighted = source.size // K, importance.size > 0
-        batch, batch_importance = np.empty(LANES * K, np.float32), np.empty(LANES * K, np.float32)
-        x_t, importance_t = np.empty(LANES * K, np.float32), np.empty(LANES * K, np.float32)
-        scales, scales_t = np.empty(LANES * per_block, np.float32), np.zeros(LANES * per_block, np.float32)
-        spread = np.empty(LANES * per_block, np.float32)
-        levels = np.empty(LANES * per_block, np.int32)
-        indices, signs = np.empty(LANES * per_block * points, np.int32), np.empty(LANES * per_block * octets, np.int32)
-        d_bits, largest = np.empty(LANES, np.uint16), np.empty(LANES, np.float32)
-        starts = np.arange(LANES) * length
+        source, given, packed = address(x, np.float32), address(importance, np.float32), address(out, np.uint8)
+        near = addresses(tables)
+        count, weighted = x.size // K, importance.size > 0
+        batch, batch_importance = local(_BATCH, np.float32), local(_BATCH, np.float32)
+        x_t, importance_t = local(_BATCH, np.float32), local(_BATCH, np.float32)
+        scales, scales_t = local(sub_blocks, np.float32), local(sub_blocks, np.float32)
+        spread = local(sub_blocks, np.float32)
+        levels = local(sub_blocks, np.int32)
+        indices, signs = local(all_points, np.int32), local(all_octets, np.int32)
+        d_bits, largest = local(LANES, np.uint16), local(LANES, np.float32)
         space = Workspace(
-            np.empty(length * LANES, np.float32),
-            np.empty(length * LANES, np.float32),
-            np.empty(length * LANES, np.float32),
-            np.empty(octets * LANES, np.int32),
-            np.empty(trials * LANES, np.float32),
-            np.empty(trials * points * LANES, np.int32),
-            np.empty(trials * points * LANES, np.int32),
+            local(group_size, np.float32),
+            local(group_size, np.float32),
+            local(group_size, np.float32),
+            local(group_signs, np.int32),
+            local(trial_scales, np.float32),
+            local(slots, np.int32),
+            local(slots, np.int32),
         )
+        fill(scales_t, sub_blocks, F32(0))
         for first in range(0, count, LANES):
             blocks = min(LANES, count - first)
-            gather_batch(source, first, count, batch)
+            gather_batch(source, x.size, first, count, batch)
             batch_spread(batch, factor, per_block, spread)
             if weighted:
-                gather_batch(importance, first, count, batch_importance)
+                gather_batch(given, importance.size, first, count, batch_importance)
             for group in range(group_count(blocks, per_block)):
                 base = group * LANES * length
                 transpose_group(batch, group, starts, length, x_t)
@@ -433,17 +456,19 @@ def _quantizer(name: str, pack: Any) -> Any:
                     transpose_group(batch_importance, group, starts, length, importance_t)
                 variance = load(spread, group * LANES, LANES)
                 _set_error_weights(x_t, base, length, importance_t, variance, weighted, space)
-                store(scales, group * LANES, search(x_t, base, space, tables))
-                _in_order(space, trials - 1, tables, group, points, octets, indices, signs)
+                store(scales, group * LANES, search(x_t, base, space, near))
+                _in_order(space, trials - 1, near, group, points, octets, indices, signs)
             spread_out(scales, blocks, per_block, scales_t)
             store(largest, 0, _block_scales(scales_t, per_block, gain, d_bits, levels))
             for block in range(blocks):
                 at = (first + block) * block_bytes
-                these = indices[block * per_block * points : (block + 1) * per_block * points]
-                those = signs[block * per_block * octets : (block + 1) * per_block * octets]
+                these = advance(indices, block * per_block * points)
+                those = advance(signs, block * per_block * octets)
                 if even and largest[block] == F32(0):
-                    these[:] = 0
-                    those[:] = 0
+                    for point in range(per_block * points):
+                        these[point] = 0
+                    for octet in range(per_block * octets):
+                        those[octet] = 0
                 store_half(packed, at, d_bits[block])
                 pack(levels, block, these, those, packed, at)
 

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.kernels.blocks.codebooks import LATTICES, neighbours
-from quantcli.kernels.jit import inline
+from quantcli.kernels.jit import inline, inline_once
 from quantcli.kernels.shorthand import F32, I32, Scratch, Vec
-from quantcli.kernels.simd import LANES, convert, first_lane, load, lookup, min_lanes, select, splat
+from quantcli.kernels.simd import LANES, address, convert, first_lane, load, lookup, min_lanes, select, splat
 
 FARTHEST: Final = np.finfo(np.float32).max
 """`FLT_MAX`: an error that no candidate has to beat."""
@@ -42,6 +42,17 @@ def lookup_tables(name: str) -> Lookup:
     near = neighbours(name)
     cycle = np.arange(LANES) % (1 << LATTICES[name].bits)
     return Lookup(near.starts, np.pad(near.candidates, (0, LANES)), near.index, (2 * cycle + 1).astype(np.float32))
+
+
+@inline_once
+def addresses(tables: Lookup) -> Lookup:
+    """The same tables as base addresses."""
+    return Lookup(
+        address(tables.starts, np.int32),
+        address(tables.candidates, np.uint16),
+        address(tables.indices, np.int16),
+        address(tables.levels, np.float32),
+    )
 
 
 @inline

@@ -16,10 +16,11 @@ import numpy as np
 
 from quantcli.core.block_types import SUPER_BLOCK as K
 from quantcli.core.block_types import TYPES
-from quantcli.kernels.blocks.lattice_search import FARTHEST, Lookup, lookup_tables, nearest
+from quantcli.kernels.blocks.lattice_search import FARTHEST, Lookup, addresses, lookup_tables, nearest
 from quantcli.kernels.blocks.packed_fields import offsets
 from quantcli.kernels.blocks.super_blocks import (
     batch_spread,
+    fill,
     gather_batch,
     group_count,
     spread_out,
@@ -27,15 +28,17 @@ from quantcli.kernels.blocks.super_blocks import (
     transpose_group,
 )
 from quantcli.kernels.half import float_to_half
-from quantcli.kernels.jit import inline, kernel
+from quantcli.kernels.jit import inline, inline_once, kernel
 from quantcli.kernels.rounding.scale_search import nearest_int
 from quantcli.kernels.shorthand import F32, I32, Bytes, Scratch, Vec
 from quantcli.kernels.simd import (
     LANES,
     absolute,
+    address,
     any_lane,
     convert,
     load,
+    local,
     maximum,
     minimum,
     select,
@@ -116,8 +119,8 @@ def _rank(x: Scratch, base: int, length: int, sums: Sums) -> None:
 def _accumulate(batch: Batch, base: int, length: int, halves: int, sums: Sums) -> None:
     """Fill in `sums` from its ranks."""
     stride = (length + 1) * LANES
-    sums.x[:] = 0
-    sums.weight[:] = 0
+    fill(sums.x, halves * stride, F32(0))
+    fill(sums.weight, halves * stride, F32(0))
     for element in range(length):
         half = element * halves // length * stride
         for lane in range(LANES):
@@ -257,7 +260,7 @@ def _refit(batch: Batch, group: int, octets: int) -> tuple[Vec, Vec]:
     return sum_qx, sum_q2
 
 
-@inline
+@inline_once
 def _settle(batch: Batch, group: int, octets: int, empty: Vec, split: Split, sums: Sums, tables: Lookup) -> None:
     """From a group's best split to its codes, scales and shifts."""
     zero, nothing = splat(F32(0), LANES), splat(I32(0), LANES)
@@ -267,7 +270,7 @@ def _settle(batch: Batch, group: int, octets: int, empty: Vec, split: Split, sum
     scale = select(negative, split.scale * F32(-1), split.scale)
     store(batch.scale, group * LANES, scale)
     store(batch.minus, group * LANES, select(negative, minus ^ I32((1 << octets) - 1), minus))
-    inexact = np.empty(LANES, np.int32)
+    inexact = local(LANES, np.int32)
     _into_codebook(batch, group, octets, tables, inexact)
     sum_qx, sum_q2 = _refit(batch, group, octets)
     again = (load(inexact, 0, LANES) != nothing) & (sum_qx > zero) & (sum_q2 > zero)
@@ -370,36 +373,44 @@ def _pack_iq1_m(batch: Batch, block: int, largest: Any, levels: Scratch, tables:
         store_scalar(out, at + SCALES_1M + 2 * quarter, np.uint16(word))
 
 
+_BATCH: Final = LANES * K
+_OCTETS: Final = _BATCH // 8
+
+
 def _quantizer(name: str, length: int, halves: int, tiny: float, split: Any, pack: Any) -> Callable[..., None]:
     """The `quantize_weighted` of a type whose sub-blocks are `length` weights with a shift for each of `halves` parts, and
     zero below `tiny`."""
     octets, per_block, block_bytes = length // 8, K // length, TYPES[name].block_bytes
 
+    sub_blocks, group_size, sums_size = LANES * per_block, LANES * length, halves * (length + 1) * LANES
+    starts = np.arange(LANES) * length
+
     @kernel
     def rows(x: Scratch, importance: Scratch, tables: Lookup, out: Bytes) -> None:
-        source, packed = x.reshape(-1), out.reshape(-1)
-        count = source.size // K
-        in_order, importance_in_order = np.empty(LANES * K, np.float32), np.empty(LANES * K, np.float32)
-        importance_t = np.empty(LANES * K, np.float32)
-        spread, scales_t = np.empty(LANES * per_block, np.float32), np.zeros(LANES * per_block, np.float32)
-        levels, largest = np.empty(LANES * per_block, np.int32), np.empty(LANES, np.float32)
-        starts = np.arange(LANES) * length
+        source, given, packed = address(x, np.float32), address(importance, np.float32), address(out, np.uint8)
+        near = addresses(tables)
+        count = x.size // K
+        in_order, importance_in_order = local(_BATCH, np.float32), local(_BATCH, np.float32)
+        importance_t = local(_BATCH, np.float32)
+        spread, scales_t = local(sub_blocks, np.float32), local(sub_blocks, np.float32)
+        levels, largest = local(sub_blocks, np.int32), local(LANES, np.float32)
         batch = Batch(
-            np.empty(LANES * K, np.float32),
-            np.empty(LANES * K, np.float32),
-            np.zeros(LANES * K // 8, np.int32),
-            np.zeros(LANES * per_block, np.float32),
-            np.zeros(LANES * per_block, np.int32),
+            local(_BATCH, np.float32),
+            local(_BATCH, np.float32),
+            local(_OCTETS, np.int32),
+            local(sub_blocks, np.float32),
+            local(sub_blocks, np.int32),
         )
         sums = Sums(
-            np.empty(length * LANES, np.int32),
-            np.empty(halves * (length + 1) * LANES, np.float32),
-            np.empty(halves * (length + 1) * LANES, np.float32),
+            local(group_size, np.int32),
+            local(sums_size, np.float32),
+            local(sums_size, np.float32),
         )
+        fill(scales_t, sub_blocks, F32(0))
         for first in range(0, count, LANES):
             blocks = min(LANES, count - first)
-            gather_batch(source, first, count, in_order)
-            gather_batch(importance, first, count, importance_in_order)
+            gather_batch(source, x.size, first, count, in_order)
+            gather_batch(given, importance.size, first, count, importance_in_order)
             batch_spread(in_order, 2.0, per_block, spread)
             for group in range(group_count(blocks, per_block)):
                 base = group * LANES * length
@@ -409,11 +420,11 @@ def _quantizer(name: str, length: int, halves: int, tiny: float, split: Any, pac
                 _rank(batch.x, base, length, sums)
                 _accumulate(batch, base, length, halves, sums)
                 none = Split(splat(F32(-FARTHEST), LANES), splat(F32(0), LANES), splat(I32(-1), LANES))
-                _settle(batch, group, octets, empty, split(sums, none), sums, tables)
+                _settle(batch, group, octets, empty, split(sums, none), sums, near)
             spread_out(batch.scale, blocks, per_block, scales_t)
             store(largest, 0, _block_scales(scales_t, per_block, levels))
             for block in range(blocks):
-                pack(batch, block, largest[block], levels, tables, packed, (first + block) * block_bytes)
+                pack(batch, block, largest[block], levels, near, packed, (first + block) * block_bytes)
 
     def quantize_weighted(x: Scratch, importance: Scratch, out: Bytes) -> None:
         rows(x, importance, lookup_tables(name), out)

@@ -21,7 +21,7 @@ from quantcli.kernels.blocks.packed_fields import half_at, nibbles, offsets, sto
 from quantcli.kernels.blocks.reader import PART, CodeWriter, PackedReader
 from quantcli.kernels.blocks.scale_fields import ScaleFields, float_scale
 from quantcli.kernels.half import float_to_half
-from quantcli.kernels.jit import inline, kernel
+from quantcli.kernels.jit import inline, inline_once, kernel
 from quantcli.kernels.rounding.block_lanes import mean_squares, transpose, transpose_back
 from quantcli.kernels.rounding.scale_search import (
     affine_level,
@@ -34,11 +34,13 @@ from quantcli.kernels.shorthand import F32, I32, U8, U32, Bytes, Floats, Vec
 from quantcli.kernels.simd import (
     LANES,
     absolute,
+    address,
     bits_mask,
     convert,
     first_lane,
     load,
     load_scalar,
+    local,
     mask_bits,
     max_lanes,
     maximum,
@@ -54,6 +56,7 @@ from quantcli.kernels.simd import (
 )
 
 _BLOCK: Final = 32
+_GROUP: Final = _BLOCK * LANES
 _NO_FIELD: Final = -1
 """The offset of a field that a type does not have."""
 
@@ -131,7 +134,7 @@ Fit = Callable[[Floats, Floats, Bytes], tuple[Vec, Vec]]
 
 
 def _symmetric_fit(half: int) -> Fit:
-    @inline
+    @inline_once
     def fit(values: Floats, weight: Floats, levels: Bytes) -> tuple[Vec, Vec]:
         scale, inverse, empty = symmetric_search(values, weight, 0, _BLOCK, half, False)
         for element in range(_BLOCK):
@@ -150,7 +153,7 @@ _STEPS: Final = 36
 
 
 def _affine_fit(top: int) -> Fit:
-    @inline
+    @inline_once
     def fit(values: Floats, weight: Floats, levels: Bytes) -> tuple[Vec, Vec]:
         scale, below, inverse, low = affine_search(values, weight, 0, _BLOCK, top, _FIRST_STEP, _STEP, _STEPS, False)
         for element in range(_BLOCK):
@@ -167,14 +170,15 @@ def _weighted(name: str, fit: Fit) -> Callable[[Floats, Floats, Bytes], None]:
 
     @kernel
     def quantize_weighted(x: Floats, importance: Floats, out: Bytes) -> None:
-        flat, packed = x.reshape(-1), out.reshape(-1)
-        blocks, per_row = flat.size // _BLOCK, importance.size // _BLOCK
-        squares = mean_squares(x)
-        starts, columns = np.empty(LANES, np.intp), np.empty(LANES, np.intp)
-        square = np.empty(LANES, np.float32)
-        values, weight = np.empty(_BLOCK * LANES, np.float32), np.empty(_BLOCK * LANES, np.float32)
-        levels, turned = np.empty(_BLOCK * LANES, np.uint8), np.empty(_BLOCK * LANES, np.uint8)
-        scales, minimums = np.empty(LANES, np.uint16), np.empty(LANES, np.uint16)
+        flat, given, packed = address(x, np.float32), address(importance, np.float32), address(out, np.uint8)
+        blocks, per_row = x.size // _BLOCK, importance.size // _BLOCK
+        squares = np.empty(len(x) + LANES, np.float32)
+        mean_squares(flat, len(x), importance.size, squares)
+        starts, columns = local(LANES, np.intp), local(LANES, np.intp)
+        square = local(LANES, np.float32)
+        values, weight = local(_GROUP, np.float32), local(_GROUP, np.float32)
+        levels, turned = local(_GROUP, np.uint8), local(_GROUP, np.uint8)
+        scales, minimums = local(LANES, np.uint16), local(LANES, np.uint16)
         for first in range(0, blocks, LANES):
             for lane in range(LANES):
                 # The last group is padded with the last block.
@@ -183,10 +187,11 @@ def _weighted(name: str, fit: Fit) -> Callable[[Floats, Floats, Bytes], None]:
                 columns[lane] = block % per_row * _BLOCK
                 square[lane] = squares[block // per_row]
             transpose(flat, starts, _BLOCK, values)
-            transpose(importance, columns, _BLOCK, weight)
+            transpose(given, columns, _BLOCK, weight)
+            variance = load(square, 0, LANES)
             for element in range(_BLOCK):
                 value = load(values, element * LANES, LANES)
-                spread = sqrt(load(square, 0, LANES) + value * value)
+                spread = sqrt(variance + value * value)
                 store(weight, element * LANES, load(weight, element * LANES, LANES) * spread)
             scale, low = fit(values, weight, levels)
             store(scales, 0, float_to_half(scale))
@@ -223,6 +228,7 @@ def _quantize_q8(x: Floats, out: Bytes) -> None:
 # One bit: the sign. The scale is the mean magnitude, summed sequentially
 
 _Q1_BLOCK: Final = TYPES["Q1_0"].block_length
+_Q1_GROUP: Final = _Q1_BLOCK * LANES
 _Q1_BYTES: Final = TYPES["Q1_0"].block_bytes
 (_Q1_LEVELS,) = offsets("Q1_0", "qs")
 _WORD: Final = 32
@@ -230,10 +236,10 @@ _WORD: Final = 32
 
 @kernel
 def _quantize_q1(x: Floats, out: Bytes) -> None:
-    flat, packed = x.reshape(-1), out.reshape(-1)
-    blocks = flat.size // _Q1_BLOCK
-    starts = np.empty(LANES, np.intp)
-    values, scales = np.empty(_Q1_BLOCK * LANES, np.float32), np.empty(LANES, np.uint16)
+    flat, packed = address(x, np.float32), address(out, np.uint8)
+    blocks = x.size // _Q1_BLOCK
+    starts = local(LANES, np.intp)
+    values, scales = local(_Q1_GROUP, np.float32), local(LANES, np.uint16)
     for first in range(0, blocks, LANES):
         for lane in range(LANES):
             starts[lane] = min(first + lane, blocks - 1) * _Q1_BLOCK

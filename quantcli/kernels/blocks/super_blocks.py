@@ -13,24 +13,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.core.block_types import SUPER_BLOCK as K
-from quantcli.kernels.jit import inline, kernel
+from quantcli.kernels.jit import inline, inline_once
 from quantcli.kernels.shorthand import F32, Scratch, Vec
 from quantcli.kernels.simd import LANES, load, splat, sqrt, store, transpose_tile
 
 
-def kernel_of(run: Any, weighted: bool) -> Any:
-    """A quantizer's kernel from its body `run(x, importance, out)`: with an importance vector, or without the parameter."""
+def quantizer_of(rows: Any, weighted: bool) -> Any:
+    """A quantizer from its kernel `rows(x, importance, out)`: itself if it reads the importance, otherwise a function
+    without that parameter."""
     if weighted:
-
-        def quantize_weighted(x: NDArray[np.float32], importance: NDArray[np.float32], out: NDArray[np.uint8]) -> None:
-            run(x, importance, out)
-
-        return kernel(quantize_weighted)
+        return rows
 
     def quantize(x: NDArray[np.float32], out: NDArray[np.uint8]) -> None:
-        run(x, x.reshape(-1), out)
+        rows(x, x, out)
 
-    return kernel(quantize)
+    return quantize
 
 
 @inline
@@ -39,18 +36,25 @@ def group_count(blocks: int, per_block: int) -> int:
     return (blocks * per_block + LANES - 1) // LANES
 
 
-@inline
-def gather_batch(source: Scratch, first: int, count: int, batch: Scratch) -> None:
+@inline_once
+def gather_batch(source: Scratch, size: int, first: int, count: int, batch: Scratch) -> None:
     """Copy the `LANES` super-blocks from number `first` of `count` on to `batch`. The batch is padded with the last one,
     whose repeated results are never stored. `source` is the weights, or the importance vector of one row, which is repeated
-    for each row."""
+    for each row; `size` is its number of elements."""
     for block in range(LANES):
-        begin = (min(first + block, count - 1) * K) % source.size
-        for element in range(K):
-            batch[block * K + element] = source[begin + element]
+        begin = (min(first + block, count - 1) * K) % size
+        for element in range(0, K, LANES):
+            store(batch, block * K + element, load(source, begin + element, LANES))
 
 
-@inline
+@inline_once
+def fill(numbers: Scratch, count: int, number: Any) -> None:
+    """Set `count` numbers, a multiple of `LANES`, to one of the same dtype."""
+    for place in range(0, count, LANES):
+        store(numbers, place, splat(number, LANES))
+
+
+@inline_once
 def transpose_group(batch: Scratch, group: int, starts: NDArray[np.intp], length: int, out: Scratch) -> None:
     """Transpose a group: from consecutive sub-blocks to one per lane, `out[l * LANES + lane]` from the group's base on.
     `starts` is the multiples of `length`."""
@@ -59,7 +63,7 @@ def transpose_group(batch: Scratch, group: int, starts: NDArray[np.intp], length
         transpose_tile(batch, starts, 0, base + element, out, base + element * LANES, LANES, LANES)
 
 
-@inline
+@inline_once
 def untranspose_group(
     levels: NDArray[np.uint8], group: int, starts: NDArray[np.intp], length: int, out: NDArray[np.uint8]
 ) -> None:
@@ -69,7 +73,7 @@ def untranspose_group(
         transpose_tile(levels, starts, 0, base + element * LANES, out, base + element, length, LANES)
 
 
-@inline
+@inline_once
 def spread_out(values: Scratch, blocks: int, per_block: int, out: Scratch) -> None:
     """Transpose values per sub-block, from sub-block order to one super-block per lane: `out[sub * LANES + block]`."""
     for block in range(blocks):
@@ -77,7 +81,7 @@ def spread_out(values: Scratch, blocks: int, per_block: int, out: Scratch) -> No
             out[sub * LANES + block] = values[block * per_block + sub]
 
 
-@inline
+@inline_once
 def batch_spread(batch: Scratch, factor: float, per_block: int, out: Scratch) -> None:
     """factor * mean(x * x) of each super-block of the batch, repeated for each of its sub-blocks.
 
@@ -93,7 +97,7 @@ def batch_spread(batch: Scratch, factor: float, per_block: int, out: Scratch) ->
                 out[(block + one) * per_block + sub] = F32(factor) * totals[one] / F32(K)
 
 
-@inline
+@inline_once
 def importance_weights(
     x: Scratch, base: int, length: int, importance: Scratch, spread: Scratch, group: int, weight: Scratch
 ) -> Vec:

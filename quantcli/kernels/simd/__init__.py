@@ -7,6 +7,7 @@ fast-math flags, no FMA contraction (except in `fma`, which rounds once by defin
     x = load(array, index, LANES)           LANES consecutive elements, from any alignment
     store(array, index, x)
     address(array, np.uint8)  local(32, np.float32)   base address of an array; stack memory. Both replace an array argument
+    advance(place, 8)                       the address 8 elements after a base address
     splat(scalar, LANES)                    the scalar in every lane
     + - * /  < <= > >= == !=  & | ^ ~ << >>  of vectors of one type, or a vector and a scalar of its element type; -x
     select(mask, a, b)  any_lane(mask)  all_lanes(mask)
@@ -53,6 +54,7 @@ from quantcli.kernels.simd.lanewise import (
 )
 from quantcli.kernels.simd.memory import (
     address,
+    advance,
     lane,
     load,
     load_scalar,
@@ -83,6 +85,7 @@ __all__ = [
     "Vector",
     "absolute",
     "address",
+    "advance",
     "all_lanes",
     "any_lane",
     "bits_mask",

@@ -35,6 +35,16 @@ def recast(typing: Any, place: Any, dtype: Any) -> Any:
     return types.CPointer(dtype.instance_type)(place, dtype), code
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def advance(typing: Any, place: Any, count: Any) -> Any:
+    """The address `count` elements after a base address."""
+
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.gep(args[0], [args[1]])
+
+    return place(place, types.intp), code
+
+
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
 def local(typing: Any, count: Any, dtype: Any) -> Any:
     """Uninitialized stack memory for `count` elements of `dtype`, aligned to a cache line. It lives until the kernel

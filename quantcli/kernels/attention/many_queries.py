@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from quantcli.kernels.attention.cache_types import STEP, Storage
-from quantcli.kernels.jit import inline
+from quantcli.kernels.jit import inline, inline_once
 from quantcli.kernels.products.many_columns import COLUMNS, ROWS, add_outer, read_grid, write_grid, zero_grid
 from quantcli.kernels.simd import local, store, transpose_tile
 from quantcli.kernels.threads import parallel_kernel
@@ -32,7 +32,7 @@ _ZERO = np.float32(0)
 def _products(read: Any) -> tuple[Any, Any]:
     """The two `inline` matrix products of attention: queries with keys, and attention weights with values."""
 
-    @inline
+    @inline_once
     def transpose_keys(keys: Any, start: Any, last: Any, first: Any, width: Any, tile: Any) -> None:
         """Transposed keys: tile[i * ROWS + p] = number `first` + i of the key at position min(p, last)."""
         square = local(_SQUARE, np.float32)
@@ -50,7 +50,7 @@ def _products(read: Any) -> tuple[Any, Any]:
             for i in range(0, width, STEP):
                 store(tile, p * ROWS + i, read(values, start + p * values.shape[2], first + i))
 
-    @inline
+    @inline_once
     def score(queries: Any, columns: Any, keys: Any, start: Any, size: Any, count: Any, scores: Any, stride: Any) -> None:
         """scores[c * stride + p] = query c . key p, for `count` positions from `start` on, padded with unused ones."""
         tile = local(_TILE, np.float32)
@@ -64,7 +64,7 @@ def _products(read: Any) -> tuple[Any, Any]:
                         total = add_outer(total, tile, i * ROWS, queries, c * size + first + i, size)
                     write_grid(total, scores, c * stride + p, stride)
 
-    @inline
+    @inline_once
     def mix(
         scores: Any, stride: Any, columns: Any, values: Any, start: Any, size: Any, count: Any, first: Any, mixed: Any
     ) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from quantcli.kernels.attention.cache_types import STEP, STORAGES, Floats, Storage
 from quantcli.kernels.attention.many_queries import attend_many_kernel, first_seen
 from quantcli.kernels.elementwise import exponential
-from quantcli.kernels.jit import inline
+from quantcli.kernels.jit import inline, inline_once
 from quantcli.kernels.products.many_columns import COLUMNS
 from quantcli.kernels.simd import LANES, fma, load, max_lanes, maximum, shuffle, splat, store, sum_lanes
 from quantcli.kernels.threads import parallel_kernel
@@ -109,7 +109,7 @@ def attention_kernels(cache_type: str) -> AttentionKernels:
 def _sums_over_positions(read: Any) -> tuple[Any, Any]:
     """The two `inline` products of attention for one query: with the keys, and with the values."""
 
-    @inline
+    @inline_once
     def score(query: Any, keys: Any, start: Any, size: Any, count: Any, scores: Any) -> None:
         """scores[p] = query . keys of position p, for `count` positions of `size` numbers from element `start` on."""
         whole, stride = count - count % POSITIONS, keys.shape[2]
@@ -129,7 +129,7 @@ def _sums_over_positions(read: Any) -> tuple[Any, Any]:
                 total = fma(load(query, i, STEP), read(keys, start + p * stride, i), total)
             scores[p] = sum_lanes(total)
 
-    @inline
+    @inline_once
     def mix(scores: Any, values: Any, start: Any, count: Any, i: Any) -> Any:
         """The sum of scores[p] * values of position p, its numbers i to i + 7, for positions from element `start` on."""
         whole, stride = count - count % POSITIONS, values.shape[2]

@@ -18,7 +18,7 @@ import numpy as np
 
 from quantcli.core.block_types import SUPER_BLOCK
 from quantcli.kernels.half import float_to_half, half_to_float
-from quantcli.kernels.jit import inline
+from quantcli.kernels.jit import inline, inline_once
 from quantcli.kernels.simd import (
     LANES,
     absolute,
@@ -165,7 +165,7 @@ def _span_rounder(rounding: Rounding) -> Callable[..., None]:
     minus_zero, whole = np.int32(-zero), rounding.whole
     place_in_span = _place_in_span(rounding.pair_distance)
 
-    @inline
+    @inline_once
     def round_span(x: Any, source: Any, at: Any, activations: Any) -> None:
         quants, scales, starts, sums = activations
         top = splat(_ZERO, LANES)

@@ -19,7 +19,7 @@ import numpy as np
 from quantcli.core.block_types import SUPER_BLOCK, BlockType
 from quantcli.kernels.blocks.reader import IntegerScales, PackedReader, PlainReader
 from quantcli.kernels.half import half_to_float
-from quantcli.kernels.jit import inline
+from quantcli.kernels.jit import inline, inline_once
 from quantcli.kernels.products.activation_layout import (
     PART,
     PLAIN,
@@ -107,7 +107,7 @@ def _row_of_floats(reader: PlainReader, block_type: BlockType, columns: int) -> 
             number = load(x, place_of(panel, c, columns, width) + i - panel, LANES)
             store(totals, at, fma(value, number, load(totals, at, LANES)))
 
-    @inline
+    @inline_once
     def row(weights: Any, offset: Any, activations: Any, n: Any, sums: Any) -> None:
         (x,) = activations
         totals = local(all_chains, np.float32)
@@ -194,7 +194,7 @@ def _row_of_small(reader: PackedReader, block_type: BlockType, columns: int) -> 
     place_of_block = _places_of_blocks(PART, columns)
     all_lanes, all_runs, all_part_lanes = columns * 2 * lanes, columns * _RUN, columns * part_lanes
 
-    @inline
+    @inline_once
     def add_run(weights: Any, offset: Any, activations: Any, i: Any, n: Any, scratch: Any, totals: Any) -> None:
         quants, x_scales, starts, _ = activations
         scales = scales_of_run(weights, offset)
@@ -208,7 +208,7 @@ def _row_of_small(reader: PackedReader, block_type: BlockType, columns: int) -> 
                 at = (2 * c + u % 2) * lanes
                 store(totals, at, fma(dots, spread(few, few), load(totals, at, lanes)))
 
-    @inline
+    @inline_once
     def row(weights: Any, offset: Any, activations: Any, n: Any, results: Any) -> None:
         sums, blocks, scratch = activations[3], n // PART, local(all_runs, np.float32)
         totals, taken = local(all_lanes, np.float32), local(all_runs, np.float32)
@@ -319,7 +319,7 @@ def _row_of_large(reader: PackedReader, block_type: BlockType, columns: int) -> 
     place_of_block = _places_of_blocks(block, columns)
     all_scales, all_lanes, all_groups = columns * _MAX_GROUPS, columns * 2 * lanes, columns * groups
 
-    @inline
+    @inline_once
     def row(weights: Any, offset: Any, activations: Any, n: Any, results: Any) -> None:
         quants, x_scales, starts, sums = activations
         scratch = local(all_scales, np.float32)
@@ -384,7 +384,7 @@ def _row_of_integer_scales(
     spread = shuffle(*(pair * unit_parts * part_groups // (2 * lanes) for pair in range(2 * lanes)))
     all_lanes, all_halves = columns * lanes, columns * half
 
-    @inline
+    @inline_once
     def add_units(weights: Any, offset: Any, scratch: Any, quants: Any, i: Any, inner: Any) -> None:
         for c in range(columns):
             store(inner, c * lanes, splat(_NO_PRODUCT, lanes))
@@ -397,7 +397,7 @@ def _row_of_integer_scales(
                 pairs = dot_bytes(codes, load(quants, (i * columns + c) * block + u * width, width))
                 store(inner, c * lanes, load(inner, c * lanes, lanes) + dot_pairs(pairs, scales))
 
-    @inline
+    @inline_once
     def row(weights: Any, offset: Any, activations: Any, n: Any, results: Any) -> None:
         quants, x_scales, _, sums = activations
         scratch, inner = local(_MAX_GROUPS, np.int16), local(all_lanes, np.int32)

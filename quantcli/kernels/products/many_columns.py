@@ -15,7 +15,7 @@ import numpy as np
 
 from quantcli.core.block_types import BlockType
 from quantcli.kernels.blocks.reader import PackedReader, PlainReader
-from quantcli.kernels.jit import inline
+from quantcli.kernels.jit import inline, inline_once
 from quantcli.kernels.products.activation_layout import PART, PLAIN, QUAD, STRETCH, Activations, Rounding, rounded
 from quantcli.kernels.products.few_columns import coded, span_of
 from quantcli.kernels.simd import (
@@ -73,7 +73,7 @@ class TileProduct:
     multiply: Callable[..., None]
 
 
-@inline
+@inline_once
 def _transpose(source: Any, starts: Any, count: Any, target: Any) -> None:
     """Transpose: target[place * ROWS + r] = source[starts[r] + place] for `count` places, a multiple of `LANES`."""
     for row in range(0, ROWS, LANES):
@@ -97,7 +97,7 @@ def packed_tiles(reader: PackedReader, block_type: BlockType) -> TileProduct:
         row_codes, codes = local(_CODES, np.uint32), local(_CODES, np.uint32)
         return row_codes, codes, local(_SCALES, np.float32), local(_SCALES, np.float32), local(_SCALES, np.float32)
 
-    @inline
+    @inline_once
     def unpack(weights: Any, starts: Any, first: Any, width: Any, scratch: Any) -> None:
         row_codes, codes, row_scales, scales, minimums = scratch
         for r in range(ROWS):
@@ -147,7 +147,7 @@ def plain_tiles(reader: PlainReader, block_type: BlockType) -> TileProduct:
     def allocate() -> Any:
         return local(_SQUARE, np.float32), local(_FLOATS, np.float32)
 
-    @inline
+    @inline_once
     def unpack(weights: Any, starts: Any, first: Any, width: Any, scratch: Any) -> None:
         square, values = scratch
         whole = width - width % LANES

@@ -429,19 +429,13 @@ def _quantizer(name: str, pack: Any) -> Any:
         batch, batch_importance = local(_BATCH, np.float32), local(_BATCH, np.float32)
         x_t, importance_t = local(_BATCH, np.float32), local(_BATCH, np.float32)
         scales, scales_t = local(sub_blocks, np.float32), local(sub_blocks, np.float32)
-        spread = local(sub_blocks, np.float32)
-        levels = local(sub_blocks, np.int32)
+        spread, levels = local(sub_blocks, np.float32), local(sub_blocks, np.int32)
         indices, signs = local(all_points, np.int32), local(all_octets, np.int32)
         d_bits, largest = local(LANES, np.uint16), local(LANES, np.float32)
         space = Workspace(
-            local(group_size, np.float32),
-            local(group_size, np.float32),
-            local(group_size, np.float32),
-            local(group_signs, np.int32),
-            local(trial_scales, np.float32),
-            local(slots, np.int32),
-            local(slots, np.int32),
-        )
+            local(group_size, np.float32), local(group_size, np.float32), local(group_size, np.float32),
+            local(group_signs, np.int32), local(trial_scales, np.float32), local(slots, np.int32), local(slots, np.int32),
+        )  # fmt: skip
         fill(scales_t, sub_blocks, F32(0))
         for first in range(0, count, LANES):
             blocks = min(LANES, count - first)
@@ -465,10 +459,8 @@ def _quantizer(name: str, pack: Any) -> Any:
                 these = advance(indices, block * per_block * points)
                 those = advance(signs, block * per_block * octets)
                 if even and largest[block] == F32(0):
-                    for point in range(per_block * points):
-                        these[point] = 0
-                    for octet in range(per_block * octets):
-                        those[octet] = 0
+                    fill(these, per_block * points, I32(0))
+                    fill(those, per_block * octets, I32(0))
                 store_half(packed, at, d_bits[block])
                 pack(levels, block, these, those, packed, at)
 

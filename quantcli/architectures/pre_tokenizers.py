@@ -80,6 +80,12 @@ def splits() -> Mapping[str, tuple[str, ...]]:
     return {name: lists[0] for name, lists in _table().splits.items()}
 
 
+def known_patterns() -> frozenset[str]:
+    """The patterns of every split, in all their spellings, and those that steps without a pattern stand for."""
+    listed = (pattern for lists in _table().splits.values() for patterns in lists for pattern in patterns)
+    return frozenset([BYTE_LEVEL_PATTERN, *listed])
+
+
 def name_by_hash(ids: Sequence[int]) -> str | None:
     """The name of a tokenizer's pre-tokenizer, from its token ids of `TEST_TEXT`."""
     return _table().hashes.get(sha256(str(list(ids)).encode()).hexdigest())

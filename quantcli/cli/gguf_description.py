@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from quantcli.cli.output import binary_size, decimal_count, printable
+from quantcli.cli.output import binary_size, decimal_count
 from quantcli.formats.gguf import vocabulary
 from quantcli.formats.gguf.reader import GGUFFile
 from quantcli.formats.gguf.spec import Field, ValueType
@@ -85,7 +85,7 @@ def file_type_name(file: GGUFFile) -> str | None:
 def _identity(file: GGUFFile) -> Lines:
     kind = _string(file, "general.type")
     if kind and kind != "model":
-        yield "Kind", printable(kind)
+        yield "Kind", kind
     shard, shards = file.split
     if len(file.paths) > 1:
         yield "Shards", f"{shards} files"
@@ -164,11 +164,11 @@ def _tokenizer(file: GGUFFile) -> Lines:
     if model is None:
         return
     tokens, merges = _string_count(file, vocabulary.TOKENS), _string_count(file, vocabulary.MERGES)
-    said = [f"{tokens:,} tokens", f"{_ALGORITHMS.get(model, 'model')} ({printable(model)})"]
+    said = [f"{tokens:,} tokens", f"{_ALGORITHMS.get(model, 'model')} ({model})"]
     if merges:
         said.append(f"{merges:,} merges")
     if pre := _string(file, vocabulary.PRE_TOKENIZER):
-        said.append(f"pre-tokenizer {printable(pre)}")
+        said.append(f"pre-tokenizer {pre}")
     elif model == "gpt2":
         said.append("no pre-tokenizer key")
     yield "Tokenizer", ", ".join(said)
@@ -181,10 +181,10 @@ def _special_tokens(file: GGUFFile) -> Lines:
     named = []
     for key, field in file.metadata.items():
         if key.startswith(prefix) and key.endswith(suffix) and isinstance(field.value, int):
-            role = printable(key.removeprefix(prefix).removesuffix(suffix).replace("_", " "))
+            role = key.removeprefix(prefix).removesuffix(suffix).replace("_", " ")
             known = 0 <= field.value < count
             text = file.metadata[vocabulary.TOKENS].elements(field.value, field.value + 1) if known else []
-            named.append(" ".join([role, str(field.value), *map(printable, text)]))
+            named.append(" ".join([role, str(field.value), *text]))
     if named:
         yield "Special tokens", ", ".join(named)
     added = [role for role, key in vocabulary.ADD_SPECIAL_TOKENS.items() if file.get(key) is True]
@@ -212,7 +212,7 @@ def _present(file: GGUFFile, *lines: tuple[str, str]) -> Lines:
         if field is None:
             continue
         if field.type == ValueType.ARRAY:
-            yield label, ", ".join(printable(str(value)) for value in field.elements(stop=_LISTED))
+            yield label, ", ".join(str(value) for value in field.elements(stop=_LISTED))
         else:
             yield label, short_value(field, characters=400)
 
@@ -239,7 +239,7 @@ def _range(field: Field) -> str:
 
 
 def _begun(text: str, characters: int) -> str:
-    shown = printable(text[:characters])
+    shown = text[:characters]
     return shown if len(text) <= characters else f"{shown}... ({len(text):,} characters)"
 
 

@@ -18,7 +18,7 @@ import click
 from quantcli import __version__
 from quantcli.cli.commands import SUMMARIES
 from quantcli.cli.environment import numba_variables, without_unusable
-from quantcli.cli.output import printable
+from quantcli.cli.output import say
 from quantcli.core.errors import QuantcliError, QuantcliWarning, warn
 
 WITHOUT_KERNELS: Final = frozenset({"architectures", "inspect", "merge", "split", "tokenize", "types"})
@@ -116,15 +116,10 @@ def report(error: BaseException) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     message, hint, status = _explained(error)
-    _say("error", message)
+    say(f"error: {message}", err=True)
     if hint:
-        _say("hint", hint)
+        say(f"hint: {hint}", err=True)
     return status
-
-
-def _say(what: str, text: str) -> None:
-    """Write one line to stderr. Control characters are escaped, since texts may come from files."""
-    click.echo(f"{what}: {printable(text)}", err=True)
 
 
 @contextmanager
@@ -140,7 +135,7 @@ def _shown_warnings() -> Iterator[None]:
                 others(message, category, *place, **more)
             elif text not in said:
                 said.add(text)
-                _say("warning", text)
+                say(f"warning: {text}", err=True)
 
         warnings.simplefilter("always", QuantcliWarning)
         warnings.showwarning = show

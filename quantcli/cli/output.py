@@ -1,4 +1,4 @@
-"""Output of commands: a JSON document or human-readable views, and progress. Formats numbers and untrusted texts.
+"""Output of commands: a JSON document or human-readable views, and progress. Formats numbers.
 
 On a terminal, views are coloured and fit its width. In a pipe, they are plain and as wide as their content.
 """
@@ -13,7 +13,7 @@ from typing import Any, Final, TextIO
 
 import click
 
-from quantcli.cli.text_tables import Table, Text, View
+from quantcli.cli.text_tables import Table, Text, View, printable
 
 LOOKS: Final[Mapping[str, Mapping[str, Any]]] = {
     "heading": {"bold": True, "fg": "cyan"},
@@ -22,6 +22,9 @@ LOOKS: Final[Mapping[str, Mapping[str, Any]]] = {
     "aside": {"dim": True},
 }
 """Terminal styles by name, as arguments of `click.style`."""
+
+_KEPT: Final = 1000
+"""Of a long message, the most characters that are shown of its beginning, which names a file, and of its end."""
 
 _BINARY_UNITS: Final = ("KiB", "MiB", "GiB", "TiB")
 _DECIMAL_UNITS: Final = ("K", "M", "B", "T")
@@ -45,6 +48,13 @@ def show(*views: View) -> None:
     text = "\n".join(line for view in views for line in view.lines(_terminal_width(), paint)).lstrip("\n")
     encoding = sys.stdout.encoding or "utf-8"
     click.echo(text.encode(encoding, "backslashreplace").decode(encoding), color=coloured)
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print one line that may hold strings from files, made safe for a terminal, on stdout or stderr."""
+    if len(text) > 2 * _KEPT:
+        text = f"{text[:_KEPT]} ... {text[-_KEPT:]}"
+    click.echo(printable(text), err=err)
 
 
 def say_aside(text: str) -> None:
@@ -86,14 +96,6 @@ def columns(*names: str, right: tuple[str, ...] = ()) -> Table:
 def heading(text: str) -> Text:
     """The title of a section, with an empty line above."""
     return Text(f"\n{text}", "heading")
-
-
-def printable(text: str) -> str:
-    """A text made safe for a terminal: control characters and bytes that are not UTF-8 are escaped."""
-    if text.isprintable():
-        return text
-    whole = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return "".join(mark if mark.isprintable() else mark.encode("unicode_escape").decode() for mark in whole)
 
 
 def binary_size(count: int) -> str:

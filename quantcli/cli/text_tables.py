@@ -1,4 +1,7 @@
-"""Layout of text and tables, for the width of a terminal, or for a pipe as wide as their content."""
+"""Layout of text and tables, for the width of a terminal, or for a pipe as wide as their content.
+
+Whatever they show may come from a file: control characters are escaped, and long strings clipped.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,14 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Final, Protocol
 
+from quantcli.core.errors import clipped
+
 _GAP: Final = "  "
 _NARROWEST: Final = 16
 """A column is never wrapped to less than this width. The terminal then wraps the whole line."""
+
+_LONGEST: Final = 1000
+"""The most characters of a cell or a line."""
 
 Paint = Callable[[str, str], str]
 """Applies a style to a text: see `LOOKS` in `quantcli.cli.output`."""
@@ -22,16 +30,28 @@ class View(Protocol):
         """The lines, wrapped to `width` columns where it is given and that is possible."""
 
 
+def printable(text: str) -> str:
+    """A text made safe for a terminal: control characters and bytes that are not UTF-8 are escaped."""
+    if text.isprintable():
+        return text
+    whole = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(mark if mark.isprintable() else mark.encode("unicode_escape").decode() for mark in whole)
+
+
+def _shown(text: str) -> str:
+    return printable(clipped(text, _LONGEST))
+
+
 @dataclass(frozen=True)
 class Text:
-    """Lines of text, printed unchanged."""
+    """Lines of text."""
 
     text: str
     look: str
 
     def lines(self, width: int | None, paint: Paint) -> Iterator[str]:
         """The lines. A terminal wraps those longer than its width."""
-        return (paint(line, self.look) for line in self.text.split("\n"))
+        return (paint(_shown(line), self.look) for line in self.text.split("\n"))
 
 
 @dataclass(frozen=True)
@@ -39,7 +59,7 @@ class Table:
     """Rows under headings, the columns in `right` aligned to the right.
 
     Without headings, the first column holds labels. On a terminal too narrow for it, the widest text column is wrapped.
-    Nothing is truncated.
+    A cell has one line.
     """
 
     names: tuple[str, ...]
@@ -55,11 +75,12 @@ class Table:
     def lines(self, width: int | None, paint: Paint) -> Iterator[str]:
         """The headings and the rows."""
         titled = any(self.names)
-        widths = [max(map(_width, column)) for column in zip(self.names, *self.rows, strict=True)]
+        rows = [tuple(map(_shown, row)) for row in self.rows]
+        widths = [max(map(_width, column)) for column in zip(self.names, *rows, strict=True)]
         folded = self._fold(widths, width)
         if titled:
             yield paint(self._line(self.names, widths), "label")
-        for row in self.rows:
+        for row in rows:
             cells = [[cell] for cell in row]
             if folded is not None and _width(row[folded]) > widths[folded]:
                 cells[folded] = _wrapped(row[folded], widths[folded])

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import warnings
 from os import PathLike, fspath
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 def clipped(text: str, most: int = 200) -> str:
@@ -61,6 +61,16 @@ class QuantcliError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions are pickled as a call of their class with `args`, which is not how subclasses are made.
+        return _unpickled, (type(self), self.args, self.__dict__)
+
+
+def _unpickled(kind: type[QuantcliError], arguments: tuple[Any, ...], attributes: dict[str, Any]) -> QuantcliError:
+    error = kind.__new__(kind, *arguments)
+    error.__dict__.update(attributes)
+    return error
 
 
 class UsageError(QuantcliError):

@@ -24,6 +24,8 @@ from numba.core import caching
 from numba.core.dispatcher import Dispatcher
 from numba.core.extending import _Intrinsic
 
+from quantcli.kernels.old_caches import PREFIX, mark_used, remove_unused
+
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 NOWHERE = Path(os.devnull)
@@ -65,7 +67,7 @@ def cache_directory() -> Path:
     home directory it is a path below `NOWHERE`, where no file can exist.
     """
     root = os.environ.get("QUANTCLI_CACHE_DIR")
-    return (Path(root).absolute() if root else _user_cache() / "quantcli") / f"kernels-{sources_digest()}"
+    return (Path(root).absolute() if root else _user_cache() / "quantcli") / f"{PREFIX}{sources_digest()}"
 
 
 def _user_cache() -> Path:
@@ -217,9 +219,12 @@ class KernelCache(caching.FunctionCache):  # type: ignore[misc]
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """Compiled code from the disk, or None if no usable code is there."""
         try:
-            return super().load_overload(sig, target_context)
+            found = super().load_overload(sig, target_context)
         except Exception:  # code written by another version of llvmlite may fail to load in any way
             return None
+        if found is not None:
+            mark_used(Path(self._cache_path))
+        return found
 
     def save_overload(self, sig: Any, data: Any) -> None:
         """Write compiled code to disk if possible; on an OS error, disable the cache."""
@@ -227,6 +232,8 @@ class KernelCache(caching.FunctionCache):  # type: ignore[misc]
             super().save_overload(sig, data)
         except OSError:
             self.disable()
+        else:
+            remove_unused(Path(self._cache_path))
 
 
 def _identity(value: Any) -> Any:

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from quantcli.cli.output import binary_size, columns, decimal_count, heading, print_json, printable, show
+from quantcli.cli.output import binary_size, columns, decimal_count, heading, print_json, say, show
 
 
 @pytest.mark.parametrize(
@@ -33,9 +33,10 @@ def test_weights_in_the_unit_that_fits(count: int, text: str) -> None:
     assert decimal_count(count) == text
 
 
-def test_what_a_terminal_would_obey_is_escaped() -> None:
-    assert printable("▁déjà 😀") == "▁déjà 😀"
-    assert printable("\x1b[2J\n\t\udcff") == r"\x1b[2J\n\t\xff"
+def test_a_message_is_one_line_of_bounded_length(capsys: pytest.CaptureFixture[str]) -> None:
+    say("a\x1b[2J\nb")
+    say(f"model.json: {'x' * 5000} is too long", err=True)
+    assert capsys.readouterr() == ("a\\x1b[2J\\nb\n", f"model.json: {'x' * 988} ... {'x' * 988} is too long\n")
 
 
 def test_one_json_document(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from quantcli.cli.text_tables import Table, Text, View
+from quantcli.cli.text_tables import Table, Text, View, printable
 
 FACTS = Table(("", ""), rows=[("Kind", "a model of many words")])
 
@@ -28,6 +28,18 @@ def test_facts_have_labels_and_no_heading() -> None:
 
 def test_text_is_painted_line_by_line() -> None:
     assert shown(Text("a\nb", "aside")) == ["<aside:a>", "<aside:b>"]
+
+
+def test_what_a_terminal_would_obey_is_escaped() -> None:
+    assert printable("▁déjà 😀") == "▁déjà 😀"
+    assert printable("\x1b[2J\n\t\udcff") == r"\x1b[2J\n\t\xff"
+    assert shown(Text("a\x1b[2J", "aside")) == [r"<aside:a\x1b[2J>"]
+    assert shown(Table(("", ""), rows=[("\x07", "a\nb")]))[0].endswith(r"a\nb")
+
+
+def test_cells_and_lines_are_clipped() -> None:
+    assert shown(Text("x" * 5000, "aside")) == [f"<aside:{'x' * 997}...>"]
+    assert shown(Table(("Name",), rows=[("x" * 5000,)]))[1] == "x" * 997 + "..."
 
 
 def test_a_terminal_folds_the_widest_column_of_text_between_words() -> None:

@@ -311,12 +311,18 @@ def test_configurations_without_an_alpha(tmp_path: Path, config: dict[str, Any],
     "patterns",
     [
         {"rank_pattern": {"q_proj": "x"}}, {"rank_pattern": ["q_proj"]}, {"alpha_pattern": {"(": 3}},
-        {"alpha_pattern": {"(a*)*b": 3}}, {"alpha_pattern": {"a*b*c*d*e*f": 3}}, {"rank_pattern": {"q_proj": 5}},
+        {"alpha_pattern": {"v_proj": 3, "(": 3}}, {"rank_pattern": {"q_proj": 5}}, {"rank_pattern": {"(.+)+proj|x": 5}},
     ],
 )  # fmt: skip
-def test_patterns_that_are_not_followed(tmp_path: Path, patterns: dict[str, Any]) -> None:
+def test_patterns_that_do_not_fit(tmp_path: Path, patterns: dict[str, Any]) -> None:
     with pytest.raises(ModelError, match=r"adapter_config\.json says rank"):
         open_adapter(write_adapter(tmp_path, adapter(pair(Q, 16, 16), **patterns)))
+
+
+def test_patterns_that_do_not_end(tmp_path: Path) -> None:
+    described = adapter(pair(Q, 16, 16), rank_pattern={"(.+)+z": 3})
+    with pytest.raises(UnsupportedError, match=r"adapter_config\.json: rank_pattern: its expressions do not end"):
+        open_adapter(write_adapter(tmp_path, described))
 
 
 @pytest.mark.parametrize(

@@ -237,6 +237,7 @@ def test_more_tokens_than_embeddings(tmp_path, name):
         ("ranks", {"qwen.tiktoken": TIKTOKEN + "YQ==\n"}, FormatError, "line 269 is not a token in base64 and its rank"),
         ("ranks", {"qwen.tiktoken": TIKTOKEN + "*** 300\n"}, FormatError, "line 269 is not"),
         ("ranks", {"qwen.tiktoken": TIKTOKEN + "YWJj 3\n"}, FormatError, "two tokens have the same rank"),
+        ("ranks", {"qwen.tiktoken": TIKTOKEN + "YWJj" * 1366 + " 300\n"}, FormatError, "a token has 4098 bytes"),
         ("ranks", {"qwen.tiktoken": TIKTOKEN + "YWJj 99999999\n"}, ModelError, "has the id 100000207, expected below"),
         ("tekken", {"tekken.json": {}}, FormatError, r"the structure of a tokenizer file \(KeyError: 'config'\)"),
         ("bytes-files", {"vocab.json": {"a": 0, "b": 0}, "merges.txt": "#"}, ModelError, "have one id, 0"),

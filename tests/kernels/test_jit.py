@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,40 @@ def test_where_there_is_no_home_nothing_is_kept(monkeypatch: pytest.MonkeyPatch,
         monkeypatch.setattr(jit.Path, "home", home)
         assert cache_directory().is_relative_to("/dev/null")
         assert not comes_from_disk()
+
+
+MONTH = 31 * 24 * 3600
+
+
+def aged(place: Path, *files: str) -> Path:
+    place.mkdir(parents=True)
+    for name in files:
+        (place / name).touch()
+    then = time.time() - MONTH
+    os.utime(place, (then, then))
+    return place
+
+
+def test_caches_of_other_versions_go_when_they_have_not_been_used_for_a_month(folder: Path) -> None:
+    here = folder.parent
+    gone = [aged(here / ("kernels-" + 16 * digit), "a.nbi", "a.1.nbc.tmp.0f") for digit in "ab"]
+    kept = [aged(here / name, "a.nbi", "notes.txt") for name in ("kernels-0000000000000000", "kernels-mine", "models")]
+    used = aged(here / "kernels-1111111111111111", "a.nbi")
+    os.utime(used)
+    outside = aged(here.parent / "outside", "a.nbi")
+    (here / "kernels-2222222222222222").symlink_to(outside)
+    assert not comes_from_disk()
+    assert not any(place.exists() for place in gone)
+    assert all((place / "notes.txt").exists() for place in kept)
+    assert (used / "a.nbi").exists()
+    assert (outside / "a.nbi").exists()
+
+
+def test_a_cache_that_is_read_counts_as_used(folder: Path) -> None:
+    assert not comes_from_disk()
+    os.utime(folder, (0, 0))
+    assert comes_from_disk()
+    assert time.time() - folder.stat().st_mtime < MONTH
 
 
 def quantize(tmp_path: Path, **variables: str) -> subprocess.CompletedProcess[str]:

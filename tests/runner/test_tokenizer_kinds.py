@@ -139,6 +139,8 @@ def test_character_map_that_leads_outside():
     struct.pack_into("<I", data, 4 + 4 * (ord("x") ^ 256), 1000)
     with pytest.raises(ModelError, match="a replacement is out of range"):
         CharacterMap(bytes(data)).longest("x", 0)
+    with pytest.raises(ModelError, match="a replacement is out of range"):
+        CharacterMap(character_map({ord("x"): "x" * 1025})).longest("x", 0)
 
 
 # --- WordPiece ------------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from quantcli.cli.commands import described
 from quantcli.cli.options import cache_type_option, file_argument, json_option, model_options
 from quantcli.cli.output import binary_size, decimal_count, print_json
 from quantcli.cli.running import open_model
+from quantcli.cli.text_tables import printable
 from quantcli.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -108,7 +109,8 @@ def _document(loaded: LoadedModel, speeds: list[Speed], threads: int, cache_type
 
 def _show(loaded: LoadedModel, speeds: Iterable[Speed], threads: int) -> None:
     """The table, line by line as tasks are measured."""
-    name, size, weights = loaded.path.name, binary_size(loaded.model.weights_bytes), decimal_count(loaded.parameters)
+    name = printable(loaded.path.name)
+    size, weights = binary_size(loaded.model.weights_bytes), decimal_count(loaded.parameters)
     wide = max(len(name), 5)
     click.echo(f"| {'model':<{wide}} | {'size':>10} | {'params':>8} | threads | {'test':>15} | {'t/s':>17} |")
     click.echo(f"| {'-' * wide} | {'-' * 9}: | {'-' * 7}: | ------: | {'-' * 14}: | {'-' * 16}: |")

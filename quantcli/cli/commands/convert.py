@@ -12,7 +12,7 @@ import click
 
 from quantcli.cli.commands import described
 from quantcli.cli.options import arch_file_option, json_option, overwrite_option, threads_option
-from quantcli.cli.output import binary_size, byte_progress, columns, decimal_count, print_json, show
+from quantcli.cli.output import binary_size, byte_progress, columns, decimal_count, print_json, say, show
 from quantcli.cli.texts import read_text
 from quantcli.core.errors import UsageError
 from quantcli.formats.gguf.spec import Metadata, replace_keys
@@ -163,8 +163,8 @@ def _progress() -> Iterator[Progress]:
             from quantcli.kernels.jit import keeps_kernels
 
             once, kept = (", once", ", cached for the next run") if keeps_kernels() else ("", "")
-            click.echo(f"compiling kernels for this machine{once}: {', '.join(types)}", err=True)
-            return lambda seconds: click.echo(f"compiled in {seconds:.1f} s{kept}", err=True)
+            say(f"compiling kernels for this machine{once}: {', '.join(types)}", err=True)
+            return lambda seconds: say(f"compiled in {seconds:.1f} s{kept}", err=True)
 
         def begin(what: str, total: int) -> Callable[[int], Any]:
             bar.set_description(what, refresh=False)
@@ -181,7 +181,7 @@ def _warn_of_missing_importance(results: Sequence[Conversion]) -> None:
     for result in results:
         names = [tensor.name for tensor in without_importance(result.plan)]
         if names:
-            click.echo(f"{result.type}: the importance matrix has no values for {', '.join(names)}", err=True)
+            say(f"{result.type}: the importance matrix has no values for {', '.join(names)}", err=True)
 
 
 def _warn_of_requantization(results: Sequence[Conversion]) -> None:
@@ -193,7 +193,7 @@ def _warn_of_requantization(results: Sequence[Conversion]) -> None:
         if found:
             origins = ", ".join(sorted({tensor.origin for tensor in found}))
             what = f"{len(found)} tensors that are {origins} in the checkpoint are requantized, with a loss of quality"
-            click.echo(f"{result.type}: {what}", err=True)
+            say(f"{result.type}: {what}", err=True)
 
 
 def _report_lossless(results: Sequence[Conversion]) -> None:
@@ -205,7 +205,7 @@ def _report_lossless(results: Sequence[Conversion]) -> None:
         if found:
             grids = ", ".join(sorted({tensor.type.name for tensor in found}))
             what = f"the weights of {len(found)} tensors already lie on the quantization grid of {grids}"
-            click.echo(f"{result.type}: {what} and are repacked without loss", err=True)
+            say(f"{result.type}: {what} and are repacked without loss", err=True)
 
 
 def _show(result: Conversion) -> None:
@@ -218,7 +218,7 @@ def _show(result: Conversion) -> None:
             source, target = tensor.source_type.name, tensor.type.name
             table.add_row(tensor.name, shape, source, target, f"{tensor.nbytes:,}", tensor.reason)
         show(table)
-        click.echo(f"would write {what}; nothing was written")
+        say(f"would write {what}; nothing was written")
     else:
         shards = f", the first of {len(result.shards)} shards" if len(result.shards) > 1 else ""
-        click.echo(f"{result.output}{shards}: {what}, in {result.seconds:.1f} s")
+        say(f"{result.output}{shards}: {what}, in {result.seconds:.1f} s")

@@ -9,7 +9,7 @@ import click
 
 from quantcli.cli.commands import described
 from quantcli.cli.options import file_argument, json_option, model_options, text_file_option
-from quantcli.cli.output import columns, heading, print_json, printable, show
+from quantcli.cli.output import columns, heading, print_json, show
 from quantcli.cli.running import open_model, warn_beyond_training
 from quantcli.cli.text_tables import Table
 from quantcli.cli.texts import checked_text, lines, read_text
@@ -92,7 +92,7 @@ def _vectors_view(texts: list[str], found: list[Embedding]) -> Table:
     right = ("", "Tokens", "Vector")
     table = columns("", "Text", "Tokens", "Vector", right=right)
     for index, (text, embedding) in enumerate(zip(texts, found, strict=True), start=1):
-        facts = str(index), printable(text), str(len(embedding.tokens))
+        facts = str(index), text, str(len(embedding.tokens))
         for number, row in enumerate(embedding.rows):
             begun = " ".join(f"{value:.4f}" for value in row[:4]) + f" ... ({len(row)})"
             table.add_row(*(facts if number == 0 else ("", "", "")), begun)

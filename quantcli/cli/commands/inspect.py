@@ -13,8 +13,9 @@ import click
 from quantcli.cli import gguf_description
 from quantcli.cli.commands import described
 from quantcli.cli.options import file_argument, json_option
-from quantcli.cli.output import binary_size, columns, decimal_count, heading, print_json, printable, show
-from quantcli.cli.text_tables import Table, Text, View
+from quantcli.cli.output import binary_size, columns, decimal_count, heading, print_json, show
+from quantcli.cli.text_tables import Table, Text, View, printable
+from quantcli.core.errors import clipped
 from quantcli.formats.gguf import vocabulary
 from quantcli.formats.gguf.reader import GGUFFile, open_gguf
 from quantcli.formats.gguf.spec import Field, ValueType
@@ -108,11 +109,11 @@ def _valid_text(text: str) -> str:
 
 def summary(file: GGUFFile) -> list[View]:
     """What is shown without options."""
-    title = printable(str(file.get("general.name", file.path.name)))
+    title, place = printable(str(file.get("general.name", file.path.name))), printable(str(file.path))
     facts = columns("", "")
     for label, text in gguf_description.describe(file):
         facts.add_row(label, text)
-    views: list[View] = [Text(title, "title"), Text(f"{file.path}\n", "aside"), facts]
+    views: list[View] = [Text(title, "title"), Text(f"{place}\n", "aside"), facts]
     if file.tensors:
         views += [heading("Tensor types"), _types_view(file)]
     if file.tensors and file.architecture:
@@ -162,10 +163,7 @@ def _roles_view(file: GGUFFile) -> Table:
 
 def _template_view(template: str) -> Text:
     lines = template.splitlines()
-    shown = [
-        printable(line) if len(line) <= _TEMPLATE_WIDTH else printable(line[: _TEMPLATE_WIDTH - 3]) + "..."
-        for line in islice(lines, _TEMPLATE_LINES)
-    ]
+    shown = [clipped(line, _TEMPLATE_WIDTH) for line in islice(lines, _TEMPLATE_LINES)]
     rest = len(lines) - len(shown)
     said = f"({len(template):,} characters" + (f", {rest} more lines)" if rest > 0 else ")")
     return Text("\n".join([*shown, said]), "aside")
@@ -175,7 +173,7 @@ def metadata_view(file: GGUFFile) -> Table:
     """A row for every metadata key."""
     table = columns("Key", "Type", "Value")
     for key, field in file.metadata.items():
-        table.add_row(printable(key), gguf_description.type_name(field), gguf_description.short_value(field))
+        table.add_row(key, gguf_description.type_name(field), gguf_description.short_value(field))
     return table
 
 
@@ -185,7 +183,7 @@ def tensors_view(file: GGUFFile) -> Table:
     table = columns("Name", "Shape", "Type", *right, right=right)
     for tensor in file.tensors.values():
         shape = " x ".join(str(length) for length in reversed(tensor.shape)) or "scalar"
-        table.add_row(printable(tensor.name), shape, tensor.type.name, f"{tensor.nbytes}", f"{tensor.offset}")
+        table.add_row(tensor.name, shape, tensor.type.name, f"{tensor.nbytes}", f"{tensor.offset}")
     return table
 
 

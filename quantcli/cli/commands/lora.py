@@ -8,7 +8,7 @@ import click
 
 from quantcli.cli.commands import described
 from quantcli.cli.options import arch_file_option, json_option, overwrite_option, threads_option
-from quantcli.cli.output import binary_size, byte_progress, decimal_count, print_json
+from quantcli.cli.output import binary_size, byte_progress, decimal_count, print_json, say
 
 
 @described("lora")
@@ -61,4 +61,4 @@ def command(
         print_json(result.as_json())
     else:
         what = f"{decimal_count(result.parameters)} parameters, {binary_size(result.output_bytes)}"
-        click.echo(f"{result.output}: a {result.architecture} adapter in {result.type}, {what}, in {result.seconds:.1f} s")
+        say(f"{result.output}: a {result.architecture} adapter in {result.type}, {what}, in {result.seconds:.1f} s")

@@ -9,7 +9,7 @@ import click
 
 from quantcli.cli.commands import described
 from quantcli.cli.options import file_argument, json_option
-from quantcli.cli.output import columns, print_json, printable, show
+from quantcli.cli.output import columns, print_json, show
 from quantcli.formats.gguf.reader import open_gguf
 
 
@@ -45,5 +45,5 @@ def command(file: Path, text: str, no_bos: bool, parse_special: bool, as_json: b
         return
     table = columns("Token", "Text", right=("Token",))
     for id_, piece in zip(ids, pieces, strict=True):
-        table.add_row(str(id_), printable(piece.decode("utf-8", "surrogateescape")))
+        table.add_row(str(id_), piece.decode("utf-8", "surrogateescape"))
     show(table)

@@ -17,10 +17,12 @@ from quantcli.conversion.vocabulary.pre_tokenizer import check_pre_tokenizer, pr
 from quantcli.conversion.vocabulary.ranks import from_ranks
 from quantcli.conversion.vocabulary.sentencepiece import sentencepiece_tokens
 from quantcli.conversion.vocabulary.special import special_metadata
+from quantcli.conversion.vocabulary.step_bounds import is_bounded, runs_steps
 from quantcli.conversion.vocabulary.tekken import from_tekken
 from quantcli.conversion.vocabulary.tokens import TokenTable, without_duplicate_texts
 from quantcli.conversion.vocabulary.unigram import from_sentencepiece_unigram, from_unigram
 from quantcli.conversion.vocabulary.word_piece import from_word_piece
+from quantcli.core import isolated
 from quantcli.core.errors import FormatError, ModelError, UnsupportedError, one_line
 from quantcli.formats.gguf import vocabulary as spec
 from quantcli.formats.gguf.spec import Metadata, ValueType, array, boolean, string, u32
@@ -57,16 +59,36 @@ def vocabulary_metadata(
         FormatError: if a tokenizer file cannot be read.
         UnsupportedError: if the algorithm or the pre-tokenizer is unknown.
         UsageError: if no pre-tokenizer is called `pre_tokenizer`.
+
+    The steps of an unusual tokenizer.json run in another process, with limits on time and memory.
     """
     if pre_tokenizer is not None:
         check_pre_tokenizer(pre_tokenizer)
     files = TokenizerFiles.read(checkpoint, as_reference=as_reference)
     configuration = checkpoint.config if configuration is None else configuration
-    with hugging_face.panics_as_errors(files):
+    if not runs_steps(files) or is_bounded(files.tokenizer):
         return _metadata(files, configuration, vocabulary_size, rules, pre_tokenizer)
+    what = f"{files.tokenizer_path}: the steps of its tokenizer"
+    arguments = (configuration, vocabulary_size, rules, pre_tokenizer)
+    return isolated.call(_read_metadata, checkpoint.without_tensors(), as_reference, *arguments, what=what)
+
+
+def _read_metadata(checkpoint: Checkpoint, as_reference: bool, *arguments: Any) -> Metadata:
+    return _metadata(TokenizerFiles.read(checkpoint, as_reference=as_reference), *arguments)
 
 
 def _metadata(
+    files: TokenizerFiles,
+    configuration: Mapping[str, Any],
+    vocabulary_size: int | None,
+    rules: VocabularyRules,
+    pre_tokenizer: str | None,
+) -> Metadata:
+    with hugging_face.panics_as_errors(files):
+        return _assembled(files, configuration, vocabulary_size, rules, pre_tokenizer)
+
+
+def _assembled(
     files: TokenizerFiles,
     configuration: Mapping[str, Any],
     vocabulary_size: int | None,

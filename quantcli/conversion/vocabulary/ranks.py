@@ -23,6 +23,9 @@ from quantcli.formats.gguf.spec import Metadata, ValueType, array, string
 from quantcli.formats.gguf.vocabulary import BYTES, TokenType
 
 _CHARACTERS: Final = {byte: character for character, byte in BYTES.items()}
+_LONGEST_TOKEN: Final = 4096
+"""Bytes of the longest token that is accepted: recovering its merges takes quadratic time. Known ones have up to 256."""
+
 _END_OF_TEXT: Final = "<|endoftext|>"
 
 _SPECIAL: Final[Mapping[str, tuple[str, ...]]] = {
@@ -83,6 +86,9 @@ def _check_ranks(path: Path, ranks: Mapping[bytes, int]) -> None:
     missing = next((byte for byte in range(256) if bytes([byte]) not in ranks), None)
     if missing is not None:
         raise FormatError(path, f"the byte {missing} is not a token")
+    longest = max(map(len, ranks))
+    if longest > _LONGEST_TOKEN:
+        raise FormatError(path, f"a token has {longest} bytes, expected at most {_LONGEST_TOKEN}")
     if len(set(ranks.values())) < len(ranks):
         raise FormatError(path, "two tokens have the same rank")
 

@@ -7,24 +7,21 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from quantcli.core.errors import FormatError, ModelError, UnsupportedError
 from quantcli.core.listing import listed
 from quantcli.formats.adapters.low_rank import Adapter, LowRank, number
+from quantcli.formats.adapters.patterns import chosen
 from quantcli.tensors.tensor import Tensor
 
 CONFIG: Final = "adapter_config.json"
 
 WEIGHTS: Final = ("adapter_model.safetensors", "adapter_model.bin")
 """The names of the weight file, in the order they are tried."""
-
-_SIMPLE: Final = re.compile(r"(?:[^*+{]*[*+{]){0,4}[^*+{]*")
-"""The supported expressions in `rank_pattern` and `alpha_pattern`: few repetitions and none of a group, so that matching
-is fast for every string."""
 
 _FLOATS: Final = ("F64", "F32", "F16", "BF16")
 
@@ -107,8 +104,9 @@ def _assemble(directory: Path, config: Mapping[str, Any], tensors: Mapping[str, 
         else:
             whole[_WRAPPED.sub(".", name)] = tensor
     pairs, problems = {}, []
+    scalings = _scalings(directory, config, list(parts))
     for module, held in parts.items():
-        pair = _pair(module, held, config)
+        pair = _pair(module, held, config, scalings)
         if isinstance(pair, LowRank):
             pairs[pair.name] = pair
         else:
@@ -120,7 +118,7 @@ def _assemble(directory: Path, config: Mapping[str, Any], tensors: Mapping[str, 
     return Adapter(directory, config, pairs, whole, frozen, alpha)
 
 
-def _pair(module: str, held: Mapping[str, Tensor], config: Mapping[str, Any]) -> LowRank | str:
+def _pair(module: str, held: Mapping[str, Tensor], config: Mapping[str, Any], scalings: _Scalings) -> LowRank | str:
     """The pair of a layer, or the problem with it."""
     embedding = "embedding A" in held or "embedding B" in held
     names = ("embedding A", "embedding B") if embedding else ("A", "B")
@@ -132,8 +130,8 @@ def _pair(module: str, held: Mapping[str, Tensor], config: Mapping[str, Any]) ->
         return f"matrices {list(a.shape)} and {list(b.shape)}, expected [rank, in] and [out, rank]"
     if any(half.type.name not in _FLOATS for half in (a, b)):
         return f"matrices stored as {a.type.name} and {b.type.name}, which cannot be computed with"
-    rank = _matching(config, "rank_pattern", module, config.get("r", a.shape[0]))
-    alpha = _matching(config, "alpha_pattern", module, config["lora_alpha"])
+    rank = _setting(scalings.ranks, module, config.get("r", a.shape[0]))
+    alpha = _setting(scalings.alphas, module, config["lora_alpha"])
     if rank is None or rank != a.shape[0] or alpha is None:
         return f"matrices of rank {a.shape[0]}, where {CONFIG} says rank {rank} and alpha {alpha}"
     root = math.sqrt(rank) if config.get("use_rslora") else rank
@@ -147,20 +145,21 @@ def _pair(module: str, held: Mapping[str, Tensor], config: Mapping[str, Any]) ->
     return replace(pair, shape=pair.shape[::-1], transposed=True) if transposed else pair
 
 
-def _matching(config: Mapping[str, Any], key: str, module: str, usual: Any) -> float | None:
-    """A setting for one layer: that of the first expression that matches the end of its name, else `usual`.
+class _Scalings(NamedTuple):
+    """What the configuration says of single layers; None for what is no table of expressions."""
 
-    None if it is not a number, or an expression is not supported.
-    """
-    patterns = config.get(key) or {}
-    if not isinstance(patterns, dict):
-        return None
-    for pattern, value in patterns.items():
-        if not _SIMPLE.fullmatch(pattern) or re.search(r"\)[*+{]", pattern):
-            return None
-        try:
-            if re.match(rf"(.*\.)?({pattern})$", module):
-                return number(value)
-        except (re.error, RecursionError):
-            return None
-    return number(usual)
+    ranks: Mapping[str, Any] | None
+    alphas: Mapping[str, Any] | None
+
+
+def _scalings(directory: Path, config: Mapping[str, Any], modules: Sequence[str]) -> _Scalings:
+    def settings(key: str) -> Mapping[str, Any] | None:
+        patterns = config.get(key) or {}
+        return chosen(f"{directory / CONFIG}: {key}", patterns, modules) if isinstance(patterns, dict) else None
+
+    return _Scalings(settings("rank_pattern"), settings("alpha_pattern"))
+
+
+def _setting(settings: Mapping[str, Any] | None, module: str, usual: Any) -> float | None:
+    """A setting for one layer; None if it is not a number."""
+    return None if settings is None else number(settings.get(module, usual))

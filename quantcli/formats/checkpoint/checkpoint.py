@@ -20,6 +20,10 @@ MAX_JSON: Final = 1 << 28
 """The most bytes of a side file. The largest known, the tokenizer.json of big vocabularies, have some 40 million."""
 
 
+def _nothing() -> None:
+    pass
+
+
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
     """A model as it was published.
@@ -36,9 +40,9 @@ class Checkpoint:
     directory: Path
     config: dict[str, Any] = field(repr=False)
     tensors: dict[str, Tensor] = field(repr=False)
-    interrupt: Callable[[], None] = field(default=lambda: None, repr=False)
+    interrupt: Callable[[], None] = field(default=_nothing, repr=False)
     """Makes blocking reads fail, so that a conversion can stop while other threads read."""
-    _release: Callable[[], None] = field(default=lambda: None, repr=False)
+    _release: Callable[[], None] = field(default=_nothing, repr=False)
 
     def file(self, name: str) -> Path | None:
         """The path of a side file such as `tokenizer.model`; None if there is no such file.
@@ -79,6 +83,10 @@ class Checkpoint:
     def owning(self, release: Callable[[], None], *, interrupt: Callable[[], None]) -> Checkpoint:
         """The same checkpoint, which calls `release` when it is closed and has `interrupt`."""
         return replace(self, _release=release, interrupt=interrupt)
+
+    def without_tensors(self) -> Checkpoint:
+        """Its configuration and side files alone, as a value that can be pickled."""
+        return replace(self, tensors={}, interrupt=_nothing, _release=_nothing)
 
     def __enter__(self) -> Self:
         return self

@@ -11,18 +11,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import signal
 import subprocess
-import sys
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Final
 
 from quantcli.core.errors import GenerationError, clipped
+from quantcli.core.isolated import worker_command
 
 Message = Mapping[str, Any]
 """A chat message: `role`, `content` (a string, or a list of parts such as `{"type": "text", "text": ...}`), and optional
@@ -34,7 +32,7 @@ SECONDS: Final = 5
 _PATIENCE: Final = 12
 """The limit on wall-clock time, as a multiple of `SECONDS`, for a busy machine."""
 
-_WORKER: Final = Path(__file__).with_name("template_worker.py")
+_WORKER: Final = "quantcli.runner.text.template_worker:main"
 _REASONING: Final = ("reasoning_content", "thinking", "reasoning")
 """The keys of messages for the reasoning before an answer, the most common first."""
 
@@ -157,11 +155,10 @@ class _WorkerProcess:
         self._start()
 
     def _start(self) -> None:
-        # Isolated mode: the working directory and environment variables do not affect imports.
-        command = [sys.executable, "-I", "-X", "utf8", str(_WORKER), *_places()]
         try:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
+                worker_command(_WORKER), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                start_new_session=True,
             )  # fmt: skip
         except OSError as error:
             raise GenerationError(f"no process can be started for the chat template: {error}") from None
@@ -237,19 +234,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         with contextlib.suppress(BrokenPipeError):
             if pipe is not None:
                 pipe.close()
-
-
-def _places() -> list[str]:
-    """Import paths for the worker: `sys.path` without the working directory, and the directory of quantcli."""
-    home = str(Path(__file__).parents[3])
-    return [*(place for place in sys.path if Path(place).is_absolute() and not _is_working_directory(place)), home]
-
-
-def _is_working_directory(place: str) -> bool:
-    try:
-        return Path(place).samefile(os.curdir)
-    except OSError:
-        return False
 
 
 def _plain(value: Any) -> Any:

@@ -1,13 +1,10 @@
-"""The worker process that renders chat templates. It imports only the standard library and jinja2.
-
-    python -I template_worker.py [PLACES]
+"""The worker process that renders chat templates. It imports only the standard library, jinja2 and `quantcli.core`.
 
 A template is untrusted code. It runs in jinja2's immutable sandbox, with the environment of Hugging Face transformers
 (`transformers.utils.chat_template_utils`): the tags `break`, `continue` and `generation`, the filter `tojson`, and the
 functions `raise_exception`, `strftime_now`, `dict` and `namespace`.
 
-Python runs in isolated mode: the working directory and environment variables do not affect imports. PLACES are appended to
-`sys.path`, for an installation that keeps jinja2 elsewhere.
+`quantcli.core.isolated` starts the process: the working directory and environment variables do not affect its imports.
 
 Requests are JSON, one per line on stdin. Responses are JSON, one per line on stdout. The first response says that the
 process is ready. See `answer`.
@@ -17,7 +14,6 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -25,8 +21,10 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final, NoReturn
 
+from quantcli.core.isolated import limit_memory, limit_time
+
 MEMORY: Final = 1 << 29
-"""Bytes of address space a template may take, where the operating system can limit that."""
+"""Bytes of address space that templates may add to the process, where the operating system can limit that."""
 
 _TOO_BIG: Final = f"takes more than {MEMORY >> 20} MiB of memory"
 
@@ -39,16 +37,12 @@ _TEMPLATE_FILES: Final = ("<template>", "<unknown>")
 
 def main() -> None:
     """Answer requests until there are no more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever started this process
-    if hasattr(signal, "SIGPROF"):
-        signal.signal(signal.SIGPROF, signal.SIG_DFL)  # it may be ignored in the parent process
-    sys.path += sys.argv[1:]
     try:
         import jinja2  # noqa: F401
     except ImportError as error:
         _send({"error": f"cannot be rendered without jinja2: {_line(error)}"})
         return
-    _limit_memory()
+    limit_memory(MEMORY)
     _send({})
     for line in sys.stdin.buffer:
         try:
@@ -65,14 +59,14 @@ def answer(template: str, variables: dict[str, Any], seconds: float, now: str | 
     The process is killed where rendering takes more than `seconds` of CPU time. `now` is the time for `strftime_now` in
     ISO 8601; None: the current time.
     """
-    _limit_time(seconds)
+    limit_time(seconds)
     try:
         text = _compiled(template, now).render(variables)
     except Exception as error:
         # A template is a program and may raise any exception.
         return {"error": _explained(error, template)}
     finally:
-        _limit_time(0)
+        limit_time(0)
     return {"text": text} if len(text) <= LONGEST_PROMPT else {"error": f"makes a prompt of {len(text)} characters"}
 
 
@@ -195,25 +189,6 @@ def _check_attribute(name: Any) -> None:
         raise SecurityError(f"a namespace has no attributes with an underscore in front, such as {name!r}")
 
 
-def _limit_memory() -> None:
-    try:
-        import resource
-    except ImportError:  # Windows has no such limit.
-        return
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limit = MEMORY if hard == resource.RLIM_INFINITY else min(MEMORY, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
-
-
-def _limit_time(seconds: float) -> None:
-    """Let SIGPROF kill this process after `seconds` of CPU time; 0: never.
-
-    A signal handler that raises would have to wait for the current bytecode instruction.
-    """
-    if hasattr(signal, "setitimer"):  # not on Windows, where the parent process limits the time
-        signal.setitimer(signal.ITIMER_PROF, seconds)
-
-
 def _error_line(error: BaseException) -> int | None:
     """The line of the template that raised an error, or None."""
     frames = traceback.walk_tb(error.__traceback__)
@@ -236,7 +211,3 @@ def _place(line: int | None) -> str:
 
 def _line(error: object) -> str:
     return " ".join(str(error).split()) or type(error).__name__
-
-
-if __name__ == "__main__":
-    main()

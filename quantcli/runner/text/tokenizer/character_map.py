@@ -21,6 +21,9 @@ _LEAF: Final = 1 << 8
 _WIDE: Final = 1 << 9
 """Set where the offset of a node is in units of 256."""
 
+_LONGEST_REPLACEMENT: Final = 1024
+"""Bytes of the longest replacement that is accepted. The longest of NFKC has 33."""
+
 
 class CharacterMap:
     """Longest-prefix lookup in the map.
@@ -73,7 +76,7 @@ class CharacterMap:
         return self._nodes[index]
 
     def _replacement(self, start: int) -> str:
-        end = self._replacements.find(0, start)
+        end = self._replacements.find(0, start, start + _LONGEST_REPLACEMENT + 1)
         if end < 0:
             raise ModelError("the precompiled character map is damaged: a replacement is out of range")
         return self._replacements[start:end].decode("utf-8", "replace")

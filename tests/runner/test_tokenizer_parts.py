@@ -19,7 +19,7 @@ from quantcli.formats.gguf.arrays import pack_strings
 from quantcli.formats.gguf.reader import open_gguf
 from quantcli.formats.gguf.spec import ValueType, array, boolean, string
 from quantcli.formats.gguf.vocabulary import BYTES
-from quantcli.runner.text.tokenizer import byte_level, load_tokenizer, strings
+from quantcli.runner.text.tokenizer import load_tokenizer, merging, strings
 from quantcli.runner.text.tokenizer.merging import merge
 
 NAMES = ["llama-spm", "phi-3", "gpt-2", "llama-bpe", "qwen2", "falcon", "starcoder", "bert-bge"]
@@ -184,9 +184,9 @@ def test_chunks_and_limits_do_not_change_the_tokens(shared, name, monkeypatch):
     with open_gguf(shared / "golden" / "tokenization" / f"{name}.vocab.gguf") as file:
         tokenizer = load_tokenizer(file.metadata)
     text = long_text(11)
-    monkeypatch.setattr(byte_level, "_CHUNK", 1 << 30)
+    monkeypatch.setattr(merging, "_CHUNK", 1 << 30)
     whole = {special: tokenizer.encode(text, add_special=special) for special in (True, False)}
-    monkeypatch.setattr(byte_level, "_CHUNK", 1)
+    monkeypatch.setattr(merging, "_CHUNK", 1)
     for special, ids in whole.items():
         assert tokenizer.encode(text, add_special=special) == ids
         for limit in (0, 1, 2, 100, len(ids) - 1, len(ids), len(ids) + 1):

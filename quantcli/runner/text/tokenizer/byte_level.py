@@ -20,13 +20,10 @@ from quantcli.architectures.pre_tokenizers import PreTokenizer
 from quantcli.core.errors import UnsupportedError
 from quantcli.formats.gguf.arrays import PackedStrings
 from quantcli.formats.gguf.vocabulary import BYTES, WORD_START
-from quantcli.runner.text.tokenizer.merging import merge
+from quantcli.runner.text.tokenizer.merging import chunks, merge
 from quantcli.runner.text.tokenizer.sentencepiece import CACHED_WORDS, sentencepiece_bytes, word_boundaries
 from quantcli.runner.text.tokenizer.strings import positions, with_inner
 from quantcli.runner.text.tokenizer.vocabulary import Attribute, Vocabulary, without_stray_bytes
-
-_CHUNK: Final = 1 << 12
-"""About how many characters are split at once: of a long text, each takes longer."""
 
 _CHARACTERS: Final = {byte: character for character, byte in BYTES.items()}
 
@@ -56,15 +53,10 @@ class ByteLevelModel:
     def _words(self, text: str) -> Iterator[str]:
         if self._plain:
             text = text.replace(" ", WORD_START)
-        start = 0
-        while start < len(text):
-            found = self._cut.search(text, start + _CHUNK)
-            end = found.start() if found else len(text)
-            chunk, start = text[start:end], end
-            # ASCII is composed.
-            if self._normalizer is not None and not chunk.isascii():
-                chunk = self._normalizer.normalize_str(chunk)
-            for word, _ in self._split.pre_tokenize_str(chunk):
+        # A character of a long text takes `tokenizers` longer.
+        for chunk in chunks(text, self._cut):
+            composed = chunk if chunk.isascii() or not self._normalizer else self._normalizer.normalize_str(chunk)
+            for word, _ in self._split.pre_tokenize_str(composed):
                 if self._boundaries is None:
                     yield word
                 else:

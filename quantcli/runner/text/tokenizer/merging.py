@@ -1,12 +1,28 @@
-"""Byte pair encoding of one word: merges the adjacent pair of the best rank, until no pair can be merged.
+"""Byte pair encoding: a text is cut where nothing merges; of a word, the adjacent pair of the best rank is merged, until no
+pair can be.
 
 Source: `llm_tokenizer_spm_session` of llama.cpp's `llama-vocab.cpp`, after SentencePiece's `bpe_model.cc`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Iterator
 from heapq import heapify, heappop, heappush
+from typing import Final
+
+_CHUNK: Final = 1 << 12
+"""About how many characters of a long text are split at once."""
+
+
+def chunks(text: str, cut: re.Pattern[str]) -> Iterator[str]:
+    """The text in pieces, separated at some of the places where `cut` matches."""
+    start = 0
+    while start < len(text):
+        found = cut.search(text, start + _CHUNK)
+        end = found.start() if found else len(text)
+        yield text[start:end]
+        start = end
 
 
 def merge(symbols: Iterable[str], rank_of: Callable[[str, str], int | None]) -> list[str]:

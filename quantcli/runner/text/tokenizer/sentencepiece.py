@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from quantcli.formats.gguf.vocabulary import WORD_START
-from quantcli.runner.text.tokenizer.merging import merge
+from quantcli.runner.text.tokenizer.merging import chunks, merge
 from quantcli.runner.text.tokenizer.strings import with_inner
 from quantcli.runner.text.tokenizer.vocabulary import Attribute, Vocabulary
 
@@ -37,7 +37,8 @@ class SentencePieceModel:
 
     def encode(self, text: str) -> Iterator[int]:
         """The token ids of a text without special tokens."""
-        return chain.from_iterable(map(self._encode_word, self._words.split(text.replace(" ", WORD_START))))
+        words = chain.from_iterable(map(self._words.split, chunks(text.replace(" ", WORD_START), self._words)))
+        return chain.from_iterable(map(self._encode_word, words))
 
     def piece(self, id_: int) -> bytes:
         """The bytes of a token."""

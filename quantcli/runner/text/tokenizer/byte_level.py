@@ -29,7 +29,7 @@ _CHARACTERS: Final = {byte: character for character, byte in BYTES.items()}
 
 
 class ByteLevelModel:
-    """Byte-level BPE with the merges of a vocabulary. As in llama.cpp, merges to or of what is no token are ignored."""
+    """Byte-level BPE with the merges of a vocabulary. As in llama.cpp, a merge is ignored unless its result is a token."""
 
     def __init__(self, vocabulary: Vocabulary, merges: PackedStrings, pre_tokenizer: PreTokenizer) -> None:
         if pre_tokenizer.patterns is None or pre_tokenizer.cut is None:
@@ -41,7 +41,7 @@ class ByteLevelModel:
         self._normalizer = None if pre_tokenizer.normalizer is None else _NORMALIZERS[pre_tokenizer.normalizer]()
         self._cut = re.compile(pre_tokenizer.cut)
         self._split = Sequence([Split(Regex(pattern), "isolated") for pattern in pre_tokenizer.patterns])
-        # The words of a plain vocabulary are lines, which are not found in the cache.
+        # The words of a plain vocabulary are whole lines: split further, they are found in the cache.
         apart = self._plain and not self._ignore_merges
         self._boundaries = word_boundaries(with_inner(vocabulary.texts, WORD_START)) if apart else None
         self._encode_word = lru_cache(CACHED_WORDS)(self._merge)
@@ -53,7 +53,7 @@ class ByteLevelModel:
     def _words(self, text: str) -> Iterator[str]:
         if self._plain:
             text = text.replace(" ", WORD_START)
-        # A character of a long text takes `tokenizers` longer.
+        # `pre_tokenize_str` takes longer per character of a long text.
         for chunk in chunks(text, self._cut):
             composed = chunk if chunk.isascii() or not self._normalizer else self._normalizer.normalize_str(chunk)
             for word, _ in self._split.pre_tokenize_str(composed):
@@ -63,7 +63,7 @@ class ByteLevelModel:
                     yield from self._boundaries.split(word) if self._has_all(word) else (word,)
 
     def _has_all(self, word: str) -> bool:
-        """Whether all characters are tokens, so that none is spelled in byte tokens, which may merge across boundaries."""
+        """Whether all characters are tokens. Others become byte tokens, which may merge across a word boundary."""
         return None not in map(self._vocabulary.find, set(word))
 
     def _merge(self, word: str) -> tuple[int, ...]:
@@ -76,7 +76,7 @@ class ByteLevelModel:
         return tuple(id_ for id_ in ids if id_ is not None)
 
     def _symbols(self, word: str) -> Iterator[str]:
-        """The characters of a word. One that is no token is spelled in byte tokens, or passed over without these."""
+        """The characters of a word. Those that are not tokens become byte tokens, or are dropped without these."""
         find = self._vocabulary.find
         for character in word:
             if find(character) is not None:
@@ -86,7 +86,7 @@ class ByteLevelModel:
                 yield from spelled if None not in map(find, spelled) else ()
 
     def _rank(self, left: str, right: str) -> int | None:
-        # No part has a space, so that it separates the two.
+        # Parts contain no space, so the merge with this text is the merge of these two.
         rank = self._merge_rank(f"{left} {right}")
         return None if rank is None or self._vocabulary.find(left + right) is None else rank
 

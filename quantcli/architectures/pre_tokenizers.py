@@ -27,6 +27,9 @@ The text and the hashes in the table are from llama.cpp's converter (chktxt, chk
 BYTE_LEVEL_PATTERN: Final = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 """The regular expression of Hugging Face's `ByteLevel`, from GPT-2."""
 
+BETWEEN_WORDS: Final = r"(?<=[A-Za-z])(?=[ \n])"
+"""Where most pre-tokenizers always split, without a look at the other side."""
+
 
 @dataclass(frozen=True)
 class PreTokenizer:
@@ -43,6 +46,11 @@ class PreTokenizer:
     plain: bool = False
 
     @property
+    def cut(self) -> str | None:
+        """A regular expression for where a text can be cut without changing how it is split; None if that is unknown."""
+        return None if self.split is None else _table().cuts.get(self.split, BETWEEN_WORDS)
+
+    @property
     def patterns(self) -> tuple[str, ...] | None:
         """The regular expressions it splits by, or None if they are unknown."""
         return None if self.split is None else _table().splits[self.split][0]
@@ -53,6 +61,7 @@ class _Table:
     splits: Mapping[str, list[tuple[str, ...]]]
     """Name -> equivalent lists of patterns, of which the first is used."""
 
+    cuts: Mapping[str, str]
     pre_tokenizers: Mapping[str, PreTokenizer]
     hashes: Mapping[str, str]
 
@@ -62,6 +71,7 @@ def _table() -> _Table:
     tables = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
     return _Table(
         {name: [tuple(row["patterns"]), *map(tuple, row.get("also", []))] for name, row in tables["splits"].items()},
+        {name: row["cut"] for name, row in tables["splits"].items() if "cut" in row},
         {
             name: PreTokenizer(name, **{**row, "strip_left": tuple(row.get("strip_left", ()))})
             for name, row in tables["pre_tokenizers"].items()

@@ -108,7 +108,8 @@ def cut_text(tokenizer: Tokenizer, text: str, context: int, limit: int | None) -
     Raises:
         GenerationError: if the text has fewer than two chunks.
     """
-    tokens = tokenizer.encode(text.removesuffix("\n"))
+    needed = None if limit is None else max(limit, 2) * context
+    tokens = tokenizer.encode(text.removesuffix("\n"), limit=needed)
     if len(tokens) < 2 * context:
         fitting = len(tokens) // 2
         raise GenerationError(
@@ -129,7 +130,7 @@ def check_same_vocabulary(loaded: LoadedModel, base: LoadedModel) -> None:
     Raises:
         ModelError: if their vocabularies differ.
     """
-    if loaded.tokenizer.vocabulary.texts != base.tokenizer.vocabulary.texts or (
+    if loaded.tokenizer.vocabulary.texts.data != base.tokenizer.vocabulary.texts.data or (
         loaded.model.vocabulary != base.model.vocabulary
     ):
         raise ModelError(

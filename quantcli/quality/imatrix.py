@@ -94,7 +94,8 @@ def cut_texts(
         raise UsageError(f"a context of {context} tokens is too short, expected {SHORTEST_CONTEXT} or more")
     chunks: list[list[int]] = []
     for name, text in texts:
-        tokens = tokenizer.encode(text, parse_special=parse_special)
+        needed = None if limit is None else max(limit, 2) * context
+        tokens = tokenizer.encode(text, parse_special=parse_special, limit=needed)
         if len(tokens) < 2 * context:
             fitting = len(tokens) // 2
             raise GenerationError(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from quantcli.conversion.convert import convert
 from quantcli.core.errors import GenerationError, ModelError, UsageError
+from quantcli.formats.gguf.arrays import pack_strings
 from quantcli.quality.evaluate import cut_text, evaluate
 from quantcli.runner.load import load_model
 
@@ -72,6 +74,12 @@ def test_each_chunk_begins_with_the_begin_token(stories):
     assert len(cut_text(tokenizer, STORY, 64, 2)) == 2
 
 
+@pytest.mark.parametrize("limit", [1, 2, 5, 1000])
+def test_a_few_chunks_are_the_first_of_all(stories, limit):
+    tokenizer, text = stories["F32"].tokenizer, STORY * 9
+    assert cut_text(tokenizer, text, 64, limit) == cut_text(tokenizer, text, 64, None)[:limit]
+
+
 def test_texts_and_contexts_that_give_no_figure(stories):
     with pytest.raises(GenerationError, match=r"the text has 1 tokens, .* needs 128 or more") as caught:
         evaluate(stories["F32"], "", context=64)
@@ -87,7 +95,9 @@ def test_another_vocabulary_is_no_base(stories, tmp_path):
     path = tmp_path / "other.gguf"
     path.write_bytes(stories["F32"].path.read_bytes())
     other = load_model(path)
-    other.tokenizer.vocabulary.texts[300] = "another"
+    vocabulary = other.tokenizer.vocabulary
+    texts = [*vocabulary.texts.elements(0, 300), "another", *vocabulary.texts.elements(301)]
+    other.tokenizer.vocabulary = replace(vocabulary, texts=pack_strings(texts))
     with pytest.raises(ModelError, match=r"F32.gguf and .*other.gguf have different vocabularies"):
         evaluate(stories["F32"], STORY, context=64, base=other)
 

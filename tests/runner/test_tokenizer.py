@@ -316,17 +316,17 @@ def test_stream_decoder_waits_for_whole_characters():
 
 def test_ends_of_generation_are_found_by_text_and_made_control():
     tokenizer = load_tokenizer(byte_level("<|im_end|>", "x", "<|fim_pad|>", **{"tokenizer.ggml.eos_token_id": u32(5)}))
-    ids = tokenizer.vocabulary.ids
-    assert tokenizer.end_of_generation == {5, ids["<|im_end|>"], ids["<|fim_pad|>"]}
-    assert tokenizer.vocabulary.special["eot"] == ids["<|im_end|>"]
+    find = tokenizer.vocabulary.find
+    assert tokenizer.end_of_generation == {5, find("<|im_end|>"), find("<|fim_pad|>")}
+    assert tokenizer.vocabulary.special["eot"] == find("<|im_end|>")
 
 
 def test_end_is_part_of_the_text_where_other_tokens_end_it():
     tokenizer = load_tokenizer(byte_level("<|end|>", "<|return|>", "<|call|>", "<|channel|>"))
-    ids = tokenizer.vocabulary.ids
-    assert ids["<|end|>"] not in tokenizer.end_of_generation
-    assert ids["<|call|>"] in tokenizer.end_of_generation
-    assert not tokenizer.is_hidden(ids["<|channel|>"])
+    find = tokenizer.vocabulary.find
+    assert find("<|end|>") not in tokenizer.end_of_generation
+    assert find("<|call|>") in tokenizer.end_of_generation
+    assert not tokenizer.is_hidden(find("<|channel|>"))
 
 
 def test_long_texts_take_no_quadratic_time():

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import struct
 from array import array
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise, repeat
+from itertools import accumulate, pairwise, repeat
 from typing import TYPE_CHECKING, Any, Final
 
-from quantcli.formats.gguf.spec import PackedArray, decode_string
+from quantcli.formats.gguf.spec import PackedArray, decode_string, encode_string
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,6 +56,13 @@ class PackedStrings(PackedArray):
     def __len__(self) -> int:
         return len(self.bounds) - 1
 
+    def __getitem__(self, index: int) -> str:
+        """One string, decoded. Indices count from the start only."""
+        return decode_string(self.data[self.bounds[index] + LENGTH.size : self.bounds[index + 1]])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.elements())
+
     def elements(self, start: int = 0, stop: int | None = None) -> list[str]:
         """Strings, decoded."""
         start, stop, _ = slice(start, stop).indices(len(self))
@@ -65,6 +73,13 @@ class PackedStrings(PackedArray):
     def unpacked(self) -> list[str]:
         """All strings."""
         return self.elements()
+
+
+def pack_strings(strings: Iterable[str]) -> PackedStrings:
+    """Strings in the encoding of a file."""
+    encoded = [encode_string(text) for text in strings]
+    data = b"".join(LENGTH.pack(len(text)) + text for text in encoded)
+    return PackedStrings(data, array("Q", accumulate((LENGTH.size + len(text) for text in encoded), initial=0)))
 
 
 def string_bounds(data: memoryview, count: int) -> array[int]:

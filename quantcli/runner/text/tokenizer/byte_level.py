@@ -1,57 +1,94 @@
 """Byte-level BPE: a pre-tokenizer splits the text by regular expressions, bytes are mapped as in GPT-2, pairs are merged.
 
-It runs in Hugging Face's `tokenizers`, whose regular expression engine (Oniguruma) the patterns were written for.
+The text is split by Hugging Face's `tokenizers`, whose regular expression engine (Oniguruma) the patterns were written for.
 Source of the conventions: `llm_tokenizer_bpe_session` of llama.cpp's `llama-vocab.cpp`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import chain
 from typing import Final
 
-from tokenizers import Regex, Tokenizer
-from tokenizers.models import BPE
-from tokenizers.normalizers import NFC, Replace
-from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
+from tokenizers import Regex
+from tokenizers.normalizers import NFC
+from tokenizers.pre_tokenizers import Sequence, Split
 
 from quantcli.architectures.pre_tokenizers import PreTokenizer
 from quantcli.core.errors import UnsupportedError
+from quantcli.formats.gguf.arrays import PackedStrings
 from quantcli.formats.gguf.vocabulary import BYTES, WORD_START
-from quantcli.runner.text.tokenizer.sentencepiece import sentencepiece_bytes
-from quantcli.runner.text.tokenizer.vocabulary import Attribute, Vocabulary, is_text, without_stray_bytes
+from quantcli.runner.text.tokenizer.merging import chunks, merge
+from quantcli.runner.text.tokenizer.sentencepiece import CACHED_WORDS, sentencepiece_bytes, word_boundaries
+from quantcli.runner.text.tokenizer.strings import positions, with_inner
+from quantcli.runner.text.tokenizer.vocabulary import Attribute, Vocabulary, without_stray_bytes
+
+_CHARACTERS: Final = {byte: character for character, byte in BYTES.items()}
 
 
 class ByteLevelModel:
-    """Byte-level BPE with the merges of a vocabulary."""
+    """Byte-level BPE with the merges of a vocabulary. As in llama.cpp, a merge is ignored unless its result is a token."""
 
-    def __init__(self, vocabulary: Vocabulary, merges: list[str], pre_tokenizer: PreTokenizer) -> None:
-        if pre_tokenizer.patterns is None:
+    def __init__(self, vocabulary: Vocabulary, merges: PackedStrings, pre_tokenizer: PreTokenizer) -> None:
+        if pre_tokenizer.patterns is None or pre_tokenizer.cut is None:
             raise UnsupportedError(f"the pre-tokenizer {pre_tokenizer.name!r} is not supported for tokenizing")
         self._vocabulary = vocabulary
         self._plain = pre_tokenizer.plain
-        ids = {text: id_ for text, id_ in vocabulary.ids.items() if is_text(text)}
-        self._tokenizer = Tokenizer(
-            BPE(
-                ids,
-                _pairs(ids, merges),
-                ignore_merges=pre_tokenizer.ignore_merges,
-                byte_fallback=self._plain,
-            )
-        )
-        if pre_tokenizer.normalizer is not None:
-            self._tokenizer.normalizer = _NORMALIZERS[pre_tokenizer.normalizer]()
-        elif self._plain:
-            self._tokenizer.normalizer = Replace(" ", WORD_START)
-        splits = [Split(Regex(pattern), "isolated") for pattern in pre_tokenizer.patterns]
-        spelling = [] if self._plain else [ByteLevel(add_prefix_space=False, use_regex=False)]
-        self._tokenizer.pre_tokenizer = Sequence([*splits, *spelling])
+        self._ignore_merges = pre_tokenizer.ignore_merges
+        self._merge_rank = positions(merges)
+        self._normalizer = None if pre_tokenizer.normalizer is None else _NORMALIZERS[pre_tokenizer.normalizer]()
+        self._cut = re.compile(pre_tokenizer.cut)
+        self._split = Sequence([Split(Regex(pattern), "isolated") for pattern in pre_tokenizer.patterns])
+        # The words of a plain vocabulary are whole lines: split further, they are found in the cache.
+        apart = self._plain and not self._ignore_merges
+        self._boundaries = word_boundaries(with_inner(vocabulary.texts, WORD_START)) if apart else None
+        self._encode_word = lru_cache(CACHED_WORDS)(self._merge)
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str) -> Iterator[int]:
         """The token ids of a text without special tokens."""
-        # The fast variant does not track offsets.
-        (encoding,) = self._tokenizer.encode_batch_fast([without_stray_bytes(text)], add_special_tokens=False)
-        ids: list[int] = encoding.ids
-        return ids
+        return chain.from_iterable(map(self._encode_word, self._words(without_stray_bytes(text))))
+
+    def _words(self, text: str) -> Iterator[str]:
+        if self._plain:
+            text = text.replace(" ", WORD_START)
+        # `pre_tokenize_str` takes longer per character of a long text.
+        for chunk in chunks(text, self._cut):
+            composed = chunk if chunk.isascii() or not self._normalizer else self._normalizer.normalize_str(chunk)
+            for word, _ in self._split.pre_tokenize_str(composed):
+                if self._boundaries is None:
+                    yield word
+                else:
+                    yield from self._boundaries.split(word) if self._has_all(word) else (word,)
+
+    def _has_all(self, word: str) -> bool:
+        """Whether all characters are tokens. Others become byte tokens, which may merge across a word boundary."""
+        return None not in map(self._vocabulary.find, set(word))
+
+    def _merge(self, word: str) -> tuple[int, ...]:
+        find = self._vocabulary.find
+        spelled = word if self._plain else "".join(map(_CHARACTERS.__getitem__, word.encode()))
+        whole = find(spelled) if self._ignore_merges else None
+        if whole is not None:
+            return (whole,)
+        ids = map(find, merge(self._symbols(spelled), self._rank))
+        return tuple(id_ for id_ in ids if id_ is not None)
+
+    def _symbols(self, word: str) -> Iterator[str]:
+        """The characters of a word. Those that are not tokens become byte tokens, or are dropped without these."""
+        find = self._vocabulary.find
+        for character in word:
+            if find(character) is not None:
+                yield character
+            elif self._plain:
+                spelled = [f"<0x{byte:02X}>" for byte in character.encode()]
+                yield from spelled if None not in map(find, spelled) else ()
+
+    def _rank(self, left: str, right: str) -> int | None:
+        # Parts contain no space, so the merge with this text is the merge of these two.
+        rank = self._merge_rank(f"{left} {right}")
+        return None if rank is None or self._vocabulary.find(left + right) is None else rank
 
     def piece(self, id_: int) -> bytes:
         """The bytes of a token."""
@@ -68,18 +105,3 @@ class ByteLevelModel:
 
 
 _NORMALIZERS: Final = {"NFC": NFC}
-
-
-def _pairs(ids: Mapping[str, int], merges: list[str]) -> list[tuple[str, str]]:
-    """The merges as pairs, without those whose parts or result are not tokens. Of duplicates, the first counts.
-
-    As in llama.cpp, an invalid merge is ignored.
-    """
-    pairs: dict[tuple[str, str], None] = {}
-    for merge in merges:
-        # The separator is never the first character: the left part may begin with a space.
-        middle = merge.find(" ", 1)
-        pair = merge[: max(0, middle)], merge[middle + 1 :]
-        if pair[0] in ids and pair[1] in ids and pair[0] + pair[1] in ids:
-            pairs.setdefault(pair)
-    return list(pairs)

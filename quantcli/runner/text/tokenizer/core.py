@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from itertools import chain, islice
 from typing import Final, Protocol
+
+import numpy as np
 
 from quantcli.architectures.pre_tokenizers import PreTokenizer, pre_tokenizers
 from quantcli.core.errors import ModelError, UnsupportedError, shown, warn
@@ -25,14 +29,18 @@ from quantcli.runner.text.tokenizer.vocabulary import (
     STRINGS,
     Attribute,
     Vocabulary,
-    array_value,
+    number_array,
     parsed_tokens,
     read_vocabulary,
+    string_array,
     value,
 )
 
 _LONE_SURROGATE: Final = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 _BYTES: Final = frozenset({ValueType.UINT8, ValueType.INT8})
+
+_START: Final = 4
+"""By how many characters special tokens are sought together."""
 
 _WHITE_SPACE: Final = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 """The white space that tokens with lstrip or rstrip remove: Unicode's White_Space, as in Hugging Face's tokenizers.
@@ -47,8 +55,8 @@ DEFAULT_PRE_TOKENIZER: Final = "default"
 class Model(Protocol):
     """A tokenization algorithm with its vocabulary."""
 
-    def encode(self, text: str) -> list[int]:
-        """The token ids of a text without special tokens."""
+    def encode(self, text: str) -> Iterator[int]:
+        """The token ids of a text without special tokens, computed as they are asked for where the algorithm allows it."""
         ...
 
     def piece(self, id_: int) -> bytes:
@@ -97,10 +105,10 @@ def _byte_level(vocabulary: Vocabulary, metadata: Metadata) -> Model:
         effect = "a text may become other tokens than the model was trained on"
         warn(f"the file names no pre-tokenizer ({spec.PRE_TOKENIZER}): {DEFAULT_PRE_TOKENIZER!r} is used, and {effect}")
     pre_tokenizer = _pre_tokenizer(metadata)
-    for text in pre_tokenizer.strip_left:
-        if text in vocabulary.ids:
-            vocabulary.attributes[vocabulary.ids[text]] |= Attribute.STRIP_LEFT
-    return ByteLevelModel(vocabulary, array_value(metadata, spec.MERGES, STRINGS), pre_tokenizer)
+    for id_ in map(vocabulary.find, pre_tokenizer.strip_left):
+        if id_ is not None:
+            vocabulary.attributes[id_] |= Attribute.STRIP_LEFT
+    return ByteLevelModel(vocabulary, string_array(metadata, spec.MERGES), pre_tokenizer)
 
 
 def _word_piece(vocabulary: Vocabulary, metadata: Metadata) -> Model:
@@ -112,7 +120,7 @@ def _word_piece(vocabulary: Vocabulary, metadata: Metadata) -> Model:
 
 
 def _unigram(vocabulary: Vocabulary, metadata: Metadata) -> Model:
-    data = bytes(byte & 0xFF for byte in array_value(metadata, spec.PRECOMPILED_CHARACTER_MAP, _BYTES))
+    data = number_array(metadata, spec.PRECOMPILED_CHARACTER_MAP, _BYTES).astype(np.uint8).tobytes()
     normalizer = Normalizer(
         CharacterMap(data) if data else None,
         _flag(metadata, spec.ADD_SPACE_PREFIX, False),
@@ -187,12 +195,22 @@ class Tokenizer:
         self.end_of_generation = vocabulary.end_of_generation
         self.model = model
         self._parsed = parsed_tokens(vocabulary)
+        self._starts: defaultdict[str, list[int]] = defaultdict(list)
+        """The places in `_parsed` of the tokens that begin alike: one search of a text rules out all of them."""
+        for place, id_ in enumerate(self._parsed):
+            self._starts[vocabulary.texts[id_][:_START]].append(place)
 
     def __len__(self) -> int:
         return len(self.vocabulary)
 
     def encode(
-        self, text: str, add_special: bool = True, parse_special: bool = False, *, once: bool = False
+        self,
+        text: str,
+        add_special: bool = True,
+        parse_special: bool = False,
+        *,
+        once: bool = False,
+        limit: int | None = None,
     ) -> list[int]:
         """The token ids of a text.
 
@@ -202,20 +220,24 @@ class Tokenizer:
         A text that begins with BOS or ends with EOS gets a second one, as in llama.cpp, and a `QuantcliWarning`. With
         `once` it does not.
 
+        With `limit` they are only the first ones, at most that many. Most algorithms do not read the rest of the text then.
+
         A lone surrogate is replaced by U+FFFD, except those that Python's surrogateescape uses for bytes that are not
         UTF-8. SentencePiece BPE has byte tokens for these. The other algorithms replace them by U+FFFD.
         """
-        ids: list[int] = []
+        ids = list(islice(chain.from_iterable(self._encode(_LONE_SURROGATE.sub("\ufffd", text), parse_special)), limit))
+        return self._around(ids, once=once)[:limit] if add_special else ids
+
+    def _encode(self, text: str, parse_special: bool) -> Iterator[Iterable[int]]:
         prefixed = self.settings.add_space_prefix and not self.settings.normalizes
         after_special = True
-        for fragment in self._fragments(_LONE_SURROGATE.sub("\ufffd", text), parse_special):
+        for fragment in self._fragments(text, parse_special):
             if isinstance(fragment, int):
-                ids.append(fragment)
+                yield (fragment,)
             else:
                 prefix = " " if after_special and prefixed else ""
-                ids += self.model.encode(prefix + fragment)
+                yield self.model.encode(prefix + fragment)
             after_special = isinstance(fragment, int)
-        return self._around(ids, once=once) if add_special else ids
 
     def _around(self, ids: list[int], *, once: bool) -> list[int]:
         """The ids of a text with BOS and EOS added where the settings say so."""
@@ -255,14 +277,15 @@ class Tokenizer:
     def _fragments(self, text: str, parse_special: bool) -> list[str | int]:
         """Split `text` at its special tokens. Longer tokens are matched first."""
         fragments: list[str | int] = [text] if text else []
-        for id_ in self._parsed:
+        places = sorted(place for start, places in self._starts.items() if start in text for place in places)
+        for id_ in (self._parsed[place] for place in places):
             token, attribute = self.vocabulary.texts[id_], self.vocabulary.attributes[id_]
-            if token in text and (parse_special or not attribute & HIDDEN):
+            if (parse_special or not attribute & HIDDEN) and token in text:
                 fragments = [part for fragment in fragments for part in _cut(fragment, token, id_, attribute)]
         return fragments
 
 
-def _cut(fragment: str | int, token: str, id_: int, attribute: Attribute) -> list[str | int]:
+def _cut(fragment: str | int, token: str, id_: int, attribute: int) -> list[str | int]:
     if isinstance(fragment, int):
         return [fragment]
     texts = fragment.split(token)

@@ -6,12 +6,16 @@ Source: `llm_tokenizer_spm_session` of llama.cpp's `llama-vocab.cpp`, after Sent
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from heapq import heapify, heappop, heappush
+from itertools import chain
 from typing import Final
 
+import numpy as np
+
 from quantcli.formats.gguf.vocabulary import WORD_START
+from quantcli.runner.text.tokenizer.merging import chunks, merge
+from quantcli.runner.text.tokenizer.strings import with_inner
 from quantcli.runner.text.tokenizer.vocabulary import Attribute, Vocabulary
 
 _BYTE_TOKEN: Final = re.compile("<0x([0-9A-Fa-f]{2})>")
@@ -24,74 +28,39 @@ class SentencePieceModel:
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
-        self._words = word_boundaries(vocabulary.texts)
-        order = {score: rank for rank, score in enumerate(sorted(set(vocabulary.scores), reverse=True))}
-        self._ranks = [order[score] for score in vocabulary.scores]
+        self._words = word_boundaries(with_inner(vocabulary.texts, WORD_START))
+        _, order = np.unique(-vocabulary.scores, return_inverse=True)
+        # As a list, since an array gives a NumPy scalar at each access.
+        self._ranks: list[int] = order.tolist()
         """The rank of each token's score, the best first."""
-        self._encode_word = lru_cache(CACHED_WORDS)(self._join)
+        self._encode_word = lru_cache(CACHED_WORDS)(self._cut)
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str) -> Iterator[int]:
         """The token ids of a text without special tokens."""
-        ids: list[int] = []
-        for word in self._words.split(text.replace(" ", WORD_START)):
-            ids.extend(self._encode_word(word))
-        return ids
+        words = chain.from_iterable(map(self._words.split, chunks(text.replace(" ", WORD_START), self._words)))
+        return chain.from_iterable(map(self._encode_word, words))
 
     def piece(self, id_: int) -> bytes:
         """The bytes of a token."""
         return sentencepiece_bytes(self._vocabulary, id_)
 
-    def _join(self, word: str) -> tuple[int, ...]:
-        """Merge the characters of `word`, best score first. Ties go to the leftmost pair."""
-        ids, ranks = self._vocabulary.ids, self._ranks
-        parts: list[str | None] = list(word)
-        count = len(parts)
-        # A doubly linked list over `parts`; the end of the last part is `count`, the one before the first -1.
-        before = list(range(-1, count - 1))
-        after = list(range(1, count + 1))
-
-        # Candidate pairs as one number: rank * count + left. A stale pair, one side of which has been merged since, is
-        # recognised when it is popped, because its rank no longer matches.
-        queue: list[int] = []
-        for left in range(count - 1):
-            id_ = ids.get(word[left : left + 2])
-            if id_ is not None:
-                queue.append(ranks[id_] * count + left)
-        heapify(queue)
-
-        while queue:
-            rank, left = divmod(heappop(queue), count)
-            first, right = parts[left], after[left]
-            if first is None or right == count:
-                continue
-            joined = first + (parts[right] or "")
-            id_ = ids.get(joined)
-            if id_ is None or ranks[id_] != rank:
-                continue
-            parts[left], parts[right] = joined, None
-            follower = after[left] = after[right]
-            if follower < count:
-                before[follower] = left
-                id_ = ids.get(joined + (parts[follower] or ""))
-                if id_ is not None:
-                    heappush(queue, ranks[id_] * count + left)
-            previous = before[left]
-            if previous >= 0:
-                id_ = ids.get((parts[previous] or "") + joined)
-                if id_ is not None:
-                    heappush(queue, ranks[id_] * count + previous)
-
+    def _cut(self, word: str) -> tuple[int, ...]:
         result: list[int] = []
-        for part in parts:
-            if part is not None:
-                id_ = ids.get(part)
-                result.extend(self._bytes(part) if id_ is None else (id_,))
+        for part in merge(word, self._rank):
+            id_ = self._vocabulary.find(part)
+            result.extend(self._bytes(part) if id_ is None else (id_,))
         return tuple(result)
 
-    def _bytes(self, part: str) -> list[int]:
+    def _rank(self, left: str, right: str) -> int | None:
+        id_ = self._vocabulary.find(left + right)
+        return None if id_ is None else self._ranks[id_]
+
+    def _bytes(self, part: str) -> Iterator[int]:
         """Byte fallback: the byte tokens of a character that is not a token, or the unknown token where there are none."""
-        ids, unknown = self._vocabulary.ids, self._vocabulary.special.get("unk", 0)
-        return [ids.get(f"<0x{byte:02X}>", ids.get(chr(byte), unknown)) for byte in part.encode("utf-8", "surrogateescape")]
+        find, unknown = self._vocabulary.find, self._vocabulary.special.get("unk", 0)
+        for byte in part.encode("utf-8", "surrogateescape"):
+            found = (find(f"<0x{byte:02X}>"), find(chr(byte)), unknown)
+            yield next(id_ for id_ in found if id_ is not None)
 
 
 def sentencepiece_bytes(vocabulary: Vocabulary, id_: int) -> bytes:

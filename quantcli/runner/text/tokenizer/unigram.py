@@ -53,37 +53,40 @@ class UnigramModel:
         chosen = [id_ for id_, attribute in enumerate(vocabulary.attributes) if attribute & usable]
         if not chosen:
             raise ModelError("the vocabulary has no token that a text could be cut into")
-        self._ids = {vocabulary.texts[id_]: id_ for id_ in chosen}
+        texts = list(vocabulary.texts)
+        self._ids = {texts[id_]: id_ for id_ in chosen}
         self._longest: dict[str, int] = {}
         for text in self._ids:
             self._longest[text[0]] = max(len(text), self._longest.get(text[0], 0))
+        scores: list[float] = vocabulary.scores.tolist()
         self._scores = [
             0.0 if attribute & Attribute.USER_DEFINED else score
-            for score, attribute in zip(vocabulary.scores, vocabulary.attributes, strict=True)
+            for score, attribute in zip(scores, vocabulary.attributes, strict=True)
         ]
-        normal = [vocabulary.scores[id_] for id_ in chosen if vocabulary.attributes[id_] & Attribute.NORMAL]
+        normal = [scores[id_] for id_ in chosen if vocabulary.attributes[id_] & Attribute.NORMAL]
         self._unknown_score = _float32(min(normal, default=0.0) - _UNKNOWN_PENALTY)
         self._kept = {
-            vocabulary.texts[id_][:stop]
+            texts[id_][:stop]
             for id_ in chosen
             if vocabulary.attributes[id_] & Attribute.USER_DEFINED
-            for stop in range(1, len(vocabulary.texts[id_]) + 1)
+            for stop in range(1, len(texts[id_]) + 1)
         }
         self._words = word_boundaries(self._ids)
         self._cut_apart = lru_cache(CACHED_WORDS)(self._cut)
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str) -> Iterator[int]:
         """The token ids of a text without special tokens. Adjacent unknown characters become one unknown token."""
-        ids: list[int] = []
+        for id_, run in groupby(self._encode(text)):
+            yield from (id_,) if id_ == self._unknown else run
+
+    def _encode(self, text: str) -> Iterator[int]:
         total = 0.0
         for word in self._words.split(self.normalize(without_stray_bytes(text))):
             cut = self._cut_apart(word) if len(word) <= _LONGEST_CACHED else None
             found = cut.ids if cut is not None and cut.clear else self._cut(word, total).ids
-            ids.extend(found)
+            yield from found
             for id_ in found:
                 total += self._score(id_)
-        unknown = self._unknown
-        return [id_ for key, run in groupby(ids) for id_ in ((key,) if key == unknown else run)]
 
     def piece(self, id_: int) -> bytes:
         """The bytes of a token."""

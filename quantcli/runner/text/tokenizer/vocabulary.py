@@ -6,17 +6,21 @@ llama.cpp's `llama-vocab.cpp`.
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from enum import IntFlag
 from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from quantcli.core.errors import ModelError
 from quantcli.formats.gguf import vocabulary as spec
+from quantcli.formats.gguf.arrays import PackedStrings, pack_strings
 from quantcli.formats.gguf.spec import Metadata, ValueType
 from quantcli.formats.gguf.vocabulary import TokenType
+from quantcli.runner.text.tokenizer.strings import lengths, positions
 
 
 class Attribute(IntFlag):
@@ -82,16 +86,16 @@ ALWAYS_SHOWN_TEXTS: Final = ("<|channel|>", "<|message|>", "<|start|>", "<|const
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The strings, scores and attributes of tokens by id, and the ids of strings.
+    """The strings, scores (float64 `(tokens,)`) and attributes (a byte each) of tokens by id.
 
-    `special` maps roles of special tokens (`bos`, `eos`, `eot`, `unk`, `sep`, `fim_pre`, ...) to ids. `end_of_generation`
-    has the ids of EOG tokens.
+    `find` tells the id of a string, or None; of tokens with the same string, the last. `special` maps roles of special
+    tokens (`bos`, `eos`, `eot`, `unk`, `sep`, `fim_pre`, ...) to ids. `end_of_generation` has the ids of EOG tokens.
     """
 
-    texts: list[str]
-    scores: list[float]
-    attributes: list[Attribute]
-    ids: dict[str, int]
+    texts: PackedStrings
+    scores: NDArray[np.float64]
+    attributes: bytearray
+    find: Callable[[str], int | None]
     special: dict[str, int]
     end_of_generation: frozenset[int]
 
@@ -118,23 +122,28 @@ def read_vocabulary(metadata: Metadata, default_special: Mapping[str, int]) -> V
     Raises:
         ModelError: if there are no tokens, fewer scores or types than tokens, or a score that is not a float32.
     """
-    texts = [text or f"[EMPTY_{id_}]" for id_, text in enumerate(array_value(metadata, spec.TOKENS, STRINGS))]
-    if not texts:
+    texts = string_array(metadata, spec.TOKENS)
+    if not len(texts):
         raise ModelError(f"the vocabulary is missing: no {spec.TOKENS} in the file")
+    if not lengths(texts).all():
+        texts = pack_strings(text or f"[EMPTY_{id_}]" for id_, text in enumerate(texts))
     scores = _scores(metadata, len(texts))
-    types = _per_token(metadata, spec.TOKEN_TYPES, INTEGERS, len(texts)) or [TokenType.NORMAL] * len(texts)
-    attributes = [_ATTRIBUTES.get(int(type_), Attribute.UNDEFINED) for type_ in types]
-    ids = {text: id_ for id_, text in enumerate(texts)}
+    types = _per_token(metadata, spec.TOKEN_TYPES, INTEGERS, len(texts), TokenType.NORMAL)
+    attributes = bytearray(_ATTRIBUTES[np.clip(types, 0, len(_ATTRIBUTES) - 1).astype(np.intp)].tobytes())
 
-    special = _special_ids(metadata, default_special, ids, attributes)
-    ends = _end_of_generation(special, ids, texts, attributes)
-    _strip_around(metadata, ids, attributes)
-    return Vocabulary(texts, scores, attributes, ids, special, ends)
+    find = positions(texts, last=True)
+    special = _special_ids(metadata, default_special, find, attributes)
+    ends = _end_of_generation(special, find, texts, attributes)
+    _strip_around(metadata, find, attributes)
+    return Vocabulary(texts, scores, attributes, find, special, ends)
 
 
 _LARGEST_SCORE: Final = (2 - 2**-23) * 2.0**127
 
-_ATTRIBUTES: Final = {type_.value: Attribute[type_.name] for type_ in TokenType}
+_ATTRIBUTES: Final = np.array(
+    [Attribute.UNDEFINED, *(Attribute[type_.name] for type_ in sorted(TokenType)), Attribute.UNDEFINED], np.uint8
+)
+"""The attribute of each token type. Numbers outside of the types are clipped to the ends."""
 
 
 STRINGS: Final = frozenset({ValueType.STRING})
@@ -155,41 +164,62 @@ def value(metadata: Metadata, key: str, types: Set[ValueType]) -> Any:
     return None if field is None else field.value
 
 
-def array_value(metadata: Metadata, key: str, types: Set[ValueType]) -> list[Any]:
-    """The values of the array at `key`; an empty list where there is no such key.
+def string_array(metadata: Metadata, key: str) -> PackedStrings:
+    """The strings of the array at `key`; none where there is no such key.
+
+    Raises:
+        ModelError: if it is not an array of strings.
+    """
+    _check_elements(metadata, key, STRINGS)
+    content = metadata[key].content if key in metadata else ()
+    return content if isinstance(content, PackedStrings) else pack_strings(content)
+
+
+def number_array(metadata: Metadata, key: str, types: Set[ValueType]) -> NDArray[Any]:
+    """The numbers of the array at `key`; none where there is no such key.
 
     Raises:
         ModelError: if it is not an array, or has another element type.
     """
-    values = value(metadata, key, {ValueType.ARRAY})
-    element = metadata[key].element if key in metadata else None
-    if element is not None and element not in types:
-        raise ModelError(f"{key} is an array of {element.name}, expected {_named(types)}")
-    return [] if values is None else list(values)
+    _check_elements(metadata, key, types)
+    return np.asarray(metadata[key].value if key in metadata else ())
+
+
+def _check_elements(metadata: Metadata, key: str, types: Set[ValueType]) -> None:
+    field = metadata.get(key)
+    if field is None:
+        return
+    if field.type != ValueType.ARRAY:
+        raise ModelError(f"{key} is of type {field.type.name}, expected {ValueType.ARRAY.name}")
+    if field.element is not None and field.element not in types:
+        raise ModelError(f"{key} is an array of {field.element.name}, expected {_named(types)}")
 
 
 def _named(types: Set[ValueType]) -> str:
     return " or ".join(type_.name for type_ in sorted(types))
 
 
-def _scores(metadata: Metadata, count: int) -> list[float]:
-    scores = [float(score) for score in _per_token(metadata, spec.SCORES, NUMBERS, count)]
-    for id_, score in enumerate(scores):
-        if math.isnan(score) or _LARGEST_SCORE < abs(score) < math.inf:
-            raise ModelError(f"{spec.SCORES}: the score of token {id_} is {score}, expected a 32-bit float")
-    return scores or [0.0] * count
+def _scores(metadata: Metadata, count: int) -> NDArray[np.float64]:
+    scores = _per_token(metadata, spec.SCORES, NUMBERS, count, 0.0).astype(np.float64)
+    wrong = np.isnan(scores) | ((np.abs(scores) > _LARGEST_SCORE) & np.isfinite(scores))
+    if wrong.any():
+        id_ = int(wrong.argmax())
+        raise ModelError(f"{spec.SCORES}: the score of token {id_} is {scores[id_]}, expected a 32-bit float")
+    return scores
 
 
-def _per_token(metadata: Metadata, key: str, types: Set[ValueType], count: int) -> list[Any]:
-    """The first `count` values of an array. llama.cpp ignores surplus values, too."""
-    values = array_value(metadata, key, types)
-    if key in metadata and len(values) < count:
+def _per_token(metadata: Metadata, key: str, types: Set[ValueType], count: int, default: float) -> NDArray[Any]:
+    """The first `count` values of an array, or `default` for each token. llama.cpp ignores surplus values, too."""
+    values = number_array(metadata, key, types)
+    if key not in metadata:
+        return np.full(count, default)
+    if len(values) < count:
         raise ModelError(f"{key} has {len(values)} values, expected one for each of {count} tokens")
     return values[:count]
 
 
 def _special_ids(
-    metadata: Metadata, defaults: Mapping[str, int], ids: Mapping[str, int], attributes: list[Attribute]
+    metadata: Metadata, defaults: Mapping[str, int], find: Callable[[str], int | None], attributes: bytearray
 ) -> dict[str, int]:
     count = len(attributes)
     special = {role: id_ for role, id_ in defaults.items() if id_ < count}
@@ -199,7 +229,7 @@ def _special_ids(
             special[role] = id_
     texts = {"eot": spec.END_OF_TURN_TEXTS, "eom": spec.END_OF_MESSAGE_TEXTS, **INFILL_TEXTS}
     for role, candidates in texts.items():
-        found = next((ids[text] for text in candidates if text in ids), None)
+        found = next((id_ for id_ in map(find, candidates) if id_ is not None), None)
         if role not in special and found is not None:
             special[role] = found
             attributes[found] |= Attribute.CONTROL
@@ -218,46 +248,50 @@ _ROLE_KEYS: Final = (
 
 
 def _end_of_generation(
-    special: Mapping[str, int], ids: Mapping[str, int], texts: list[str], attributes: list[Attribute]
+    special: Mapping[str, int], find: Callable[[str], int | None], texts: PackedStrings, attributes: bytearray
 ) -> frozenset[int]:
     ends = {special[role] for role in INFILL_ENDS if role in special}
-    for text in spec.END_OF_GENERATION_TEXTS & ids.keys():
-        ends.add(ids[text])
-        attributes[ids[text]] |= Attribute.CONTROL
-    for text in ALWAYS_SHOWN_TEXTS:
-        if text in ids:
-            attributes[ids[text]] = Attribute.USER_DEFINED
+    for id_ in map(find, spec.END_OF_GENERATION_TEXTS):
+        if id_ is not None:
+            ends.add(id_)
+            attributes[id_] |= Attribute.CONTROL
+    for id_ in map(find, ALWAYS_SHOWN_TEXTS):
+        if id_ is not None:
+            attributes[id_] = Attribute.USER_DEFINED
     ends |= {special[role] for role in ("eos", "eot", "eom") if role in special}
 
     ending = {texts[id_] for id_ in ends}
     # <|end|> and </s> do not end generation in formats that have other tokens for that.
-    if "<|end|>" in ending and ({"<|return|>", "<|flush|>"} & ending) and ({"<|call|>", "<|calls|>"} & ending):
-        ends.discard(ids["<|end|>"])
-        attributes[ids["<|end|>"]] = Attribute.USER_DEFINED
-    if "</s>" in ending and {"<|tool_response>", "<|plamo:eos|>"} & ending:
-        ends.discard(ids["</s>"])
-        attributes[ids["</s>"]] = Attribute.NORMAL
+    other = {}
+    if {"<|return|>", "<|flush|>"} & ending and {"<|call|>", "<|calls|>"} & ending:
+        other["<|end|>"] = Attribute.USER_DEFINED
+    if {"<|tool_response>", "<|plamo:eos|>"} & ending:
+        other["</s>"] = Attribute.NORMAL
+    for text in other.keys() & ending:
+        id_ = find(text)
+        assert id_ is not None  # it is the text of a token
+        ends.discard(id_)
+        attributes[id_] = other[text]
     return frozenset(ends)
 
 
-def _strip_around(metadata: Metadata, ids: Mapping[str, int], attributes: list[Attribute]) -> None:
+def _strip_around(metadata: Metadata, find: Callable[[str], int | None], attributes: bytearray) -> None:
     """Set STRIP_RIGHT (rstrip) on most special tokens of Phi-3. GGUF has no key for it, so the model's name decides."""
     name = str(value(metadata, "general.name", STRINGS) or "").lower()
     if any(part in name for part in ("phi-3", "phi3")):
-        kept = {ids.get(text) for text in ("<unk>", "<s>", "<|endoftext|>")}
+        kept = {find(text) for text in ("<unk>", "<s>", "<|endoftext|>")}
         for id_ in _parsed(attributes):
             if id_ not in kept:
                 attributes[id_] |= Attribute.STRIP_RIGHT
 
 
-def _parsed(attributes: list[Attribute]) -> list[int]:
+def _parsed(attributes: bytearray) -> list[int]:
     """The ids of special tokens: those that are matched in a text before the algorithm runs."""
-    parsed = {attribute for attribute in set(attributes) if attribute & (HIDDEN | Attribute.USER_DEFINED)}
-    return [id_ for id_, attribute in enumerate(attributes) if attribute in parsed]
+    found: list[int] = np.flatnonzero(np.frombuffer(attributes, np.uint8) & int(HIDDEN | Attribute.USER_DEFINED)).tolist()
+    return found
 
 
 def parsed_tokens(vocabulary: Vocabulary) -> list[int]:
     """The ids of special tokens, in the order in which they are matched in a text: longest first."""
-    return sorted(
-        _parsed(vocabulary.attributes), key=lambda id_: -len(vocabulary.texts[id_].encode("utf-8", "surrogateescape"))
-    )
+    sizes = lengths(vocabulary.texts)
+    return sorted(_parsed(vocabulary.attributes), key=lambda id_: -sizes[id_])

@@ -8,6 +8,7 @@ no prefix, in place of BERT's `##`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 from tokenizers import Tokenizer
@@ -43,11 +44,11 @@ class WordPieceModel:
         self._tokenizer.normalizer = BertNormalizer(lowercase=lowercase, strip_accents=strip_accents)
         self._tokenizer.pre_tokenizer = BertPreTokenizer()
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str) -> Iterator[int]:
         """The token ids of a text without special tokens."""
         (encoding,) = self._tokenizer.encode_batch_fast([without_stray_bytes(text)], add_special_tokens=False)
         ids: list[int] = encoding.ids
-        return ids
+        return iter(ids)
 
     def piece(self, id_: int) -> bytes:
         """The bytes of a token."""

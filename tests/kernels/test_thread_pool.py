@@ -70,8 +70,8 @@ def test_every_index_is_called_once(pool: ThreadPool) -> None:
     """Jobs of many sizes right after one another: a worker that is late for a job must not take part in the next by
     mistake."""
     random = np.random.default_rng(0)
-    addends = np.arange(3000, dtype=np.int64)
-    for count in (*range(20), *random.integers(0, 40, 20_000), 3000):
+    addends = np.arange(200_001, dtype=np.int64)
+    for count in (*range(20), *random.integers(0, 40, 20_000), 3000, 65_535, 65_536, 200_001):
         out = np.zeros(count, np.int64)
         marked(pool.address, out, (7, addends))
         np.testing.assert_array_equal(out, 7 + addends[:count])

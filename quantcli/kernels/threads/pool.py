@@ -1,8 +1,10 @@
 """A pool of threads for the loops of kernels.
 
 Workers live in compiled code and never take the GIL. One job runs at a time: a function pointer, the address of its
-arguments, and a count of tasks. The thread that launches a job takes part in it. Tasks are taken in pieces that shrink
-towards the end, by compare-and-swap of a ticket. So a thread that is preempted holds back a piece and not its whole share.
+arguments, and a count of tasks. The thread that launches a job takes part in it. Each thread has a contiguous range of the
+tasks and takes pieces from its front, by compare-and-swap; one that has finished takes pieces from the back of the others'
+ranges (work stealing). So a thread reads weights in order, and one that is preempted holds back a piece and not its whole
+range. Pieces from a range that all threads shared cost generation a tenth: prefetching ran into the pieces of others.
 
 A thread that finds nothing to do spins for `SPIN_SECONDS` and then sleeps. Spinning bridges the gaps between the operations
 of one token. It must end: a thread that spins beside other processes uses up its time slice, and is then preempted while it
@@ -32,32 +34,34 @@ from quantcli.kernels.threads.atomics import (
     wake_all,
 )
 
-SPIN_SECONDS: Final = 50e-6
+SPIN_SECONDS: Final = 100e-6
 """How long a thread spins before it sleeps. A token's operations are up to 30 microseconds apart."""
 
 _LINE: Final = 64
 """Bytes between words, so that each has a cache line of its own."""
 
-_PIECES: Final = 4
-"""A thread takes at most one part in so many of its share of the remaining tasks."""
+_PIECES: Final = 8
+"""A thread takes one part in so many of what is left of a range."""
 
 (
-    _TICKET,  # the number of the job in the high half, odd while it is being written; the next task in the low half
+    _JOB,  # the number of the job, odd while it is being written
     _WAKE,  # changes to wake the workers
     _DONE,  # tasks finished
     _SLEEPING,  # workers that sleep or are about to
     _WAITING,  # whether the launching thread sleeps or is about to
-    _FUNCTION, _CONTEXT, _COUNT,  # the job
+    _FUNCTION, _CONTEXT, _COUNT, _GROUP,  # the job: its tasks run in groups of so many
     _BUSY,  # whether a job runs
     _FAILED,  # whether a task of it failed
     _THREADS,
     _SPINS,  # how often to pause before sleeping
     _STOP,  # whether workers are to end
     _WAIT_CALL, _WAKE_CALL,  # addresses of the system's functions
-) = (place * _LINE for place in range(15))  # fmt: skip
-_WORDS: Final = 16 * _LINE // 8
-_TASK_BITS: Final = np.int64(32)
-_TASK_MASK: Final = np.int64((1 << 32) - 1)
+    _RANGES,  # of each thread: the job in the high half, and in 16 bits each the first group that is left and the end
+) = (place * _LINE for place in range(17))  # fmt: skip
+_JOB_BITS: Final = np.int64(32)
+_FIRST_BITS: Final = np.int64(16)
+_GROUP_MASK: Final = np.int64((1 << 16) - 1)
+_MOST_GROUPS: Final = (1 << 16) - 1
 _JOB_MASK: Final = np.int64((1 << 31) - 2)
 
 
@@ -74,66 +78,77 @@ def _run_tasks(typing: Any, function: Any, context: Any, first: Any, last: Any) 
 
 
 @inline
-def _take_part(pool: Any, job: Any) -> None:
-    """Run tasks of a job until none is left to take."""
-    # What is read here belongs to the job if the ticket is still the job's afterwards: the number changes first.
+def _take_part(pool: Any, job: Any, own: Any) -> None:
+    """Run tasks of a job until none is left to take: those of thread `own`, then those of the others."""
+    # A late thread may read another job's values here. It takes nothing then: all ranges of its own job are empty.
     function, context, count = atomic_load(pool + _FUNCTION), atomic_load(pool + _CONTEXT), atomic_load(pool + _COUNT)
-    threads = atomic_load(pool + _THREADS)
-    while True:
-        ticket = atomic_load(pool + _TICKET)
-        first = ticket & _TASK_MASK
-        if ticket >> _TASK_BITS != job or first >= count:
-            return
-        piece = max((count - first) // (_PIECES * threads), 1)
-        if compare_and_swap(pool + _TICKET, ticket, ticket + piece):
-            if _run_tasks(function, context, first, first + piece):
+    threads, group = atomic_load(pool + _THREADS), atomic_load(pool + _GROUP)
+    for turn in range(threads):
+        place = pool + _RANGES + (own + turn) % threads * _LINE
+        while True:
+            word = atomic_load(place)
+            first, end = (word >> _FIRST_BITS) & _GROUP_MASK, word & _GROUP_MASK
+            if word >> _JOB_BITS != job or first >= end:
+                break
+            piece = max((end - first) // _PIECES, 1)
+            if not compare_and_swap(place, word, word - piece if turn else word + (piece << _FIRST_BITS)):
+                continue
+            first = end - piece if turn else first
+            if _run_tasks(function, context, first * group, min((first + piece) * group, count)):
                 atomic_store(pool + _FAILED, 1)
-            if atomic_add(pool + _DONE, piece) + piece == count and atomic_load(pool + _WAITING):
+            groups = (count + group - 1) // group
+            if atomic_add(pool + _DONE, piece) + piece == groups and atomic_load(pool + _WAITING):
                 wake_all(atomic_load(pool + _WAKE_CALL), pool + _DONE)
 
 
 @kernel
-def _work(pool: int) -> None:
-    """The life of a worker: take part in every job until told to stop."""
+def _work(pool: int, own: int) -> None:
+    """The life of worker `own`: take part in every job until told to stop."""
     job = 0
     while True:
         spins = atomic_load(pool + _SPINS)
         while True:
-            number = atomic_load(pool + _TICKET) >> _TASK_BITS
+            number = atomic_load(pool + _JOB)
             if number != job and number & 1 == 0:
                 break
             if spins > 0 or number != job:
                 spins -= 1
                 pause()
                 continue
-            # The launching thread writes the ticket and then reads `_SLEEPING`; here it is the other way round. So either
-            # it wakes this thread or this thread sees the new ticket.
+            # The launching thread writes the number and then reads `_SLEEPING`; here it is the other way round. So either
+            # it wakes this thread or this thread sees the new number.
             atomic_add(pool + _SLEEPING, 1)
             seen = atomic_load(pool + _WAKE)
-            if atomic_load(pool + _TICKET) >> _TASK_BITS == job:
+            if atomic_load(pool + _JOB) == job:
                 sleep_while(atomic_load(pool + _WAIT_CALL), pool + _WAKE, seen)
             atomic_add(pool + _SLEEPING, -1)
         if atomic_load(pool + _STOP):
             return
         job = number
-        _take_part(pool, job)
+        _take_part(pool, job, own)
 
 
 @inline
 def _publish(pool: Any, count: Any, function: Any, context: Any) -> Any:
-    """Begin a job and wake the workers. Returns its number."""
-    job = ((atomic_load(pool + _TICKET) >> _TASK_BITS) + 2) & _JOB_MASK
-    atomic_store(pool + _TICKET, (job - 1) << _TASK_BITS)
+    """Begin a job and wake the workers. Returns the number of groups of its tasks."""
+    job = (atomic_load(pool + _JOB) + 2) & _JOB_MASK
+    atomic_store(pool + _JOB, job - 1)
+    threads, group = atomic_load(pool + _THREADS), (count + _MOST_GROUPS - 1) // _MOST_GROUPS
+    groups = (count + group - 1) // group
     atomic_store(pool + _FUNCTION, function)
     atomic_store(pool + _CONTEXT, context)
     atomic_store(pool + _COUNT, count)
+    atomic_store(pool + _GROUP, group)
     atomic_store(pool + _DONE, 0)
     atomic_store(pool + _FAILED, 0)
-    atomic_store(pool + _TICKET, job << _TASK_BITS)
+    for thread in range(threads):
+        first, end = groups * thread // threads, groups * (thread + 1) // threads
+        atomic_store(pool + _RANGES + thread * _LINE, (job << _JOB_BITS) | (first << _FIRST_BITS) | end)
+    atomic_store(pool + _JOB, job)
     if atomic_load(pool + _SLEEPING) > 0:
         atomic_store(pool + _WAKE, job)
         wake_all(atomic_load(pool + _WAKE_CALL), pool + _WAKE)
-    return job
+    return groups
 
 
 @inline
@@ -151,11 +166,12 @@ def launch(pool: Any, count: Any, function: Any, context: Any) -> None:
         if _run_tasks(function, context, 0, count):
             raise MemoryError("a kernel ran out of memory")
         return
-    _take_part(pool, _publish(pool, count, function, context))
+    groups = _publish(pool, count, function, context)
+    _take_part(pool, atomic_load(pool + _JOB), 0)
     spins = atomic_load(pool + _SPINS)
     while True:
         done = atomic_load(pool + _DONE)
-        if done == count:
+        if done == groups:
             break
         if spins > 0:
             spins -= 1
@@ -179,9 +195,8 @@ def _pause_often(times: int) -> None:
 @kernel
 def _stop(pool: int) -> None:
     atomic_store(pool + _STOP, 1)
-    job = ((atomic_load(pool + _TICKET) >> _TASK_BITS) + 2) & _JOB_MASK
-    atomic_store(pool + _COUNT, 0)
-    atomic_store(pool + _TICKET, job << _TASK_BITS)
+    job = (atomic_load(pool + _JOB) + 2) & _JOB_MASK
+    atomic_store(pool + _JOB, job)
     atomic_store(pool + _WAKE, job)
     wake_all(atomic_load(pool + _WAKE_CALL), pool + _WAKE)
 
@@ -196,7 +211,7 @@ class ThreadPool:
     def __init__(self, threads: int) -> None:
         sleeping = system_sleeping()
         self.threads = threads if sleeping is not None else 1
-        self._memory = np.zeros(_WORDS + _LINE // 8, np.int64)
+        self._memory = np.zeros((_RANGES + (self.threads + 1) * _LINE) // 8, np.int64)
         start = self._memory.ctypes.data
         self.address = start + (-start) % _LINE
         words = self._memory[(self.address - start) // 8 :]
@@ -205,8 +220,8 @@ class ThreadPool:
             words[_WAIT_CALL // 8], words[_WAKE_CALL // 8] = sleeping.wait, sleeping.wake
             words[_SPINS // 8] = round(SPIN_SECONDS / _seconds_of_a_pause())
         self.workers = [
-            threading.Thread(target=_work, args=(self.address,), name="quantcli-worker", daemon=True)
-            for _ in range(self.threads - 1)
+            threading.Thread(target=_work, args=(self.address, number), name="quantcli-worker", daemon=True)
+            for number in range(1, self.threads)
         ]
         for worker in self.workers:
             worker.start()

@@ -1,7 +1,7 @@
 """How fast does `quantize run` generate and read? Ours against llama.cpp on the same files, in the same run, in turns.
 
     python tests/bench/run_speed.py MODEL.gguf ... [--threads 2] [--prompt 128 ...] [--tokens 32] [--repeats 5]
-                                    [--context N ...] [--processor-time] [--reread]
+                                    [--context N ...] [--processor-time] [--reread] [--busy N]
 
 Measured as llama-bench does: a prompt of random tokens into an empty cache; so many tokens from an empty cache, one after
 another. Prints a Markdown table of tokens per second, the medians of the repeats, and the median, least and most of the
@@ -9,13 +9,15 @@ share of llama.cpp's that ours is in each pair of turns. `--context` adds rows f
 `--processor-time` counts what the process computed instead of what the clock showed: for one thread, on a machine that has
 other work too. `random_model.py` beside this makes a file of real size. llama.cpp runs without its repacked weights where
 they crash (`--plain`): AMX on some virtual machines. `--reread` reads each file anew first: pages of a file that was
-written in pieces may lie scattered in memory, and a mapping of them is read at half the speed then.
+written in pieces may lie scattered in memory, and a mapping of them is read at half the speed then. `--busy N` measures
+beside N processes that compute without end, as on a machine that somebody works on; compare with `--threads 1`.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,6 +36,15 @@ def main() -> None:
     clock = process_time if options.processor_time else perf_counter
     counted = "processor time" if options.processor_time else "wall time"
     print(f"{options.threads} threads, median of {options.repeats} pairs of turns, tokens per second of {counted}\n")
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(options.busy)]
+    try:
+        _compare(options, clock)
+    finally:
+        for process in busy:
+            process.kill()
+
+
+def _compare(options: argparse.Namespace, clock: Callable[[], float]) -> None:
     print("| model | what | llama.cpp | quantcli | share | least | most |")
     print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
     for path in options.models:
@@ -177,6 +188,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--context", type=int, nargs="*", default=[])
     parser.add_argument("--processor-time", action="store_true", help="count what the process computed")
     parser.add_argument("--reread", action="store_true", help="read each file anew before it is measured")
+    parser.add_argument("--busy", type=int, default=0, help="beside so many processes that compute")
     parser.add_argument("--plain", action="store_true", help="no repacked weights in llama.cpp")
     return parser.parse_args()
 

@@ -29,10 +29,11 @@ _FOREVER: Final = 0xFFFFFFFF
 
 class Sleeping(NamedTuple):
     """How the system puts a thread to sleep until a word changes: the addresses of its two functions, and the emitters of
-    calls to them."""
+    calls to them. `give_way` is the address of the function that lets another thread run on this processor."""
 
     wait: int
     wake: int
+    give_way: int
     emit_wait: Callable[..., None]
     emit_wake: Callable[..., None]
 
@@ -41,15 +42,18 @@ def system_sleeping() -> Sleeping | None:
     """Futexes on Linux, ulocks on macOS, WaitOnAddress on Windows; None where there is none of them."""
     try:
         if sys.platform.startswith("linux") and platform.machine() in _FUTEX_CALLS:
-            call = _address(ctypes.CDLL(None).syscall)
-            return Sleeping(call, call, _futex_wait, _futex_wake)
+            library = ctypes.CDLL(None)
+            call = _address(library.syscall)
+            return Sleeping(call, call, _address(library.sched_yield), _futex_wait, _futex_wake)
         if sys.platform == "darwin":
             library = ctypes.CDLL(None)
-            return Sleeping(_address(library.__ulock_wait), _address(library.__ulock_wake), _ulock_wait, _ulock_wake)
+            wait, wake = _address(library.__ulock_wait), _address(library.__ulock_wake)
+            return Sleeping(wait, wake, _address(library.sched_yield), _ulock_wait, _ulock_wake)
         if sys.platform == "win32":
             library = ctypes.WinDLL("api-ms-win-core-synch-l1-2-0")
             wait, wake = _address(library.WaitOnAddress), _address(library.WakeByAddressAll)
-            return Sleeping(wait, wake, _wait_on_address, _wake_by_address)
+            give_way = _address(ctypes.WinDLL("kernel32").SwitchToThread)
+            return Sleeping(wait, wake, give_way, _wait_on_address, _wake_by_address)
     except (AttributeError, OSError):
         pass
     return None
@@ -183,3 +187,14 @@ def wake_all(typing: Any, function: Any, address: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64), emit
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def give_way(typing: Any, function: Any) -> Any:
+    """Let another thread run on this processor, if one waits for it. `function` is the address `Sleeping.give_way`."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        _call(builder, args[0], _HALF)
+        return context.get_dummy_value()
+
+    return types.void(types.int64), emit

@@ -28,17 +28,21 @@ from quantcli.kernels.threads.atomics import (
     atomic_load,
     atomic_store,
     compare_and_swap,
+    give_way,
     pause,
     sleep_while,
     system_sleeping,
     wake_all,
 )
 
-SPIN_SECONDS: Final = 100e-6
+SPIN_SECONDS: Final = 50e-6
 """How long a thread spins before it sleeps. A token's operations are up to 30 microseconds apart."""
 
 _LINE: Final = 64
 """Bytes between words, so that each has a cache line of its own."""
+
+_TURN: Final = 8
+"""Jobs after which a worker gives way."""
 
 _PIECES: Final = 8
 """A thread takes one part in so many of what is left of a range."""
@@ -55,9 +59,9 @@ _PIECES: Final = 8
     _THREADS,
     _SPINS,  # how often to pause before sleeping
     _STOP,  # whether workers are to end
-    _WAIT_CALL, _WAKE_CALL,  # addresses of the system's functions
+    _WAIT_CALL, _WAKE_CALL, _GIVE_WAY_CALL,  # addresses of the system's functions
     _RANGES,  # of each thread: the job in the high half, and in 16 bits each the first group that is left and the end
-) = (place * _LINE for place in range(17))  # fmt: skip
+) = (place * _LINE for place in range(18))  # fmt: skip
 _JOB_BITS: Final = np.int64(32)
 _FIRST_BITS: Final = np.int64(16)
 _GROUP_MASK: Final = np.int64((1 << 16) - 1)
@@ -104,7 +108,7 @@ def _take_part(pool: Any, job: Any, own: Any) -> None:
 @kernel
 def _work(pool: int, own: int) -> None:
     """The life of worker `own`: take part in every job until told to stop."""
-    job = 0
+    job = jobs = 0
     while True:
         spins = atomic_load(pool + _SPINS)
         while True:
@@ -126,6 +130,9 @@ def _work(pool: int, own: int) -> None:
             return
         job = number
         _take_part(pool, job, own)
+        jobs += 1
+        if jobs % _TURN == 0:
+            give_way(atomic_load(pool + _GIVE_WAY_CALL))
 
 
 @inline
@@ -217,7 +224,8 @@ class ThreadPool:
         words = self._memory[(self.address - start) // 8 :]
         words[_THREADS // 8] = self.threads
         if sleeping is not None and self.threads > 1:
-            words[_WAIT_CALL // 8], words[_WAKE_CALL // 8] = sleeping.wait, sleeping.wake
+            calls = sleeping.wait, sleeping.wake, sleeping.give_way
+            words[_WAIT_CALL // 8], words[_WAKE_CALL // 8], words[_GIVE_WAY_CALL // 8] = calls
             words[_SPINS // 8] = round(SPIN_SECONDS / _seconds_of_a_pause())
         self.workers = [
             threading.Thread(target=_work, args=(self.address, number), name="quantcli-worker", daemon=True)

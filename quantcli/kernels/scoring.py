@@ -75,21 +75,21 @@ def _divergence(logits: Any, base: Any, first: Any, n: Any, shift: Any, base_shi
     """sum(p_base * (log(p_base) - log(p))). The shifts, float64, are the logarithms of both sums of exponentials."""
     total, whole = splat(np.float64(0), LANES), n - n % LANES
     # Differences of logits are exact where predictions are close. Differences of float32 log-probabilities are not.
-    own, apart = F32(base_shift), F32(base_shift - shift)
+    base_log_sum_32, shift_difference = F32(base_shift), F32(base_shift - shift)
     for i in range(0, whole, LANES):
-        term = _term(load(logits, first + i, LANES), load(base, first + i, LANES), own, apart)
+        term = _term(load(logits, first + i, LANES), load(base, first + i, LANES), base_log_sum_32, shift_difference)
         total = total + convert(term, np.float64)
     rest = sum_lanes(total)
     for i in range(whole, n):
         value, other = splat(logits[np.uintp(first + i)], LANES), splat(base[np.uintp(first + i)], LANES)
-        rest += np.float64(lane(_term(value, other, own, apart), 0))
+        rest += np.float64(lane(_term(value, other, base_log_sum_32, shift_difference), 0))
     return rest
 
 
 @inline
-def _term(value: Any, base: Any, own: Any, apart: Any) -> Any:
-    log_probability = base - own
-    term = exponential(log_probability) * (base - value - apart)
+def _term(value: Any, base: Any, base_log_sum_32: Any, shift_difference: Any) -> Any:
+    log_probability = base - base_log_sum_32
+    term = exponential(log_probability) * (base - value - shift_difference)
     return select(log_probability > _LIMIT, term, splat(F32(0), LANES))
 
 

@@ -69,7 +69,7 @@ _TRIALS: Final = 7
 
 
 @inline_once
-def _weigh(values: Floats, length: int, weight: Floats, weighted: bool) -> None:
+def _error_weights(values: Floats, length: int, weight: Floats, weighted: bool) -> None:
     """Turn the importance in `weight` into error weights: importance * sqrt(2 * mean square + x * x). The mean is over all
     `length` elements, summed in order. Without importance the weights are x * x."""
     total = splat(F32(0), LANES)
@@ -137,23 +137,23 @@ def _encode(values: Floats, base: int, scale: Vec, codes: Bytes) -> None:
 
 @inline_once
 def _write_plain(
-    values: Floats, weight: Floats, codes: Bytes, turned: Bytes, packed: Bytes, first: int, count: int
+    values: Floats, weight: Floats, codes: Bytes, transposed_back: Bytes, packed: Bytes, first: int, count: int
 ) -> None:
     """Quantize transposed blocks of 32 and write the first `count` of them from block `first` on."""
     scale = _search_scale(values, weight, 0)
     _encode(values, 0, scale, codes)
-    transpose_back(codes, _PAIRS, turned)
-    halves = local(LANES, np.uint16)
-    store(halves, 0, float_to_half(scale))
+    transpose_back(codes, _PAIRS, transposed_back)
+    scale_bits = local(LANES, np.uint16)
+    store(scale_bits, 0, float_to_half(scale))
     for lane in range(count):
         at = (first + lane) * _NL_BYTES
-        store_scalar(packed, at, halves[lane])
-        store(packed, at + _NL_CODES, load(turned, lane * _PAIRS, _PAIRS))
+        store_scalar(packed, at, scale_bits[lane])
+        store(packed, at + _NL_CODES, load(transposed_back, lane * _PAIRS, _PAIRS))
 
 
 @inline_once
 def _write_super(
-    values: Floats, weight: Floats, codes: Bytes, turned: Bytes, packed: Bytes, first: int, count: int
+    values: Floats, weight: Floats, codes: Bytes, transposed_back: Bytes, packed: Bytes, first: int, count: int
 ) -> None:
     """Quantize transposed super-blocks and write the first `count` of them from block `first` on. The scales of the eight
     blocks are integers -32..31 times the super-block's, which the one of largest magnitude sets."""
@@ -178,18 +178,18 @@ def _write_super(
         stored = convert(level + I32(32), np.uint32)
         low_bits = low_bits | ((stored & U32(15)) << U32(4 * block))
         high_bits = high_bits | ((stored >> U32(4)) << U32(2 * block))
-    transpose_back(codes, SUPER_BLOCK // 2, turned)
-    halves, lows, highs = local(LANES, np.uint16), local(LANES, np.uint32), local(LANES, np.uint16)
-    store(halves, 0, float_to_half(step))
-    store(lows, 0, low_bits)
-    store(highs, 0, convert(high_bits, np.uint16))
+    transpose_back(codes, SUPER_BLOCK // 2, transposed_back)
+    scale_bits, low_words, high_words = local(LANES, np.uint16), local(LANES, np.uint32), local(LANES, np.uint16)
+    store(scale_bits, 0, float_to_half(step))
+    store(low_words, 0, low_bits)
+    store(high_words, 0, convert(high_bits, np.uint16))
     for lane in range(count):
         at = (first + lane) * _XS_BYTES
-        store_scalar(packed, at, halves[lane])
-        store_scalar(packed, at + _XS_HIGH, highs[lane])
-        store_scalar(packed, at + _XS_LOW, lows[lane])
+        store_scalar(packed, at, scale_bits[lane])
+        store_scalar(packed, at + _XS_HIGH, high_words[lane])
+        store_scalar(packed, at + _XS_LOW, low_words[lane])
         for part in range(0, SUPER_BLOCK // 2, _PAIRS):
-            store(packed, at + _XS_CODES + part, load(turned, lane * (SUPER_BLOCK // 2) + part, _PAIRS))
+            store(packed, at + _XS_CODES + part, load(transposed_back, lane * (SUPER_BLOCK // 2) + part, _PAIRS))
 
 
 def _quantizer(length: int, write: Callable[..., None], weighted: bool) -> Any:
@@ -202,7 +202,7 @@ def _quantizer(length: int, write: Callable[..., None], weighted: bool) -> Any:
         blocks, per_row = x.size // length, importance.size // length
         starts, columns = local(LANES, np.intp), local(LANES, np.intp)
         values, weight = local(room, np.float32), local(room, np.float32)
-        codes, turned = local(code_bytes, np.uint8), local(code_bytes, np.uint8)
+        codes, transposed_back = local(code_bytes, np.uint8), local(code_bytes, np.uint8)
         for first in range(0, blocks, LANES):
             for lane in range(LANES):
                 # The last group is padded with the last block.
@@ -212,8 +212,8 @@ def _quantizer(length: int, write: Callable[..., None], weighted: bool) -> Any:
             transpose(flat, starts, length, values)
             if weighted:
                 transpose(given, columns, length, weight)
-            _weigh(values, length, weight, weighted)
-            write(values, weight, codes, turned, packed, first, min(LANES, blocks - first))
+            _error_weights(values, length, weight, weighted)
+            write(values, weight, codes, transposed_back, packed, first, min(LANES, blocks - first))
 
     return quantizer_of(rows, weighted)
 
@@ -240,7 +240,7 @@ def _codes_xs(weights: Any, offset: Any, part: Any) -> Any:
 
 
 @inline
-def _levels_xs(weights: Any, offset: Any) -> Any:
+def _quantized_scales_xs(weights: Any, offset: Any) -> Any:
     # Eight scales of six bits: the low four bits in one 32-bit word, the high two in a 16-bit word.
     low = splat(load_scalar(weights, offset + _XS_LOW, np.uint32), 8) >> load(_LOW_PLACES, 0, 8)
     high = splat(U32(load_scalar(weights, offset + _XS_HIGH, np.uint16)), 8) >> load(_HIGH_PLACES, 0, 8)
@@ -249,7 +249,7 @@ def _levels_xs(weights: Any, offset: Any) -> Any:
 
 @inline
 def _scales_xs(weights: Any, offset: Any) -> Any:
-    return convert(_levels_xs(weights, offset), np.float32) * half_at(weights, offset + _XS_D)
+    return convert(_quantized_scales_xs(weights, offset), np.float32) * half_at(weights, offset + _XS_D)
 
 
 # --- writing codes -------------------------------------------------------------------------------------------------------
@@ -284,7 +284,7 @@ def _pack_scales_xs(packed: Bytes, offset: int, scales: Any, minimums: Any) -> N
 
 
 _FIELDS_XS: Final = integer_scales(
-    IntegerScales(_levels_xs, half_from(_XS_D)), _BLOCK, range(-32, 32), (_XS_D,), _pack_scales_xs
+    IntegerScales(_quantized_scales_xs, half_from(_XS_D)), _BLOCK, range(-32, 32), (_XS_D,), _pack_scales_xs
 )
 
 CODECS: Final[Mapping[str, Codec]] = {

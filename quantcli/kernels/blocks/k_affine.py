@@ -159,7 +159,7 @@ def _scale_writer(bits: int) -> Any:
 
     @inline_once
     def write(
-        scales: Scratch, lows: Scratch, units: Scratch, blocks: int,
+        scales: Scratch, minimums: Scratch, units: Scratch, blocks: int,
         unit: Scratch, floor: Scratch, out: NDArray[np.uint8], at: int,
     ) -> None:  # fmt: skip
         for block in range(blocks):
@@ -169,13 +169,14 @@ def _scale_writer(bits: int) -> Any:
             store_half(out, place + at_dmin, half_dmin)
             if bits == 2:
                 for sub in range(per_block):
-                    out[place + at_scales + sub] = np.uint8(scales[sub * LANES + block] | (lows[sub * LANES + block] << 4))
+                    scale, low = scales[sub * LANES + block], minimums[sub * LANES + block]
+                    out[place + at_scales + sub] = np.uint8(scale | (low << 4))
             else:
-                _pack_6_bit_scales(scales, lows, block, LANES, out, place + at_scales)
+                _pack_6_bit_scales(scales, minimums, block, LANES, out, place + at_scales)
             unit_d, unit_dmin = half_to_float(half_d), half_to_float(half_dmin)
             for sub in range(per_block):
                 unit[block * per_block + sub] = unit_d * F32(scales[sub * LANES + block] & mask)
-                floor[block * per_block + sub] = unit_dmin * F32(lows[sub * LANES + block] & mask)
+                floor[block * per_block + sub] = unit_dmin * F32(minimums[sub * LANES + block] & mask)
 
     return write
 
@@ -218,13 +219,13 @@ def _scale_quantizer(bits: int, weighted: bool) -> Any:
     scale_top = 15 if bits == 2 else 63
 
     @inline_once
-    def quantize_scales(found: Scratch, blocks: int, turned: Scratch, levels: Scratch, units: Scratch) -> None:
+    def quantize_scales(found: Scratch, blocks: int, transposed_scales: Scratch, levels: Scratch, units: Scratch) -> None:
         for kind in range(3 if weighted else 2):
-            spread_out(advance(found, kind * room), blocks, per_block, advance(turned, kind * room))
+            spread_out(advance(found, kind * room), blocks, per_block, advance(transposed_scales, kind * room))
         for kind in range(2):
-            values, own_levels = advance(turned, kind * room), advance(levels, kind * room)
+            values, own_levels = advance(transposed_scales, kind * room), advance(levels, kind * room)
             if weighted:
-                unit = positive_search(values, advance(turned, _WEIGHT * room), per_block, scale_top, own_levels)
+                unit = positive_search(values, advance(transposed_scales, _WEIGHT * room), per_block, scale_top, own_levels)
             else:
                 unit = _largest_scales(values, per_block, scale_top, own_levels)
             store(units, kind * LANES, unit)
@@ -248,7 +249,7 @@ def _quantizer(bits: int, weighted: bool) -> Any:
     write_scales = _scale_writer(bits)
     pack = _PACK[bits]
     batch_size, room, group_size = LANES * K, LANES * per_block, LANES * length
-    found_size, turned_size, levels_size, units_size = 5 * room, 3 * room, 2 * room, 2 * LANES
+    found_size, transposed_size, levels_size, units_size = 5 * room, 3 * room, 2 * room, 2 * LANES
     starts, columns = np.arange(LANES) * length, np.arange(LANES) * LANES
 
     @kernel
@@ -263,9 +264,9 @@ def _quantizer(bits: int, weighted: bool) -> Any:
         found, spread = local(found_size, np.float32), local(room, np.float32)
         unit, floor = local(room, np.float32), local(room, np.float32)
         # One super-block in each lane.
-        turned, scale_levels = local(turned_size, np.float32), local(levels_size, np.int32)
+        transposed_scales, scale_levels = local(transposed_size, np.float32), local(levels_size, np.int32)
         units = local(units_size, np.float32)
-        fill(turned, turned_size, F32(0))
+        fill(transposed_scales, transposed_size, F32(0))
         for first in range(0, count, LANES):
             blocks = min(LANES, count - first)
             groups = group_count(blocks, per_block)
@@ -278,9 +279,9 @@ def _quantizer(bits: int, weighted: bool) -> Any:
                 if weighted:
                     transpose_group(batch_importance, group, starts, length, wt)
                 search(xt, wt, spread, group, weight, found)
-            quantize_scales(found, blocks, turned, scale_levels, units)
-            lows = advance(scale_levels, room)
-            write_scales(scale_levels, lows, units, blocks, unit, floor, packed, first * block_bytes)
+            quantize_scales(found, blocks, transposed_scales, scale_levels, units)
+            minimums = advance(scale_levels, room)
+            write_scales(scale_levels, minimums, units, blocks, unit, floor, packed, first * block_bytes)
             for group in range(groups):
                 _final_levels(xt, group, length, top, unit, floor, found, room, transposed)
                 untranspose_group(transposed, group, columns, length, levels)
@@ -304,12 +305,12 @@ def _codes_2(weights: Any, offset: Any, part: Any) -> Any:
 
 
 @inline
-def _levels_2(weights: Any, offset: Any) -> Any:
+def _quantized_scales_2(weights: Any, offset: Any) -> Any:
     return convert(load(weights, offset + _Q2_SCALES, 16) & U8(15), np.int16)
 
 
 @inline
-def _lows_2(weights: Any, offset: Any) -> Any:
+def _minimums_2(weights: Any, offset: Any) -> Any:
     return convert(load(weights, offset + _Q2_SCALES, 16) >> U8(4), np.int16)
 
 
@@ -338,26 +339,26 @@ def _sixes(whole: Any, split: Any, place: Any) -> Any:
 
 
 @inline
-def _levels_45(weights: Any, offset: Any) -> Any:
+def _quantized_scales_45(weights: Any, offset: Any) -> Any:
     whole = load_scalar(weights, offset + _Q4_SCALES, np.uint32)
     split = load_scalar(weights, offset + _Q4_SCALES + 8, np.uint32)
     return _sixes(whole, split, 0)
 
 
 @inline
-def _lows_45(weights: Any, offset: Any) -> Any:
+def _minimums_45(weights: Any, offset: Any) -> Any:
     whole = load_scalar(weights, offset + _Q4_SCALES + 4, np.uint32)
     split = load_scalar(weights, offset + _Q4_SCALES + 8, np.uint32)
     return _sixes(whole, split, 4)
 
 
-_SCALES_2: Final = IntegerScales(_levels_2, half_from(_Q2_D), _lows_2, half_from(_Q2_MIN))
-_SCALES_45: Final = IntegerScales(_levels_45, half_from(_Q4_D), _lows_45, half_from(_Q4_MIN))
+_SCALES_2: Final = IntegerScales(_quantized_scales_2, half_from(_Q2_D), _minimums_2, half_from(_Q2_MIN))
+_SCALES_45: Final = IntegerScales(_quantized_scales_45, half_from(_Q4_D), _minimums_45, half_from(_Q4_MIN))
 
 _READERS: Final = {
-    2: with_integer_scales(_codes_2, _SCALES_2, group=16, apart=4),
-    4: with_integer_scales(_codes_4, _SCALES_45, group=32, apart=2),
-    5: with_integer_scales(_codes_5, _SCALES_45, group=32, apart=2),
+    2: with_integer_scales(_codes_2, _SCALES_2, group=16, pair_distance=4),
+    4: with_integer_scales(_codes_4, _SCALES_45, group=32, pair_distance=2),
+    5: with_integer_scales(_codes_5, _SCALES_45, group=32, pair_distance=2),
 }
 
 # --- writing codes -------------------------------------------------------------------------------------------------------

@@ -230,15 +230,16 @@ def _scale_quantizer(bits: int, weighted: bool) -> Any:
 
     @inline_once
     def quantize_scales(
-        found: Scratch, totals: Scratch, blocks: int, turned: Scratch, turned_totals: Scratch, stored: Scratch, d: Scratch,
+        found: Scratch, totals: Scratch, blocks: int, transposed_scales: Scratch, transposed_totals: Scratch,
+        stored: Scratch, d: Scratch,
         largest: Scratch, unit: Scratch,
     ) -> None:  # fmt: skip
-        spread_out(found, blocks, PER_BLOCK, turned)
+        spread_out(found, blocks, PER_BLOCK, transposed_scales)
         if bits == 3 and weighted:
-            spread_out(totals, blocks, PER_BLOCK, turned_totals)
-            store(d, 0, _importance_scales_3(turned, turned_totals, stored))
+            spread_out(totals, blocks, PER_BLOCK, transposed_totals)
+            store(d, 0, _importance_scales_3(transposed_scales, transposed_totals, stored))
         else:
-            unit_d, magnitude = _extreme_scales(turned, bits, stored)
+            unit_d, magnitude = _extreme_scales(transposed_scales, bits, stored)
             store(d, 0, unit_d)
             store(largest, 0, magnitude)
         for block in range(blocks):
@@ -292,11 +293,11 @@ def _quantizer(bits: int, weighted: bool) -> Any:
         found, totals = local(_SCALES, np.float32), local(_SCALES, np.float32)
         spread, unit = local(_SCALES, np.float32), local(_SCALES, np.float32)
         # One super-block in each lane.
-        turned, turned_totals = local(_SCALES, np.float32), local(_SCALES, np.float32)
+        transposed_scales, transposed_totals = local(_SCALES, np.float32), local(_SCALES, np.float32)
         stored = local(_SCALES, np.int32)
         d, largest = local(LANES, np.float32), local(LANES, np.float32)
-        fill(turned, _SCALES, F32(0))
-        fill(turned_totals, _SCALES, F32(0))
+        fill(transposed_scales, _SCALES, F32(0))
+        fill(transposed_totals, _SCALES, F32(0))
         for first in range(0, count, LANES):
             blocks = min(LANES, count - first)
             groups = group_count(blocks, PER_BLOCK)
@@ -309,7 +310,7 @@ def _quantizer(bits: int, weighted: bool) -> Any:
                 if weighted:
                     transpose_group(batch_importance, group, starts, LENGTH, wt)
             search(xt, wt, spread, groups, scratch, searched, found, totals)
-            quantize_scales(found, totals, blocks, turned, turned_totals, stored, d, largest, unit)
+            quantize_scales(found, totals, blocks, transposed_scales, transposed_totals, stored, d, largest, unit)
             for group in range(groups):
                 _final_levels(xt, group, half, unit, searched, transposed)
                 untranspose_group(transposed, group, columns, LENGTH, levels)
@@ -332,7 +333,7 @@ def _codes_3(weights: Any, offset: Any, part: Any) -> Any:
 
 
 @inline
-def _levels_3(weights: Any, offset: Any) -> Any:
+def _quantized_scales_3(weights: Any, offset: Any) -> Any:
     # 16 scales of six bits: the low four in 8 bytes (8 to 15 in their upper halves), the high two in 4 bytes.
     low = load_scalar(weights, offset + _Q3_SCALES, np.uint64)
     high = load_scalar(weights, offset + _Q3_SCALES + 8, np.uint32)
@@ -351,16 +352,16 @@ def _codes_6(weights: Any, offset: Any, part: Any) -> Any:
 
 
 @inline
-def _levels_6(weights: Any, offset: Any) -> Any:
+def _quantized_scales_6(weights: Any, offset: Any) -> Any:
     return convert(reinterpret(load(weights, offset + _Q6_SCALES, 16), np.int8), np.int16)
 
 
-_SCALES_3: Final = IntegerScales(_levels_3, half_from(_Q3_D))
-_SCALES_6: Final = IntegerScales(_levels_6, half_from(_Q6_D))
+_SCALES_3: Final = IntegerScales(_quantized_scales_3, half_from(_Q3_D))
+_SCALES_6: Final = IntegerScales(_quantized_scales_6, half_from(_Q6_D))
 
 _READERS: Final = {
-    3: with_integer_scales(_codes_3, _SCALES_3, group=LENGTH, zero=4, apart=4),
-    6: with_integer_scales(_codes_6, _SCALES_6, group=LENGTH, zero=32, apart=4),
+    3: with_integer_scales(_codes_3, _SCALES_3, group=LENGTH, zero=4, pair_distance=4),
+    6: with_integer_scales(_codes_6, _SCALES_6, group=LENGTH, zero=32, pair_distance=4),
 }
 
 # --- writing codes -------------------------------------------------------------------------------------------------------

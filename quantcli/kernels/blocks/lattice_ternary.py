@@ -283,7 +283,7 @@ def _settle(batch: Batch, group: int, octets: int, empty: Vec, split: Split, sum
 
 
 @inline
-def _weigh(batch: Batch, base: int, length: int, importance: Scratch, variance: Vec) -> Vec:
+def _error_weights(batch: Batch, base: int, length: int, importance: Scratch, variance: Vec) -> Vec:
     """Error weights: importance * sqrt(variance + x * x). Returns the largest |x|."""
     largest = splat(F32(0), LANES)
     for element in range(length):
@@ -416,7 +416,7 @@ def _quantizer(name: str, length: int, halves: int, tiny: float, split: Any, pac
                 base = group * LANES * length
                 transpose_group(in_order, group, starts, length, batch.x)
                 transpose_group(importance_in_order, group, starts, length, importance_t)
-                empty = _weigh(batch, base, length, importance_t, load(spread, group * LANES, LANES)) < F32(tiny)
+                empty = _error_weights(batch, base, length, importance_t, load(spread, group * LANES, LANES)) < F32(tiny)
                 _rank(batch.x, base, length, sums)
                 _accumulate(batch, base, length, halves, sums)
                 none = Split(splat(F32(-FARTHEST), LANES), splat(F32(0), LANES), splat(I32(-1), LANES))

@@ -177,7 +177,7 @@ def _weighted(name: str, fit: Fit) -> Callable[[Floats, Floats, Bytes], None]:
         starts, columns = local(LANES, np.intp), local(LANES, np.intp)
         square = local(LANES, np.float32)
         values, weight = local(_GROUP, np.float32), local(_GROUP, np.float32)
-        levels, turned = local(_GROUP, np.uint8), local(_GROUP, np.uint8)
+        levels, transposed_back = local(_GROUP, np.uint8), local(_GROUP, np.uint8)
         scales, minimums = local(LANES, np.uint16), local(LANES, np.uint16)
         for first in range(0, blocks, LANES):
             for lane in range(LANES):
@@ -196,13 +196,13 @@ def _weighted(name: str, fit: Fit) -> Callable[[Floats, Floats, Bytes], None]:
             scale, low = fit(values, weight, levels)
             store(scales, 0, float_to_half(scale))
             store(minimums, 0, float_to_half(low))
-            transpose_back(levels, _BLOCK, turned)
+            transpose_back(levels, _BLOCK, transposed_back)
             for lane in range(min(LANES, blocks - first)):
                 at = (first + lane) * size
                 store_scalar(packed, at, scales[lane])
                 if minimum_at != _NO_FIELD:
                     store_scalar(packed, at + minimum_at, minimums[lane])
-                level = load(turned, lane * _BLOCK, _BLOCK)
+                level = load(transposed_back, lane * _BLOCK, _BLOCK)
                 _store_levels(packed, at, low_at, high_at, level)
 
     return quantize_weighted

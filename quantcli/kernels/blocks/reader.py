@@ -59,7 +59,7 @@ class PackedReader:
     scales(weights, offset)        a float32 lane per group of `group` weights
     minimums(weights, offset)      likewise; None where there are none
     scale_half                     byte position of the scale in the block, where it has one scale and that is a float16
-    apart                          a power of two: parts p and p + `apart` are the fastest pair to unpack together
+    pair_distance                  a power of two: parts p and p + `pair_distance` are the fastest pair to unpack together
     integers                       the quantized scales, where sub-block scales are integers and codes are unsigned
 
     weight = scales[g] * (code - zero) - minimums[g]. `group` is 16 or 32.
@@ -72,7 +72,7 @@ class PackedReader:
     minimums: Callable[..., Any] | None = None
     signed: bool = False
     integers: IntegerScales | None = None
-    apart: int = 1
+    pair_distance: int = 1
     scale_half: int | None = None
 
 
@@ -91,7 +91,7 @@ class CodeWriter:
 
 
 def with_integer_scales(
-    codes: Callable[..., Any], integers: IntegerScales, group: int, zero: int = 0, apart: int = 1
+    codes: Callable[..., Any], integers: IntegerScales, group: int, zero: int = 0, pair_distance: int = 1
 ) -> PackedReader:
     """The reader of a type whose sub-block scales and minimums are quantized, with float scales for the super-block."""
 
@@ -105,4 +105,4 @@ def with_integer_scales(
     scales = floats(integers.quantized_scales, integers.scale)
     quantized_minimums = integers.quantized_minimums
     minimums = None if quantized_minimums is None else floats(quantized_minimums, integers.minimum_scale)
-    return PackedReader(codes, scales, group, zero, minimums, integers=integers, apart=apart)
+    return PackedReader(codes, scales, group, zero, minimums, integers=integers, pair_distance=pair_distance)

@@ -430,7 +430,7 @@ def _row_of_integer_scales(
 
 def _pair_distance(reader: PackedReader) -> int:
     """The distance of two parts that are multiplied together."""
-    return reader.apart if _WIDE else 1
+    return reader.pair_distance if _WIDE else 1
 
 
 @inline

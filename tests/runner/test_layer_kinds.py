@@ -275,7 +275,7 @@ def test_a_kind_that_is_not_there_is_refused_by_name(monkeypatch):
     monkeypatch.setattr("quantcli.runner.hyperparameters.graph_of", lambda gguf, extra_file=None: graph)
     keys = {"block_count": 1, "context_length": 8, "embedding_length": 8, "attention.head_count": 2}
     metadata = {"general.architecture": string("llama"), **{f"llama.{key}": u32(value) for key, value in keys.items()}}
-    with pytest.raises(UnsupportedError, match="layers of the kind 'wavelets', expected one of attention, mla, "):
+    with pytest.raises(UnsupportedError, match="layers of the kind 'wavelets', expected one of attention, mamba, "):
         read_hyperparameters(Arrays({"token_embd.weight": np.zeros((4, 8), np.float32)}, metadata))
 
 

@@ -228,11 +228,15 @@ class ThreadPool:
             words[_WAIT_CALL // 8], words[_WAKE_CALL // 8], words[_GIVE_WAY_CALL // 8] = calls
             words[_SPINS // 8] = round(SPIN_SECONDS / _seconds_of_a_pause())
         self.workers = [
-            threading.Thread(target=_work, args=(self.address, number), name="quantcli-worker", daemon=True)
+            threading.Thread(target=self._work, args=(number,), name="quantcli-worker", daemon=True)
             for number in range(1, self.threads)
         ]
         for worker in self.workers:
             worker.start()
+
+    def _work(self, number: int) -> None:
+        # A bound method: the running thread keeps the pool's memory, also while the interpreter shuts down.
+        _work(self.address, number)
 
     def stop(self) -> None:
         """End the workers. No job may run, and none may be launched after it."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from quantcli.cli.compiling import announce_compiling
+from quantcli.cli.mapped_files import report_truncation
 from quantcli.cli.output import binary_size, say_aside
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def open_model(
     check_cache_type(cache_type)
     use_threads(threads)
     announce_compiling()
+    report_truncation(file)
     return load_model(file, None if weights is None else packing_type(weights), arch_file)
 
 
@@ -62,6 +64,7 @@ def open_observed(
 
     use_threads(threads)
     announce_compiling()
+    report_truncation(model)
     located = locate(model)
     packing = None if weights is None else packing_type(weights)
     with open_source(located.place, model_id=located.model_id, architecture_file=arch_file) as source:

@@ -1,4 +1,4 @@
-"""Open a GGUF file and list its largest tensors; no tensor data are read.
+"""Open a GGUF file and list its largest tensors. Only the header is read.
 
     python examples/look_inside.py model.gguf
 """
@@ -13,7 +13,7 @@ LISTED = 10
 
 
 def main(path: str) -> None:
-    """Print what the file says of itself, and its largest tensors."""
+    """Print the name, architecture and size of the model, and its largest tensors."""
     with open_gguf(path) as file:
         tensors = sorted(file.tensors.values(), key=lambda tensor: tensor.nbytes, reverse=True)
         print(f"{file.get('general.name', path)}: {file.architecture}, {len(tensors)} tensors, {file.file_bytes:,} bytes\n")

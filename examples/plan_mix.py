@@ -1,9 +1,9 @@
-"""Plan a mix of types of your own, and see what it changes and costs before anything is written.
+"""Choose the types of some tensors yourself, and see the changes and the size of the file without writing it.
 
     python examples/plan_mix.py                              the small model beside this file
     python examples/plan_mix.py MODEL attn_v=Q8_0 ffn=Q4_K
 
-To write such a file: `quantize MODEL --type Q4_K_M --tensor-type attn_v=Q8_0 --tensor-type ffn=Q4_K`, or `convert` without
+To write the file: `quantize MODEL --type Q4_K_M --tensor-type attn_v=Q8_0 --tensor-type ffn=Q4_K`, or `convert` without
 `dry_run`.
 """
 
@@ -21,7 +21,7 @@ MIX = ("attn_v=Q8_0", "ffn=Q4_K")
 
 
 def main(model: str, mix: list[str]) -> None:
-    """Print the tensors whose type the mix changes, and both sizes."""
+    """Print the tensors whose type `mix` changes, and both file sizes."""
     options = PlanOptions(overrides=[parse_override(text) for text in mix])
     usual = convert(model, RECIPE, dry_run=True)[0]
     mixed = convert(model, RECIPE, options=options, dry_run=True)[0]

@@ -1,4 +1,4 @@
-"""Quantize a matrix to several types and see what each costs: bits per weight, and how far the weights move.
+"""Quantize a matrix to several types, and compare bits per weight and round-trip error.
 
     python examples/quantize_rows.py                 a few common types
     python examples/quantize_rows.py Q4_K IQ4_XS     these types; `quantize types` lists all
@@ -18,14 +18,14 @@ ROWS, ROW_LENGTH = 256, 4096
 
 
 def example_matrix() -> np.ndarray:
-    """Made-up weights: normal, in columns of different scale."""
+    """Random weights: normally distributed, with a different scale for each column."""
     random = np.random.default_rng(0)
     scales = random.lognormal(mean=-4, sigma=0.3, size=ROW_LENGTH)
     return (random.standard_normal((ROWS, ROW_LENGTH)) * scales).astype(np.float32)
 
 
 def main(names: list[str]) -> None:
-    """Print a line per type."""
+    """Print one line per type."""
     weights = example_matrix()
     print(f"{weights.shape[0]} x {weights.shape[1]} weights, {weights.nbytes:,} bytes as float32\n")
     print(f"{'type':8} {'bits/weight':>11} {'bytes':>10} {'relative error':>14}")

@@ -1,14 +1,15 @@
-"""Train a small language model like the one in `storyteller/`, from texts to a checkpoint that quantcli converts.
+"""Train a small language model like the one in `storyteller/`, and save a checkpoint that quantcli converts.
 
     pip install -e ".[train]"
     python examples/train_storyteller.py --text stories.txt --output my-storyteller
     quantize my-storyteller --type Q8_0
 
-The texts hold stories with `<|endoftext|>` between them, as TinyStories does. The result is a checkpoint in the layout of
-Hugging Face, which transformers loads too. Training with the defaults, which give a model of the size of `storyteller/`,
-wants a GPU. A try of a minute on a CPU: `--steps 80 --batch 4 --context 128 --validate-every 20`.
+The texts are stories separated by `<|endoftext|>`, as in TinyStories. The result is a Hugging Face checkpoint, which
+transformers loads too. The defaults give a model of the size of `storyteller/`, and training it needs a GPU. For a trial of
+a minute on a CPU: `--steps 80 --batch 4 --context 128 --validate-every 20`.
 
-On one machine's CPU the same texts, options and number of threads give the same model; on a GPU as far as PyTorch can.
+On a CPU, training is deterministic: on one machine, the same texts, options and number of threads give the same model. On a
+GPU it is as deterministic as PyTorch allows.
 """
 
 from __future__ import annotations
@@ -48,21 +49,21 @@ def option(default: float, help: str) -> Any:
 
 @dataclass(frozen=True)
 class Options:
-    """The shape of the model, and how it is trained. K types want `hidden` and `feed_forward` in whole 256s."""
+    """The shape of the model, and how it is trained. K types need `hidden` and `feed_forward` to be multiples of 256."""
 
     hidden: int = option(256, "width of the residual stream")
     feed_forward: int = option(768, "width inside the feed-forward blocks")
     layers: int = option(4, "number of layers")
-    heads: int = option(4, "query heads; they share out the hidden width")
-    key_value_heads: int = option(2, "key and value heads; the query heads share them out")
-    vocabulary: int = option(2048, "tokens, of which 259 are bytes and markers")
+    heads: int = option(4, "query heads, each of hidden / heads dimensions")
+    key_value_heads: int = option(2, "key-value heads, each shared by several query heads (GQA)")
+    vocabulary: int = option(2048, "tokens, including 256 bytes and 3 special tokens")
     context: int = option(512, "longest sequence, in tokens")
     steps: int = option(2000, "updates of the weights")
     batch: int = option(32, "sequences per update")
-    learning_rate: float = option(2e-3, "the highest; it falls to a tenth along a cosine")
-    warm_up: int = option(100, "updates during which the learning rate rises from nothing")
+    learning_rate: float = option(2e-3, "peak learning rate, with cosine decay to a tenth of it")
+    warm_up: int = option(100, "updates of linear learning-rate warm-up")
     validate_every: int = option(100, "updates between measurements of the validation loss")
-    seed: int = option(0, "decides the first weights, which stories validate, and the order of the others")
+    seed: int = option(0, "random seed of the initial weights, the validation split and the order of training")
 
     @property
     def head(self) -> int:
@@ -78,7 +79,7 @@ class Options:
 
 
 class Attention(nn.Module):
-    """Causal attention with rotary positions, in which several query heads share a key and a value head."""
+    """Causal grouped-query attention (GQA) with rotary position embeddings (RoPE)."""
 
     def __init__(self, options: Options) -> None:
         super().__init__()
@@ -102,14 +103,17 @@ class Attention(nn.Module):
 
 
 def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Turn each pair of numbers by its position's angle. Checkpoints of Hugging Face pair number i of a head with number
-    i + half; GGUF pairs neighbours, which is why a converter permutes the rows of `q_proj` and `k_proj`."""
+    """Apply RoPE: rotate each pair of numbers by the angle of its position.
+
+    Hugging Face checkpoints pair number i of a head with number i + half. GGUF files of llama pair adjacent numbers, so a
+    converter permutes the rows of `q_proj` and `k_proj`.
+    """
     first, second = x.chunk(2, dim=-1)
     return torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1).type_as(x)
 
 
 class FeedForward(nn.Module):
-    """SwiGLU: one projection, passed through SiLU, opens and closes the gates of another."""
+    """SwiGLU: the SiLU of one projection multiplies another projection."""
 
     def __init__(self, options: Options) -> None:
         super().__init__()
@@ -123,7 +127,7 @@ class FeedForward(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention and feed-forward, each reading a normalized residual stream and adding to it."""
+    """Attention and feed-forward with pre-normalization: each reads the normalized residual stream and adds to it."""
 
     def __init__(self, options: Options) -> None:
         super().__init__()
@@ -139,9 +143,9 @@ class Layer(nn.Module):
 
 
 class Llama(nn.Module):
-    """The llama architecture, its embedding also its output matrix.
+    """The llama architecture with tied embeddings.
 
-    All modules are named as in the checkpoints of Hugging Face, so that `state_dict` is one but for the prefix `model.`.
+    Modules have the names of Hugging Face checkpoints. `state_dict` only lacks the prefix `model.`.
     """
 
     def __init__(self, options: Options) -> None:
@@ -155,12 +159,12 @@ class Llama(nn.Module):
         self.register_buffer("sine", angles.sin(), persistent=False)
         for name, weight in self.named_parameters():
             if weight.ndim == 2:
-                # What adds to the residual stream starts smaller, so that the stream does not grow with depth.
+                # Projections that add to the residual stream start smaller, so that the stream does not grow with depth.
                 adds = name.endswith(("o_proj.weight", "down_proj.weight"))
                 nn.init.normal_(weight, std=INITIAL_DEVIATION / (math.sqrt(2 * options.layers) if adds else 1))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Ids `(batch, length)` to the logits of each next token `(batch, length, vocabulary)`."""
+        """Token ids `(batch, length)` to the logits of the next tokens `(batch, length, vocabulary)`."""
         rotation = self.cosine[: tokens.shape[1]], self.sine[: tokens.shape[1]]
         x = self.embed_tokens(tokens)
         for layer in self.layers:
@@ -175,7 +179,7 @@ def read_stories(paths: list[Path]) -> list[str]:
 
 
 def train_tokenizer(stories: list[str], vocabulary: int) -> bytes:
-    """A SentencePiece model: byte pair encoding, with bytes for the characters it has not learned."""
+    """A SentencePiece BPE model with byte fallback, serialized."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=(line for story in stories for line in story.splitlines() if line),
@@ -183,7 +187,7 @@ def train_tokenizer(stories: list[str], vocabulary: int) -> bytes:
         model_type="bpe",
         vocab_size=vocabulary,
         byte_fallback=True,
-        # As llama's: texts are taken as they are, spaces included.
+        # As in llama: no normalization, and all spaces are kept.
         normalization_rule_name="identity",
         remove_extra_whitespaces=False,
         unk_id=UNKNOWN,
@@ -195,25 +199,25 @@ def train_tokenizer(stories: list[str], vocabulary: int) -> bytes:
 
 
 class Stories:
-    """Stories as one stream of tokens, `<s> story </s> <s> story ...`, from which windows are cut."""
+    """Stories as one stream of tokens, `<s> story </s> <s> story ...`, and windows of it for training."""
 
     def __init__(self, stories: list[str], tokenizer: sentencepiece.SentencePieceProcessor, context: int) -> None:
         encoded = [[BEGIN, *tokens, END] for tokens in tokenizer.encode(stories)]
         self.starts = torch.tensor([0, *map(len, encoded)]).cumsum(0)[:-1]
         stream = torch.tensor([token for tokens in encoded for token in tokens])
         self.context, self.tokens = context, len(stream)
-        # The stream goes round, so that the last stories have a full window too.
+        # The stream is repeated, so that the last stories have a full window too.
         self.stream = torch.cat([stream] * (2 + context // len(stream)))
 
     def windows(self, stories: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Inputs and targets `(n, context)`. Windows begin where stories do, because generation does."""
+        """Inputs and targets `(n, context)`. Windows begin at the start of a story, as generation does."""
         places = self.starts[stories][:, None] + torch.arange(self.context + 1)
         tokens = self.stream[places].to(device)
         return tokens[:, :-1], tokens[:, 1:]
 
 
 def loss_of(model: Llama, inputs: Tensor, targets: Tensor) -> Tensor:
-    """The mean cross entropy in nats per token. On a GPU products are in bfloat16, whose range needs no loss scaling."""
+    """The mean cross entropy in nats per token. On a GPU matrix products are in bfloat16, which needs no loss scaling."""
     with torch.autocast(inputs.device.type, torch.bfloat16, enabled=inputs.device.type == "cuda"):
         logits = model(inputs)
     return functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
@@ -221,14 +225,14 @@ def loss_of(model: Llama, inputs: Tensor, targets: Tensor) -> Tensor:
 
 @torch.no_grad()
 def validate(model: Llama, held_out: Stories, batch: int, device: torch.device) -> float:
-    """The loss on stories that are not trained on, the same ones every time."""
+    """The validation loss, always on the same held-out stories."""
     chosen = torch.arange(min(len(held_out.starts), VALIDATION_WINDOWS)).split(batch)
     losses = [loss_of(model, *held_out.windows(part, device)).item() * len(part) for part in chosen]
     return sum(losses) / sum(map(len, chosen))
 
 
 def train(model: Llama, stories: Stories, held_out: Stories, options: Options, device: torch.device) -> None:
-    """Train, and leave the model with the weights that validated best: a small text is soon learned by heart."""
+    """Train, and leave the model with the weights of the lowest validation loss: a small text is soon overfitted."""
     matrices = [weight for weight in model.parameters() if weight.ndim == 2]
     scales = [weight for weight in model.parameters() if weight.ndim == 1]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": scales, "weight_decay": 0.0}]
@@ -254,7 +258,7 @@ def train(model: Llama, stories: Stories, held_out: Stories, options: Options, d
 
 
 def save(model: Llama, tokenizer: bytes, options: Options, folder: Path) -> None:
-    """Write the model as transformers would, in bfloat16."""
+    """Write a bfloat16 checkpoint in the format of transformers."""
     config = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -298,10 +302,10 @@ def save(model: Llama, tokenizer: bytes, options: Options, folder: Path) -> None
 
 
 def main() -> None:
-    """Read the command line, and go from texts to a checkpoint."""
+    """Parse the command line, train the tokenizer and the model, and save the checkpoint."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--text", type=Path, nargs="+", required=True, help=f"stories with {SEPARATOR} between them")
-    parser.add_argument("--output", type=Path, required=True, help="the directory for the checkpoint")
+    parser.add_argument("--text", type=Path, nargs="+", required=True, help=f"text files, stories separated by {SEPARATOR}")
+    parser.add_argument("--output", type=Path, required=True, help="directory for the checkpoint")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="processor threads (%(default)s)")
     for entry in fields(Options):
         name, about = f"--{entry.name.replace('_', '-')}", f"{entry.metadata['help']} (%(default)s)"
@@ -313,10 +317,10 @@ def main() -> None:
     stories = read_stories(arguments.text)
     held_out = max(1, round(VALIDATION_SHARE * len(stories)))
     if len(stories) <= held_out:
-        parser.error("one story is not enough: some validate, the others train")
-    arguments.output.mkdir(parents=True, exist_ok=True)  # before the work, should it not be possible
+        parser.error("one story is not enough: validation and training each need at least one")
+    arguments.output.mkdir(parents=True, exist_ok=True)  # before training, so that an error comes early
 
-    # cuBLAS is only deterministic with a workspace of its own.
+    # cuBLAS is deterministic only with this workspace configuration.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.set_num_threads(arguments.threads)

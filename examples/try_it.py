@@ -1,8 +1,8 @@
-"""Set quantcli up in a virtual environment of its own and run the main job on the small model beside this file.
+"""Install quantcli into a virtual environment, and quantize and run the small model beside this file.
 
     python3 examples/try_it.py
 
-Needs Python 3.11 or newer and an internet connection for pip. Everything it makes is in `.venv` and `examples/output`.
+Needs Python 3.11 or newer and an internet connection for pip. It writes only to `.venv` and `examples/output`.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ PROGRAMS = ENVIRONMENT / ("Scripts" if os.name == "nt" else "bin")
 
 
 def install(*extras: str) -> None:
-    """Make the virtual environment, if it is not there, and install the project into it, with `extras`."""
+    """Create the virtual environment if it does not exist, and install the project into it, with `extras`."""
     if sys.version_info < (3, 11):  # noqa: UP036 -- this script is what tells people with an older Python
         sys.exit(f"quantcli needs Python 3.11 or newer, this is {sys.version.split()[0]}")
     if not (PROGRAMS / Path(sys.executable).name).exists() and not list(PROGRAMS.glob("python*")):
-        print(f"making a virtual environment in {ENVIRONMENT}", flush=True)
+        print(f"creating a virtual environment in {ENVIRONMENT}", flush=True)
         venv.create(ENVIRONMENT, with_pip=True)
     what = "." + (f"[{','.join(extras)}]" if extras else "")
-    print("installing quantcli and what it needs", flush=True)
+    print("installing quantcli and its dependencies", flush=True)
     run("python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--editable", what)
 
 
 def run(program: str, *arguments: str) -> None:
-    """Run a program of the virtual environment in the project's folder; its failure ends this script with its status."""
+    """Run a program of the virtual environment in the project's folder. If it fails, exit with its status."""
     status = subprocess.run([str(PROGRAMS / program), *arguments], cwd=ROOT, check=False).returncode
     if status:
         sys.exit(status)
@@ -45,7 +45,7 @@ def show(*arguments: str) -> None:
 
 
 def main() -> None:
-    """Install, quantize, look inside, generate."""
+    """Install quantcli, quantize the model, show its metadata, and generate text."""
     install()
     output = "examples/output/storyteller-Q4_K_M.gguf"
     (ROOT / output).parent.mkdir(exist_ok=True)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from quantcli.core.block_types import TYPES
 from quantcli.core.errors import ModelError
 from quantcli.tensors.bfloat16 import bfloat16_to_float32
-from quantcli.tensors.columns import BLOCK_BYTES
+from quantcli.tensors.column_blocks import BLOCK_BYTES
 from quantcli.tensors.derived import Computed, Joined, JoinedVectors, RearrangedRows, Renamed, Reshaped
 from quantcli.tensors.tensor import Tensor
 from quantcli.tensors.transposed import Transposed

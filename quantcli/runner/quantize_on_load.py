@@ -34,13 +34,13 @@ def packing_type(name: str) -> BlockType:
     return kind
 
 
-def can_pack(source: BlockType, row_length: int, target: BlockType) -> bool:
+def can_quantize(source: BlockType, row_length: int, target: BlockType) -> bool:
     """Whether rows can be quantized: floats of more bits than the target, and a multiple of its block length."""
     smaller = target.bits_per_weight < source.bits_per_weight
     return source.family == "floats" and smaller and row_length % target.block_length == 0
 
 
-def pack(data: NDArray[np.uint8], source: BlockType, target: BlockType) -> NDArray[np.uint8]:
+def quantize_rows(data: NDArray[np.uint8], source: BlockType, target: BlockType) -> NDArray[np.uint8]:
     """Quantize rows of floats, uint8 `(rows, bytes)`, in parallel."""
     length = data.shape[1] // source.block_bytes * source.block_length
     out = np.empty((data.shape[0], target.row_bytes(length)), np.uint8)

@@ -18,7 +18,7 @@ from quantcli.kernels.elementwise import layer_norm, rms_norm
 from quantcli.kernels.products.matmul import Multiply, multiplier
 from quantcli.kernels.rows import dequantize
 from quantcli.runner.model_file import ModelFile
-from quantcli.runner.quantize_on_load import can_pack, pack
+from quantcli.runner.quantize_on_load import can_quantize, quantize_rows
 from quantcli.tensors.tensor import TensorInfo
 
 Floats = NDArray[np.float32]
@@ -197,9 +197,9 @@ class Weights:
     def _data(self, tensor: TensorInfo, packs: bool) -> tuple[NDArray[np.uint8], BlockType]:
         """The stored rows of a tensor and their type, after quantization on load."""
         data, packing = self.file.map(tensor), self.packing
-        if packing is None or not packs or not can_pack(tensor.type, tensor.row_length, packing):
+        if packing is None or not packs or not can_quantize(tensor.type, tensor.row_length, packing):
             return data, tensor.type
-        packed = pack(data, tensor.type, packing)
+        packed = quantize_rows(data, tensor.type, packing)
         self.saved[tensor.name] = tensor.nbytes - packed.nbytes
         return packed, packing
 

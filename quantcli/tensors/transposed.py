@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.tensors.array_cache import ArrayCache, Same
-from quantcli.tensors.columns import column_blocks
+from quantcli.tensors.column_blocks import column_blocks
 from quantcli.tensors.tensor import Tensor
 
 BLOCK_BYTES: Final = 1 << 23

@@ -28,7 +28,7 @@ from quantcli.architectures.transforms import (
 from quantcli.core.block_types import TYPES
 from quantcli.core.errors import ModelError
 from quantcli.tensors import columns, transposed
-from quantcli.tensors.columns import BLOCK_BYTES, READ_BYTES
+from quantcli.tensors.column_blocks import BLOCK_BYTES, READ_BYTES
 from quantcli.tensors.files import InputFile
 from quantcli.tensors.tensor import StoredTensor
 

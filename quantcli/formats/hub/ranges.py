@@ -109,7 +109,7 @@ class RangeReader:
         done, failures, counted = 0, 0, 0
         while done < len(out):
             try:
-                for piece in self._pieces(file, position + done, position + len(out) - 1):
+                for piece in self._response_chunks(file, position + done, position + len(out) - 1):
                     if done + len(piece) > len(out):
                         raise HubError(f"{file.label}: the server sends more bytes than were asked for", hint=_DOWNLOAD)
                     out[done : done + len(piece)] = piece
@@ -142,7 +142,7 @@ class RangeReader:
 
     # --- one response -----------------------------------------------------------------------------------------------------
 
-    def _pieces(self, file: WebFile, first: int, last: int) -> Iterator[bytes]:
+    def _response_chunks(self, file: WebFile, first: int, last: int) -> Iterator[bytes]:
         from huggingface_hub.errors import HTTPError
 
         try:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from quantcli.core.block_types import BlockType
 from quantcli.formats.prequantized.numbers import Floats, Numbers, as_bits, to_floats, unpack
 from quantcli.tensors.array_cache import ArrayCache
-from quantcli.tensors.columns import column_blocks
+from quantcli.tensors.column_blocks import column_blocks
 from quantcli.tensors.tensor import Tensor
 
 BLOCK_BYTES: Final = 1 << 22

@@ -183,7 +183,7 @@ def _build_neighbours(name: str) -> Neighbours:
     codes = np.arange(size)
     codes = codes[(_levels(codes, lattice) <= top).all(axis=1)]
     distance = _squared_distances(_levels(codes, lattice), _levels(points, lattice))
-    row, column = np.nonzero(distance <= _reach(distance, lattice.shells)[:, None])
+    row, column = np.nonzero(distance <= _shell_distance(distance, lattice.shells)[:, None])
     order = np.lexsort((column, distance[row, column], row))
     starts = np.zeros(size + 1, np.int32)
     starts[codes + 1] = np.bincount(row)
@@ -209,13 +209,13 @@ def _squared_distances(a: NDArray[np.integer], b: NDArray[np.integer]) -> NDArra
     return squares.astype(np.int16)
 
 
-def _reach(distance: NDArray[np.int16], shells: int) -> NDArray[np.int16]:
+def _shell_distance(distance: NDArray[np.int16], shells: int) -> NDArray[np.int16]:
     """For each row the `shells`-th smallest distinct distance, or 0 where the smallest is 0."""
     smallest: NDArray[np.int16] = distance.min(axis=1)
-    reach = smallest
+    found = smallest
     for _ in range(shells - 1):
-        reach = np.where(distance > reach[:, None], distance, np.iinfo(np.int16).max).min(axis=1)
-    return np.where(smallest == 0, smallest, reach)
+        found = np.where(distance > found[:, None], distance, np.iinfo(np.int16).max).min(axis=1)
+    return np.where(smallest == 0, smallest, found)
 
 
 def _frozen(array: NDArray[_Number]) -> NDArray[_Number]:

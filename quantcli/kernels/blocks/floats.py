@@ -51,7 +51,7 @@ def _reader(decode: Any, decode_one: Any, stored: Any) -> PlainReader:
 
 
 @inline
-def _narrow(value: Any) -> Any:
+def _to_float32(value: Any) -> Any:
     return convert(value, np.float32)
 
 
@@ -71,6 +71,6 @@ CODECS: Final = MappingProxyType(
         "F32": _codec(_same, _same, np.float32),
         "F16": _codec(float_to_half, half_to_float, np.uint16),
         "BF16": _codec(float_to_bfloat, bfloat_to_float, np.uint16),
-        "F64": Codec(_widen, None, _reader(_narrow, np.float32, np.float64)),
+        "F64": Codec(_widen, None, _reader(_to_float32, np.float32, np.float64)),
     }
 )

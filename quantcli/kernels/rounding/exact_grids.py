@@ -106,7 +106,7 @@ def _round(x: Any, rounding: Any) -> Any:
 
 
 @inline
-def _reach(x: Any, rounding: Any, step: Any) -> Any:
+def _interval_end(x: Any, rounding: Any, step: Any) -> Any:
     """An end of the interval of values that round to a magnitude `x`: the upper for step 1, the lower for step -1.
 
     The end itself is a tie and may round elsewhere.
@@ -168,7 +168,7 @@ def _scale(magnitude: Any, about: Any, way: Any, levels: Any, ends: Any) -> Any:
     else:
         for i in range(_BLOCK):
             times = levels[i] if levels[i] > 0 else np.float32(1)
-            below, above = _reach(magnitude[i], way, -1) / times, _reach(magnitude[i], way, 1) / times
+            below, above = _interval_end(magnitude[i], way, -1) / times, _interval_end(magnitude[i], way, 1) / times
             ends[0, i] = below if magnitude[i] > 0 else np.float32(0)
             ends[1, i] = above if magnitude[i] > 0 else np.float32(np.inf)
         bits = ends.view(np.int32)

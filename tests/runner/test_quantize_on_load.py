@@ -10,7 +10,7 @@ from quantcli.core.block_types import TYPES
 from quantcli.core.errors import UsageError
 from quantcli.runner.cache import Cache
 from quantcli.runner.load import load_model
-from quantcli.runner.quantize_on_load import can_pack, packing_type
+from quantcli.runner.quantize_on_load import can_quantize, packing_type
 
 TOKENS = [1, 419, 436, 261, 396]
 
@@ -46,8 +46,8 @@ def test_rows_that_do_not_fit_and_what_is_small_already_stay(folder, stories):
     quantized = load_model(folder / "Q8_0.gguf", TYPES["Q4_0"])
     assert quantized.model.embedding.type.name == "Q8_0"
     assert load_model(folder / "BF16.gguf", TYPES["F32"]).model.embedding.type.name == "BF16"
-    assert can_pack(TYPES["F16"], 256, TYPES["Q4_K"])
-    assert not can_pack(TYPES["F16"], 128, TYPES["Q4_K"])
+    assert can_quantize(TYPES["F16"], 256, TYPES["Q4_K"])
+    assert not can_quantize(TYPES["F16"], 128, TYPES["Q4_K"])
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ READ_BYTES: Final = 1 << 14
 
 
 @dataclass(frozen=True)
-class Columns(Tensor):
+class ColumnRange(Tensor):
     """A range of columns of `source`, from column `first` on."""
 
     source: Tensor
@@ -45,7 +45,7 @@ def column_blocks(source: Tensor, top: int, bottom: int, first: int, last: int) 
     Yields the slice of the rows, counted from `top`, and their values `(rows, last - first)` in the layout of the tensor's
     type. The buffer of the values is reused.
     """
-    strip = Columns(source.name, (*source.shape[:-1], last - first), source.type, source, first)
+    strip = ColumnRange(source.name, (*source.shape[:-1], last - first), source.type, source, first)
     step = max(1, min(bottom - top, BLOCK_BYTES // max(1, source.row_bytes)))
     buffer = np.empty((step, strip.row_bytes), np.uint8)
     for row in range(top, bottom, step):

@@ -27,7 +27,7 @@ from quantcli.architectures.transforms import (
 )
 from quantcli.core.block_types import TYPES
 from quantcli.core.errors import ModelError
-from quantcli.tensors import columns, transposed
+from quantcli.tensors import column_blocks, transposed
 from quantcli.tensors.column_blocks import BLOCK_BYTES, READ_BYTES
 from quantcli.tensors.files import InputFile
 from quantcli.tensors.tensor import StoredTensor
@@ -154,7 +154,7 @@ def test_reads_no_more_than_it_is_asked_for():
 
 
 def test_transposing_reads_its_source_in_blocks(monkeypatch):
-    monkeypatch.setattr(columns, "BLOCK_BYTES", 64)
+    monkeypatch.setattr(column_blocks, "BLOCK_BYTES", 64)
     source = memory_tensor(counting(100, 4))
     np.testing.assert_array_equal(transpose(source).load(), source.values.T)
     assert max(source.read_rows) * source.row_bytes <= 64 < BLOCK_BYTES

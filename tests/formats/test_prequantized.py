@@ -20,7 +20,7 @@ from quantcli.formats.prequantized import METHODS, decode, transposed
 from quantcli.formats.prequantized.scaled import Decoded
 from quantcli.formats.prequantized.settings import quantization_config
 from quantcli.kernels.rows import dequantize
-from quantcli.tensors import columns
+from quantcli.tensors import column_blocks
 from quantcli.tensors.files import InputFile
 from quantcli.tensors.tensor import StoredTensor, Tensor, stored_tensor
 
@@ -78,8 +78,8 @@ def test_all_else_is_as_it_was(name: str) -> None:
 def test_any_stretch_of_rows_from_any_thread(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transposed, "BLOCK_BYTES", 4096)
     monkeypatch.setattr(transposed, "CACHE_BYTES", 10000)
-    monkeypatch.setattr(columns, "BLOCK_BYTES", 512)
-    monkeypatch.setattr(columns, "READ_BYTES", 64)
+    monkeypatch.setattr(column_blocks, "BLOCK_BYTES", 512)
+    monkeypatch.setattr(column_blocks, "READ_BYTES", 64)
     tensors = decode(*opened(name))
     for key in expected(name):
         tensor = tensors[key]

@@ -124,6 +124,7 @@ def test_a_search_over_scales_finds_what_the_quantizer_finds_or_better(name: str
             moved = chosen.scales.copy()
             moved[..., group] = np.clip(moved[..., group] + step, valid[0], valid[-1])
             assert error(replace(chosen, scales=moved)) > best * (0.98 if len(valid) > 1 else 0.999)
+            assert (error(replace(chosen, scales=moved)) != best) == (moved != chosen.scales).any()
     assert error(replace(chosen, d=chosen.d * np.float32(1.5))) > best * (1 if name != "NVFP4" else 0.999)
 
 

@@ -7,24 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.core.block_types import BlockType
 from quantcli.kernels.blocks import codec
-from quantcli.kernels.blocks.reader import PART, PackedReader, PlainReader
+from quantcli.kernels.blocks.reader import MAX_GROUPS, PART, PackedReader, PlainReader
 from quantcli.kernels.jit import inline, kernel
 from quantcli.kernels.shorthand import Bytes, Floats
 from quantcli.kernels.simd import LANES, address, convert, lane, load, local, shuffle, store
 
 Dequantize = Callable[[NDArray[np.uint8], NDArray[np.float32]], None]
 """(data, out): data uint8 (rows, bytes_per_row), out float32 (rows, n), both C-contiguous."""
-
-_MAX_GROUPS: Final = 16
-"""The most groups (sub-blocks) in a block."""
-
 
 @cache
 def dequantizer(block_type: BlockType) -> Dequantize:
@@ -63,7 +59,7 @@ def _packed(reader: PackedReader, block_type: BlockType) -> Dequantize:
     @kernel
     def dequantize(data: Bytes, out: Floats) -> None:
         packed, values = address(data, np.uint8), address(out, np.float32)
-        scales, minimums = local(_MAX_GROUPS, np.float32), local(_MAX_GROUPS, np.float32)
+        scales, minimums = local(MAX_GROUPS, np.float32), local(MAX_GROUPS, np.float32)
         for block in range(out.size // length):
             offset, first = block * block_bytes, block * length
             if one_part:

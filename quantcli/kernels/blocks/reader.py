@@ -18,6 +18,10 @@ PART: Final = 32
 """Codes unpacked by one call of a reader."""
 
 
+MAX_GROUPS: Final = 16
+"""The most groups (sub-blocks) in a block."""
+
+
 @dataclass(frozen=True, slots=True)
 class PlainReader:
     """Reader of a plain (floating-point) type: `inline` functions on the bytes of a matrix.

@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from quantcli.core.block_types import SUPER_BLOCK, BlockType
-from quantcli.kernels.blocks.reader import IntegerScales, PackedReader, PlainReader
+from quantcli.kernels.blocks.reader import MAX_GROUPS, IntegerScales, PackedReader, PlainReader
 from quantcli.kernels.half import half_to_float
 from quantcli.kernels.jit import inline, inline_once
 from quantcli.kernels.products.activation_layout import (
@@ -49,9 +49,6 @@ from quantcli.kernels.simd import (
     store,
     sum_lanes,
 )
-
-_MAX_GROUPS: Final = 16
-"""The most groups (sub-blocks) in a block."""
 
 _LINE: Final = 64
 _AHEAD: Final = 4096
@@ -317,7 +314,7 @@ def _row_of_large(reader: PackedReader, block_type: BlockType, columns: int) -> 
     spread = shuffle(*(group for group in range(unit_groups) for _ in range(lanes // unit_groups)))
     spread_spans = shuffle(*(group // (groups // spans) for group in range(groups)))
     place_of_block = _places_of_blocks(block, columns)
-    all_scales, all_lanes, all_groups = columns * _MAX_GROUPS, columns * 2 * lanes, columns * groups
+    all_scales, all_lanes, all_groups = columns * MAX_GROUPS, columns * 2 * lanes, columns * groups
 
     @inline_once
     def row(weights: Any, offset: Any, activations: Any, n: Any, results: Any) -> None:
@@ -335,11 +332,11 @@ def _row_of_large(reader: PackedReader, block_type: BlockType, columns: int) -> 
             scales = scales_of(weights, offset)
             for c in range(columns):
                 few = load(x_scales, place_of_block(i, c, n) // span, spans)
-                store(scratch, c * _MAX_GROUPS, scales * spread_spans(few, few))
+                store(scratch, c * MAX_GROUPS, scales * spread_spans(few, few))
             for u in range(units):
                 codes = unit(weights, offset, u)
                 for c in range(columns):
-                    few = load(scratch, c * _MAX_GROUPS + u * unit_groups, unit_groups)
+                    few = load(scratch, c * MAX_GROUPS + u * unit_groups, unit_groups)
                     dots = products(codes, quants, starts, place_of_block(i, c, n) + u * width)
                     at = (2 * c + u % 2) * lanes
                     store(totals, at, fma(dots, spread(few, few), load(totals, at, lanes)))
@@ -400,7 +397,7 @@ def _row_of_integer_scales(
     @inline_once
     def row(weights: Any, offset: Any, activations: Any, n: Any, results: Any) -> None:
         quants, x_scales, _, sums = activations
-        scratch, inner = local(_MAX_GROUPS, np.int16), local(all_lanes, np.int32)
+        scratch, inner = local(MAX_GROUPS, np.int16), local(all_lanes, np.int32)
         totals, taken = local(all_lanes, np.float32), local(all_halves, np.float32)
         for c in range(columns):
             store(totals, c * lanes, splat(_ZERO, lanes))

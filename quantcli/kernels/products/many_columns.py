@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from quantcli.core.block_types import BlockType
-from quantcli.kernels.blocks.reader import PackedReader, PlainReader
+from quantcli.kernels.blocks.reader import MAX_GROUPS, PackedReader, PlainReader
 from quantcli.kernels.jit import inline, inline_once
 from quantcli.kernels.products.activation_layout import PART, PLAIN, QUAD, STRETCH, Activations, Rounding, rounded
 from quantcli.kernels.products.few_columns import coded, span_of
@@ -39,15 +39,14 @@ for a span, and as many for the panel."""
 ROWS: Final = _ROW_VECTORS * LANES
 """Rows of a tile."""
 
-_MAX_GROUPS: Final = 16
 _ROW_STARTS: Final = np.arange(ROWS)
 _WORDS: Final = STRETCH // QUAD
 _CODES: Final = ROWS * _WORDS
-_SCALES: Final = ROWS * _MAX_GROUPS
+_SCALES: Final = ROWS * MAX_GROUPS
 _FLOATS: Final = ROWS * STRETCH
 _SQUARE: Final = LANES * LANES
 _CODE_STARTS: Final = _WORDS * _ROW_STARTS
-_SCALE_STARTS: Final = _MAX_GROUPS * _ROW_STARTS
+_SCALE_STARTS: Final = MAX_GROUPS * _ROW_STARTS
 _FLOAT_STARTS: Final = LANES * np.arange(LANES)
 
 _grid = grid_operations(_ROW_VECTORS, COLUMNS, LANES)
@@ -107,15 +106,15 @@ def packed_tiles(reader: PackedReader, block_type: BlockType) -> TileProduct:
                 for part in range(parts):
                     words = reinterpret(codes_of(weights, offset, part), np.uint32)
                     store(row_codes, r * _WORDS + b * block_words + part * part_words, words)
-                store(row_scales, r * _MAX_GROUPS + b * block_groups, scales_of(weights, offset))
+                store(row_scales, r * MAX_GROUPS + b * block_groups, scales_of(weights, offset))
         _transpose(row_codes, _CODE_STARTS, _WORDS, codes)
-        _transpose(row_scales, _SCALE_STARTS, _MAX_GROUPS, scales)
+        _transpose(row_scales, _SCALE_STARTS, MAX_GROUPS, scales)
         if has_minimums:
             for r in range(ROWS):
                 place = starts[np.uintp(r)] + first // block * block_bytes
                 for b in range(width // block):
-                    store(row_scales, r * _MAX_GROUPS + b * block_groups, -minimums_of(weights, place + b * block_bytes))
-            _transpose(row_scales, _SCALE_STARTS, _MAX_GROUPS, minimums)
+                    store(row_scales, r * MAX_GROUPS + b * block_groups, -minimums_of(weights, place + b * block_bytes))
+            _transpose(row_scales, _SCALE_STARTS, MAX_GROUPS, minimums)
 
     @inline
     def multiply(scratch: Any, activations: Any, at: Any, width: Any, sums: Any) -> None:

@@ -24,7 +24,7 @@ from quantcli.kernels.jit import inline
 from quantcli.kernels.products.activation_layout import STRETCH, Activations, place_of
 from quantcli.kernels.products.few_columns import RowProduct, packed_product, plain_product
 from quantcli.kernels.products.many_columns import COLUMNS, ROWS, TileProduct, packed_tiles, plain_tiles
-from quantcli.kernels.simd import address
+from quantcli.kernels.simd import address, local
 from quantcli.kernels.threads import parallel_kernel
 from quantcli.kernels.threads.loops import parallel_for
 
@@ -89,7 +89,7 @@ def _few_columns(product: RowProduct, columns: int) -> Multiply:
 
     @inline
     def multiply_rows(share: Any, weights: Any, arrays: Any, n: Any, out: Any) -> None:
-        packed, activations, sums = address(weights, np.uint8), addresses(arrays), np.empty(columns, np.float32)
+        packed, activations, sums = address(weights, np.uint8), addresses(arrays), local(columns, np.float32)
         for row in range(share * _SHARE, min((share + 1) * _SHARE, weights.shape[0])):
             row_of(packed, row * weights.shape[1], activations, n, sums)
             for column in range(out.shape[0]):

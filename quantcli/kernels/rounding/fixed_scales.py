@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from quantcli.core.block_types import BlockType, block_type
 from quantcli.kernels.blocks import codec
-from quantcli.kernels.blocks.reader import PART, CodeWriter, PackedReader
+from quantcli.kernels.blocks.reader import MAX_GROUPS, PART, CodeWriter, PackedReader
 from quantcli.kernels.jit import inline, kernel
 from quantcli.kernels.shorthand import F32, I32, Bytes, Floats, Vec
 from quantcli.kernels.simd import (
@@ -38,9 +38,6 @@ Round = Callable[[NDArray[np.float32], NDArray[np.uint8], int, int], None]
 
 _Nearest = Callable[[Vec, Vec, Vec], Vec]
 """An `inline` function (values, scales, minimums) -> nearest codes, all vectors of 32 float32."""
-
-_MAX_GROUPS: Final = 16
-"""The most groups (sub-blocks) in a block."""
 
 _PLACES: Final = np.arange(PART, dtype=np.int32)
 _INFINITY: Final = F32(np.inf)
@@ -118,7 +115,7 @@ def _derived(reader: PackedReader, writer: CodeWriter, kind: BlockType) -> Round
     def round_rows(x: Floats, data: Bytes, start: int, stop: int) -> None:
         rows, n = x.shape
         values, packed, row_blocks = x.reshape(-1), data.reshape(-1), n // length
-        scales, minimums = np.zeros(_MAX_GROUPS, np.float32), np.zeros(_MAX_GROUPS, np.float32)
+        scales, minimums = np.zeros(MAX_GROUPS, np.float32), np.zeros(MAX_GROUPS, np.float32)
         codes = np.empty(length, np.uint8)
         for row in range(rows):
             for block in range(start // length, (stop + length - 1) // length if start < stop else 0):

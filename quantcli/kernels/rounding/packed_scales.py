@@ -18,12 +18,10 @@ from numpy.typing import NDArray
 
 from quantcli.core.block_types import BlockType, block_type
 from quantcli.kernels.blocks import codec
+from quantcli.kernels.blocks.reader import MAX_GROUPS
 from quantcli.kernels.blocks.scale_fields import ScaleFields
 from quantcli.kernels.jit import kernel
 from quantcli.kernels.shorthand import Bytes, Scratch
-
-_MAX_GROUPS = 16
-"""The most groups (sub-blocks) in a block."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +117,7 @@ def _kernels(kind: BlockType) -> tuple[Any, Any]:
     def unpack(data: Bytes, d: Scratch, dmin: Scratch, scales: Scratch, minimums: Scratch) -> None:
         packed, all_scales, all_minimums = data.reshape(-1), scales.reshape(-1, groups), minimums.reshape(-1, groups)
         d_of, dmin_of = d.reshape(-1), dmin.reshape(-1)
-        found, found_minimums = np.zeros(_MAX_GROUPS, np.int32), np.zeros(_MAX_GROUPS, np.int32)
+        found, found_minimums = np.zeros(MAX_GROUPS, np.int32), np.zeros(MAX_GROUPS, np.int32)
         for block in range(d_of.size):
             d_of[block], dmin_of[block] = load_fields(packed, block * block_bytes, found, found_minimums)
             all_scales[block] = found[:groups]

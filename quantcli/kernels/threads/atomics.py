@@ -19,7 +19,7 @@ from numba.extending import intrinsic
 _WORD: Final = ir.IntType(64)
 _HALF: Final = ir.IntType(32)
 
-_FUTEX_CALLS: Final = {"x86_64": 202, "aarch64": 98, "riscv64": 422}
+_FUTEX_CALLS: Final = {"x86_64": 202, "aarch64": 98, "riscv64": 98}
 """The number of the system call `futex` by machine (Linux, `asm/unistd.h`)."""
 
 _FUTEX_WAIT_PRIVATE, _FUTEX_WAKE_PRIVATE = 128, 129

@@ -71,7 +71,7 @@ _JOB_MASK: Final = np.int64((1 << 31) - 2)
 
 @intrinsic  # type: ignore[untyped-decorator]
 def _run_tasks(typing: Any, function: Any, context: Any, first: Any, last: Any) -> Any:
-    """Call a function of `loops.outlined` by its address. Returns its status."""
+    """Call a function that `parallel_for` outlined, by its address. Returns its status."""
 
     def emit(target: Any, builder: Any, signature: Any, args: Any) -> Any:
         word = ir.IntType(64)

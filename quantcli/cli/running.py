@@ -51,11 +51,16 @@ def open_model(
 
 
 def open_observed(
-    model: Path, *, threads: int | None, weights: str | None, arch_file: Path | None
+    model: Path, output: Path, *, threads: int | None, weights: str | None, arch_file: Path | None
 ) -> tuple[LoadedModel, Collector]:
-    """Load a GGUF file, or a checkpoint as it is, with a collector of an importance matrix. Otherwise as `open_model`."""
+    """Load a GGUF file, or a checkpoint as it is, with a collector of an importance matrix. Otherwise as `open_model`.
+
+    Raises:
+        OutputError: if `output` is one of the model's files.
+    """
     from quantcli.conversion.locate import locate
     from quantcli.conversion.source import open_source
+    from quantcli.formats.output_file import refuse_overwriting
     from quantcli.kernels.threads import use_threads
     from quantcli.quality.imatrix import Collector
     from quantcli.quality.source_file import SourceFile
@@ -68,6 +73,7 @@ def open_observed(
     located = locate(model)
     packing = None if weights is None else packing_type(weights)
     with open_source(located.place, model_id=located.model_id, architecture_file=arch_file) as source:
+        refuse_overwriting(source.paths, [output])
         file = SourceFile(source)
         collector = Collector.of(file)
         return prepare_model(file, packing, collector, architecture_file=arch_file), collector

@@ -20,8 +20,9 @@ from quantcli.core.errors import UsageError
 from quantcli.formats.gguf.shards import by_size, shard_prefix
 from quantcli.formats.gguf.spec import Metadata
 from quantcli.formats.gguf.split import SplitWriter
-from quantcli.formats.gguf.writer import GGUFWriter, TensorWriter, refuse_overwriting
+from quantcli.formats.gguf.writer import GGUFWriter, TensorWriter
 from quantcli.formats.hub.models import HubModel
+from quantcli.formats.output_file import refuse_overwriting
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from quantcli.formats.gguf.reader import open_gguf
 from quantcli.formats.gguf.spec import Metadata, ValueType, array, encode_string, string, u32
 from quantcli.formats.gguf.writer import GGUFWriter
 from quantcli.formats.imatrix import CHUNK_COUNT, CHUNK_SIZE, COUNTS, DATASETS, SUMS, raw_entry, raw_names
+from quantcli.formats.output_file import OutputFile
 from quantcli.tensors.tensor import TensorInfo
 
 Floats = NDArray[np.float32]
@@ -115,9 +116,19 @@ def write_sums(path: str | PathLike[str], imatrix: ImatrixSums, *, overwrite: bo
             writer.write(index, 0, np.ascontiguousarray(values, np.float32).view(np.uint8).reshape(-1))
 
 
-def encode_legacy(imatrix: ImatrixSums) -> bytes:
-    """The older layout: means over tokens, times the number of chunks that reached the tensor. An expert without tokens has
-    ones, and a tensor without tokens is left out."""
+def write_legacy(path: str | PathLike[str], imatrix: ImatrixSums, *, overwrite: bool = False) -> None:
+    """Write the older layout: means over tokens, times the number of chunks that reached the tensor. An expert without
+    tokens has ones, and a tensor without tokens is left out.
+
+    Raises:
+        OutputError: as `write_sums`.
+    """
+    data = _encode_legacy(imatrix)
+    with OutputFile(path, len(data), overwrite=overwrite) as file:
+        file.write_at(memoryview(data), 0)
+
+
+def _encode_legacy(imatrix: ImatrixSums) -> bytes:
     kept = [(name, sums) for name, sums in sorted(imatrix.entries.items()) if sums.counts.any()]
     parts = [struct.pack("<i", len(kept))]
     for name, sums in kept:

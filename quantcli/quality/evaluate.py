@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from quantcli.core.errors import GenerationError, ModelError, UsageError
 from quantcli.kernels.scoring import compare, score
+from quantcli.quality.chunks import cut
 from quantcli.runner.cache import Cache
 from quantcli.runner.load import LoadedModel
 from quantcli.runner.model import Model
@@ -103,25 +104,15 @@ def evaluate(
 
 
 def cut_text(tokenizer: Tokenizer, text: str, context: int, limit: int | None) -> list[list[int]]:
-    """The chunks of a text, `context` tokens each, at most `limit`. The rest of the text is ignored.
+    """The chunks of a text, `context` tokens each, at most `limit`: `chunks.cut`.
 
     Raises:
         GenerationError: if the text has fewer than two chunks.
     """
-    needed = None if limit is None else max(limit, 2) * context
-    tokens = tokenizer.encode(text.removesuffix("\n"), limit=needed)
-    if len(tokens) < 2 * context:
-        fitting = len(tokens) // 2
-        raise GenerationError(
-            f"the text has {len(tokens)} tokens, and a perplexity over chunks of {context} needs {2 * context} or more",
-            hint=f"give a longer text, or --ctx {fitting} or less" if fitting >= SHORTEST_CONTEXT else None,
-        )
-    count = len(tokens) // context if limit is None else min(limit, len(tokens) // context)
-    chunks = [tokens[index * context : (index + 1) * context] for index in range(count)]
-    if tokenizer.settings.add_bos and tokenizer.bos is not None:
-        for chunk in chunks:
-            chunk[0] = tokenizer.bos
-    return chunks
+    need = f"a perplexity over chunks of {context} needs"
+    return cut(
+        tokenizer, text.removesuffix("\n"), context, limit, name="the text", need=need, shortest=SHORTEST_CONTEXT
+    )
 
 
 def check_same_vocabulary(loaded: LoadedModel, base: LoadedModel) -> None:

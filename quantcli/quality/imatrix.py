@@ -7,22 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.core.errors import GenerationError, UsageError
 from quantcli.formats.imatrix_sums import ImatrixSums, Sums, merge_sums
+from quantcli.quality.chunks import cut
 from quantcli.runner.cache import Cache
 from quantcli.runner.model import Model
 from quantcli.runner.model_file import ModelFile
 from quantcli.runner.text.tokenizer import Tokenizer
 
-DEFAULT_CONTEXT = 512
-SHORTEST_CONTEXT = 16
+SHORTEST_CONTEXT: Final = 16
 """The smallest chunk: llama.cpp collects nothing from a batch of fewer tokens."""
 
-OUTPUT = "output.weight"
+OUTPUT: Final = "output.weight"
 
 Doubles = NDArray[np.float64]
 
@@ -84,7 +85,7 @@ def cut_texts(
     tokenizer: Tokenizer, texts: Sequence[tuple[str, str]], context: int, limit: int | None, *, parse_special: bool = False
 ) -> list[list[int]]:
     """The chunks of texts, given with their names, `context` tokens each and at most `limit` in all. What is left of a text
-    is ignored. The first token of a chunk is replaced by BOS if the vocabulary adds one.
+    is ignored.
 
     Raises:
         UsageError: for a context of fewer than `SHORTEST_CONTEXT` tokens.
@@ -92,22 +93,16 @@ def cut_texts(
     """
     if context < SHORTEST_CONTEXT:
         raise UsageError(f"a context of {context} tokens is too short, expected {SHORTEST_CONTEXT} or more")
-    chunks: list[list[int]] = []
-    for name, text in texts:
-        needed = None if limit is None else max(limit, 2) * context
-        tokens = tokenizer.encode(text, parse_special=parse_special, limit=needed)
-        if len(tokens) < 2 * context:
-            fitting = len(tokens) // 2
-            raise GenerationError(
-                f"{name}: the text has {len(tokens)} tokens, and chunks of {context} need {2 * context} or more",
-                hint=f"give a longer text, or --ctx {fitting} or less" if fitting >= SHORTEST_CONTEXT else None,
-            )
-        chunks += [tokens[start : start + context] for start in range(0, len(tokens) - context + 1, context)]
-    chunks = chunks[:limit]
-    if tokenizer.settings.add_bos and tokenizer.bos is not None:
-        for chunk in chunks:
-            chunk[0] = tokenizer.bos
-    return chunks
+    need = f"chunks of {context} need"
+    chunks = [
+        chunk
+        for name, text in texts
+        for chunk in cut(
+            tokenizer, text, context, limit,
+            name=f"{name}: the text", need=need, shortest=SHORTEST_CONTEXT, parse_special=parse_special,
+        )
+    ]  # fmt: skip
+    return chunks[:limit]
 
 
 def collect(

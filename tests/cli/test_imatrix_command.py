@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -118,6 +121,38 @@ def test_wrong_turns_are_a_line(imatrix, tmp_path, words, text, status, message)
     assert message in errors.splitlines()[0]
     assert (tmp_path / "there.gguf").read_bytes() == b"something"
     assert [path.name for path in tmp_path.iterdir()] == ["there.gguf"]
+
+
+@pytest.mark.parametrize("layout", ["gguf", "dat"])
+def test_nothing_that_is_read_is_replaced(golden, folder, tmp_path, capsys, layout):
+    model, text, shard = tmp_path / "model.gguf", tmp_path / "text.txt", tmp_path / "checkpoint" / "model.safetensors"
+    model.write_bytes((folder / "model.gguf").read_bytes())
+    text.write_text(TEXT)
+    shutil.copytree(golden / "stories260K", shard.parent)
+    for source, output in ((model, model), (model, text), (shard.parent, shard)):
+        before = output.read_bytes()
+        words = (source, "--text", text, *CHUNKS, "-o", output, "--overwrite", "--output-format", layout)
+        status, said, errors = run_command(capsys, "imatrix", *words)
+        assert (status, said) == (1, "")
+        assert errors.startswith(f"error: {output}: the output would replace ")
+        assert output.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "model.gguf", "text.txt"]
+
+
+@pytest.mark.parametrize("layout", ["gguf", "dat"])
+def test_a_full_disk_leaves_what_was_there(imatrix, tmp_path, monkeypatch, layout):
+    out = tmp_path / "imatrix"
+    out.write_bytes(b"before")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    status, _, errors = imatrix("-o", out, *CHUNKS, "--overwrite", "--output-format", layout)
+    assert status == 1
+    assert errors.startswith(f"error: {out}: no space left on the disk")
+    assert out.read_bytes() == b"before"
+    assert list(tmp_path.iterdir()) == [out]
 
 
 def test_a_model_without_a_text_is_wrong_usage(folder, tmp_path, capsys):

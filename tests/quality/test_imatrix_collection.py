@@ -15,7 +15,7 @@ from quantcli.conversion.source import open_source
 from quantcli.core.errors import FormatError, GenerationError, UsageError
 from quantcli.formats.gguf.reader import open_gguf
 from quantcli.formats.imatrix import read_imatrix
-from quantcli.formats.imatrix_sums import ImatrixSums, Sums, encode_legacy, merge_sums, read_sums, write_sums
+from quantcli.formats.imatrix_sums import ImatrixSums, Sums, merge_sums, read_sums, write_legacy, write_sums
 from quantcli.quality.imatrix import Collector, collect, cut_texts
 from quantcli.quality.source_file import SourceFile
 from quantcli.runner.cache import Cache
@@ -123,7 +123,7 @@ def test_the_file_is_laid_out_as_the_references(stories, tmp_path):
 def test_the_older_layout_has_the_same_means(stories, tmp_path):
     found = collected(stories, chunks=3)
     write_sums(tmp_path / "new.gguf", found)
-    (tmp_path / "old.dat").write_bytes(encode_legacy(found))
+    write_legacy(tmp_path / "old.dat", found)
     new, old = read_imatrix(tmp_path / "new.gguf"), read_imatrix(tmp_path / "old.dat")
     assert (old.datasets, old.chunks, old.entries.keys()) == (("story",), 3, new.entries.keys())
     for name, values in new.entries.items():
@@ -134,7 +134,7 @@ def test_an_expert_without_tokens_is_named_and_stored_as_ones(tmp_path):
     squares = np.array([[4, 8], [0, 0], [6, 3]], np.float32)
     found = ImatrixSums(("t",), 1, 16, {"blk.0.ffn_up_exps.weight": Sums(squares, np.array([2, 0, 3], np.float32))})
     assert found.unused() == {"blk.0.ffn_up_exps.weight": [1]}
-    (tmp_path / "old.dat").write_bytes(encode_legacy(found))
+    write_legacy(tmp_path / "old.dat", found)
     write_sums(tmp_path / "new.gguf", found)
     for name in ("old.dat", "new.gguf"):
         values = read_imatrix(tmp_path / name).entries["blk.0.ffn_up_exps.weight"].reshape(3, 2)

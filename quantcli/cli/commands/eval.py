@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from quantcli.cli.commands import described
+from quantcli.cli.mapped_files import report_truncation
 from quantcli.cli.options import file_argument, json_option, model_options, text_file_option
 from quantcli.cli.output import columns, print_json, show
 from quantcli.cli.running import open_model, warn_beyond_training
@@ -58,7 +59,10 @@ def command(
     content = read_text(None if str(text) == "-" else text, "the text")
     started = time.perf_counter()
     loaded = open_model(file, threads=threads, weights=weights, arch_file=arch_file)
-    compared = None if base is None else open_model(base, threads=threads, arch_file=arch_file)
+    compared = None
+    if base is not None:
+        compared = open_model(base, threads=threads, arch_file=arch_file)
+        report_truncation(file, base)
     warn_beyond_training(loaded, context)
     from quantcli.quality.evaluate import evaluate
 

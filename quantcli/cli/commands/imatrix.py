@@ -15,7 +15,7 @@ from quantcli.cli.options import PATH, json_option, model_options, overwrite_opt
 from quantcli.cli.output import columns, print_json, show
 from quantcli.cli.running import open_observed, warn_beyond_training
 from quantcli.cli.texts import read_text
-from quantcli.core.errors import FormatError, OutputError, UsageError
+from quantcli.core.errors import FormatError, UsageError
 from quantcli.core.listing import listed
 
 if TYPE_CHECKING:
@@ -60,12 +60,12 @@ def command(**options: Any) -> None:
         raise UsageError("MODEL and --text go together", hint="quantize imatrix MODEL --text F -o OUT.gguf")
     if not texts and not options["merged"]:
         raise UsageError("nothing to do", hint="give MODEL and --text, or files to --merge")
-    if output.exists() and not (options["overwrite"] or options["resume"]):
-        raise OutputError(f"{output} exists", hint="--overwrite replaces it, --resume continues it")
-    if not output.absolute().parent.is_dir():
-        raise OutputError(f"{output}: the directory does not exist", hint="create the directory first")
     started = time.perf_counter()
     from quantcli.formats.imatrix_sums import merge_sums, read_sums
+    from quantcli.formats.output_file import OutputFile, refuse_overwriting
+
+    OutputFile(output, 0, overwrite=options["overwrite"] or options["resume"]).check_target()
+    refuse_overwriting(texts, [output], "a text it is made from")
 
     parts = [(str(path), read_sums(path)) for path in options["merged"]]
     if texts:
@@ -87,7 +87,7 @@ def _collected(model: Path, texts: list[Path], output: Path, options: dict[str, 
     before = _interrupted(output, texts, options["context"]) if options["resume"] and output.exists() else None
     named = [(str(path), read_text(path, "the text")) for path in texts]
     loaded, collector = open_observed(
-        model, threads=options["threads"], weights=options["weights"], arch_file=options["arch_file"]
+        model, output, threads=options["threads"], weights=options["weights"], arch_file=options["arch_file"]
     )
     warn_beyond_training(loaded, options["context"])
     chunks = cut_texts(
@@ -119,12 +119,9 @@ def _interrupted(output: Path, texts: list[Path], context: int) -> ImatrixSums:
 
 
 def _write(output: Path, imatrix: ImatrixSums, layout: str) -> None:
-    from quantcli.formats.imatrix_sums import encode_legacy, write_sums
+    from quantcli.formats.imatrix_sums import write_legacy, write_sums
 
-    if layout == "gguf":
-        write_sums(output, imatrix, overwrite=True)
-    else:
-        output.write_bytes(encode_legacy(imatrix))
+    (write_sums if layout == "gguf" else write_legacy)(output, imatrix, overwrite=True)
 
 
 def _document(result: ImatrixSums, output: Path, seconds: float) -> dict[str, Any]:

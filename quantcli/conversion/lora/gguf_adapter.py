@@ -32,9 +32,10 @@ from quantcli.core.listing import listed
 from quantcli.formats.adapters import CONFIG, Adapter, LowRank, open_adapter
 from quantcli.formats.checkpoint.checkpoint import Checkpoint, read_json
 from quantcli.formats.gguf.spec import Metadata, ValueType, array, f32, u32
-from quantcli.formats.gguf.writer import GGUFWriter, refuse_overwriting
+from quantcli.formats.gguf.writer import GGUFWriter
 from quantcli.formats.hub.cache_folders import in_snapshot
 from quantcli.formats.hub.models import fetch_file, find_hub_model
+from quantcli.formats.output_file import refuse_overwriting
 from quantcli.kernels.rows import compile_kernels
 from quantcli.tensors.derived import Computed, Renamed
 from quantcli.tensors.tensor import FileTensor, Tensor, TensorInfo

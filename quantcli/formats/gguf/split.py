@@ -24,7 +24,8 @@ from quantcli.formats.gguf.shards import (
     shard_path,
 )
 from quantcli.formats.gguf.spec import Field
-from quantcli.formats.gguf.writer import GGUFWriter, Shard, TensorWriter, refuse_overwriting
+from quantcli.formats.gguf.writer import GGUFWriter, Shard, TensorWriter
+from quantcli.formats.output_file import refuse_overwriting
 from quantcli.tensors.tensor import StoredTensor
 
 _COPIED_AT_ONCE: Final = 1 << 22

@@ -6,23 +6,18 @@ offsets in any order and from several threads. Source: `gguf_write_out` in `gguf
 
 from __future__ import annotations
 
-import errno
-import os
-import secrets
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from threading import Lock
-from types import MappingProxyType, TracebackType
-from typing import Any, Final, Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.core.errors import ModelError, OutputError
+from quantcli.core.errors import ModelError
 from quantcli.formats.gguf.spec import (
     ALIGNMENT_KEY,
     DEFAULT_ALIGNMENT,
@@ -37,27 +32,8 @@ from quantcli.formats.gguf.spec import (
     encode_string,
     is_alignment,
 )
+from quantcli.formats.output_file import OutputFile
 from quantcli.tensors.tensor import TensorInfo
-
-_LONGEST_WRITE: Final = 1 << 30
-_NAME_SHOWN: Final = 60
-"""Characters of the target's name in that of the temporary file: a file name has at most 255 bytes."""
-
-_REASONS: Final[Mapping[int, tuple[str, str | None]]] = MappingProxyType(
-    {
-        errno.ENOSPC: ("no space left on the disk", "free some space, or choose another place"),
-        errno.EDQUOT: ("the disk quota is exceeded", "free some space, or choose another place"),
-        errno.EFBIG: ("the file would be larger than this file system allows", "choose another place"),
-        errno.EACCES: ("no permission to write there", None),
-        errno.EPERM: ("no permission to write there", None),
-        errno.EROFS: ("the file system is read-only", "choose another place"),
-        errno.ENOENT: ("the directory does not exist", "create the directory first"),
-        errno.ENOTDIR: ("the directory does not exist", "create the directory first"),
-        errno.EMFILE: ("too many files are open", "write fewer at once, or raise the limit (`ulimit -n`)"),
-    }
-)
-_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_CANNOT_RESERVE: Final = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ENODEV})
 
 
 @dataclass(frozen=True)
@@ -119,15 +95,11 @@ class TensorWriter(AbstractContextManager[Any], Protocol):
         ...
 
 
-class GGUFWriter:
-    """Writes one GGUF file; a context manager.
+class GGUFWriter(OutputFile):
+    """Writes one GGUF file; a context manager, as `OutputFile` says.
 
-    On entry the header is written to a hidden temporary file beside the target, which gets its full size. `write` fills the
-    tensors. On leaving without an exception the file is flushed to the disk and renamed to `path`. After an exception,
-    Ctrl-C included, the temporary file is removed, and a file that was at `path` is unchanged.
-
-    If `path` is a symbolic link, its target is written. `general.alignment` in `metadata` is applied. Tensors are in the
-    file in the order of `tensors`. `every_dimension` is that of `make_layout`.
+    On entry the header is written. `write` fills the tensors. `general.alignment` in `metadata` is applied. Tensors are in
+    the file in the order of `tensors`. `every_dimension` is that of `make_layout`.
 
     Raises:
         ModelError: when created, for tensors or metadata that GGUF cannot hold (see `make_layout`).
@@ -145,21 +117,10 @@ class GGUFWriter:
         overwrite: bool = False,
         every_dimension: bool = False,
     ) -> None:
-        self.path = Path(path)
-        self.overwrite = overwrite
         self._tensors = tuple(tensors)
         self._layout = make_layout(metadata, self._tensors, every_dimension=every_dimension)
-        self._target = Path(os.path.realpath(self.path))
-        self._temporary = self._target.with_name(f".{self._target.name[:_NAME_SHOWN]}.{secrets.token_hex(4)}.part")
-        self._descriptor = -1
-        self._completed: os.stat_result | None = None
         self._written = [0] * len(self._tensors)
-        self._lock = Lock()
-
-    @property
-    def file_bytes(self) -> int:
-        """Size of the whole file."""
-        return self._layout.file_bytes
+        super().__init__(path, self._layout.file_bytes, overwrite=overwrite)
 
     @property
     def shards(self) -> tuple[Shard]:
@@ -177,139 +138,25 @@ class GGUFWriter:
         info = self._tensors[index]
         if offset < 0 or offset + len(view) > info.nbytes:
             raise ValueError(f"{info.name}: bytes {offset} to {offset + len(view)} of a tensor of {info.nbytes}")
-        with self._reporting():
-            self._write_at(view, self._layout.offsets[index] + offset)
+        self.write_at(view, self._layout.offsets[index] + offset)
         with self._lock:
             self._written[index] += len(view)
 
     def __enter__(self) -> Self:
-        self._check_target()
+        super().__enter__()
         try:
-            with self._reporting():
-                flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-                self._descriptor = os.open(self._temporary, flags, 0o666)
-                _reserve(self._descriptor, self.file_bytes)
-                self._write_at(memoryview(self._layout.header), 0)
+            self.write_at(memoryview(self._layout.header), 0)
         except BaseException:
             self.discard()
             raise
         return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        try:
-            if kind is None:
-                self.complete()
-                self.publish()
-        finally:
-            self.discard()
-
-    # The steps of `__exit__`, for a writer of several files that appear together.
 
     def complete(self) -> None:
         """Check that every tensor was written, and flush the temporary file to the disk."""
         for info, written in zip(self._tensors, self._written, strict=True):
             if written != info.nbytes:
                 raise ValueError(f"{info.name}: {written} of {info.nbytes} bytes were written")
-        with self._reporting():
-            os.fsync(self._descriptor)
-            self._completed = os.fstat(self._descriptor)
-            os.close(self._descriptor)
-            self._descriptor = -1
-
-    def publish(self) -> None:
-        """Rename the complete file to its path."""
-        with self._reporting():
-            self._check_target()
-            self._temporary.replace(self._target)
-            _sync_directory(self._target.parent)
-
-    def withdraw(self) -> None:
-        """Remove the file from its path again, if `publish` has renamed it."""
-        with suppress(FileNotFoundError):
-            if self._completed and os.path.samestat(self._completed, self._target.stat()):
-                self._target.unlink()
-
-    def discard(self) -> None:
-        """Remove the temporary file, if there is one."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-        # After the rename, or if the directory was deleted, there is nothing to remove. `exists` is asked first, since a
-        # read-only file system refuses even to remove a missing file.
-        with suppress(FileNotFoundError, NotADirectoryError):
-            if self._temporary.exists():
-                self._temporary.unlink()
-
-    def _check_target(self) -> None:
-        if not self._target.exists():
-            return
-        if not self._target.is_file():
-            kind = "a directory" if self._target.is_dir() else "not a regular file"
-            raise OutputError(f"{self.path}: expected a regular file or none, found {kind}")
-        if not self.overwrite:
-            raise OutputError(f"{self.path}: the file exists", hint="--overwrite replaces it")
-
-    def _write_at(self, view: memoryview, position: int) -> None:
-        while view:
-            count = self._write_some(view[:_LONGEST_WRITE], position)
-            view, position = view[count:], position + count
-
-    def _write_some(self, view: memoryview, position: int) -> int:
-        if hasattr(os, "pwrite"):  # POSIX's positional write, which needs no lock; Windows has none
-            return os.pwrite(self._descriptor, view, position)
-        with self._lock:
-            os.lseek(self._descriptor, position, os.SEEK_SET)
-            return os.write(self._descriptor, view)
-
-    @contextmanager
-    def _reporting(self) -> Iterator[None]:
-        """Turn errors of the operating system into an `OutputError` that names the target."""
-        try:
-            yield
-        except OSError as error:
-            reason, hint = _REASONS.get(error.errno or 0, (error.strerror or str(error), None))
-            room = f" ({self.file_bytes} bytes needed)" if error.errno in _FULL else ""
-            raise OutputError(f"{self.path}: {reason}{room}", hint=hint) from error
-
-
-def refuse_overwriting(sources: Iterable[Path], targets: Iterable[Path]) -> None:
-    """Refuse to write to a file that is being read.
-
-    Raises:
-        OutputError: if one of `targets` is one of `sources`.
-    """
-    existing = [path for path in targets if path.exists()]
-    for source in sources:
-        for target in existing:
-            if target.samefile(source):
-                raise OutputError(f"{target}: the output would replace the model it is made from", hint="choose another -o")
-
-
-def _reserve(descriptor: int, size: int) -> None:
-    """Give a new, empty file its size, and allocate its blocks if the file system can: a full disk shows at once."""
-    if hasattr(os, "fstatvfs"):
-        statistics = os.fstatvfs(descriptor)
-        # Free space is checked first: if a file system cannot allocate, the C library writes to every block instead, and
-        # would fill a disk that is too small before it fails.
-        if statistics.f_blocks and statistics.f_bavail * statistics.f_frsize < size:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    if hasattr(os, "posix_fallocate"):
-        try:
-            os.posix_fallocate(descriptor, 0, size)
-        except OSError as error:
-            if error.errno not in _CANNOT_RESERVE:
-                raise
-    os.truncate(descriptor, size)
-
-
-def _sync_directory(directory: Path) -> None:
-    """Make a rename survive a power cut, if the system can sync a directory."""
-    with suppress(OSError):
-        descriptor = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        super().complete()
 
 
 def _alignment(metadata: Mapping[str, Field]) -> int:

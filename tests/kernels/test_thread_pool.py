@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import numpy as np
 import pytest
 
 from quantcli.kernels.jit import inline, kernel
-from quantcli.kernels.threads import parallel_kernel, thread_count, use_threads
+from quantcli.kernels.threads import contention, parallel_kernel, system, thread_count, use_threads
+from quantcli.kernels.threads import pool as pools
 from quantcli.kernels.threads.loops import parallel_for
 from quantcli.kernels.threads.pool import ThreadPool
 
@@ -46,6 +48,16 @@ def _reserve(index: Any, sizes: Any, out: Any) -> None:
 @kernel
 def reserved(pool: Any, sizes: Any, out: Any) -> None:
     parallel_for(pool, sizes.size, _reserve, (sizes, out))
+
+
+@kernel
+def switches_of(function: Any) -> Any:
+    return system.involuntary_switches(function)
+
+
+@kernel
+def time_of(function: Any) -> Any:
+    return system.nanoseconds(function)
 
 
 @parallel_kernel
@@ -106,6 +118,83 @@ def test_several_threads_launch_at_once(pool: ThreadPool) -> None:
     for thread in threads:
         thread.join()
     assert not failures
+
+
+def test_threads_leave_and_come_back_between_jobs(pool: ThreadPool) -> None:
+    """As under contention: before each job some threads leave, and after it one comes back, since jobs count as long."""
+    words = pool.words
+    words[pools._BEGUN // 8] = 1 << 62  # a window that does not end
+    for count in np.random.default_rng(0).integers(2, 200, 5000):
+        words[pools._ACTIVE // 8] = active = int(count) % pool.threads + 1
+        out = np.zeros(count, np.int64)
+        marked(pool.address, out, (7, np.arange(count)))
+        np.testing.assert_array_equal(out, 7 + np.arange(count))
+        assert words[pools._ACTIVE // 8] == min(active + 1, pool.threads)
+
+
+MILLISECOND = 1_000_000
+
+
+def test_contention_takes_a_thread_away_and_for_longer_each_time() -> None:
+    adapted = contention.adapted.py_func
+    active, pause, changed, now, pauses = 8, contention.SHORTEST_PAUSE, 0, 10**12, []
+    for _ in range(10):
+        active, pause, changed = adapted(active, 8, pause, changed, now, True, True)
+        assert (active, changed) == (7, now)
+        pauses.append(pause)
+        assert adapted(active, 8, pause, changed, now + pause, False, True) == (7, pause, now)
+        now += pause + 1
+        active, pause, changed = adapted(active, 8, pause, changed, now, False, True)
+        assert (active, changed) == (8, now)
+        now += MILLISECOND
+    assert pauses == [20 * MILLISECOND << min(step, 6) for step in range(10)]
+
+
+def test_contention_long_ago_does_not_count() -> None:
+    state = contention.adapted.py_func(4, 4, contention.LONGEST_PAUSE, 0, contention.LONGEST_PAUSE + 1, True, True)
+    assert state[:2] == (3, contention.SHORTEST_PAUSE)
+
+
+def test_every_sign_of_contention_takes_a_thread_but_the_last() -> None:
+    active, pause, changed = 3, contention.SHORTEST_PAUSE, 0
+    for now in (1, 2, 3, 4):
+        active, pause, changed = contention.adapted.py_func(active, 3, pause, changed, now, True, True)
+    assert active == 1
+
+
+def test_all_threads_take_part_in_long_jobs() -> None:
+    assert contention.adapted.py_func(4, 4, 10, 0, 5, True, False)[0] == 4
+    assert contention.adapted.py_func(1, 4, 10, 0, 5, False, False)[0] == 2
+    assert contention.are_short.py_func(100, contention.WINDOW)
+    assert not contention.are_short.py_func(10, contention.WINDOW)
+    assert not contention.are_short.py_func(10_000, 100 * contention.WINDOW)
+
+
+def test_signs_of_contention() -> None:
+    assert contention.is_late.py_func(3 * MILLISECOND)
+    assert not contention.is_late.py_func(MILLISECOND // 10)
+    assert contention.is_crowded.py_func(6, contention.WINDOW)
+    assert not contention.is_crowded.py_func(2, contention.WINDOW)
+    assert not contention.is_crowded.py_func(3, 2 * contention.WINDOW)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the context switches of a thread")
+def test_involuntary_switches_are_the_systems_own() -> None:
+    import resource
+
+    calls = system.system_calls()
+    assert calls is not None
+    before = resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
+    found = switches_of(calls.usage)
+    assert before <= found <= resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
+
+
+def test_the_clock_is_the_systems_own() -> None:
+    calls = system.system_calls()
+    assert calls is not None
+    before = time.monotonic_ns()
+    found = time_of(calls.clock)
+    assert before <= found <= time.monotonic_ns()
 
 
 def test_a_task_out_of_memory_fails_the_kernel_and_not_the_pool(pool: ThreadPool) -> None:

@@ -9,6 +9,8 @@ range. Pieces from a range that all threads shared cost generation a tenth: pref
 A thread that finds nothing to do spins for `SPIN_SECONDS` and then sleeps. Spinning bridges the gaps between the operations
 of one token. It must end: a thread that spins beside other processes uses up its time slice, and is then preempted while it
 holds a task. With OpenMP's spinning, two threads were slower than one beside one busy process.
+
+Where a thread is preempted in spite of that, fewer threads take part for a while (`contention`).
 """
 
 from __future__ import annotations
@@ -23,15 +25,14 @@ from numba import types
 from numba.extending import intrinsic
 
 from quantcli.kernels.jit import inline, kernel
-from quantcli.kernels.threads.atomics import (
-    atomic_add,
-    atomic_load,
-    atomic_store,
-    compare_and_swap,
+from quantcli.kernels.threads.atomics import atomic_add, atomic_load, atomic_store, compare_and_swap, pause
+from quantcli.kernels.threads.contention import SHORTEST_PAUSE, WINDOW, adapted, are_short, is_crowded, is_late
+from quantcli.kernels.threads.system import (
     give_way,
-    pause,
+    involuntary_switches,
+    nanoseconds,
     sleep_while,
-    system_sleeping,
+    system_calls,
     wake_all,
 )
 
@@ -57,11 +58,16 @@ _PIECES: Final = 8
     _BUSY,  # whether a job runs
     _FAILED,  # whether a task of it failed
     _THREADS,
+    _ACTIVE,  # threads that take part in jobs; the others sleep until it changes
+    _PAUSE, _CHANGED,  # see `contention.adapted`
+    _JOBS,  # launched in this window
+    _SHORT,  # whether those of the last window were short
+    _BEGUN, _SWITCHES,  # when this window began, and the context switches of the launching thread until then
     _SPINS,  # how often to pause before sleeping
     _STOP,  # whether workers are to end
-    _WAIT_CALL, _WAKE_CALL, _GIVE_WAY_CALL,  # addresses of the system's functions
+    _WAIT_CALL, _WAKE_CALL, _GIVE_WAY_CALL, _CLOCK, _USAGE,  # addresses of the system's functions
     _RANGES,  # of each thread: the job in the high half, and in 16 bits each the first group that is left and the end
-) = (place * _LINE for place in range(18))  # fmt: skip
+) = (place * _LINE for place in range(27))  # fmt: skip
 _JOB_BITS: Final = np.int64(32)
 _FIRST_BITS: Final = np.int64(16)
 _GROUP_MASK: Final = np.int64((1 << 16) - 1)
@@ -86,7 +92,7 @@ def _take_part(pool: Any, job: Any, own: Any) -> None:
     """Run tasks of a job until none is left to take: those of thread `own`, then those of the others."""
     # A late thread may read another job's values here. It takes nothing then: all ranges of its own job are empty.
     function, context, count = atomic_load(pool + _FUNCTION), atomic_load(pool + _CONTEXT), atomic_load(pool + _COUNT)
-    threads, group = atomic_load(pool + _THREADS), atomic_load(pool + _GROUP)
+    threads, group = atomic_load(pool + _ACTIVE), atomic_load(pool + _GROUP)
     for turn in range(threads):
         place = pool + _RANGES + (own + turn) % threads * _LINE
         while True:
@@ -112,7 +118,10 @@ def _work(pool: int, own: int) -> None:
     while True:
         spins = atomic_load(pool + _SPINS)
         while True:
-            number = atomic_load(pool + _JOB)
+            number, active = atomic_load(pool + _JOB), atomic_load(pool + _ACTIVE)
+            if own >= active:
+                sleep_while(atomic_load(pool + _WAIT_CALL), pool + _ACTIVE, active)
+                continue
             if number != job and number & 1 == 0:
                 break
             if spins > 0 or number != job:
@@ -140,7 +149,7 @@ def _publish(pool: Any, count: Any, function: Any, context: Any) -> Any:
     """Begin a job and wake the workers. Returns the number of groups of its tasks."""
     job = (atomic_load(pool + _JOB) + 2) & _JOB_MASK
     atomic_store(pool + _JOB, job - 1)
-    threads, group = atomic_load(pool + _THREADS), (count + _MOST_GROUPS - 1) // _MOST_GROUPS
+    threads, group = atomic_load(pool + _ACTIVE), (count + _MOST_GROUPS - 1) // _MOST_GROUPS
     groups = (count + group - 1) // group
     atomic_store(pool + _FUNCTION, function)
     atomic_store(pool + _CONTEXT, context)
@@ -159,6 +168,56 @@ def _publish(pool: Any, count: Any, function: Any, context: Any) -> Any:
 
 
 @inline
+def _is_crowded(pool: Any, now: Any) -> Any:
+    """Count the job. At the end of a window, whether the launching thread was preempted often in it."""
+    jobs, elapsed = atomic_load(pool + _JOBS) + 1, now - atomic_load(pool + _BEGUN)
+    if elapsed < WINDOW:
+        atomic_store(pool + _JOBS, jobs)
+        return False
+    atomic_store(pool + _BEGUN, now)
+    atomic_store(pool + _JOBS, 0)
+    atomic_store(pool + _SHORT, are_short(jobs, elapsed))
+    usage = atomic_load(pool + _USAGE)
+    if usage == 0:
+        return False
+    switches, before = involuntary_switches(usage), atomic_load(pool + _SWITCHES)
+    atomic_store(pool + _SWITCHES, switches)
+    return is_crowded(switches - before, elapsed)
+
+
+@inline
+def _adapt(pool: Any, waited: Any, now: Any) -> None:
+    """Change the number of active threads as `contention` says, after a job at whose end the launching thread waited for so
+    many nanoseconds, and before the pool is free again."""
+    contended, short = _is_crowded(pool, now) or is_late(waited), atomic_load(pool + _SHORT) != 0
+    active, threads = atomic_load(pool + _ACTIVE), atomic_load(pool + _THREADS)
+    state = adapted(active, threads, atomic_load(pool + _PAUSE), atomic_load(pool + _CHANGED), now, contended, short)
+    if state[2] == now:
+        atomic_store(pool + _PAUSE, state[1])
+        atomic_store(pool + _CHANGED, now)
+        atomic_store(pool + _ACTIVE, state[0])
+        if state[0] > active:
+            wake_all(atomic_load(pool + _WAKE_CALL), pool + _ACTIVE)
+
+
+@inline
+def _wait_for(pool: Any, groups: Any) -> None:
+    """Return when so many groups of tasks are done."""
+    spins = atomic_load(pool + _SPINS)
+    while True:
+        done = atomic_load(pool + _DONE)
+        if done == groups:
+            return
+        if spins > 0:
+            spins -= 1
+            pause()
+            continue
+        atomic_store(pool + _WAITING, 1)
+        sleep_while(atomic_load(pool + _WAIT_CALL), pool + _DONE, done)
+        atomic_store(pool + _WAITING, 0)
+
+
+@inline
 def launch(pool: Any, count: Any, function: Any, context: Any) -> None:
     """Run `count` tasks on the threads of a pool, or on this one where `pool` is 0, and return when all are done.
 
@@ -173,21 +232,17 @@ def launch(pool: Any, count: Any, function: Any, context: Any) -> None:
         if _run_tasks(function, context, 0, count):
             raise MemoryError("a kernel ran out of memory")
         return
-    groups = _publish(pool, count, function, context)
-    _take_part(pool, atomic_load(pool + _JOB), 0)
-    spins = atomic_load(pool + _SPINS)
-    while True:
-        done = atomic_load(pool + _DONE)
-        if done == groups:
-            break
-        if spins > 0:
-            spins -= 1
-            pause()
-            continue
-        atomic_store(pool + _WAITING, 1)
-        sleep_while(atomic_load(pool + _WAIT_CALL), pool + _DONE, done)
-        atomic_store(pool + _WAITING, 0)
-    failed = atomic_load(pool + _FAILED)
+    clock = atomic_load(pool + _CLOCK)
+    if atomic_load(pool + _ACTIVE) == 1:
+        failed = _run_tasks(function, context, 0, count)
+        finished = now = nanoseconds(clock)
+    else:
+        groups = _publish(pool, count, function, context)
+        _take_part(pool, atomic_load(pool + _JOB), 0)
+        finished = nanoseconds(clock)
+        _wait_for(pool, groups)
+        failed, now = atomic_load(pool + _FAILED), nanoseconds(clock)
+    _adapt(pool, now - finished, now)
     atomic_store(pool + _BUSY, 0)
     if failed:
         raise MemoryError("a kernel ran out of memory")
@@ -205,27 +260,32 @@ def _stop(pool: int) -> None:
     job = (atomic_load(pool + _JOB) + 2) & _JOB_MASK
     atomic_store(pool + _JOB, job)
     atomic_store(pool + _WAKE, job)
+    atomic_store(pool + _ACTIVE, atomic_load(pool + _THREADS))
     wake_all(atomic_load(pool + _WAKE_CALL), pool + _WAKE)
+    wake_all(atomic_load(pool + _WAKE_CALL), pool + _ACTIVE)
 
 
 class ThreadPool:
     """`threads` threads, the launching one among them. Where the system has no way to sleep until a word changes there is
     only that one.
 
-    `address` is what compiled code knows the pool by. The workers are daemons: a process may end while they sleep.
+    `address` is what compiled code knows the pool by, and `words` what is there, int64. The workers are daemons: a process
+    may end while they sleep.
     """
 
     def __init__(self, threads: int) -> None:
-        sleeping = system_sleeping()
-        self.threads = threads if sleeping is not None else 1
+        system = system_calls()
+        self.threads = threads if system is not None else 1
         self._memory = np.zeros((_RANGES + (self.threads + 1) * _LINE) // 8, np.int64)
         start = self._memory.ctypes.data
         self.address = start + (-start) % _LINE
-        words = self._memory[(self.address - start) // 8 :]
-        words[_THREADS // 8] = self.threads
-        if sleeping is not None and self.threads > 1:
-            calls = sleeping.wait, sleeping.wake, sleeping.give_way
-            words[_WAIT_CALL // 8], words[_WAKE_CALL // 8], words[_GIVE_WAY_CALL // 8] = calls
+        self.words = words = self._memory[(self.address - start) // 8 :]
+        words[_THREADS // 8] = words[_ACTIVE // 8] = self.threads
+        words[_PAUSE // 8] = SHORTEST_PAUSE
+        if system is not None and self.threads > 1:
+            calls = {_WAIT_CALL: system.wait, _WAKE_CALL: system.wake, _GIVE_WAY_CALL: system.give_way}
+            for place, call in {**calls, _CLOCK: system.clock, _USAGE: system.usage}.items():
+                words[place // 8] = call
             words[_SPINS // 8] = round(SPIN_SECONDS / _seconds_of_a_pause())
         self.workers = [
             threading.Thread(target=self._work, args=(number,), name="quantcli-worker", daemon=True)

@@ -11,6 +11,12 @@ other work too. `random_model.py` beside this makes a file of real size. llama.c
 they crash (`--plain`): AMX on some virtual machines. `--reread` reads each file anew first: pages of a file that was
 written in pieces may lie scattered in memory, and a mapping of them is read at half the speed then. `--busy N` measures
 beside N processes that compute without end, as on a machine that somebody works on; compare with `--threads 1`.
+
+Prompts with weights in plain types, in processor time of one thread, then in wall time of two:
+
+    for type in BF16 F16 F32; do python tests/bench/random_model.py /tmp/tiny-$type.gguf $type; done
+    python tests/bench/run_speed.py /tmp/tiny-{BF16,F16,F32}.gguf --prompt 128 512 --threads 1 --processor-time
+    python tests/bench/run_speed.py /tmp/tiny-{BF16,F16,F32}.gguf --prompt 128 512
 """
 
 from __future__ import annotations

@@ -32,6 +32,19 @@ def rounded(x: np.ndarray, kind: BlockType) -> np.ndarray:
     return (codes * kept).reshape(x.shape)
 
 
+def rounded_to_bfloat(x: np.ndarray) -> np.ndarray:
+    """float32 rounded to 16 bits, to nearest even."""
+    bits = x.view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).view(np.float32)
+
+
+def activations(x: np.ndarray, kind: BlockType) -> np.ndarray:
+    """What the weights are multiplied by: x as the type's partner holds it. F16 weights are multiplied by floats."""
+    if kind.is_quantized:
+        return rounded(x, kind)
+    return (rounded_to_bfloat(x) if kind.name == "BF16" else x).astype(np.float64)
+
+
 def golden_rows(golden: Path, kind: BlockType) -> np.ndarray:
     with np.load(golden / "blocks.npz") as blocks:
         key = f"{kind.name}.weighted" if f"{kind.name}.weighted" in blocks else f"{kind.name}.plain"
@@ -79,7 +92,21 @@ def test_plain_products_of_any_length(name, length):
     weights = dequantize(packed, name).astype(np.float64)
     for columns in (1, 3, 4, 7):
         x = random.normal(size=(columns, length)).astype(np.float32)
-        assert_close(matmul(packed, TYPES[name], x), x.astype(np.float64), weights)
+        assert_close(matmul(packed, TYPES[name], x), activations(x, TYPES[name]), weights)
+
+
+@pytest.mark.parametrize("name", ["F32", "F16", "BF16"])
+@pytest.mark.parametrize("columns", [2, 5])
+def test_a_column_that_is_not_finite_leaves_the_others_alone(name, columns):
+    """Rows of an odd length: bfloat16 is multiplied in pairs, and the last pair lacks a number."""
+    random = np.random.default_rng(1)
+    packed = quantize(random.normal(size=(3, 37)).astype(np.float32), name)
+    x = random.normal(size=(columns, 37)).astype(np.float32)
+    expected = matmul(packed, TYPES[name], x)
+    x[1] = np.inf
+    got = matmul(packed, TYPES[name], x)
+    assert not np.isfinite(got[1]).any()
+    np.testing.assert_array_equal(np.delete(got, 1, 0), np.delete(expected, 1, 0))
 
 
 def test_rows_beyond_a_tile_and_rows_of_zeros():
@@ -106,34 +133,47 @@ def test_shapes_and_types_that_do_not_fit_are_refused():
         matmul(packed, TYPES["I8"], np.ones((1, 36), np.float32))
 
 
-AVX2 = ("sse2", "ssse3", "avx", "avx2", "fma", "f16c")
-HAS_AVX2 = set(AVX2) <= machine_features()
+BASELINE = ("64bit", "cmov", "cx8", "fxsr", "mmx", "sse", "sse2")
+AVX2 = (*BASELINE, "sse3", "ssse3", "sse4.1", "sse4.2", "avx", "avx2", "fma", "f16c")
+WITHOUT_BFLOAT = tuple(sorted(machine_features() - {"avx512bf16"}))
+LACKING = "this machine has fewer instructions anyway"
 
 
 @pytest.mark.parametrize(
     "features",
-    [(), pytest.param(AVX2, marks=pytest.mark.skipif(not HAS_AVX2, reason="this machine has no AVX2"))],
-    ids=["portable", "avx2"],
+    [
+        pytest.param(BASELINE, marks=pytest.mark.skipif(not set(BASELINE) <= machine_features(), reason=LACKING)),
+        pytest.param(AVX2, marks=pytest.mark.skipif(not set(AVX2) <= machine_features(), reason=LACKING)),
+        pytest.param(WITHOUT_BFLOAT, marks=pytest.mark.skipif("avx512bf16" not in machine_features(), reason=LACKING)),
+    ],
+    ids=["baseline", "avx2", "no-bfloat"],
 )
 def test_machines_with_fewer_instructions_give_the_same_products(features, golden, tmp_path):
     """The other ways through the vector functions, in a process of its own since the choice is made at import."""
     names = ["Q4_0", "Q8_0", "Q4_K", "Q6_K", "IQ4_XS", "IQ2_S"]
+    random = np.random.default_rng(1)
+    packed = {name: golden_rows(golden, TYPES[name]) for name in names}
+    packed |= {name: quantize(random.normal(size=(30, 1024)).astype(np.float32), name) for name in ("F16", "BF16")}
+    np.savez(tmp_path / "in.npz", **packed)
     script = f"""
 import numpy as np
-from quantcli.kernels import simd
-simd.machine_features = lambda: frozenset({features!r})
+from llvmlite import binding
+found = binding.get_host_cpu_features()
+kept = type(found)({{name: name in {features!r} for name in found}})
+binding.get_host_cpu_features = lambda: kept
 from quantcli.kernels.products.matmul import matmul
+from quantcli.kernels.simd import machine_features
 from quantcli.core.block_types import TYPES
-blocks = np.load({os.fspath(golden / "blocks.npz")!r})
+assert machine_features() == set({features!r})
 x = np.random.default_rng(0).normal(size=(5, 1024)).astype(np.float32)
-packed = {{name: np.ascontiguousarray(blocks[name + ".weighted"]).view(np.uint8).reshape(30, -1) for name in {names}}}
-np.savez({os.fspath(tmp_path / "out.npz")!r}, **{{name: matmul(packed[name], TYPES[name], x) for name in packed}})
+with np.load({os.fspath(tmp_path / "in.npz")!r}) as packed:
+    np.savez({os.fspath(tmp_path / "out.npz")!r}, **{{name: matmul(packed[name], TYPES[name], x) for name in packed}})
 """
     environment = os.environ | {"QUANTCLI_CACHE_DIR": os.fspath(tmp_path)}
     subprocess.run([sys.executable, "-c", script], check=True, env=environment)
     x = np.random.default_rng(0).normal(size=(5, 1024)).astype(np.float32)
-    with np.load(tmp_path / "out.npz") as generic:
-        for name in names:
+    with np.load(tmp_path / "out.npz") as found:
+        for name, rows in packed.items():
             kind = TYPES[name]
-            weights = dequantize(golden_rows(golden, kind), kind).astype(np.float64)
-            assert_close(generic[name], rounded(x, kind), weights)
+            weights = dequantize(rows, kind).astype(np.float64)
+            assert_close(found[name], activations(x, kind), weights)

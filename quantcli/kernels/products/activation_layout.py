@@ -1,9 +1,9 @@
 """Activation layout for matrix products: panels of `STRETCH` along the row length, each stored column by column, so that
 activations multiplied together are contiguous.
 
-Plain types multiply floats. Packed types multiply integers, so activations are first quantized to int8. Where the type's
-dot-product partner is Q8_0 or Q8_1 there is one scale per 32, rounded to float16 as in those blocks. For Q8_K there is one
-per 256.
+Plain types multiply floats: float32, or for BF16 weights bfloat16. Packed types multiply integers, so activations are first
+quantized to int8. Where the type's dot-product partner is Q8_0 or Q8_1 there is one scale per 32, rounded to float16 as in
+those blocks. For Q8_K there is one per 256.
 
 Everything here is inlined into the kernels of `matmul`.
 """
@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
 
-from quantcli.core.block_types import SUPER_BLOCK
-from quantcli.kernels.half import float_to_half, half_to_float
+from quantcli.core.block_types import SUPER_BLOCK, BlockType
+from quantcli.kernels.half import bfloat_to_float, float_to_bfloat, float_to_half, half_to_float
 from quantcli.kernels.jit import inline, inline_once
 from quantcli.kernels.simd import (
     LANES,
@@ -45,6 +46,7 @@ QUAD: Final = 4
 
 _ZERO = np.float32(0)
 _NOTHING = np.int32(0)
+_NO_BFLOAT = np.uint16(0)
 _ONES = np.uint8(1)
 _LARGEST_CODE = np.float32(127)
 
@@ -56,11 +58,13 @@ class Activations:
     allocate(columns, n)               a tuple of arrays for them
     addresses(arrays)                  the arrays' base addresses
     prepare(column, x, arrays)         fills them for one column of x, float32 (columns, n)
+    unit                               the width of a panel in the arrays is rounded up to a multiple of it
     """
 
     allocate: Callable[..., Any]
     addresses: Callable[..., Any]
     prepare: Callable[..., None]
+    unit: int = 1
 
 
 @inline
@@ -69,7 +73,9 @@ def place_of(first: Any, column: Any, columns: Any, width: Any) -> Any:
     return first * columns + column * width
 
 
-def _allocate_plain() -> Activations:
+def _floats(cast: Callable[..., Any]) -> Activations:
+    """float32 numbers, each as `cast` returns it."""
+
     @inline
     def allocate(columns: Any, n: Any) -> Any:
         return (np.empty((columns, n), np.float32),)
@@ -87,15 +93,66 @@ def _allocate_plain() -> Activations:
             width = min(STRETCH, n - first)
             place, whole = place_of(first, column, columns, width), width - width % LANES
             for i in range(0, whole, LANES):
-                store(flat, place + i, load(values, source + first + i, LANES))
+                store(flat, place + i, cast(load(values, source + first + i, LANES)))
             for i in range(whole, width):
-                store(flat, place + i, load(values, source + first + i, 1))
+                store(flat, place + i, cast(load(values, source + first + i, 1)))
 
     return Activations(allocate, addresses, prepare)
 
 
-PLAIN: Final = _allocate_plain()
-"""Floats."""
+@inline
+def _as_they_are(x: Any) -> Any:
+    return x
+
+
+@inline
+def _to_bfloat(x: Any) -> Any:
+    return bfloat_to_float(float_to_bfloat(x))
+
+
+_AS_THEY_ARE: Final = _floats(_as_they_are)
+_ROUNDED: Final = MappingProxyType({"BF16": _floats(_to_bfloat)})
+"""By the activation type of the dot product."""
+
+
+def floats(block_type: BlockType) -> Activations:
+    """float32 activations for a plain type. Those for BF16 are rounded to bfloat16, to nearest even, as in llama.cpp.
+
+    Kernels of BF16 do so on every machine, also where it cannot multiply bfloat16: only the rounding of sums depends on it.
+    Activations for F16 are not rounded; llama.cpp rounds them to float16.
+    """
+    return _ROUNDED.get(block_type.activation or "", _AS_THEY_ARE)
+
+
+def _bfloat_pairs() -> Activations:
+    @inline
+    def allocate(columns: Any, n: Any) -> Any:
+        return (np.empty((columns, (n + 1) // 2), np.uint32),)
+
+    @inline
+    def addresses(arrays: Any) -> Any:
+        return (address(arrays[0], np.uint32),)
+
+    @inline
+    def prepare(column: Any, x: Any, arrays: Any) -> None:
+        (pairs,) = arrays
+        columns, n = pairs.shape[0], x.shape[1]
+        flat, values, source = address(pairs, np.uint16), address(x, np.float32), column * n
+        for first in range(0, n, STRETCH):
+            width = min(STRETCH, n - first)
+            place, whole = place_of(first, column, columns, width + width % 2), width - width % LANES
+            for i in range(0, whole, LANES):
+                store(flat, place + i, float_to_bfloat(load(values, source + first + i, LANES)))
+            for i in range(whole, width):
+                store(flat, place + i, float_to_bfloat(load(values, source + first + i, 1)))
+            if width % 2:
+                store(flat, place + width, splat(_NO_BFLOAT, 1))
+
+    return Activations(allocate, addresses, prepare, 2)
+
+
+BFLOAT_PAIRS: Final = _bfloat_pairs()
+"""bfloat16 activations, rounded to nearest even: uint32 words of two. A zero fills up the last word of an odd row."""
 
 
 @dataclass(frozen=True, slots=True)

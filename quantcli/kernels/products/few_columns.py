@@ -22,11 +22,11 @@ from quantcli.kernels.half import half_to_float
 from quantcli.kernels.jit import inline, inline_once
 from quantcli.kernels.products.activation_layout import (
     PART,
-    PLAIN,
     QUAD,
     STRETCH,
     Activations,
     Rounding,
+    floats,
     place_of,
     rounded,
 )
@@ -86,7 +86,7 @@ class RowProduct:
 
 def plain_product(reader: PlainReader, block_type: BlockType) -> RowProduct:
     """Floats times floats."""
-    return RowProduct(PLAIN, partial(_row_of_floats, reader, block_type))
+    return RowProduct(floats(block_type), partial(_row_of_floats, reader, block_type))
 
 
 def _row_of_floats(reader: PlainReader, block_type: BlockType, columns: int) -> Callable[..., None]:

@@ -2,7 +2,7 @@
 
 A tile is `ROWS` rows by a panel of their length. It is transposed so that a vector holds neighbouring rows at the same
 column and each lane accumulates its own row. The cost of unpacking is amortized over the columns. One loop serves all
-packed types, another all plain types.
+packed types; those of the plain types are in `float_tiles`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any, Final
 import numpy as np
 
 from quantcli.core.block_types import BlockType
-from quantcli.kernels.blocks.reader import MAX_GROUPS, PackedReader, PlainReader
+from quantcli.kernels.blocks.reader import MAX_GROUPS, PackedReader
 from quantcli.kernels.jit import inline, inline_once
-from quantcli.kernels.products.activation_layout import PART, PLAIN, QUAD, STRETCH, Activations, Rounding, rounded
+from quantcli.kernels.products.activation_layout import PART, QUAD, STRETCH, Activations, Rounding, rounded
 from quantcli.kernels.products.few_columns import coded, span_of
 from quantcli.kernels.simd import (
     LANES,
@@ -25,31 +25,27 @@ from quantcli.kernels.simd import (
     machine_features,
     recast,
     reinterpret,
-    splat,
     store,
     transpose_tile,
 )
 
 _MANY_REGISTERS: Final = "avx512f" in machine_features()
-_ROW_VECTORS: Final = 2 if _MANY_REGISTERS else 1
+ROW_VECTORS: Final = 2 if _MANY_REGISTERS else 1
 COLUMNS: Final = 4
-"""Columns of a register tile. With `_ROW_VECTORS` the accumulators are eight or four vectors of integers, as many of floats
+"""Columns of a register tile. With `ROW_VECTORS` the accumulators are eight or four vectors of integers, as many of floats
 for a span, and as many for the panel."""
 
-ROWS: Final = _ROW_VECTORS * LANES
+ROWS: Final = ROW_VECTORS * LANES
 """Rows of a tile."""
 
 _ROW_STARTS: Final = np.arange(ROWS)
 _WORDS: Final = STRETCH // QUAD
 _CODES: Final = ROWS * _WORDS
 _SCALES: Final = ROWS * MAX_GROUPS
-_FLOATS: Final = ROWS * STRETCH
-_SQUARE: Final = LANES * LANES
 _CODE_STARTS: Final = _WORDS * _ROW_STARTS
 _SCALE_STARTS: Final = MAX_GROUPS * _ROW_STARTS
-_FLOAT_STARTS: Final = LANES * np.arange(LANES)
 
-_grid = grid_operations(_ROW_VECTORS, COLUMNS, LANES)
+_grid = grid_operations(ROW_VECTORS, COLUMNS, LANES)
 zero_grid, read_grid, write_grid, add_outer = _grid.zeros, _grid.read, _grid.write, _grid.add_outer
 _no_integers, _columns_of = _grid.no_integers, _grid.columns_of
 _add_quads, _add_scaled, _add_columns = _grid.add_quads, _grid.add_scaled, _grid.add_columns
@@ -62,11 +58,12 @@ class TileProduct:
     allocate()                                       scratch memory for an unpacked tile: addresses
     unpack(weights, starts, first, width, scratch)   unpacks `width` weights from `first` on of `ROWS` rows, which begin at
                                                      bytes `starts`
-    multiply(scratch, activations, at, width, sums)  adds the products with `COLUMNS` columns, which begin at `at`, to
+    multiply(scratch, activations, at, width, sums)  adds the products with `columns` columns, which begin at `at`, to
                                                      sums[c * ROWS + r], float32; `activations` and `sums` are addresses
     """
 
     activations: Activations
+    columns: int
     allocate: Callable[..., Any]
     unpack: Callable[..., None]
     multiply: Callable[..., None]
@@ -135,38 +132,5 @@ def packed_tiles(reader: PackedReader, block_type: BlockType) -> TileProduct:
                 total = add_outer(total, minimums, g * ROWS, x_sums, at // group + g, width // group)
         write_grid(total, sums, 0, ROWS)
 
-    return TileProduct(rounded(Rounding(span, group, group, zero, has_minimums)), allocate, unpack, multiply)
-
-
-def plain_tiles(reader: PlainReader, block_type: BlockType) -> TileProduct:
-    """Floats times floats."""
-    widen, widen_one, size = reader.widen, reader.widen_one, block_type.block_bytes
-
-    @inline
-    def allocate() -> Any:
-        return local(_SQUARE, np.float32), local(_FLOATS, np.float32)
-
-    @inline_once
-    def unpack(weights: Any, starts: Any, first: Any, width: Any, scratch: Any) -> None:
-        square, values = scratch
-        whole = width - width % LANES
-        for side in range(0, ROWS, LANES):
-            for i in range(0, whole, LANES):
-                for r in range(LANES):
-                    place = starts[np.uintp(side + r)] + (first + i) * size
-                    store(square, r * LANES, widen(weights, place))
-                transpose_tile(square, _FLOAT_STARTS, 0, 0, values, i * ROWS + side, ROWS, LANES)
-        for r in range(ROWS):
-            place = starts[np.uintp(r)] + first * size
-            for i in range(whole, width):
-                store(values, i * ROWS + r, splat(widen_one(weights, place + i * size), 1))
-
-    @inline
-    def multiply(scratch: Any, activations: Any, at: Any, width: Any, sums: Any) -> None:
-        values, (x,) = scratch[1], activations
-        total = read_grid(sums, 0, ROWS)
-        for i in range(width):
-            total = add_outer(total, values, i * ROWS, x, at + i, width)
-        write_grid(total, sums, 0, ROWS)
-
-    return TileProduct(PLAIN, allocate, unpack, multiply)
+    rounding = Rounding(span, group, group, zero, has_minimums)
+    return TileProduct(rounded(rounding), COLUMNS, allocate, unpack, multiply)

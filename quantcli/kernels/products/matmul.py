@@ -4,8 +4,8 @@ weights      uint8 (rows, row_bytes)
 activations  float32 (columns, n), one row per token
 result       float32 (columns, rows)
 
-Generation is a GEMV (one column), bound by memory bandwidth. A prompt is a GEMM, with `COLUMNS` columns at a time per
-unpacked tile.
+Generation is a GEMV (one column), bound by memory bandwidth. A prompt is a GEMM, with several columns at a time per
+unpacked tile. Activations are rounded as the type's dot product in llama.cpp rounds them, except to float16.
 """
 
 from __future__ import annotations
@@ -23,13 +23,17 @@ from quantcli.kernels.blocks.reader import PackedReader
 from quantcli.kernels.jit import inline
 from quantcli.kernels.products.activation_layout import STRETCH, Activations, place_of
 from quantcli.kernels.products.few_columns import RowProduct, packed_product, plain_product
-from quantcli.kernels.products.many_columns import COLUMNS, ROWS, TileProduct, packed_tiles, plain_tiles
-from quantcli.kernels.simd import address, local
+from quantcli.kernels.products.float_tiles import float_tiles
+from quantcli.kernels.products.many_columns import ROWS, TileProduct, packed_tiles
+from quantcli.kernels.simd import LANES, address, load, local, prefetch, store
 from quantcli.kernels.threads import parallel_kernel
 from quantcli.kernels.threads.loops import parallel_for
 
 _SHARE: Final = 32
 """Rows per work item of a thread in the GEMV."""
+
+_LINE: Final = 64
+"""Bytes of a cache line."""
 
 _FEW: Final = (1, 2, 4)
 """The counts of columns that have a GEMV kernel; three columns take that of four. From five on tiles are as fast."""
@@ -51,9 +55,9 @@ def multiplier(block_type: BlockType) -> Multiply:
         raise ValueError(f"no matrix product with {block_type.name} weights")
     reader = codec(block_type).reader
     if isinstance(reader, PackedReader):
-        row, many = packed_product(reader, block_type), _columns(packed_tiles(reader, block_type))
+        row, many = packed_product(reader, block_type), _columns(packed_tiles(reader, block_type), block_type)
     else:
-        row, many = plain_product(reader, block_type), _columns(plain_tiles(reader, block_type))
+        row, many = plain_product(reader, block_type), _columns(float_tiles(reader, block_type), block_type)
     few = {columns: _few_columns(row, columns) for columns in _FEW}
 
     def multiply(weights: NDArray[np.uint8], x: NDArray[np.float32], out: NDArray[np.float32]) -> None:
@@ -106,33 +110,48 @@ def _few_columns(product: RowProduct, columns: int) -> Multiply:
     return multiply_few
 
 
-def _columns(product: TileProduct) -> Multiply:
-    """The GEMM loops over tiles and columns, parallel over rows of tiles."""
+def _columns(product: TileProduct, block_type: BlockType) -> Multiply:
+    """The GEMM loops over tiles and columns, parallel over rows of tiles.
+
+    While a panel is multiplied, the next one is prefetched, a few rows before each group of columns: the tile's next panel,
+    or the first of the next tile, which mostly the same thread multiplies.
+    """
     allocate, addresses, prepare = _preparation(product.activations)
     allocate_tile, unpack, multiply = product.allocate, product.unpack, product.multiply
+    panel_bytes = block_type.row_bytes(STRETCH)
+    step, unit = product.columns, product.activations.unit
 
     @inline
     def multiply_tile(tile: Any, weights: Any, arrays: Any, n: Any, out: Any) -> None:
         columns, rows = out.shape
-        padded = columns + (-columns) % COLUMNS
+        padded = columns + (-columns) % step
         sums, starts = np.zeros((padded, ROWS), np.float32), np.empty(ROWS, np.intp)
         scratch, packed, activations = allocate_tile(), address(weights, np.uint8), addresses(arrays)
+        target = address(out, np.float32)
         for r in range(ROWS):
             starts[r] = min(tile * ROWS + r, rows - 1) * weights.shape[1]
         for first in range(0, n, STRETCH):
             width = min(STRETCH, n - first)
             unpack(packed, starts, first, width, scratch)
-            for column in range(0, padded, COLUMNS):
-                place = place_of(first, column, padded, width)
+            ahead = (first // STRETCH + 1) * panel_bytes if first + STRETCH < n else ROWS * weights.shape[1]
+            for column in range(0, padded, step):
+                for r in range(column * ROWS // padded, (column + step) * ROWS // padded):
+                    for line in range(0, panel_bytes, _LINE):
+                        prefetch(packed, starts[np.uintp(r)] + ahead + line)
+                place = place_of(first, column, padded, width + width % unit)
                 multiply(scratch, activations, place, width, address(sums[column], np.float32))
+        whole = min(ROWS, rows - tile * ROWS) // LANES * LANES
         for column in range(columns):
-            for r in range(min(ROWS, rows - tile * ROWS)):
-                out[column, tile * ROWS + r] = sums[column, r]
+            source, place = address(sums[column], np.float32), column * rows + tile * ROWS
+            for r in range(0, whole, LANES):
+                store(target, place + r, load(source, r, LANES))
+            for r in range(whole, min(ROWS, rows - tile * ROWS)):
+                store(target, place + r, load(source, r, 1))
 
     @parallel_kernel
     def multiply_many(pool: Any, weights: Any, x: Any, out: Any) -> None:
         rows, (columns, n) = weights.shape[0], x.shape
-        arrays = allocate(columns + (-columns) % COLUMNS, n)
+        arrays = allocate(columns + (-columns) % step, n)
         parallel_for(pool, columns, prepare, (x, arrays))
         parallel_for(pool, (rows + ROWS - 1) // ROWS, multiply_tile, (weights, arrays, n, out))
 

@@ -18,6 +18,7 @@ fast-math flags, no FMA contraction (except in `fma`, which rounds once by defin
     mask_bits  bits_mask  first_lane        mask to integer and back; index of the first true lane
     transpose_tile                          transpose of a square tile
     dot_bytes / dot_pairs / dot_quads       integer multiply-add, by the machine's instruction if it has one
+    HAS_BFLOAT_DOT                          whether the machine has an instruction for dot products of bfloat16
     grid_operations                         outer products on register tiles, for GEMM
 
 Integers passed as lane counts must be literals or module constants: they determine the type.
@@ -29,6 +30,7 @@ depend on it.
 from __future__ import annotations
 
 from quantcli.kernels.simd import operators as operators
+from quantcli.kernels.simd.bfloat_dot import HAS_BFLOAT_DOT
 from quantcli.kernels.simd.integer_dot import (
     dot_bytes,
     dot_pairs,
@@ -80,6 +82,7 @@ from quantcli.kernels.simd.reductions import (
 from quantcli.kernels.simd.vector import LANES, Vector, machine_features
 
 __all__ = [
+    "HAS_BFLOAT_DOT",
     "LANES",
     "GridOperations",
     "Vector",

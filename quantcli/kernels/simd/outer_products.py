@@ -15,6 +15,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.extending import intrinsic
 
+from quantcli.kernels.simd.bfloat_dot import emit_dot_bfloats
 from quantcli.kernels.simd.integer_dot import emit_dot_quads
 from quantcli.kernels.simd.vector import I32, LLVM_ELEMENTS, Vector, broadcast, call, pointer, suffix
 
@@ -28,6 +29,8 @@ class GridOperations:
     write(grid, array, at, stride)                      the inverse store
     columns_of(array, at, stride)                       broadcast array[at + column * stride] to all lanes of all rows
     add_outer(grid, a, a_at, b, b_at, stride)           grid + a[a_at:, the rows' lanes] * b[b_at + column * stride], floats
+    add_bfloats(grid, a, a_at, b, b_at, stride)         the same with two bfloat16 in each uint32 of `a` and of `b`, where
+                                                        `HAS_BFLOAT_DOT`
     add_quads(grid, a, a_at, b, b_at, stride)           the same with four neighbouring int8 or uint8 of `a` in each int32
                                                         lane, times four int8 of `b`
     add_scaled(grid, integers, scales, at)              grid + integers, as float32, * scales[at:, the rows' lanes]
@@ -40,6 +43,7 @@ class GridOperations:
     write: Any
     columns_of: Any
     add_outer: Any
+    add_bfloats: Any
     add_quads: Any
     add_scaled: Any
     add_columns: Any
@@ -188,6 +192,20 @@ def _add_outer(sizes: _Sizes) -> Any:
     return add_outer
 
 
+def _add_bfloats(sizes: _Sizes) -> Any:
+    def add_bfloats(typing: Any, grid: Any, a: Any, a_at: Any, b: Any, b_at: Any, stride: Any) -> Any:
+        def code(*lowering: Any) -> Any:
+            emit = sizes.emitter(lowering)
+            old, vectors, words = emit.grid(0), emit.row_vectors(1, 2), emit.column_numbers(3, 4, 5)
+            return emit.result(
+                lambda row, column: emit_dot_bfloats(emit.builder, old[row, column], vectors[row], words[column])
+            )
+
+        return grid(grid, a, _AT, b, _AT, _AT), code
+
+    return add_bfloats
+
+
 def _add_quads(sizes: _Sizes) -> Any:
     def add_quads(typing: Any, grid: Any, a: Any, a_at: Any, b: Any, b_at: Any, stride: Any) -> Any:
         def code(*lowering: Any) -> Any:
@@ -237,6 +255,6 @@ def _add_columns(sizes: _Sizes) -> Any:
 def grid_operations(rows: int, columns: int, lanes: int) -> GridOperations:
     """The operations on grids of `rows` x `columns` vectors of `lanes`. Make them once, in module constants."""
     sizes = _Sizes(rows, columns, lanes)
-    makers = (_read, _write, _columns_of, _add_outer, _add_quads, _add_scaled, _add_columns)
+    makers = (_read, _write, _columns_of, _add_outer, _add_bfloats, _add_quads, _add_scaled, _add_columns)
     zeros = (_zeros(sizes, types.float32), _zeros(sizes, types.int32))
     return GridOperations(*(intrinsic(operation) for operation in (*zeros, *(maker(sizes) for maker in makers))))

@@ -55,7 +55,8 @@ class Activations:
 
     allocate(columns, n)               a tuple of arrays for them
     addresses(arrays)                  the arrays' base addresses
-    prepare(column, x, arrays)         fills them for one column of x, float32 (columns, n)
+    prepare(column, x, arrays)         fills them for one column of x, float32 (columns, n). A column that x lacks repeats
+                                       the last: left as allocated, it may have denormal scales, which multiply slowly
     """
 
     allocate: Callable[..., Any]
@@ -82,7 +83,7 @@ def _allocate_plain() -> Activations:
     def prepare(column: Any, x: Any, arrays: Any) -> None:
         (copies,) = arrays
         columns, n = copies.shape
-        flat, values, source = address(copies, np.float32), address(x, np.float32), column * n
+        flat, values, source = address(copies, np.float32), address(x, np.float32), min(column, x.shape[0] - 1) * n
         for first in range(0, n, STRETCH):
             width = min(STRETCH, n - first)
             place, whole = place_of(first, column, columns, width), width - width % LANES
@@ -148,12 +149,12 @@ def rounded(rounding: Rounding) -> Activations:
     @inline
     def prepare(column: Any, x: Any, arrays: Any) -> None:
         columns, n = arrays[0].shape
-        values, activations = address(x, np.float32), addresses(arrays)
+        values, activations, source = address(x, np.float32), addresses(arrays), min(column, x.shape[0] - 1) * n
         for first in range(0, n, STRETCH):
             width = min(STRETCH, n - first)
             place = place_of(first, column, columns, width)
             for i in range(0, width, span):
-                round_span(values, column * n + first + i, place + i, activations)
+                round_span(values, source + first + i, place + i, activations)
 
     return Activations(allocate, addresses, prepare)
 

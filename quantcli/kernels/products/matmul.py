@@ -99,7 +99,7 @@ def _few_columns(product: RowProduct, columns: int) -> Multiply:
     def multiply_few(pool: Any, weights: Any, x: Any, out: Any) -> None:
         rows, n = weights.shape[0], x.shape[1]
         arrays = allocate(columns, n)
-        for column in range(x.shape[0]):
+        for column in range(columns):
             prepare(column, x, arrays)
         parallel_for(pool, (rows + _SHARE - 1) // _SHARE, multiply_rows, (weights, arrays, n, out))
 
@@ -132,8 +132,9 @@ def _columns(product: TileProduct) -> Multiply:
     @parallel_kernel
     def multiply_many(pool: Any, weights: Any, x: Any, out: Any) -> None:
         rows, (columns, n) = weights.shape[0], x.shape
-        arrays = allocate(columns + (-columns) % COLUMNS, n)
-        parallel_for(pool, columns, prepare, (x, arrays))
+        padded = columns + (-columns) % COLUMNS
+        arrays = allocate(padded, n)
+        parallel_for(pool, padded, prepare, (x, arrays))
         parallel_for(pool, (rows + ROWS - 1) // ROWS, multiply_tile, (weights, arrays, n, out))
 
     return multiply_many

@@ -31,9 +31,6 @@ from quantcli.kernels.threads.loops import parallel_for
 _SHARE: Final = 32
 """Rows per work item of a thread in the GEMV."""
 
-_FEW: Final = (1, 2, 4)
-"""The counts of columns that have a GEMV kernel; three columns take that of four. From five on tiles are as fast."""
-
 Multiply = Callable[[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]], None]
 
 
@@ -54,11 +51,10 @@ def multiplier(block_type: BlockType) -> Multiply:
         row, many = packed_product(reader, block_type), _columns(packed_tiles(reader, block_type))
     else:
         row, many = plain_product(reader, block_type), _columns(plain_tiles(reader, block_type))
-    few = {columns: _few_columns(row, columns) for columns in _FEW}
+    few = {columns: _few_columns(row, columns) for columns in row.counts}
 
     def multiply(weights: NDArray[np.uint8], x: NDArray[np.float32], out: NDArray[np.float32]) -> None:
-        count = len(x)
-        kernel = next((few[columns] for columns in _FEW if count <= columns), many)
+        kernel = next((kernel for columns, kernel in few.items() if len(x) <= columns), many)
         kernel(weights, x, out)
 
     return multiply

@@ -61,14 +61,14 @@ def assert_close(got: np.ndarray, x: np.ndarray, weights: np.ndarray) -> None:
 def test_packed_products_are_those_of_the_dequantized_weights(kind, golden):
     packed = golden_rows(golden, kind)
     weights = dequantize(packed, kind).astype(np.float64)
-    x = np.random.default_rng(0).normal(size=(6, weights.shape[1])).astype(np.float32)
+    x = np.random.default_rng(0).normal(size=(9, weights.shape[1])).astype(np.float32)
     x[1] *= 1e-3
     x[2, ::7] *= 50
     got = matmul(packed, kind, x)
-    assert got.shape == (6, len(weights))
+    assert got.shape == (9, len(weights))
     assert_close(got, rounded(x, kind), weights)
     # A few columns have kernels of their own, which give the same numbers.
-    for columns in (1, 2, 3, 4):
+    for columns in (1, 2, 3, 4, 7):
         few = matmul(packed, kind, x[:columns])
         np.testing.assert_allclose(few, got[:columns], rtol=1e-4, atol=1e-4 * np.abs(got).max())
 
@@ -79,8 +79,8 @@ def test_small_blocks_in_rows_of_any_length(name, length):
     """Runs of blocks and their remainder, panels of activations and theirs."""
     random, kind = np.random.default_rng(length), TYPES[name]
     packed = quantize(random.normal(size=(37, length)).astype(np.float32), name)
-    weights, x = dequantize(packed, name).astype(np.float64), random.normal(size=(5, length)).astype(np.float32)
-    for columns in range(1, 6):
+    weights, x = dequantize(packed, name).astype(np.float64), random.normal(size=(9, length)).astype(np.float32)
+    for columns in (1, 2, 3, 5, 9):
         assert_close(matmul(packed, kind, x[:columns]), rounded(x[:columns], kind), weights)
 
 

@@ -17,6 +17,15 @@ from numpy.typing import NDArray
 
 from quantcli.kernels.blocks import Codec, lattice_magnitude, lattice_ternary
 from quantcli.kernels.blocks.codebooks import codebook
+from quantcli.kernels.blocks.lattice_wide import (
+    points_at,
+    points_by,
+    stored_points,
+    wide_magnitudes,
+    wide_ternary,
+    words_at,
+    words_of_sevens,
+)
 from quantcli.kernels.blocks.packed_fields import byte_lanes, half_at, offsets, pair_of_words
 from quantcli.kernels.blocks.reader import PackedReader
 from quantcli.kernels.half import half_to_float
@@ -253,13 +262,50 @@ def _scales_1m(weights: Any, offset: Any) -> Any:
     return _odd(levels) * (half_to_float(np.uint16(bits)) * F32(0.125))
 
 
+# Whole super-blocks
+
+@inline
+def _words_2xxs(weights: Any, offset: Any) -> Any:
+    words = reinterpret(load(weights, offset + _QS_2XXS, 64), np.uint32)
+    return _second_words(words, words)
+
+
+@inline
+def _words_3xxs(weights: Any, offset: Any) -> Any:
+    return reinterpret(load(weights, offset + _WORDS_3XXS, 32), np.uint32)
+
+
+@inline
+def _indices_3s(weights: Any, offset: Any) -> Any:
+    low = convert(load(weights, offset + _QS_3S, 64), np.uint16)
+    ninth = bits_mask(load_scalar(weights, offset + _QH_3S, np.uint64))
+    return low | select(ninth, splat(U16(256), 64), splat(U16(0), 64))
+
+
+@inline
+def _index_1s(weights: Any, offset: Any, i: Any) -> Any:
+    high = _word(weights, offset + _QH_1S + i // 4 * 2)
+    return _byte(weights, offset + _QS_1S + i) | (high >> (i % 4 * 3) & 7) << 8
+
+
+@inline
+def _shifts_1s(weights: Any, offset: Any) -> Any:
+    words = reinterpret(load(weights, offset + _QH_1S, 16), np.uint16)
+    return splat(U16(1), 8) - ((words >> U16(14)) & U16(2))
+
+
+_WIDE_1S: Final = wide_ternary(_ZERO_1, points_by(_EIGHTHS, _index_1s), _shifts_1s)
+_WIDE_2XXS: Final = wide_magnitudes(_ZERO_2, points_at(_IQ2_XXS, _QS_2XXS, 4), words_of_sevens(_words_2xxs))
+_WIDE_3XXS: Final = wide_magnitudes(_ZERO_3XXS, points_at(_IQ3_XXS, _QS_3XXS), words_of_sevens(_words_3xxs))
+_WIDE_3S: Final = wide_magnitudes(_ZERO_3S, stored_points(_IQ3_S, _indices_3s), words_at(_SIGNS_3S))
+
 _READERS: Final = {
-    "IQ2_XXS": PackedReader(_codes_2xxs, _scales_2xxs, group=32, zero=_ZERO_2),
+    "IQ2_XXS": PackedReader(_codes_2xxs, _scales_2xxs, group=32, zero=_ZERO_2, wide=_WIDE_2XXS),
     "IQ2_XS": PackedReader(_codes_2xs, _half_part_scales(_SCALES_2XS), group=16, zero=_ZERO_2),
     "IQ2_S": PackedReader(_codes_2s, _half_part_scales(_SCALES_2S), group=16, zero=_ZERO_2),
-    "IQ3_XXS": PackedReader(_codes_3xxs, _scales_3xxs, group=32, zero=_ZERO_3XXS),
-    "IQ3_S": PackedReader(_codes_3s, _scales_3s, group=32, zero=_ZERO_3S),
-    "IQ1_S": PackedReader(_codes_1s, _scales_1s, group=32, zero=_ZERO_1),
+    "IQ3_XXS": PackedReader(_codes_3xxs, _scales_3xxs, group=32, zero=_ZERO_3XXS, wide=_WIDE_3XXS),
+    "IQ3_S": PackedReader(_codes_3s, _scales_3s, group=32, zero=_ZERO_3S, wide=_WIDE_3S),
+    "IQ1_S": PackedReader(_codes_1s, _scales_1s, group=32, zero=_ZERO_1, wide=_WIDE_1S),
     "IQ1_M": PackedReader(_codes_1m, _scales_1m, group=16, zero=_ZERO_1),
 }
 

@@ -17,8 +17,16 @@ import numpy as np
 
 from quantcli.core.block_types import SUPER_BLOCK, TYPES
 from quantcli.kernels.blocks import Codec
-from quantcli.kernels.blocks.packed_fields import half_at, half_from, nibbles, offsets, store_nibbles
-from quantcli.kernels.blocks.reader import PART, CodeWriter, IntegerScales, PackedReader
+from quantcli.kernels.blocks.packed_fields import (
+    HALVES_OF_FOUR,
+    half_at,
+    half_from,
+    nibbles,
+    offsets,
+    store_nibbles,
+    wide_nibbles,
+)
+from quantcli.kernels.blocks.reader import PART, CodeWriter, IntegerScales, PackedReader, WideCodes
 from quantcli.kernels.blocks.scale_fields import float_scale, integer_scales
 from quantcli.kernels.blocks.super_blocks import quantizer_of
 from quantcli.kernels.half import float_to_half
@@ -55,6 +63,8 @@ _MIDPOINTS: Final = tuple((low + high) / 2 for low, high in pairwise(LEVELS))
 _nearest_level = staircase(_MIDPOINTS, LEVELS)
 _nearest_code = staircase(_MIDPOINTS, range(16))
 _level_of = byte_table(*LEVELS)
+_ZERO: Final = 128
+_unsigned_level_of = byte_table(*(level + _ZERO for level in LEVELS))
 
 _BLOCK: Final = 32
 _NL_BYTES: Final = TYPES["IQ4_NL"].block_bytes
@@ -240,6 +250,15 @@ def _codes_xs(weights: Any, offset: Any, part: Any) -> Any:
 
 
 @inline
+def _unsigned_code(nibbles_of: Any) -> Any:
+    return reinterpret(_unsigned_level_of(nibbles_of), np.uint8)
+
+
+_WIDE_NL: Final = WideCodes(wide_nibbles(_NL_CODES, _NL_BYTES, _unsigned_code), _ZERO, HALVES_OF_FOUR)
+_WIDE_XS: Final = WideCodes(wide_nibbles(_XS_CODES, 16, _unsigned_code), _ZERO, HALVES_OF_FOUR)
+
+
+@inline
 def _quantized_scales_xs(weights: Any, offset: Any) -> Any:
     # Eight scales of six bits: the low four bits in one 32-bit word, the high two in a 16-bit word.
     low = splat(load_scalar(weights, offset + _XS_LOW, np.uint32), 8) >> load(_LOW_PLACES, 0, 8)
@@ -290,12 +309,12 @@ _FIELDS_XS: Final = integer_scales(
 CODECS: Final[Mapping[str, Codec]] = {
     "IQ4_NL": Codec(
         _quantizer(_BLOCK, _write_plain, False), _quantizer(_BLOCK, _write_plain, True),
-        PackedReader(_codes_nl, _scales_nl, group=PART, signed=True, scale_half=_NL_D),
+        PackedReader(_codes_nl, _scales_nl, group=PART, signed=True, scale_half=_NL_D, wide=_WIDE_NL),
         _level_writer(_NL_CODES, 1), float_scale(_BLOCK, _NL_D),
     ),
     "IQ4_XS": Codec(
         _quantizer(SUPER_BLOCK, _write_super, False), _quantizer(SUPER_BLOCK, _write_super, True),
-        PackedReader(_codes_xs, _scales_xs, group=PART, signed=True),
+        PackedReader(_codes_xs, _scales_xs, group=PART, signed=True, wide=_WIDE_XS),
         _level_writer(_XS_CODES, _XS_BLOCKS), _FIELDS_XS,
     ),
 }

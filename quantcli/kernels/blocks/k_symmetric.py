@@ -15,7 +15,7 @@ from quantcli.core.block_types import SUPER_BLOCK as K
 from quantcli.core.block_types import TYPES
 from quantcli.kernels.blocks import Codec
 from quantcli.kernels.blocks.packed_fields import bits_from, bits_to, eight_levels, half_from, offsets, pair_of_words
-from quantcli.kernels.blocks.reader import PART, CodeWriter, IntegerScales, with_integer_scales
+from quantcli.kernels.blocks.reader import PART, CodeWriter, IntegerScales, WideCodes, with_integer_scales
 from quantcli.kernels.blocks.scale_fields import integer_scales
 from quantcli.kernels.blocks.super_blocks import (
     batch_spread,
@@ -356,12 +356,55 @@ def _quantized_scales_6(weights: Any, offset: Any) -> Any:
     return convert(reinterpret(load(weights, offset + _Q6_SCALES, 16), np.int8), np.int16)
 
 
+# All codes of a block. A vector of Q3_K has a fourth of each half's codes, one of Q6_K half of a half's.
+
+_both_halves = shuffle(*(i % 32 for i in range(64)))
+_UPPER_HALF: Final = np.array([0, 0, 0, 0, 4, 4, 4, 4], np.uint64)
+_UPPER_PAIR: Final = np.array([0, 0, 0, 0, 2, 2, 2, 2], np.uint64)
+
+
+@inline
+def _shifted(packed: Any, places: Any) -> Any:
+    """Each half of a vector of 64 bytes from 32 bytes, shifted right by the places of its words."""
+    both = reinterpret(_both_halves(packed, packed), np.uint64)
+    return reinterpret(both >> load(places, 0, 8), np.uint8)
+
+
+@inline
+def _wide_3(weights: Any, offset: Any) -> Any:
+    low, high = load(weights, offset + _Q3_LOW, 64), _shifted(load(weights, offset + _Q3_HIGH, PART), _UPPER_HALF)
+    two, third = U8(3), U8(4)
+    return (
+        bits_from(low, 0, two) | bits_to(high, 0, 2, third),
+        bits_from(low, 2, two) | bits_to(high, 1, 2, third),
+        bits_from(low, 4, two) | bits_to(high, 2, 2, third),
+        bits_from(low, 6, two) | bits_to(high, 3, 2, third),
+    )
+
+
+@inline
+def _wide_6(weights: Any, offset: Any) -> Any:
+    first, second = load(weights, offset + _Q6_LOW, 64), load(weights, offset + _Q6_LOW + 64, 64)
+    a = _shifted(load(weights, offset + _Q6_HIGH, PART), _UPPER_PAIR)
+    b = _shifted(load(weights, offset + _Q6_HIGH + PART, PART), _UPPER_PAIR)
+    four, two = U8(15), U8(48)
+    return (
+        bits_from(first, 0, four) | bits_to(a, 0, 4, two),
+        bits_from(first, 4, four) | bits_to(a, 4, 4, two),
+        bits_from(second, 0, four) | bits_to(b, 0, 4, two),
+        bits_from(second, 4, four) | bits_to(b, 4, 4, two),
+    )
+
+
+_WIDE_3: Final = WideCodes(_wide_3, 4, (0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15))
+_WIDE_6: Final = WideCodes(_wide_6, 32, tuple(range(16)))
+
 _SCALES_3: Final = IntegerScales(_quantized_scales_3, half_from(_Q3_D))
 _SCALES_6: Final = IntegerScales(_quantized_scales_6, half_from(_Q6_D))
 
 _READERS: Final = {
-    3: with_integer_scales(_codes_3, _SCALES_3, group=LENGTH, zero=4, pair_distance=4),
-    6: with_integer_scales(_codes_6, _SCALES_6, group=LENGTH, zero=32, pair_distance=4),
+    3: with_integer_scales(_codes_3, _SCALES_3, group=LENGTH, zero=4, wide=_WIDE_3),
+    6: with_integer_scales(_codes_6, _SCALES_6, group=LENGTH, zero=32, wide=_WIDE_6),
 }
 
 # --- writing codes -------------------------------------------------------------------------------------------------------

@@ -17,8 +17,15 @@ import numpy as np
 
 from quantcli.core.block_types import TYPES
 from quantcli.kernels.blocks import Codec
-from quantcli.kernels.blocks.packed_fields import half_at, nibbles, offsets, store_nibbles
-from quantcli.kernels.blocks.reader import PART, CodeWriter, PackedReader
+from quantcli.kernels.blocks.packed_fields import (
+    HALVES_OF_FOUR,
+    half_at,
+    nibbles,
+    offsets,
+    store_nibbles,
+    wide_nibbles,
+)
+from quantcli.kernels.blocks.reader import PART, CodeWriter, PackedReader, WideCodes
 from quantcli.kernels.blocks.scale_fields import ScaleFields, float_scale
 from quantcli.kernels.half import float_to_half
 from quantcli.kernels.jit import inline, inline_once, kernel
@@ -49,6 +56,7 @@ from quantcli.kernels.simd import (
     reinterpret,
     round_away,
     select,
+    shuffle,
     splat,
     sqrt,
     store,
@@ -330,6 +338,31 @@ def _codes_2(weights: Any, offset: Any, part: Any) -> Any:
     return reinterpret(quads, np.uint8)
 
 
+_first_sixteens = shuffle(*(16 * lane + i for lane in (0, 2, 4, 6) for i in range(16)))
+_last_sixteens = shuffle(*(16 * lane + i for lane in (1, 3, 5, 7) for i in range(16)))
+_join_parts = shuffle(*range(64))
+
+
+@inline
+def _two_blocks_8(weights: Any, place: Any) -> Any:
+    return _join_parts(load(weights, place, PART), load(weights, place + _Q8_BYTES, PART))
+
+
+@inline
+def _wide_8(weights: Any, offset: Any) -> Any:
+    at, step = offset + _Q8_LEVELS, 2 * _Q8_BYTES
+    a, b = _two_blocks_8(weights, at), _two_blocks_8(weights, at + step)
+    c, d = _two_blocks_8(weights, at + 2 * step), _two_blocks_8(weights, at + 3 * step)
+    zero = U8(128)
+    return (
+        _first_sixteens(a, b) ^ zero, _last_sixteens(a, b) ^ zero,
+        _first_sixteens(c, d) ^ zero, _last_sixteens(c, d) ^ zero,
+    )
+
+
+_WIDE_8: Final = WideCodes(_wide_8, 128, HALVES_OF_FOUR)
+
+
 def _scales(name: str) -> Callable[..., Any]:
     """A block's scale, for each of its parts."""
     (place,), parts = offsets(name, "d"), TYPES[name].block_length // PART
@@ -399,6 +432,13 @@ def _codes(name: str, bits: int) -> Callable[..., Any]:
     return _low_bits(name) if bits == 4 else _five_bits(name)
 
 
+def _wide(name: str, bits: int, zero: int) -> WideCodes | None:
+    if bits != 4:
+        return None
+    (place,) = offsets(name, "qs")
+    return WideCodes(wide_nibbles(place, TYPES[name].block_bytes), zero, HALVES_OF_FOUR)
+
+
 def _fields(name: str) -> ScaleFields:
     (at_scale,), at_minimum = offsets(name, "d"), _places(name)[-1]
     return float_scale(TYPES[name].block_length, at_scale, None if at_minimum == _NO_FIELD else at_minimum)
@@ -406,14 +446,14 @@ def _fields(name: str) -> ScaleFields:
 
 def _symmetric(name: str, bits: int) -> Codec:
     half = 1 << (bits - 1)
-    reader = _reader(name, _codes(name, bits), zero=half)
+    reader = _reader(name, _codes(name, bits), zero=half, wide=_wide(name, bits, half))
     quantizers = _symmetric_plain(name, half), _weighted(name, _symmetric_fit(half))
     return Codec(*quantizers, reader, _level_writer(name, bits), _fields(name))
 
 
 def _affine(name: str, bits: int) -> Codec:
     top = (1 << bits) - 1
-    reader = _reader(name, _codes(name, bits), minimums=_minimum(name))
+    reader = _reader(name, _codes(name, bits), minimums=_minimum(name), wide=_wide(name, bits, 0))
     quantizers = _affine_plain(name, top), _weighted(name, _affine_fit(top))
     return Codec(*quantizers, reader, _level_writer(name, bits), _fields(name))
 
@@ -426,7 +466,7 @@ CODECS: Final[Mapping[str, Codec]] = {
     "Q4_1": _affine("Q4_1", 4),
     "Q5_0": _symmetric("Q5_0", 5),
     "Q5_1": _affine("Q5_1", 5),
-    "Q8_0": Codec(_quantize_q8, None, _reader("Q8_0", _codes_8, signed=True), _WRITER_8, _fields("Q8_0")),
+    "Q8_0": Codec(_quantize_q8, None, _reader("Q8_0", _codes_8, signed=True, wide=_WIDE_8), _WRITER_8, _fields("Q8_0")),
     "Q1_0": Codec(_quantize_q1, None, _READER_1, _WRITER_1, _fields("Q1_0")),
     "Q2_0": Codec(_quantize_q2, None, _READER_2, _WRITER_2, _fields("Q2_0")),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -16,6 +16,11 @@ _join_sixteens = shuffle(*range(32))
 _first_sixteen, _last_sixteen = shuffle(*range(16)), shuffle(*range(16, 32))
 _join_words = shuffle(0, 1)
 _join_pairs = shuffle(0, 1, 2, 3)
+_join_halves = shuffle(*range(64))
+
+HALVES_OF_FOUR: Final = (0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15)
+"""A `WideCodes.order`: the first 16 codes of the first four blocks of 32, their last 16, and likewise those of the other
+four blocks."""
 
 
 def offsets(name: str, *fields: str) -> tuple[int, ...]:
@@ -89,6 +94,38 @@ def eight_levels(word: Any) -> Any:
 def pair_of_words(low: Any, high: Any) -> Any:
     """Two uint32 as one uint64."""
     return np.uint64(low) | np.uint64(high) << np.uint64(32)
+
+
+@inline
+def sixteens(weights: Any, place: Any, step: Any) -> Any:
+    """Four times 16 bytes, `step` bytes apart, as one vector."""
+    low = _join_sixteens(load(weights, place, 16), load(weights, place + step, 16))
+    high = _join_sixteens(load(weights, place + 2 * step, 16), load(weights, place + 3 * step, 16))
+    return _join_halves(low, high)
+
+
+@inline
+def same_code(nibble: Any) -> Any:
+    """The code of a nibble that is the nibble."""
+    return nibble
+
+
+def wide_nibbles(at: int, step: int, code_of: Callable[..., Any] = same_code) -> Callable[..., Any]:
+    """The `WideCodes.codes` of eight blocks of nibbles from byte `at` on, `step` bytes apart, in `HALVES_OF_FOUR`.
+    `code_of` is an `inline` function from nibbles to codes."""
+
+    @inline
+    def codes(weights: Any, offset: Any) -> Any:
+        low = np.uint8(15)
+        first, second = sixteens(weights, offset + at, step), sixteens(weights, offset + at + 4 * step, step)
+        return (
+            code_of(bits_from(first, 0, low)),
+            code_of(bits_from(first, 4, low)),
+            code_of(bits_from(second, 0, low)),
+            code_of(bits_from(second, 4, low)),
+        )
+
+    return codes
 
 
 def half_from(place: int) -> Callable[..., Any]:

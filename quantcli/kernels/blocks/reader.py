@@ -55,6 +55,24 @@ class IntegerScales:
 
 
 @dataclass(frozen=True, slots=True)
+class WideCodes:
+    """The codes of 256 weights at once, a super-block's or eight small blocks', for registers of 64 bytes.
+
+    codes(weights, offset)   an `inline` function: four vectors of 64 uint8, at most 255
+    zero                     the code that stands for 0
+    order                    16 numbers: of all the codes in the vectors, the p-th 16 are those of the weights from
+                             16 * order[p] on
+
+    Where groups have 32 weights, the first and the second vector have the same group in the same 16 lanes, and so have the
+    third and the fourth: their products can be added up before they are scaled.
+    """
+
+    codes: Callable[..., Any]
+    zero: int
+    order: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PackedReader:
     """Reader of a packed type: `inline` functions on the bytes of a matrix, given the byte `offset` of a block.
 
@@ -63,7 +81,7 @@ class PackedReader:
     scales(weights, offset)        a float32 lane per group of `group` weights
     minimums(weights, offset)      likewise; None where there are none
     scale_half                     byte position of the scale in the block, where it has one scale and that is a float16
-    pair_distance                  a power of two: parts p and p + `pair_distance` are the fastest pair to unpack together
+    wide                           the codes of 256 weights at once
     integers                       the quantized scales, where sub-block scales are integers and codes are unsigned
 
     weight = scales[g] * (code - zero) - minimums[g]. `group` is 16 or 32.
@@ -76,7 +94,7 @@ class PackedReader:
     minimums: Callable[..., Any] | None = None
     signed: bool = False
     integers: IntegerScales | None = None
-    pair_distance: int = 1
+    wide: WideCodes | None = None
     scale_half: int | None = None
 
 
@@ -95,7 +113,7 @@ class CodeWriter:
 
 
 def with_integer_scales(
-    codes: Callable[..., Any], integers: IntegerScales, group: int, zero: int = 0, pair_distance: int = 1
+    codes: Callable[..., Any], integers: IntegerScales, group: int, zero: int = 0, wide: WideCodes | None = None
 ) -> PackedReader:
     """The reader of a type whose sub-block scales and minimums are quantized, with float scales for the super-block."""
 
@@ -109,4 +127,4 @@ def with_integer_scales(
     scales = floats(integers.quantized_scales, integers.scale)
     quantized_minimums = integers.quantized_minimums
     minimums = None if quantized_minimums is None else floats(quantized_minimums, integers.minimum_scale)
-    return PackedReader(codes, scales, group, zero, minimums, integers=integers, pair_distance=pair_distance)
+    return PackedReader(codes, scales, group, zero, minimums, integers=integers, wide=wide)

@@ -24,6 +24,7 @@ from quantcli.kernels.simd import (
     LANES,
     absolute,
     address,
+    cache_line,
     convert,
     dot_quads,
     load,
@@ -44,6 +45,9 @@ PART: Final = 32
 QUAD: Final = 4
 """Codes whose products accumulate in one lane."""
 
+_LINE: Final = 64
+"""Room to begin at a cache line: a load of 64 bytes from any other place is two loads."""
+
 _ZERO = np.float32(0)
 _NOTHING = np.int32(0)
 _NO_BFLOAT = np.uint16(0)
@@ -57,7 +61,8 @@ class Activations:
 
     allocate(columns, n)               a tuple of arrays for them
     addresses(arrays)                  the arrays' base addresses
-    prepare(column, x, arrays)         fills them for one column of x, float32 (columns, n)
+    prepare(column, x, arrays)         fills them for one column of x, float32 (columns, n). A column that x lacks repeats
+                                       the last: left as allocated, it may have denormal scales, which multiply slowly
     unit                               the width of a panel in the arrays is rounded up to a multiple of it
     """
 
@@ -88,7 +93,7 @@ def _floats(cast: Callable[..., Any]) -> Activations:
     def prepare(column: Any, x: Any, arrays: Any) -> None:
         (copies,) = arrays
         columns, n = copies.shape
-        flat, values, source = address(copies, np.float32), address(x, np.float32), column * n
+        flat, values, source = address(copies, np.float32), address(x, np.float32), min(column, x.shape[0] - 1) * n
         for first in range(0, n, STRETCH):
             width = min(STRETCH, n - first)
             place, whole = place_of(first, column, columns, width), width - width % LANES
@@ -137,7 +142,7 @@ def _bfloat_pairs() -> Activations:
     def prepare(column: Any, x: Any, arrays: Any) -> None:
         (pairs,) = arrays
         columns, n = pairs.shape[0], x.shape[1]
-        flat, values, source = address(pairs, np.uint16), address(x, np.float32), column * n
+        flat, values, source = address(pairs, np.uint16), address(x, np.float32), min(column, x.shape[0] - 1) * n
         for first in range(0, n, STRETCH):
             width = min(STRETCH, n - first)
             place, whole = place_of(first, column, columns, width + width % 2), width - width % LANES
@@ -164,7 +169,8 @@ class Rounding:
     unit           activations per initial value of the accumulators, which corrects for the type's `zero`
     sums           whether sums are stored: the type has minimums to multiply by them
     whole          whether the sums are stored as integers
-    pair_distance  distance of two parts of a span that are stored side by side
+    order          how the codes of a whole panel are stored: of every 256, the p-th 16 are those of the activations from
+                   16 * order[p] on. In their own order if it is empty
     """
 
     span: int
@@ -173,58 +179,65 @@ class Rounding:
     zero: int
     sums: bool
     whole: bool = False
-    pair_distance: int = 1
+    order: tuple[int, ...] = ()
 
 
 def rounded(rounding: Rounding) -> Activations:
-    """Quantized activations. Arrays that the type does not use are empty.
+    """Quantized activations. Arrays that the type does not use are empty. Codes and starts begin at a cache line.
 
     codes    int8 (columns, n)
     scales   one for each span
-    starts   int32, -zero * the sum of the codes of each unit
+    starts   int32, -zero * the sum of the codes of each unit; in a whole panel with an `order`, 16 for the first and the
+             second 64 codes together, and from half of the panel on 16 for the others
     sums     the sum of the codes of each group times the scale, or where `whole`, the sum itself as int16
     """
     span, group, unit = rounding.span, rounding.group, rounding.unit
     has_sums, has_starts = rounding.sums, rounding.zero != 0
     sum_dtype = np.int16 if rounding.whole else np.float32
-    round_span = _span_rounder(rounding)
+    round_span, start_pairs, ordered = _span_rounder(rounding), _pair_starter(rounding.zero), bool(rounding.order)
 
     @inline
     def allocate(columns: Any, n: Any) -> Any:
-        quants = np.empty((columns, n), np.int8)
+        quants = np.empty((columns, n + _LINE), np.int8)
         scales = np.empty(columns * (n // span), np.float32)
-        starts = np.empty(columns * (n // unit) if has_starts else 0, np.int32)
+        starts = np.empty(columns * (n // unit) + _LINE if has_starts else 0, np.int32)
         sums = np.empty(columns * (n // group) if has_sums else 0, sum_dtype)
         return quants, scales, starts, sums
 
     @inline
     def addresses(arrays: Any) -> Any:
         quants, scales, starts, sums = arrays
-        return address(quants, np.int8), address(scales, np.float32), address(starts, np.int32), address(sums, sum_dtype)
+        codes, first = cache_line(address(quants, np.int8)), cache_line(address(starts, np.int32))
+        return codes, address(scales, np.float32), first, address(sums, sum_dtype)
 
     @inline
     def prepare(column: Any, x: Any, arrays: Any) -> None:
-        columns, n = arrays[0].shape
-        values, activations = address(x, np.float32), addresses(arrays)
+        columns, n = arrays[0].shape[0], arrays[0].shape[1] - _LINE
+        values, activations, source = address(x, np.float32), addresses(arrays), min(column, x.shape[0] - 1) * n
         for first in range(0, n, STRETCH):
             width = min(STRETCH, n - first)
             place = place_of(first, column, columns, width)
+            is_ordered = ordered and width == STRETCH
             for i in range(0, width, span):
-                round_span(values, column * n + first + i, place + i, activations)
+                round_span(values, source + first + i, place, i, is_ordered, activations)
+            if is_ordered and has_starts:
+                start_pairs(place, activations)
 
     return Activations(allocate, addresses, prepare)
 
 
 def _span_rounder(rounding: Rounding) -> Callable[..., None]:
-    """The `inline` function that quantizes one span, `x` from `source` on, into the arrays of `rounded` from `at` on."""
+    """The `inline` function that quantizes one span, `x` from `source` on, into the arrays of `rounded`: activation `inner`
+    and following of the panel that begins at `panel`."""
     span, group, zero = rounding.span, rounding.group, rounding.zero
     has_sums, has_starts, in_quads = rounding.sums, zero != 0, rounding.unit == QUAD
     minus_zero, whole = np.int32(-zero), rounding.whole
-    place_in_span = _place_in_span(rounding.pair_distance)
+    places = 16 * np.argsort(np.array(rounding.order or range(16), np.intp))
 
     @inline_once
-    def round_span(x: Any, source: Any, at: Any, activations: Any) -> None:
+    def round_span(x: Any, source: Any, panel: Any, inner: Any, is_ordered: Any, activations: Any) -> None:
         quants, scales, starts, sums = activations
+        at = panel + inner
         top = splat(_ZERO, LANES)
         for i in range(0, span, LANES):
             top = maximum(absolute(load(x, source + i, LANES)), top)
@@ -238,14 +251,15 @@ def _span_rounder(rounding: Rounding) -> Callable[..., None]:
             total = _NOTHING
             for i in range(first, first + group, 16):
                 codes = convert(rint(load(x, source + i, 16) * inverse), np.int32)
-                store(quants, at + place_in_span(i), convert(codes, np.int8))
+                place = panel + places[(inner + i) // 16] if is_ordered else at + i
+                store(quants, place, convert(codes, np.int8))
                 if has_sums or (has_starts and not in_quads):
                     total += sum_lanes(codes)
             if has_sums:
                 store(sums, (at + first) // group, splat(np.int16(total) if whole else np.float32(total) * scale, 1))
             if has_starts and not in_quads:
                 store(starts, (at + first) // group, splat(np.int32(total * minus_zero), 1))
-        if has_starts and in_quads:
+        if has_starts and in_quads and not is_ordered:
             for i in range(0, span, PART):
                 quads = dot_quads(splat(_NOTHING, 8), splat(_ONES, PART), load(quants, at + i, PART))
                 store(starts, (at + i) // QUAD, quads * minus_zero)
@@ -253,15 +267,17 @@ def _span_rounder(rounding: Rounding) -> Callable[..., None]:
     return round_span
 
 
-def _place_in_span(pair_distance: int) -> Callable[..., Any]:
-    """The `inline` function from an activation's index in its span to where its code is stored."""
+def _pair_starter(zero: int) -> Callable[..., None]:
+    """The `inline` function for the starts of a whole panel of ordered codes."""
+    minus_zero = np.int32(-zero)
 
     @inline
-    def place_in_span(i: Any) -> Any:
-        if pair_distance == 1:
-            return i
-        part = i // PART
-        pair = part // (2 * pair_distance) * pair_distance + part % pair_distance
-        return (2 * pair + part // pair_distance % 2) * PART + i % PART
+    def start_pairs(panel: Any, activations: Any) -> None:
+        quants, _, starts, _ = activations
+        ones = splat(_ONES, 64)
+        for place in range(panel, panel + STRETCH, STRETCH // 2):
+            quads = dot_quads(splat(_NOTHING, 16), ones, load(quants, place, 64))
+            quads = dot_quads(quads, ones, load(quants, place + 64, 64))
+            store(starts, place // QUAD, quads * minus_zero)
 
-    return place_in_span
+    return start_pairs

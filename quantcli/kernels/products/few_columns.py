@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from quantcli.core.block_types import SUPER_BLOCK, BlockType
-from quantcli.kernels.blocks.reader import MAX_GROUPS, IntegerScales, PackedReader, PlainReader
+from quantcli.kernels.blocks.reader import MAX_GROUPS, IntegerScales, PackedReader, PlainReader, WideCodes
 from quantcli.kernels.half import half_to_float
 from quantcli.kernels.jit import inline, inline_once
 from quantcli.kernels.products.activation_layout import (
@@ -30,6 +30,7 @@ from quantcli.kernels.products.activation_layout import (
     place_of,
     rounded,
 )
+from quantcli.kernels.products.wide_rows import float_row, integer_row
 from quantcli.kernels.simd import (
     LANES,
     convert,
@@ -56,10 +57,12 @@ _AHEAD: Final = 4096
 stops at a page boundary. Weights from a mapped file were multiplied half as fast again as without prefetch. Distances of
 1024 and 8192 were slower, and so was prefetching into L2 only."""
 
+_FEW: Final = (1, 2, 4)
+_MORE: Final = (1, 2, 4, 8)
+"""Numbers of columns that have a kernel: without and with codes that are unpacked 256 at a time."""
+
 _RUN: Final = 4
-_RUN_PAIRS: Final = _RUN // 2
-_RUN_QUADS: Final = _RUN // 4
-"""Small blocks whose scales are loaded together, pairs of them, and fours. With eight, Q8_0 stalled longer on memory."""
+"""Small blocks whose scales are loaded together. With eight, Q8_0 stalled longer on memory."""
 
 _ZERO = np.float32(0)
 _NO_PRODUCT = np.int32(0)
@@ -76,17 +79,19 @@ _join_parts = shuffle(*range(2 * PART))
 class RowProduct:
     """The functions of a type that the loop of `matmul` over rows calls.
 
+    counts         the numbers of columns that have a kernel of their own, ascending. With more columns, tiles are as fast
     row(columns)   an `inline` function (weights, offset, activations, n, sums): the dot products of the `n` weights from
                    byte `offset` on with that many columns, float32 `sums`; the others are addresses
     """
 
+    counts: tuple[int, ...]
     activations: Activations
     row: Callable[[int], Callable[..., None]]
 
 
 def plain_product(reader: PlainReader, block_type: BlockType) -> RowProduct:
     """Floats times floats."""
-    return RowProduct(floats(block_type), partial(_row_of_floats, reader, block_type))
+    return RowProduct(_FEW, floats(block_type), partial(_row_of_floats, reader, block_type))
 
 
 def _row_of_floats(reader: PlainReader, block_type: BlockType, columns: int) -> Callable[..., None]:
@@ -157,13 +162,34 @@ def coded(reader: PackedReader) -> tuple[Callable[..., Any], int]:
 def packed_product(reader: PackedReader, block_type: BlockType) -> RowProduct:
     """Integer dot products of codes."""
     _, zero = coded(reader)
-    if reader.integers is not None:
-        distance = _pair_distance(reader)
-        rounding = Rounding(span_of(block_type), reader.group, QUAD, 0, sums=True, whole=True, pair_distance=distance)
-        return RowProduct(rounded(rounding), partial(_row_of_integer_scales, reader, reader.integers, block_type))
+    integers = reader.integers
+    if _WIDE and reader.wide is not None:
+        return _wide_product(reader, reader.wide, block_type)
+    if integers is not None:
+        rounding = Rounding(span_of(block_type), reader.group, QUAD, 0, sums=True, whole=True)
+        return RowProduct(_FEW, rounded(rounding), partial(_row_of_integer_scales, reader, integers, block_type))
     rounding = Rounding(span_of(block_type), reader.group, QUAD, zero, reader.minimums is not None)
     row = _row_of_small if block_type.block_length == PART else _row_of_large
-    return RowProduct(rounded(rounding), partial(row, reader, block_type))
+    return RowProduct(_FEW, rounded(rounding), partial(row, reader, block_type))
+
+
+def _wide_product(reader: PackedReader, wide: WideCodes, block_type: BlockType) -> RowProduct:
+    """Integer dot products of codes that are unpacked 256 at a time."""
+    span, group, order, block_bytes = span_of(block_type), reader.group, wide.order, block_type.block_bytes
+    if reader.integers is not None:
+        activations = rounded(Rounding(span, group, QUAD, 0, sums=True, whole=True, order=order))
+        return RowProduct(
+            _MORE, activations, partial(integer_row, reader, wide, reader.integers, block_type, _AHEAD)
+        )
+    scales_of, minimums_of = reader.scales, reader.minimums or reader.scales
+    if block_type.block_length == PART:
+        scales_of = _of_run(reader.scales, reader.scale_half, block_bytes, STRETCH // PART)
+        minimums_of = _of_run(minimums_of, None, block_bytes, STRETCH // PART)
+    activations = rounded(Rounding(span, group, QUAD, wide.zero, reader.minimums is not None, order=order))
+    rest = _remainder(reader)
+    return RowProduct(
+        _MORE, activations, partial(float_row, reader, wide, scales_of, minimums_of, rest, block_type, _AHEAD)
+    )
 
 
 def _products(zero: int, lanes: int) -> Callable[..., Any]:
@@ -184,8 +210,8 @@ def _row_of_small(reader: PackedReader, block_type: BlockType, columns: int) -> 
     lanes, part_lanes, unit_blocks, units = width // QUAD, PART // QUAD, width // PART, _RUN * PART // width
     products, add_rest, has_minimums = _products(zero, lanes), _remainder(reader), reader.minimums is not None
     block_bytes, run_bytes = block_type.block_bytes, _RUN * block_type.block_bytes
-    scales_of_run = _of_run(reader.scales, reader.scale_half, block_bytes)
-    minimums_of_run = _of_run(reader.minimums or reader.scales, None, block_bytes)
+    scales_of_run = _of_run(reader.scales, reader.scale_half, block_bytes, _RUN)
+    minimums_of_run = _of_run(reader.minimums or reader.scales, None, block_bytes, _RUN)
     spread = shuffle(*(block for block in range(unit_blocks) for _ in range(part_lanes)))
     unit = _units_of_blocks(codes_of, width, block_bytes)
     place_of_block = _places_of_blocks(PART, columns)
@@ -272,33 +298,34 @@ def _remainder(reader: PackedReader) -> Callable[..., None]:
     return add_rest
 
 
-def _of_run(numbers_of: Callable[..., Any], half: int | None, block_bytes: int) -> Callable[..., Any]:
-    """The inline function for one number (scale or minimum) of each of `_RUN` blocks.
+def _of_run(numbers_of: Callable[..., Any], half: int | None, block_bytes: int, run: int) -> Callable[..., Any]:
+    """The inline function for one number (scale or minimum) of each of `run` blocks.
 
     float16 numbers, at byte `half`, are cast to float32 as one vector. All are first assembled in words by the scalar
     units, which do not unpack codes meanwhile.
     """
+    pairs, fours = run // 2, run // 4
 
     @inline
     def from_float16(weights: Any, offset: Any) -> Any:
-        words = local(_RUN_QUADS, np.uint64)
-        for word in range(_RUN_QUADS):
+        words = local(fours, np.uint64)
+        for word in range(fours):
             bits = np.uint64(0)
             for block in range(4):
                 place = offset + (4 * word + block) * block_bytes + half
                 bits |= np.uint64(load_scalar(weights, place, np.uint16)) << np.uint64(16 * block)
             store(words, word, splat(bits, 1))
-        return half_to_float(reinterpret(load(words, 0, _RUN_QUADS), np.uint16))
+        return half_to_float(reinterpret(load(words, 0, fours), np.uint16))
 
     @inline
     def numbers(weights: Any, offset: Any) -> Any:
-        words = local(_RUN_PAIRS, np.uint64)
-        for word in range(_RUN_PAIRS):
+        words = local(pairs, np.uint64)
+        for word in range(pairs):
             place = offset + 2 * word * block_bytes
             low = lane(reinterpret(numbers_of(weights, place), np.uint32), 0)
             high = lane(reinterpret(numbers_of(weights, place + block_bytes), np.uint32), 0)
             store(words, word, splat(np.uint64(low) | np.uint64(high) << np.uint64(32), 1))
-        return reinterpret(load(words, 0, _RUN_PAIRS), np.float32)
+        return reinterpret(load(words, 0, pairs), np.float32)
 
     return numbers if half is None else from_float16
 
@@ -310,7 +337,7 @@ def _row_of_large(reader: PackedReader, block_type: BlockType, columns: int) -> 
     width = 2 * PART if _WIDE and span >= 2 * PART else PART
     lanes, spans, groups = width // QUAD, block // span, block // group
     scales_of, minimums_of, has_minimums = reader.scales, reader.minimums or reader.scales, reader.minimums is not None
-    products, unit, unit_groups, units = _products(zero, lanes), _units(codes_of, width, 1), width // group, block // width
+    products, unit, unit_groups, units = _products(zero, lanes), _units(codes_of, width), width // group, block // width
     spread = shuffle(*(group for group in range(unit_groups) for _ in range(lanes // unit_groups)))
     spread_spans = shuffle(*(group // (groups // spans) for group in range(groups)))
     place_of_block = _places_of_blocks(block, columns)
@@ -373,12 +400,12 @@ def _row_of_integer_scales(
     The zero point is treated as a minimum: zero times the scale."""
     group, block, block_bytes = reader.group, block_type.block_length, block_type.block_bytes
     width = 2 * PART if _WIDE else PART
-    lanes, groups, units, pair_distance = width // QUAD, block // group, block // width, _pair_distance(reader)
-    unit, scales_of, scale_of = _units(reader.codes, width, pair_distance), integers.quantized_scales, integers.scale
+    lanes, groups, units = width // QUAD, block // group, block // width
+    unit, scales_of, scale_of = _units(reader.codes, width), integers.quantized_scales, integers.scale
     half, has_zero, zero = groups // 2, reader.zero != 0, np.float32(reader.zero)
     minimums_of, minimum_scale_of = integers.quantized_minimums or scales_of, integers.minimum_scale or scale_of
-    part_groups, unit_parts = PART // group, width // PART
-    spread = shuffle(*(pair * unit_parts * part_groups // (2 * lanes) for pair in range(2 * lanes)))
+    unit_groups = width // group
+    spread = shuffle(*(pair * unit_groups // (2 * lanes) for pair in range(2 * lanes)))
     all_lanes, all_halves = columns * lanes, columns * half
 
     @inline_once
@@ -386,10 +413,8 @@ def _row_of_integer_scales(
         for c in range(columns):
             store(inner, c * lanes, splat(_NO_PRODUCT, lanes))
         for u in range(units):
-            part = _first_part(u, unit_parts, pair_distance)
-            first = load(scratch, part * part_groups, part_groups)
-            second = load(scratch, (part + pair_distance) * part_groups, part_groups) if unit_parts == 2 else first
-            codes, scales = unit(weights, offset, u), spread(first, second)
+            few = load(scratch, u * unit_groups, unit_groups)
+            codes, scales = unit(weights, offset, u), spread(few, few)
             for c in range(columns):
                 pairs = dot_bytes(codes, load(quants, (i * columns + c) * block + u * width, width))
                 store(inner, c * lanes, load(inner, c * lanes, lanes) + dot_pairs(pairs, scales))
@@ -425,23 +450,11 @@ def _row_of_integer_scales(
     return row
 
 
-def _pair_distance(reader: PackedReader) -> int:
-    """The distance of two parts that are multiplied together."""
-    return reader.pair_distance if _WIDE else 1
-
-
-@inline
-def _first_part(u: Any, parts: Any, pair_distance: Any) -> Any:
-    """The first part of unit `u`, which is one part, or two at a distance of `pair_distance`."""
-    return u if parts == 1 else u // pair_distance * 2 * pair_distance + u % pair_distance
-
-
-def _units(codes_of: Callable[..., Any], width: int, pair_distance: int) -> Callable[..., Any]:
+def _units(codes_of: Callable[..., Any], width: int) -> Callable[..., Any]:
     """The inline function for codes of unit `u`, which is one part or two."""
 
     @inline
     def two_parts(weights: Any, offset: Any, u: Any) -> Any:
-        part = _first_part(u, 2, pair_distance)
-        return _join_parts(codes_of(weights, offset, part), codes_of(weights, offset, part + pair_distance))
+        return _join_parts(codes_of(weights, offset, 2 * u), codes_of(weights, offset, 2 * u + 1))
 
     return codes_of if width == PART else two_parts

@@ -35,9 +35,6 @@ _SHARE: Final = 32
 _LINE: Final = 64
 """Bytes of a cache line."""
 
-_FEW: Final = (1, 2, 4)
-"""The counts of columns that have a GEMV kernel; three columns take that of four. From five on tiles are as fast."""
-
 Multiply = Callable[[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]], None]
 
 
@@ -58,11 +55,10 @@ def multiplier(block_type: BlockType) -> Multiply:
         row, many = packed_product(reader, block_type), _columns(packed_tiles(reader, block_type), block_type)
     else:
         row, many = plain_product(reader, block_type), _columns(float_tiles(reader, block_type), block_type)
-    few = {columns: _few_columns(row, columns) for columns in _FEW}
+    few = {columns: _few_columns(row, columns) for columns in row.counts}
 
     def multiply(weights: NDArray[np.uint8], x: NDArray[np.float32], out: NDArray[np.float32]) -> None:
-        count = len(x)
-        kernel = next((few[columns] for columns in _FEW if count <= columns), many)
+        kernel = next((kernel for columns, kernel in few.items() if len(x) <= columns), many)
         kernel(weights, x, out)
 
     return multiply
@@ -103,7 +99,7 @@ def _few_columns(product: RowProduct, columns: int) -> Multiply:
     def multiply_few(pool: Any, weights: Any, x: Any, out: Any) -> None:
         rows, n = weights.shape[0], x.shape[1]
         arrays = allocate(columns, n)
-        for column in range(x.shape[0]):
+        for column in range(columns):
             prepare(column, x, arrays)
         parallel_for(pool, (rows + _SHARE - 1) // _SHARE, multiply_rows, (weights, arrays, n, out))
 
@@ -151,8 +147,9 @@ def _columns(product: TileProduct, block_type: BlockType) -> Multiply:
     @parallel_kernel
     def multiply_many(pool: Any, weights: Any, x: Any, out: Any) -> None:
         rows, (columns, n) = weights.shape[0], x.shape
-        arrays = allocate(columns + (-columns) % step, n)
-        parallel_for(pool, columns, prepare, (x, arrays))
+        padded = columns + (-columns) % step
+        arrays = allocate(padded, n)
+        parallel_for(pool, padded, prepare, (x, arrays))
         parallel_for(pool, (rows + ROWS - 1) // ROWS, multiply_tile, (weights, arrays, n, out))
 
     return multiply_many

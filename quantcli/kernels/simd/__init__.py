@@ -7,7 +7,7 @@ fast-math flags, no FMA contraction (except in `fma`, which rounds once by defin
     x = load(array, index, LANES)           LANES consecutive elements, from any alignment
     store(array, index, x)
     address(array, np.uint8)  local(32, np.float32)   base address of an array; stack memory. Both replace an array argument
-    advance(place, 8)                       the address 8 elements after a base address
+    advance(place, 8)  cache_line(place)    the address 8 elements after a base address; the next that begins a cache line
     splat(scalar, LANES)                    the scalar in every lane
     + - * /  < <= > >= == !=  & | ^ ~ << >>  of vectors of one type, or a vector and a scalar of its element type; -x
     select(mask, a, b)  any_lane(mask)  all_lanes(mask)
@@ -19,6 +19,7 @@ fast-math flags, no FMA contraction (except in `fma`, which rounds once by defin
     transpose_tile                          transpose of a square tile
     dot_bytes / dot_pairs / dot_quads       integer multiply-add, by the machine's instruction if it has one
     HAS_BFLOAT_DOT                          whether the machine has an instruction for dot products of bfloat16
+    narrow                                  two vectors of int32 to one of int16
     grid_operations                         outer products on register tiles, for GEMM
 
 Integers passed as lane counts must be literals or module constants: they determine the type.
@@ -35,6 +36,7 @@ from quantcli.kernels.simd.integer_dot import (
     dot_bytes,
     dot_pairs,
     dot_quads,
+    narrow,
 )
 from quantcli.kernels.simd.lanewise import (
     absolute,
@@ -57,6 +59,7 @@ from quantcli.kernels.simd.lanewise import (
 from quantcli.kernels.simd.memory import (
     address,
     advance,
+    cache_line,
     lane,
     load,
     load_scalar,
@@ -93,6 +96,7 @@ __all__ = [
     "any_lane",
     "bits_mask",
     "byte_table",
+    "cache_line",
     "convert",
     "dot_bytes",
     "dot_pairs",
@@ -112,6 +116,7 @@ __all__ = [
     "maximum",
     "min_lanes",
     "minimum",
+    "narrow",
     "prefetch",
     "recast",
     "reinterpret",

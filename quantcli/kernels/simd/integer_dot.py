@@ -70,6 +70,21 @@ def dot_bytes(typing: Any, a: Any, b: Any) -> Any:
     return result(a, b), code
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def narrow(typing: Any, a: Any, b: Any) -> Any:
+    """int32 vectors to int16: four lanes of `a`, four of `b`, the next four of `a`, and so on. The values must fit."""
+    result = Vector(types.int16, 2 * a.lanes)
+    pattern = [first + side + i for first in range(0, a.lanes, 4) for side in (0, a.lanes) for i in range(4)]
+
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        if a.lanes == 16 and "avx512bw" in machine_features():
+            return call(builder, "llvm.x86.avx512.packssdw.512", llvm_type(result), list(args))
+        both = builder.shuffle_vector(*args, ir.Constant(ir.VectorType(I32, len(pattern)), pattern))
+        return builder.trunc(both, llvm_type(result))
+
+    return result(a, a), code
+
+
 def _unsigned_quads(builder: Any, total: Any, x: Any, y: Any) -> Any:
     """total + dot products of four neighbouring lanes, x uint8 and y int8."""
     features, quads, bits = machine_features(), total.type, 8 * x.type.count

@@ -151,8 +151,8 @@ def lookup(typing: Any, table: Any, index: Any) -> Any:
 
 
 def byte_table(*values: int) -> Any:
-    """An intrinsic `f(index)` whose lane i is `values[index[i]]`: 16 values of -128..127, `index` uint8 lanes below 16, the
-    result int8. Make it once, in a module constant. A byte shuffle where the machine has one."""
+    """An intrinsic `f(index)` whose lane i is `values[index[i]]`: 16 values of -128..255, `index` uint8 lanes below 16, the
+    result int8 of the same bits. Make it once, in a module constant. A byte shuffle where the machine has one."""
 
     def looked_up(typing: Any, index: Any) -> Any:
         result = Vector(types.int8, index.lanes)

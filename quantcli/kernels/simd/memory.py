@@ -26,6 +26,18 @@ def address(typing: Any, array: Any, dtype: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
+def cache_line(typing: Any, place: Any) -> Any:
+    """The first address from a base address on that is a multiple of 64: where a cache line begins."""
+
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        number = builder.ptrtoint(args[0], ir.IntType(64))
+        rounded = builder.and_(builder.add(number, ir.Constant(number.type, 63)), ir.Constant(number.type, -64))
+        return builder.inttoptr(rounded, args[0].type)
+
+    return place(place), code
+
+
+@intrinsic  # type: ignore[untyped-decorator]
 def recast(typing: Any, place: Any, dtype: Any) -> Any:
     """Pointer cast: the same address, of elements of `dtype`."""
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from quantcli.cli.commands import described
+from quantcli.cli.compiling import compiling
 from quantcli.cli.options import arch_file_option, json_option, overwrite_option, threads_option
 from quantcli.cli.output import binary_size, byte_progress, columns, decimal_count, print_json, say, show
 from quantcli.cli.texts import read_text
@@ -158,13 +159,6 @@ def _progress() -> Iterator[Progress]:
     from quantcli.conversion.convert import Progress
 
     with byte_progress("quantizing") as bar:
-
-        def compiling(types: Sequence[str]) -> Callable[[float], None]:
-            from quantcli.kernels.jit import keeps_kernels
-
-            once, kept = (", once", ", cached for the next run") if keeps_kernels() else ("", "")
-            say(f"compiling kernels for this machine{once}: {', '.join(types)}", err=True)
-            return lambda seconds: say(f"compiled in {seconds:.1f} s{kept}", err=True)
 
         def begin(what: str, total: int) -> Callable[[int], Any]:
             bar.set_description(what, refresh=False)

@@ -31,7 +31,7 @@ from quantcli.kernels.threads.loops import parallel_for
 _SHARE: Final = 32
 """Rows per work item of a thread in the GEMV."""
 
-_FEW: Final = (1, 2, 4)
+FEW: Final = (1, 2, 4)
 """The counts of columns that have a GEMV kernel; three columns take that of four. From five on tiles are as fast."""
 
 Multiply = Callable[[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]], None]
@@ -54,11 +54,11 @@ def multiplier(block_type: BlockType) -> Multiply:
         row, many = packed_product(reader, block_type), _columns(packed_tiles(reader, block_type))
     else:
         row, many = plain_product(reader, block_type), _columns(plain_tiles(reader, block_type))
-    few = {columns: _few_columns(row, columns) for columns in _FEW}
+    few = {columns: _few_columns(row, columns) for columns in FEW}
 
     def multiply(weights: NDArray[np.uint8], x: NDArray[np.float32], out: NDArray[np.float32]) -> None:
         count = len(x)
-        kernel = next((few[columns] for columns in _FEW if count <= columns), many)
+        kernel = next((few[columns] for columns in FEW if count <= columns), many)
         kernel(weights, x, out)
 
     return multiply

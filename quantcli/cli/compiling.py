@@ -10,13 +10,13 @@ import click
 
 
 def announce_compiling() -> None:
-    """Have `compiling` called when kernels are compiled. Nothing is printed if all are in the cache on disk."""
+    """Announce compilation from now on. Nothing is printed if all kernels are in the cache on disk."""
     from quantcli.kernels.compilation import use_report
 
-    use_report(compiling)
+    use_report(_compiling)
 
 
-def compiling(count: int) -> Callable[[], None]:
+def _compiling(count: int) -> Callable[[], None]:
     """Say on stderr that `count` kernels are compiled: on a terminal with a counter, which stays with the time it took.
 
     Returns a function to call after each of them.

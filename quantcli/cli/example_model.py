@@ -21,7 +21,7 @@ from quantcli.tensors.tensor import TensorInfo
 _WIDTH: Final = 256
 """A multiple of every block length."""
 
-_LAYERS: Final = 16
+_LAYERS: Final = 8
 """Enough that every rule of a recipe that counts layers applies to some and not to others."""
 
 _SOURCES: Final = ("BF16", "F16", "F32")
@@ -106,14 +106,22 @@ def use_kernels(names: Sequence[str], importance: bool) -> None:
     With `importance` also those that use an importance matrix.
     """
     from quantcli.kernels.products.matmul import FEW
+    from quantcli.kernels.rounding.exact_grids import GRIDS, lies_on_grid
     from quantcli.kernels.rows import call_kernels
     from quantcli.runner.model import Model
 
+    seen: set[tuple[BlockType, ...]] = set()
     for name in names:
         for plan in [*plans(name, False), *(plans(name, True) if importance else ())]:
             encoded = {(planned.type, planned.importance) for planned in plan if planned.type is not planned.source_type}
             call_kernels({planned.source_type for planned in plan}, encoded)
+            for planned in plan:
+                if planned.type in GRIDS:
+                    lies_on_grid(np.zeros((1, _WIDTH), np.float32), planned.type, planned.source_type)
             tensors = {planned.name: planned.info for planned in plan}
-            model = Model(_PlannedFile(tensors, _METADATA))
-            for count in (_PROMPT, *FEW):
-                model.rehearse(count, "f16", every=False)
+            types = tuple(tensor.type for tensor in tensors.values())
+            if types not in seen:
+                seen.add(types)
+                model = Model(_PlannedFile(tensors, _METADATA))
+                for count in (_PROMPT, *FEW):
+                    model.rehearse(count, "f16", every=False)

@@ -43,14 +43,11 @@ class Progress:
 
     fetching(total)    called before a model is downloaded, with the total of bytes. Returns a function that is called with
                        the bytes received since the last call.
-    compiling(count)   called before kernels are compiled, once per machine, with their count. Returns a function that is
-                       called after each of them, from any thread, one call at a time.
     start(total)       called before the first chunk, with the source bytes to convert
     advance(done)      called after each chunk, with the source bytes converted since the last call
     """
 
     fetching: Callable[[int], Callable[[int], Any]] = lambda total: lambda done: None
-    compiling: Callable[[int], Callable[[], Any]] = lambda count: lambda: None
     start: Callable[[int], Any] = lambda total: None
     advance: Callable[[int], None] = lambda done: None
 
@@ -187,7 +184,7 @@ def _write(job: Job, threads: int, progress: Progress) -> None:
         for output in job.outputs:
             stack.enter_context(output.writer)
         encoders = [encoders_for(plan, model.imatrix) for plan in plans]
-        compile_kernels(*kernels_needed(plans, encoders), progress.compiling)
+        compile_kernels(*kernels_needed(plans, encoders))
         outputs = [Output(output.plan, chosen, output.writer) for output, chosen in zip(job.outputs, encoders, strict=True)]
         progress.start(sum(tensor.nbytes for tensor in model.tensors.values()))
         execute(model.tensors, outputs, threads=threads, advance=progress.advance, interrupt=model.source.interrupt)

@@ -68,14 +68,14 @@ def expecting(task: Callable[[], Any]) -> Iterator[None]:
         _expected.reset(token)
 
 
-def compile_ahead(task: Callable[[], Any], report: Report | None = None) -> None:
+def compile_ahead(task: Callable[[], Any]) -> None:
     """Compile the kernels that `task` calls, or load them from the cache, so that nothing waits for them later.
 
-    `task` is rehearsed: see `needed`. `report` replaces that of `use_report`.
+    `task` is rehearsed: see `needed`.
     """
     with _stopped_clock():
         kernels = needed(task)
-        _compile_missing(kernels, report or _report.get())
+        _compile_missing(kernels)
         for kernel in kernels:
             kernel.compile()
 
@@ -125,7 +125,7 @@ def first_call(kernel: Any, *arguments: Any) -> Any:
     with _stopped_clock():
         if not call.is_compiled():
             task = _expected.get()
-            _compile_missing([call, *(needed(task) if task else ())], _report.get())
+            _compile_missing([call, *(needed(task) if task else ())])
         return Dispatcher._compile_for_args(kernel, *arguments)
 
 
@@ -146,7 +146,7 @@ def _stopped_clock() -> Iterator[None]:
         _seconds.set(before + time.perf_counter() - begin)
 
 
-def _compile_missing(kernels: Sequence[Needed], report: Report) -> None:
+def _compile_missing(kernels: Sequence[Needed]) -> None:
     """Compile those that neither this process nor the cache has, and say so.
 
     A second process compiles part of them into the cache, where it can. What it does not finish is compiled here.
@@ -154,7 +154,7 @@ def _compile_missing(kernels: Sequence[Needed], report: Report) -> None:
     missing = [kernel for kernel in dict.fromkeys(kernels) if not kernel.is_compiled()]
     if not missing:
         return
-    advance, lock, waiting = report(len(missing)), Lock(), set(range(len(missing)))
+    advance, lock, waiting = _report.get()(len(missing)), Lock(), set(range(len(missing)))
 
     def done(number: int) -> None:
         with lock:

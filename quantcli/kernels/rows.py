@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from quantcli.core.block_types import BlockType, block_type
 from quantcli.kernels.blocks import codec
 from quantcli.kernels.blocks.dequantize import dequantizer
-from quantcli.kernels.compilation import Report, compile_ahead
+from quantcli.kernels.compilation import compile_ahead
 from quantcli.kernels.jit import kernel
 from quantcli.kernels.rounding.exact_grids import repack
 from quantcli.kernels.simd import LANES, absolute, all_lanes, load, splat
@@ -115,10 +115,10 @@ def _first_beyond(x: NDArray[np.float32], largest: np.float32) -> int:
     return -1
 
 
-def compile_kernels(decode: set[BlockType], encode: set[tuple[BlockType, bool]], report: Report | None = None) -> None:
+def compile_kernels(decode: set[BlockType], encode: set[tuple[BlockType, bool]]) -> None:
     """Compile what `dequantize` from `decode` and `quantize` to `encode` (type, with importance) need, or fetch it from the
-    cache, so that nothing waits for it later. `report` is called as that of `use_report`, and replaces it."""
-    compile_ahead(partial(call_kernels, decode, encode), report)
+    cache, so that nothing waits for it later."""
+    compile_ahead(partial(call_kernels, decode, encode))
 
 
 def call_kernels(decode: set[BlockType], encode: set[tuple[BlockType, bool]]) -> None:

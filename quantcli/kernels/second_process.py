@@ -1,10 +1,11 @@
 """A process that compiles kernels into the cache on disk, beside this one: numba compiles under the GIL.
 
-Both processes take kernels from one list, the largest first, until none is left. So neither waits while there is a kernel to
-begin. What is left of the list is in a pipe that both read from. This process could not hand out the kernels itself: it would
-have to wait for its own compilation to release the GIL, for up to two seconds.
+Both processes take kernels from one list, the largest first, until none is left. So neither waits while there is a kernel
+to begin. What is left of the list is in a pipe that both read from. This process could not hand out the kernels itself: it
+would have to wait for its own compilation to release the GIL, for up to two seconds.
 
-The second process ends when its input is closed, so also when this one is killed. If it fails, its kernels are compiled here.
+The second process ends when its input is closed, so also when this one is killed. If it fails, its kernels are compiled
+here.
 """
 
 from __future__ import annotations

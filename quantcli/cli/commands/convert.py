@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from quantcli.cli.commands import described
-from quantcli.cli.compiling import compiling
+from quantcli.cli.compiling import announce_compiling
 from quantcli.cli.options import arch_file_option, json_option, overwrite_option, threads_option
 from quantcli.cli.output import binary_size, byte_progress, columns, decimal_count, print_json, say, show
 from quantcli.cli.texts import read_text
@@ -82,6 +82,7 @@ def command(
     from quantcli.formats.gguf.shards import parse_size
     from quantcli.formats.imatrix import read_imatrix
 
+    announce_compiling()
     with _progress() as progress:
         results = convert(
             model,
@@ -165,7 +166,7 @@ def _progress() -> Iterator[Progress]:
             bar.reset(total)
             return bar.update  # type: ignore[no-any-return]
 
-        yield Progress(partial(begin, "downloading"), compiling, partial(begin, "quantizing"), bar.update)
+        yield Progress(partial(begin, "downloading"), partial(begin, "quantizing"), bar.update)
 
 
 def _warn_of_missing_importance(results: Sequence[Conversion]) -> None:

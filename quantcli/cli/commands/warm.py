@@ -7,7 +7,7 @@ from functools import partial
 import click
 
 from quantcli.cli.commands import described
-from quantcli.cli.compiling import compiling
+from quantcli.cli.compiling import announce_compiling
 from quantcli.cli.options import json_option
 from quantcli.cli.output import binary_size, print_json, say
 from quantcli.core.errors import OutputError, UsageError
@@ -44,7 +44,8 @@ def command(types: tuple[str, ...], everything: bool, as_json: bool) -> None:
     if not keeps_kernels():
         raise OutputError(f"{folder}: cannot be written", hint="set QUANTCLI_CACHE_DIR to another directory")
     before = len(kept_files())
-    compile_ahead(partial(use_kernels, names, everything), compiling)
+    announce_compiling()
+    compile_ahead(partial(use_kernels, names, everything))
     sizes = [file.stat().st_size for file in kept_files()]
     if as_json:
         compiled = len(sizes) - before

@@ -116,7 +116,7 @@ def _write(
     tensors: Mapping[str, Tensor], plan: Sequence[PlannedTensor], writer: GGUFWriter, threads: int, progress: Progress
 ) -> None:
     encoders = encoders_for(plan, None)
-    compile_kernels(*kernels_needed([plan], [encoders]), progress.compiling)
+    compile_kernels(*kernels_needed([plan], [encoders]))
     progress.start(sum(tensor.nbytes for tensor in tensors.values()))
     execute(tensors, [Output(plan, encoders, writer)], threads=threads, advance=progress.advance)
 

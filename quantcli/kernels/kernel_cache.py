@@ -72,7 +72,7 @@ def keeps_kernels() -> bool:
         return False
 
 
-def kept_files() -> list[Path]:
+def kept_kernels() -> list[Path]:
     """The files of compiled kernels in the cache directory."""
     return sorted(cache_directory().glob(f"*{ENDING}"))
 

@@ -14,7 +14,7 @@ from quantcli.kernels import compilation
 from quantcli.kernels.compilation import compile_ahead, expecting, needed, rehearsing, running_seconds, use_report
 from quantcli.kernels.elementwise import add
 from quantcli.kernels.jit import kernel
-from quantcli.kernels.kernel_cache import kept_files
+from quantcli.kernels.kernel_cache import kept_kernels
 
 
 @pytest.fixture(autouse=True)
@@ -93,7 +93,7 @@ def test_the_first_missing_kernel_has_the_others_compiled(reports: list[list[str
         assert two(5) == 7
         assert other(5) == 8
     assert reports == [["2", "+", "+"], ["1", "+"]]
-    assert len(kept_files()) == 3
+    assert len(kept_kernels()) == 3
 
 
 def test_nothing_is_rehearsed_and_said_where_the_disk_has_the_kernel(reports: list[list[str]]) -> None:
@@ -122,7 +122,7 @@ def test_kernels_of_one_factory_have_files_of_their_own() -> None:
     assert len({function._cache._cache_file.path(key) for function, key in zip(functions, keys, strict=True)}) == 3
     assert [function(10) for function in functions] == [10, 11, 12]
     assert [adding(constant)(10) for constant in range(3)] == [10, 11, 12]
-    assert len(kept_files()) == 3
+    assert len(kept_kernels()) == 3
 
 
 def test_the_clock_of_speeds_stands_still_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ import pytest
 from quantcli.kernels import compilation, second_process
 from quantcli.kernels.compilation import needed
 from quantcli.kernels.jit import inline, kernel
-from quantcli.kernels.kernel_cache import cache_directory, kept_files
+from quantcli.kernels.kernel_cache import cache_directory, kept_kernels
 from quantcli.kernels.second_process import SecondProcess, can_help
 from quantcli.kernels.simd import load, splat, store
 
@@ -71,7 +71,7 @@ def test_it_compiles_what_is_not_taken_here() -> None:
     with SecondProcess([(call.kernel, call.types) for call in wanted], done):
         assert finished.wait(PATIENCE)
     assert sorted(numbers) == [0, 1, 2]
-    assert len(kept_files()) == 3
+    assert len(kept_kernels()) == 3
     again = [adding(constant) for constant in range(3)]
     assert [result(function) for function in again] == [[0], [1], [2]]
     assert all(function.stats.cache_hits and not function.stats.cache_misses for function in again)
@@ -106,7 +106,7 @@ def test_its_faults_cost_only_time(fault: str, monkeypatch: pytest.MonkeyPatch) 
     compilation.compile_ahead(lambda: [result(function) for function in functions])
     assert reported == [3, 3, 3]
     assert [result(function) for function in functions] == [[0], [1], [2]]
-    assert len(kept_files()) == 3
+    assert len(kept_kernels()) == 3
     after = os.dup(0)
     os.close(after)
     assert after == before, "descriptors are left open"
@@ -173,4 +173,4 @@ def test_it_ends_with_this_process_and_leaves_no_partial_file(number: signal.Sig
     while not has_ended(child):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    assert sorted(cache_directory().iterdir()) == kept_files()
+    assert sorted(cache_directory().iterdir()) == kept_kernels()

@@ -33,7 +33,7 @@ def command(types: tuple[str, ...], everything: bool, as_json: bool) -> None:
     from quantcli.cli.example_model import plans, use_kernels
     from quantcli.conversion.recipes import RECIPES
     from quantcli.kernels.compilation import compile_ahead
-    from quantcli.kernels.kernel_cache import cache_directory, keeps_kernels, kept_files
+    from quantcli.kernels.kernel_cache import cache_directory, keeps_kernels, kept_kernels
 
     if types and everything:
         raise UsageError("--all includes every type")
@@ -43,12 +43,11 @@ def command(types: tuple[str, ...], everything: bool, as_json: bool) -> None:
     folder = cache_directory()
     if not keeps_kernels():
         raise OutputError(f"{folder}: cannot be written", hint="set QUANTCLI_CACHE_DIR to another directory")
-    before = len(kept_files())
+    before = len(kept_kernels())
     announce_compiling()
     compile_ahead(partial(use_kernels, names, everything))
-    sizes = [file.stat().st_size for file in kept_files()]
+    count, size = len(kept_kernels()), sum(file.stat().st_size for file in folder.iterdir())
     if as_json:
-        compiled = len(sizes) - before
-        print_json({"directory": str(folder), "compiled": compiled, "kernels": len(sizes), "bytes": sum(sizes)})
+        print_json({"directory": str(folder), "compiled": count - before, "kernels": count, "bytes": size})
     else:
-        say(f"{folder}: {len(sizes)} kernels, {binary_size(sum(sizes))}")
+        say(f"{folder}: {count} kernels, {binary_size(size)}")

@@ -101,7 +101,7 @@ class _PlannedFile:
 
 
 def use_kernels(names: Sequence[str], importance: bool) -> None:
-    """Call every kernel that quantizing to recipes or tensor types, and running the results, needs. It is to be rehearsed.
+    """Call every kernel that quantizing to recipes or tensor types, and running the results, needs. It is to be traced.
 
     With `importance` also those that use an importance matrix.
     """
@@ -124,4 +124,4 @@ def use_kernels(names: Sequence[str], importance: bool) -> None:
                 seen.add(types)
                 model = Model(_PlannedFile(tensors, _METADATA))
                 for count in (_PROMPT, *FEW):
-                    model.rehearse(count, "f16", every=False)
+                    model.call_kernels(count, "f16", every=False)

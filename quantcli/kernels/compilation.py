@@ -4,8 +4,8 @@ A kernel is compiled when it is first called with arguments of some types. Compi
 leave all processors but one idle, because numba compiles under the GIL. So the first call that finds its kernel missing
 from the cache has all missing kernels of the task compiled, by two processes.
 
-Which these are is found by a rehearsal: the task itself is run, and its calls of kernels are recorded instead of executed.
-So there is no second list of kernels and their types. Where no kernel is missing, there is no rehearsal.
+Which these are is found by tracing: the task itself is run, and its calls of kernels are recorded instead of executed. So
+there is no second list of kernels and their types. Where no kernel is missing, nothing is traced.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Report = Callable[[int], Callable[[], Any]]
 
 
 @dataclass(frozen=True)
-class Needed:
+class KernelCall:
     """A kernel and numba's types of the arguments that it is called with."""
 
     kernel: Any
@@ -49,7 +49,7 @@ def _silent(count: int) -> Callable[[], None]:
 
 _report: ContextVar[Report] = ContextVar("report", default=_silent)
 _expected: ContextVar[Callable[[], Any] | None] = ContextVar("expected", default=None)
-_recorded: ContextVar[list[Needed] | None] = ContextVar("recorded", default=None)
+_recorded: ContextVar[list[KernelCall] | None] = ContextVar("recorded", default=None)
 _seconds: ContextVar[float] = ContextVar("seconds", default=0.0)
 
 
@@ -60,7 +60,7 @@ def use_report(report: Report) -> None:
 
 @contextmanager
 def expecting(task: Callable[[], Any]) -> Iterator[None]:
-    """Within it, the first missing kernel has all kernels compiled that `task` calls. `task` is rehearsed: see `needed`."""
+    """Within it, the first missing kernel has all kernels compiled that `task` calls. `task` is traced: see `trace`."""
     token = _expected.set(task)
     try:
         yield
@@ -71,10 +71,10 @@ def expecting(task: Callable[[], Any]) -> Iterator[None]:
 def compile_ahead(task: Callable[[], Any]) -> None:
     """Compile the kernels that `task` calls, or load them from the cache, so that nothing waits for them later.
 
-    `task` is rehearsed: see `needed`.
+    `task` is traced: see `trace`.
     """
     with _stopped_clock():
-        kernels = needed(task)
+        kernels = trace(task)
         _compile_missing(kernels)
         for kernel in kernels:
             kernel.compile()
@@ -85,18 +85,18 @@ def running_seconds() -> float:
     return time.perf_counter() - _seconds.get()
 
 
-def rehearsing() -> bool:
+def tracing() -> bool:
     """Whether calls of kernels are recorded and not executed, so that arrays have no meaningful contents."""
     return _recorded.get() is not None
 
 
-def needed(task: Callable[[], Any]) -> list[Needed]:
+def trace(task: Callable[[], Any]) -> list[KernelCall]:
     """The kernels that `task` calls, in the order of their first calls.
 
     Its calls of kernels give 0 and change no array, so `task` must not depend on their results. If it raises an error
     because of that, the list ends there.
     """
-    recorded: list[Needed] = []
+    recorded: list[KernelCall] = []
     token = _recorded.set(recorded)
     try:
         with np.errstate(all="ignore"):
@@ -109,7 +109,7 @@ def needed(task: Callable[[], Any]) -> list[Needed]:
 
 
 def record(kernel: Any, arguments: Sequence[Any]) -> None:
-    """Record a call of a kernel during a rehearsal."""
+    """Record a call of a kernel while a task is traced."""
     recorded = _recorded.get()
     if recorded is not None:
         recorded.append(_call(kernel, arguments))
@@ -118,14 +118,14 @@ def record(kernel: Any, arguments: Sequence[Any]) -> None:
 def first_call(kernel: Any, *arguments: Any) -> Any:
     """numba's `Dispatcher._compile_for_args` for kernels: the function to call, where `kernel` is first called with such
     arguments."""
-    if rehearsing():
+    if tracing():
         record(kernel, arguments)
         return _no_result
     call = _call(kernel, arguments)
     with _stopped_clock():
         if not call.is_compiled():
             task = _expected.get()
-            _compile_missing([call, *(needed(task) if task else ())])
+            _compile_missing([call, *(trace(task) if task else ())])
         return Dispatcher._compile_for_args(kernel, *arguments)
 
 
@@ -133,8 +133,8 @@ def _no_result(*arguments: Any) -> int:
     return 0
 
 
-def _call(kernel: Any, arguments: Sequence[Any]) -> Needed:
-    return Needed(kernel, tuple(map(kernel.typeof_pyval, arguments)))
+def _call(kernel: Any, arguments: Sequence[Any]) -> KernelCall:
+    return KernelCall(kernel, tuple(map(kernel.typeof_pyval, arguments)))
 
 
 @contextmanager
@@ -146,7 +146,7 @@ def _stopped_clock() -> Iterator[None]:
         _seconds.set(before + time.perf_counter() - begin)
 
 
-def _compile_missing(kernels: Sequence[Needed]) -> None:
+def _compile_missing(kernels: Sequence[KernelCall]) -> None:
     """Compile those that neither this process nor the cache has, and say so.
 
     A second process compiles part of them into the cache, where it can. What it does not finish is compiled here.

@@ -116,7 +116,7 @@ class Model:
                 hint="quantize embed does that",
             )
         ids = self._checked(tokens, cache)
-        with expecting(partial(self.rehearse, len(ids), cache.type, every=every)):
+        with expecting(partial(self.call_kernels, len(ids), cache.type, every=every)):
             return self._forward(ids, cache, every)
 
     @np.errstate(all="ignore")
@@ -129,7 +129,7 @@ class Model:
             GenerationError: as `forward`.
         """
         ids = self._checked(tokens, cache)
-        with expecting(partial(self._rehearse_hidden, len(ids), cache.type)):
+        with expecting(partial(self._call_kernels_of_hidden, len(ids), cache.type)):
             return self._hidden(ids, cache)
 
     def steps(self, count: int, cache: Cache) -> Iterator[tuple[slice, Step]]:
@@ -205,13 +205,13 @@ class Model:
     def _hidden(self, ids: NDArray[np.int64], cache: Cache) -> Floats:
         return np.concatenate([self.normed(self._run(ids[part], step)) for part, step in self.steps(len(ids), cache)])
 
-    def rehearse(self, count: int, cache_type: str, *, every: bool) -> None:
+    def call_kernels(self, count: int, cache_type: str, *, every: bool) -> None:
         """Call the kernels that `forward` calls for `count` tokens, and for an answer to them, token by token."""
         following = [] if every else [1]
         for tokens in dict.fromkeys([min(count, BATCH), *following]):
             self._forward(np.zeros(tokens, np.int64), Cache(self.sizes, tokens, cache_type), every)
 
-    def _rehearse_hidden(self, count: int, cache_type: str) -> None:
+    def _call_kernels_of_hidden(self, count: int, cache_type: str) -> None:
         """Call the kernels that `hidden` calls."""
         tokens = min(count, BATCH) if self.sizes.causal else count
         self._hidden(np.zeros(tokens, np.int64), Cache(self.sizes, tokens, cache_type))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from quantcli.core.block_types import BlockType
 from quantcli.core.errors import ModelError, UnsupportedError
-from quantcli.kernels.compilation import rehearsing
+from quantcli.kernels.compilation import tracing
 from quantcli.kernels.elementwise import layer_norm, rms_norm
 from quantcli.kernels.products.matmul import Multiply, multiplier
 from quantcli.kernels.rows import dequantize
@@ -85,7 +85,7 @@ class ObservedMatrix(Matrix):
 
     def __call__(self, x: Floats) -> Floats:
         """Call the observer, then multiply as `Matrix`."""
-        if not rehearsing():
+        if not tracing():
             self.observer(self.name, x, None)
         return Matrix.__call__(self, x)
 
@@ -98,7 +98,7 @@ class ObservedStack(Stack):
 
     def __call__(self, index: int, x: Floats) -> Floats:
         """Call the observer, then multiply as `Stack`."""
-        if not rehearsing():
+        if not tracing():
             self.observer(self.name, x, index)
         return Stack.__call__(self, index, x)
 

@@ -13,7 +13,7 @@ from command_line import run_command
 
 from quantcli.cli.example_model import plans, use_kernels
 from quantcli.conversion.recipes import RECIPES
-from quantcli.kernels.compilation import needed
+from quantcli.kernels.compilation import trace
 
 ROOT = Path(__file__).parents[2]
 STORYTELLER = ROOT / "examples/storyteller"
@@ -45,7 +45,7 @@ def test_after_it_quantize_and_run_compile_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_has_kernels_to_compile(name: str) -> None:
-    kernels = {call.kernel.py_func.__name__ for call in needed(lambda: use_kernels([name], importance=True))}
+    kernels = {call.kernel.py_func.__name__ for call in trace(lambda: use_kernels([name], importance=True))}
     assert {"multiply_few", "multiply_many", "attend", "attend_many", "rms_norm", "rotate", "add", "gate"} <= kernels
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from quantcli.kernels import compilation
-from quantcli.kernels.compilation import compile_ahead, expecting, needed, rehearsing, running_seconds, use_report
+from quantcli.kernels.compilation import compile_ahead, expecting, running_seconds, trace, tracing, use_report
 from quantcli.kernels.elementwise import add
 from quantcli.kernels.jit import kernel
 from quantcli.kernels.kernel_cache import kept_kernels
@@ -49,37 +49,37 @@ def compiled(function: Any) -> int:
     return len(function.signatures)
 
 
-def test_a_rehearsal_records_calls_and_executes_none() -> None:
+def test_a_trace_records_calls_and_executes_none() -> None:
     one, two = adding(1), adding(2)
     given = []
 
     def task() -> None:
-        assert rehearsing()
+        assert tracing()
         given.append(one(5))
         given.append(two(5.0))
         given.append(one(6))
 
-    calls = needed(task)
-    assert not rehearsing()
+    calls = trace(task)
+    assert not tracing()
     assert given == [0, 0, 0]
     assert [(call.kernel, str(call.types[0])) for call in calls] == [(one, "int64"), (two, "float64")]
     assert not compiled(one) and not compiled(two)
 
 
-def test_a_rehearsal_ends_where_results_would_be_needed() -> None:
+def test_a_trace_ends_where_results_would_be_needed() -> None:
     one, two = adding(1), adding(2)
 
     def task() -> None:
         1 // one(5)
         two(5)
 
-    assert [call.kernel for call in needed(task)] == [one]
+    assert [call.kernel for call in trace(task)] == [one]
 
 
-def test_a_parallel_kernel_changes_nothing_in_a_rehearsal_also_where_it_is_compiled() -> None:
+def test_a_parallel_kernel_changes_nothing_in_a_trace_also_where_it_is_compiled() -> None:
     x, y = np.ones((2, 3), np.float32), np.ones((2, 3), np.float32)
     add(x, y)
-    calls = needed(lambda: add(x, y))
+    calls = trace(lambda: add(x, y))
     assert (x == 2).all()
     assert "add" in [call.kernel.py_func.__name__ for call in calls]
     assert all(call.is_compiled() for call in calls)
@@ -96,10 +96,10 @@ def test_the_first_missing_kernel_has_the_others_compiled(reports: list[list[str
     assert len(kept_kernels()) == 3
 
 
-def test_nothing_is_rehearsed_and_said_where_the_disk_has_the_kernel(reports: list[list[str]]) -> None:
+def test_nothing_is_traced_and_said_where_the_disk_has_the_kernel(reports: list[list[str]]) -> None:
     adding(1)(5)
     reports.clear()
-    with expecting(lambda: pytest.fail("a rehearsal")):
+    with expecting(lambda: pytest.fail("a trace")):
         assert adding(1)(5) == 6
     assert reports == []
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from quantcli.kernels import kernel_cache
-from quantcli.kernels.compilation import needed
+from quantcli.kernels.compilation import trace
 from quantcli.kernels.jit import kernel
 from quantcli.kernels.kernel_cache import cache_directory, keeps_kernels
 
@@ -57,7 +57,7 @@ def test_a_damaged_file_is_replaced(damage: str, folder: Path) -> None:
     (path,) = folder.iterdir()
     path.write_bytes(DAMAGES[damage](path.read_bytes()))
     function = kernel(doubled)
-    assert [call.is_compiled() for call in needed(lambda: function(21))] == [False]
+    assert [call.is_compiled() for call in trace(lambda: function(21))] == [False]
     assert not comes_from_disk()
     assert comes_from_disk()
 

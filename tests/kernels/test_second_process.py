@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from quantcli.kernels import compilation, second_process
-from quantcli.kernels.compilation import needed
+from quantcli.kernels.compilation import trace
 from quantcli.kernels.jit import inline, kernel
 from quantcli.kernels.kernel_cache import cache_directory, kept_kernels
 from quantcli.kernels.second_process import SecondProcess, can_help
@@ -55,8 +55,8 @@ def result(function: Any) -> list[float]:
     return sorted(set(x.tolist()))
 
 
-def calls(functions: list[Any]) -> list[compilation.Needed]:
-    return needed(lambda: [result(function) for function in functions])
+def calls(functions: list[Any]) -> list[compilation.KernelCall]:
+    return trace(lambda: [result(function) for function in functions])
 
 
 def test_it_compiles_what_is_not_taken_here() -> None:
@@ -137,7 +137,7 @@ PARENT = """
 import sys, time
 from quantcli.kernels.products.matmul import matmul
 from quantcli.core.block_types import TYPES
-from quantcli.kernels.compilation import needed
+from quantcli.kernels.compilation import trace
 from quantcli.kernels.second_process import SecondProcess
 import numpy as np
 
@@ -145,7 +145,7 @@ def multiply():
     for kind in (TYPES["Q4_K"], TYPES["Q5_K"], TYPES["Q6_K"]):
         matmul(np.zeros((32, kind.block_bytes), np.uint8), kind, np.zeros((8, 256), np.float32))
 
-with SecondProcess([(call.kernel, call.types) for call in needed(multiply)], lambda number: None) as second:
+with SecondProcess([(call.kernel, call.types) for call in trace(multiply)], lambda number: None) as second:
     print(second._process.pid, flush=True)
     time.sleep(1000)
 """

@@ -13,7 +13,7 @@ from typing import Any
 
 import numba
 
-from quantcli.kernels.compilation import record, rehearsing
+from quantcli.kernels.compilation import record, tracing
 from quantcli.kernels.jit import kernel
 from quantcli.kernels.threads.pool import POOL_CALLS, ThreadPool
 
@@ -40,7 +40,7 @@ def parallel_kernel(function: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(function)
     def call(*arguments: Any) -> None:
-        if rehearsing():
+        if tracing():
             for of_pool, given in POOL_CALLS:
                 record(of_pool, given)
             record(compiled, (0, *arguments))

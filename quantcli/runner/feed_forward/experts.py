@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from quantcli.architectures.graph import Graph
 from quantcli.core.errors import ModelError
 from quantcli.kernels.activation_functions import Activation, activation
-from quantcli.kernels.compilation import rehearsing
+from quantcli.kernels.compilation import tracing
 from quantcli.kernels.products.matmul import FEW
 from quantcli.runner.feed_forward.dense import Mlp, load_mlp
 from quantcli.runner.metadata import MetadataReader
@@ -196,7 +196,7 @@ class Mixture:
         """Hidden states `(tokens, width)` to an output of the same shape."""
         chosen, weights = choose(self.router(x), self.sizes, self.choice_bias)
         out = np.zeros_like(x)
-        if rehearsing():
+        if tracing():
             for count in dict.fromkeys((*FEW, len(x))):  # an expert may get any number of the tokens
                 if count <= len(x):
                     self._weighed(0, x[:count], weights[:count, :1])

@@ -2,33 +2,47 @@
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Any
+import sys
+import time
+from collections.abc import Callable
 
 import click
 
 
-@cache
 def announce_compiling() -> None:
-    """Print a line to stderr when the first kernel is compiled. Nothing is printed if all are in the cache on disk.
+    """Announce compilation from now on. Nothing is printed if all kernels are in the cache on disk."""
+    from quantcli.kernels.compilation import use_report
 
-    This listens to numba's events, because the kernels needed are not known in advance: a prompt of one token uses others
-    than a longer one.
+    use_report(_compiling)
+
+
+def _compiling(count: int) -> Callable[[], None]:
+    """Say on stderr that `count` kernels are compiled: on a terminal with a counter, which stays with the time it took.
+
+    Returns a function to call after each of them.
     """
-    from numba.core import event
+    from quantcli.kernels.kernel_cache import cache_directory, keeps_kernels
 
-    from quantcli.kernels.jit import cache_directory, keeps_kernels
+    keeps, started, done = keeps_kernels(), time.perf_counter(), 0
+    nowhere = f"they cannot be kept in {cache_directory()}"
+    if not sys.stderr.isatty():
+        click.echo(f"compiling kernels for this machine ({'once' if keeps else nowhere}) ...", err=True)
+        return lambda: None
+    kept = "kept for the next time" if keeps else "not kept"
 
-    class Announcement(event.Listener):  # type: ignore[misc]
-        said = False
+    def show(text: str) -> None:
+        # The line is cleared to its end. The cursor goes back to its beginning, where an error message would begin.
+        click.echo(f"\r{text}\033[K\r", nl=False, err=True)
 
-        def on_start(self, event: Any) -> None:
-            if not self.said:
-                self.said = True
-                once = "once" if keeps_kernels() else f"they cannot be kept in {cache_directory()}"
-                click.echo(f"compiling kernels for this machine ({once}) ...", err=True)
+    def advance() -> None:
+        nonlocal done
+        done += 1
+        if done < count:
+            show(f"compiling kernels {done}/{count} ... {kept}")
+        else:
+            what = "1 kernel" if count == 1 else f"{count} kernels"
+            show("")
+            click.echo(f"compiled {what} in {time.perf_counter() - started:.1f} s, {kept if keeps else nowhere}", err=True)
 
-        def on_end(self, event: Any) -> None:
-            pass
-
-    event.register("numba:compile", Announcement())
+    show(f"compiling kernels 0/{count} ... {kept}")
+    return advance

@@ -88,6 +88,21 @@ def byte_progress(what: str, total: int = 0) -> Iterator[Any]:
         yield bar
 
 
+@contextmanager
+def chunk_progress(what: str, total: int | None = None) -> Iterator[Any]:
+    """A tqdm progress bar in chunks on stderr, only on a terminal. Its speed does not count the compilation of kernels."""
+    from tqdm import tqdm
+
+    from quantcli.kernels.compilation import running_seconds
+
+    hidden = not sys.stderr.isatty()
+    with tqdm(total=total, unit="chunk", desc=what, leave=False, delay=0.2, file=sys.stderr, disable=hidden) as bar:
+        if not hidden:
+            bar._time = running_seconds
+            bar.start_t = bar.last_print_t = running_seconds()
+        yield bar
+
+
 def columns(*names: str, right: tuple[str, ...] = ()) -> Table:
     """An empty table with these headings, those in `right` aligned to the right."""
     return Table(names, frozenset(right))

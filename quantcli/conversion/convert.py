@@ -19,7 +19,7 @@ from quantcli.conversion.plan import PlannedTensor, PlanOptions
 from quantcli.conversion.request import Request
 from quantcli.formats.gguf.writer import Shard
 from quantcli.formats.imatrix import Imatrix
-from quantcli.kernels.rows import compile_kernels, uncompiled
+from quantcli.kernels.rows import compile_kernels
 
 
 class RequestFields(TypedDict, total=False):
@@ -43,14 +43,11 @@ class Progress:
 
     fetching(total)    called before a model is downloaded, with the total of bytes. Returns a function that is called with
                        the bytes received since the last call.
-    compiling(types)   called before kernels are compiled for these types, once per machine. Returns a function that is
-                       called with the seconds it took.
     start(total)       called before the first chunk, with the source bytes to convert
     advance(done)      called after each chunk, with the source bytes converted since the last call
     """
 
     fetching: Callable[[int], Callable[[int], Any]] = lambda total: lambda done: None
-    compiling: Callable[[Sequence[str]], Callable[[float], None]] = lambda types: lambda seconds: None
     start: Callable[[int], Any] = lambda total: None
     advance: Callable[[int], None] = lambda done: None
 
@@ -187,13 +184,7 @@ def _write(job: Job, threads: int, progress: Progress) -> None:
         for output in job.outputs:
             stack.enter_context(output.writer)
         encoders = [encoders_for(plan, model.imatrix) for plan in plans]
-        needed = kernels_needed(plans, encoders)
-        missing = sorted(kind.name for kind in uncompiled(*needed))
-        started = time.perf_counter()
-        compiled = progress.compiling(missing) if missing else None
-        compile_kernels(*needed)
-        if compiled:
-            compiled(time.perf_counter() - started)
+        compile_kernels(*kernels_needed(plans, encoders))
         outputs = [Output(output.plan, chosen, output.writer) for output, chosen in zip(job.outputs, encoders, strict=True)]
         progress.start(sum(tensor.nbytes for tensor in model.tensors.values()))
         execute(model.tensors, outputs, threads=threads, advance=progress.advance, interrupt=model.source.interrupt)

@@ -14,7 +14,7 @@ PREFIX: Final = "kernels-"
 
 _FOLDER: Final = re.compile(PREFIX + "[0-9a-f]{16}")
 _FILE: Final = re.compile(r".+\.nb[ic](?:\.tmp\.\w+)?")
-"""numba's index and code files, and what an interrupted process leaves of them."""
+"""Files of compiled code, index files of earlier versions, and what a process that was killed leaves of them."""
 
 _UNUSED_SECONDS: Final = 30 * 24 * 3600
 
@@ -30,7 +30,7 @@ def mark_used(folder: Path) -> None:
 def remove_unused(current: Path) -> None:
     """Remove the folders beside `current` that are caches and have not been used for a month, once in a process.
 
-    Only files that numba writes are removed, and folders that are then empty.
+    Only files of compiled kernels are removed, and folders that are then empty.
     """
     with suppress(OSError):
         for folder in current.parent.iterdir():

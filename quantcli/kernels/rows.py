@@ -6,13 +6,16 @@ over chunks of rows. The result does not depend on the chunking.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.core.block_types import BlockType, block_type
 from quantcli.kernels.blocks import codec
 from quantcli.kernels.blocks.dequantize import dequantizer
-from quantcli.kernels.jit import is_compiled, kernel
+from quantcli.kernels.compilation import compile_ahead
+from quantcli.kernels.jit import kernel
 from quantcli.kernels.rounding.exact_grids import repack
 from quantcli.kernels.simd import LANES, absolute, all_lanes, load, splat
 
@@ -71,7 +74,9 @@ def dequantize(
         out = np.empty(shape, np.float32)
     elif out.shape != shape or out.dtype != np.float32 or not out.flags.c_contiguous:
         raise ValueError(f"expected contiguous float32 output {shape}, got {out.dtype} {out.shape}")
-    dequantizer(source)(np.ascontiguousarray(data), out)
+    data = np.ascontiguousarray(data).view()
+    data.flags.writeable = False  # else numba compiles a second kernel for arrays that may be written to
+    dequantizer(source)(data, out)
     return out
 
 
@@ -113,23 +118,17 @@ def _first_beyond(x: NDArray[np.float32], largest: np.float32) -> int:
 def compile_kernels(decode: set[BlockType], encode: set[tuple[BlockType, bool]]) -> None:
     """Compile what `dequantize` from `decode` and `quantize` to `encode` (type, with importance) need, or fetch it from the
     cache, so that nothing waits for it later."""
-    for source in decode:
+    compile_ahead(partial(call_kernels, decode, encode))
+
+
+def call_kernels(decode: set[BlockType], encode: set[tuple[BlockType, bool]]) -> None:
+    """Call the kernels of `compile_kernels` once each."""
+    for source in sorted(decode, key=lambda kind: kind.name):
         dequantize(np.zeros((1, source.block_bytes), np.uint8), source)
-    for target, weighted in encode:
+    for target, weighted in sorted(encode, key=lambda pair: (pair[0].name, pair[1])):
         row = np.zeros((1, target.block_length), np.float32)
         quantize(row, target, np.ones(target.block_length, np.float32) if weighted else None)
     first_beyond(np.zeros(1, np.float32), 1)
-
-
-def uncompiled(decode: set[BlockType], encode: set[tuple[BlockType, bool]]) -> set[BlockType]:
-    """The types among them whose kernels this machine has not compiled yet."""
-    missing = {source for source in decode if not is_compiled(dequantizer(source))}
-    for target, weighted in encode:
-        functions = codec(target)
-        function = functions.quantize_weighted if weighted and functions.quantize_weighted else functions.quantize
-        if function is not None and not is_compiled(function):
-            missing.add(target)
-    return missing
 
 
 def _check_bytes(out: NDArray[np.uint8], shape: tuple[int, int]) -> None:

@@ -144,7 +144,7 @@ class _Reader:
         after the last."""
         first = len(chunk) // 2
         self._cache.rewind(0)
-        self._model.forward(chunk[:first], self._cache)
+        self._model.hidden(chunk[:first], self._cache)
         for start in range(first, len(chunk) - 1, self._step):
             yield self._model.forward(chunk[start : min(start + self._step, len(chunk) - 1)], self._cache, every=True)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from time import perf_counter
 
 import numpy as np
 
+from quantcli.kernels.compilation import running_seconds
 from quantcli.runner.cache import Cache
 from quantcli.runner.model import Model
 
@@ -78,9 +78,9 @@ def _time(model: Model, cache: Cache, past: Sequence[int], prompt: Sequence[int]
     cache.rewind(0)
     if past:
         model.forward(past, cache)
-    start = perf_counter()
+    start = running_seconds()
     if prompt:
         model.forward(prompt, cache)
     for token in generated:
         model.forward([token], cache)
-    return perf_counter() - start
+    return running_seconds() - start

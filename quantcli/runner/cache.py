@@ -183,6 +183,7 @@ class Cache:
         if context < 1:
             raise UsageError(f"a context of {context} tokens, expected at least 1")
         self.context = context
+        self.type = cache_type
         self.length = 0
         memory = sizes.memory
         try:

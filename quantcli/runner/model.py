@@ -7,6 +7,7 @@ allocates a few activation rows per token.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from quantcli.core.block_types import BlockType
 from quantcli.core.errors import GenerationError, ModelError, UnsupportedError
 from quantcli.core.listing import listed
 from quantcli.formats.gguf import vocabulary as vocabulary_spec
+from quantcli.kernels.compilation import expecting
 from quantcli.kernels.rows import dequantize
 from quantcli.runner.cache import BATCH, Cache
 from quantcli.runner.hyperparameters import read_hyperparameters
@@ -114,12 +116,8 @@ class Model:
                 hint="quantize embed does that",
             )
         ids = self._checked(tokens, cache)
-        results = []
-        for part, step in self.steps(len(ids), cache):
-            hidden = self._run(ids[part], step)
-            if every or part.stop == len(ids):
-                results.append(self.logits(hidden if every else hidden[-1:]))
-        return results[0] if len(results) == 1 else np.concatenate(results)
+        with expecting(partial(self.call_kernels, len(ids), cache.type, every=every)):
+            return self._forward(ids, cache, every)
 
     @np.errstate(all="ignore")
     def hidden(self, tokens: Sequence[int], cache: Cache) -> Floats:
@@ -131,7 +129,8 @@ class Model:
             GenerationError: as `forward`.
         """
         ids = self._checked(tokens, cache)
-        return np.concatenate([self.normed(self._run(ids[part], step)) for part, step in self.steps(len(ids), cache)])
+        with expecting(partial(self._call_kernels_of_hidden, len(ids), cache.type)):
+            return self._hidden(ids, cache)
 
     def steps(self, count: int, cache: Cache) -> Iterator[tuple[slice, Step]]:
         """The batches that process `count` tokens after those in `cache`: each a slice of the tokens and its step.
@@ -194,6 +193,28 @@ class Model:
             np.tanh(np.divide(logits, cap, out=logits), out=logits)
             logits *= cap
         return logits
+
+    def _forward(self, ids: NDArray[np.int64], cache: Cache, every: bool) -> Floats:
+        results = []
+        for part, step in self.steps(len(ids), cache):
+            hidden = self._run(ids[part], step)
+            if every or part.stop == len(ids):
+                results.append(self.logits(hidden if every else hidden[-1:]))
+        return results[0] if len(results) == 1 else np.concatenate(results)
+
+    def _hidden(self, ids: NDArray[np.int64], cache: Cache) -> Floats:
+        return np.concatenate([self.normed(self._run(ids[part], step)) for part, step in self.steps(len(ids), cache)])
+
+    def call_kernels(self, count: int, cache_type: str, *, every: bool) -> None:
+        """Call the kernels that `forward` calls for `count` tokens, and for an answer to them, token by token."""
+        following = [] if every else [1]
+        for tokens in dict.fromkeys([min(count, BATCH), *following]):
+            self._forward(np.zeros(tokens, np.int64), Cache(self.sizes, tokens, cache_type), every)
+
+    def _call_kernels_of_hidden(self, count: int, cache_type: str) -> None:
+        """Call the kernels that `hidden` calls."""
+        tokens = min(count, BATCH) if self.sizes.causal else count
+        self._hidden(np.zeros(tokens, np.int64), Cache(self.sizes, tokens, cache_type))
 
     def _run(self, ids: NDArray[np.int64], step: Step) -> Floats:
         """Run all layers: hidden states `(len(ids), width)`, before the output norm. Advances the cache's length."""

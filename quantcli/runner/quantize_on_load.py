@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from quantcli.core.block_types import BlockType, block_type
 from quantcli.core.errors import UsageError
 from quantcli.kernels.products.matmul import multiplier
-from quantcli.kernels.rows import dequantize, quantize
+from quantcli.kernels.rows import compile_kernels, dequantize, quantize
 from quantcli.kernels.threads import thread_count
 
 CHUNK: Final = 1 << 20
@@ -45,6 +45,7 @@ def quantize_rows(data: NDArray[np.uint8], source: BlockType, target: BlockType)
     length = data.shape[1] // source.block_bytes * source.block_length
     out = np.empty((data.shape[0], target.row_bytes(length)), np.uint8)
     step = max(1, CHUNK // length)
+    compile_kernels({source}, {(target, False)})  # in this thread, which announces it
 
     def chunk(start: int) -> None:
         quantize(dequantize(data[start : start + step], source), target, out=out[start : start + step])

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from quantcli.core.block_types import BlockType
 from quantcli.core.errors import ModelError, UnsupportedError
+from quantcli.kernels.compilation import tracing
 from quantcli.kernels.elementwise import layer_norm, rms_norm
 from quantcli.kernels.products.matmul import Multiply, multiplier
 from quantcli.kernels.rows import dequantize
@@ -84,7 +85,8 @@ class ObservedMatrix(Matrix):
 
     def __call__(self, x: Floats) -> Floats:
         """Call the observer, then multiply as `Matrix`."""
-        self.observer(self.name, x, None)
+        if not tracing():
+            self.observer(self.name, x, None)
         return Matrix.__call__(self, x)
 
 
@@ -96,7 +98,8 @@ class ObservedStack(Stack):
 
     def __call__(self, index: int, x: Floats) -> Floats:
         """Call the observer, then multiply as `Stack`."""
-        self.observer(self.name, x, index)
+        if not tracing():
+            self.observer(self.name, x, index)
         return Stack.__call__(self, index, x)
 
 
@@ -200,6 +203,7 @@ class Weights:
         if packing is None or not packs or not can_quantize(tensor.type, tensor.row_length, packing):
             return data, tensor.type
         packed = quantize_rows(data, tensor.type, packing)
+        packed.flags.writeable = False  # as mapped weights are, so that both have the same kernels
         self.saved[tensor.name] = tensor.nbytes - packed.nbytes
         return packed, packing
 

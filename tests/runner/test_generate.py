@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,7 @@ from quantcli.formats.gguf.reader import open_gguf
 from quantcli.runner.cache import Cache
 from quantcli.runner.model import Model
 from quantcli.runner.session import Session
+from quantcli.runner.text import generate
 from quantcli.runner.text.generate import Generation, Limits, context_size
 from quantcli.runner.text.sampling import Sampler
 from quantcli.runner.text.sampling_options import SamplingOptions
@@ -40,6 +43,15 @@ def test_pieces_add_up_to_the_tokens_and_the_limit_holds(parts):
     assert b"".join(parts[1].piece(token) for token in generation.tokens).decode() == text
     assert generation.prompt_tokens_per_second > 0
     assert generation.tokens_per_second > 0
+
+
+def test_speeds_are_by_the_clock_that_does_not_count_compilation(parts, monkeypatch):
+    ticks = itertools.count()
+    monkeypatch.setattr(generate, "running_seconds", lambda: float(next(ticks)))
+    generation = start(parts, limit=3)
+    tuple(generation)
+    assert generation.prompt_seconds == 1
+    assert generation.seconds == 3
 
 
 def test_a_full_context_ends_the_answer(parts):

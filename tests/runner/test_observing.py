@@ -12,6 +12,7 @@ from tiny_model import PROMPT, write_model
 
 from quantcli.core.errors import GenerationError
 from quantcli.formats.gguf.reader import open_gguf
+from quantcli.kernels.compilation import trace
 from quantcli.kernels.rows import dequantize
 from quantcli.runner.cache import Cache
 from quantcli.runner.load import prepare_model
@@ -125,3 +126,14 @@ def test_a_layer_takes_no_more_than_the_cache_holds(tmp_path):
         model = Model(file)
     with pytest.raises(GenerationError, match="context of 8 tokens is full"):
         model.run_layer(0, model.embed(TOKENS), Cache(model.sizes, 8, "f32"))
+
+
+def test_a_trace_shows_an_observer_nothing(tmp_path):
+    recorder = Recorder()
+    with open_gguf(write_model(tmp_path, *CASES["mixtral"])) as file:
+        model = prepare_model(file, observer=recorder).model
+    kernels = {call.kernel.py_func.__name__ for call in trace(lambda: model.call_kernels(24, "f16", every=False))}
+    assert {"multiply_few", "multiply_many", "attend", "attend_many"} <= kernels
+    assert not recorder.seen
+    run(model)
+    assert recorder.seen

@@ -21,6 +21,7 @@ SUMMARIES: Final = {
     "split": "Split a GGUF file into shards.",
     "merge": "Merge the shards of a split model into one GGUF file.",
     "architectures": "List the supported model architectures.",
+    "warm": "Compile kernels ahead, for container images and CI.",
     "types": "List the recipes for --type, and the tensor types.",
 }
 """Every command's summary. Its click command is `command` in `quantcli.cli.commands.<name>`, loaded when it is called."""

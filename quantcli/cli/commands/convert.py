@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from quantcli.cli.commands import described
+from quantcli.cli.compiling import announce_compiling
 from quantcli.cli.options import arch_file_option, json_option, overwrite_option, threads_option
 from quantcli.cli.output import binary_size, byte_progress, columns, decimal_count, print_json, say, show
 from quantcli.cli.texts import read_text
@@ -81,6 +82,7 @@ def command(
     from quantcli.formats.gguf.shards import parse_size
     from quantcli.formats.imatrix import read_imatrix
 
+    announce_compiling()
     with _progress() as progress:
         results = convert(
             model,
@@ -159,19 +161,12 @@ def _progress() -> Iterator[Progress]:
 
     with byte_progress("quantizing") as bar:
 
-        def compiling(types: Sequence[str]) -> Callable[[float], None]:
-            from quantcli.kernels.jit import keeps_kernels
-
-            once, kept = (", once", ", cached for the next run") if keeps_kernels() else ("", "")
-            say(f"compiling kernels for this machine{once}: {', '.join(types)}", err=True)
-            return lambda seconds: say(f"compiled in {seconds:.1f} s{kept}", err=True)
-
         def begin(what: str, total: int) -> Callable[[int], Any]:
             bar.set_description(what, refresh=False)
             bar.reset(total)
             return bar.update  # type: ignore[no-any-return]
 
-        yield Progress(partial(begin, "downloading"), compiling, partial(begin, "quantizing"), bar.update)
+        yield Progress(partial(begin, "downloading"), partial(begin, "quantizing"), bar.update)
 
 
 def _warn_of_missing_importance(results: Sequence[Conversion]) -> None:

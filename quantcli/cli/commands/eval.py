@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ import click
 from quantcli.cli.commands import described
 from quantcli.cli.mapped_files import report_truncation
 from quantcli.cli.options import file_argument, json_option, model_options, text_file_option
-from quantcli.cli.output import columns, print_json, show
+from quantcli.cli.output import chunk_progress, columns, print_json, show
 from quantcli.cli.running import open_model, warn_beyond_training
 from quantcli.cli.texts import read_text
 
@@ -77,9 +76,7 @@ def command(
 @contextmanager
 def _progress() -> Iterator[Callable[[int, int, float], None]]:
     """A progress bar of chunks on stderr, only on a terminal, with the perplexity so far."""
-    from tqdm import tqdm
-
-    with tqdm(unit="chunk", desc="evaluating", leave=False, file=sys.stderr, disable=not sys.stderr.isatty()) as bar:
+    with chunk_progress("evaluating") as bar:
 
         def advance(done: int, total: int, perplexity: float) -> None:
             bar.total = total

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ import click
 
 from quantcli.cli.commands import described
 from quantcli.cli.options import PATH, json_option, model_options, overwrite_option
-from quantcli.cli.output import columns, print_json, show
+from quantcli.cli.output import chunk_progress, columns, print_json, show
 from quantcli.cli.running import open_observed, warn_beyond_training
 from quantcli.cli.texts import read_text
 from quantcli.core.errors import FormatError, UsageError
@@ -80,8 +79,6 @@ def command(**options: Any) -> None:
 
 def _collected(model: Path, texts: list[Path], output: Path, options: dict[str, Any]) -> ImatrixSums:
     """Run the model on the texts, with a progress bar of chunks on a terminal."""
-    from tqdm import tqdm
-
     from quantcli.quality.imatrix import collect, cut_texts
 
     before = _interrupted(output, texts, options["context"]) if options["resume"] and output.exists() else None
@@ -93,8 +90,8 @@ def _collected(model: Path, texts: list[Path], output: Path, options: dict[str, 
     chunks = cut_texts(
         loaded.tokenizer, named, options["context"], options["chunks"], parse_special=options["parse_special"]
     )
-    quiet, every = not sys.stderr.isatty(), options["save_every"]
-    with tqdm(total=len(chunks), unit="chunk", desc="collecting", leave=False, file=sys.stderr, disable=quiet) as bar:
+    every = options["save_every"]
+    with chunk_progress("collecting", len(chunks)) as bar:
 
         def advance(done: int, so_far: Callable[[], ImatrixSums]) -> None:
             bar.update(done - bar.n)

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from quantcli.cli.commands import described
+from quantcli.cli.compiling import announce_compiling
 from quantcli.cli.options import arch_file_option, json_option, overwrite_option, threads_option
 from quantcli.cli.output import binary_size, byte_progress, decimal_count, print_json, say
 
@@ -45,6 +46,7 @@ def command(
     from quantcli.conversion.convert import Progress
     from quantcli.conversion.lora.gguf_adapter import ADAPTER_TYPES, convert_adapter
 
+    announce_compiling()
     known = {name.lower(): name for name in ADAPTER_TYPES}
     with byte_progress("converting") as bar:
         result = convert_adapter(

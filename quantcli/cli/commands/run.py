@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,18 +90,19 @@ def command(
     text = _prompt(prompt, prompt_file)
     if text is None and (as_json or not chat):
         raise UsageError("no prompt given", hint="--prompt TEXT, --prompt-file F, or --chat for a conversation")
+    from quantcli.kernels.compilation import running_seconds
     from quantcli.runner.text.generate import Limits
     from quantcli.runner.text.sampling import Sampler
     from quantcli.runner.text.sampling_options import SamplingOptions
     from quantcli.runner.text.stops import StopStrings
 
     limits, sampler = Limits(limit, StopStrings(stop).strings, ignore_eos), Sampler(SamplingOptions(**sampling))
-    begin = time.perf_counter()
+    begin = running_seconds()
     loaded = open_model(file, threads=threads, weights=weights, cache_type=cache_type, arch_file=arch_file)
     ids = [] if text is None else _read(loaded, text, chat, system)
     kept = _kept(loaded, keep, len(ids)) if context_shift else None
     session = _session(loaded, len(ids), limit, context, cache_type, kept)
-    ready = _Ready(loaded, session, sampler, limits, time.perf_counter() - begin)
+    ready = _Ready(loaded, session, sampler, limits, running_seconds() - begin)
     if text is None:
         _converse(ready, system)
     else:

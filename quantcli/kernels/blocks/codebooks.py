@@ -23,7 +23,7 @@ from typing import Any, Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.kernels.jit import cache_directory
+from quantcli.kernels.kernel_cache import cache_directory
 
 _Number = TypeVar("_Number", bound=np.generic)
 

@@ -22,15 +22,22 @@ from quantcli.kernels.simd import LANES, address, convert, lane, load, local, sh
 Dequantize = Callable[[NDArray[np.uint8], NDArray[np.float32]], None]
 """(data, out): data uint8 (rows, bytes_per_row), out float32 (rows, n), both C-contiguous."""
 
+
 @cache
 def dequantizer(block_type: BlockType) -> Dequantize:
-    """The serial kernel that dequantizes rows of a type. It checks no arguments and releases the GIL.
+    """The serial kernel that dequantizes rows of a type, for read-only `data`. It checks no arguments and releases the GIL.
 
     Raises:
         ValueError: for a type that is only stored.
     """
     reader = codec(block_type).reader
+    if block_type.layout == np.float32:
+        return _copy
     return _plain(reader, block_type) if isinstance(reader, PlainReader) else _packed(reader, block_type)
+
+
+def _copy(data: NDArray[np.uint8], out: NDArray[np.float32]) -> None:
+    out.view(np.uint8)[...] = data
 
 
 def _plain(reader: PlainReader, block_type: BlockType) -> Dequantize:

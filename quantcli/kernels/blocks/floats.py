@@ -15,6 +15,10 @@ from quantcli.kernels.jit import inline, kernel
 from quantcli.kernels.simd import LANES, convert, load, load_scalar, reinterpret, store
 
 
+def _copy(x: NDArray[np.float32], out: NDArray[np.uint8]) -> None:
+    out[...] = x.view(np.uint8)
+
+
 @inline
 def _same(value: Any) -> Any:
     return value
@@ -68,7 +72,7 @@ def _codec(encode: Any, decode: Any, stored: Any) -> Codec:
 
 CODECS: Final = MappingProxyType(
     {
-        "F32": _codec(_same, _same, np.float32),
+        "F32": Codec(_copy, None, _reader(_same, _same, np.float32)),
         "F16": _codec(float_to_half, half_to_float, np.uint16),
         "BF16": _codec(float_to_bfloat, bfloat_to_float, np.uint16),
         "F64": Codec(_widen, None, _reader(_to_float32, np.float32, np.float64)),

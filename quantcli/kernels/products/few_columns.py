@@ -57,9 +57,9 @@ _AHEAD: Final = 4096
 stops at a page boundary. Weights from a mapped file were multiplied half as fast again as without prefetch. Distances of
 1024 and 8192 were slower, and so was prefetching into L2 only."""
 
-_FEW: Final = (1, 2, 4)
-_MORE: Final = (1, 2, 4, 8)
-"""Numbers of columns that have a kernel: without and with codes that are unpacked 256 at a time."""
+FEW: Final = (1, 2, 4, 8)
+"""The numbers of columns that have a kernel of their own, 8 only for types whose codes are unpacked 256 at a time. Any other
+number takes the next one's. With more columns, tiles are as fast."""
 
 _RUN: Final = 4
 """Small blocks whose scales are loaded together. With eight, Q8_0 stalled longer on memory."""
@@ -79,7 +79,7 @@ _join_parts = shuffle(*range(2 * PART))
 class RowProduct:
     """The functions of a type that the loop of `matmul` over rows calls.
 
-    counts         the numbers of columns that have a kernel of their own, ascending. With more columns, tiles are as fast
+    counts         the numbers of columns that have a kernel of their own, ascending
     row(columns)   an `inline` function (weights, offset, activations, n, sums): the dot products of the `n` weights from
                    byte `offset` on with that many columns, float32 `sums`; the others are addresses
     """
@@ -91,7 +91,7 @@ class RowProduct:
 
 def plain_product(reader: PlainReader, block_type: BlockType) -> RowProduct:
     """Floats times floats."""
-    return RowProduct(_FEW, floats(block_type), partial(_row_of_floats, reader, block_type))
+    return RowProduct(FEW[:3], floats(block_type), partial(_row_of_floats, reader, block_type))
 
 
 def _row_of_floats(reader: PlainReader, block_type: BlockType, columns: int) -> Callable[..., None]:
@@ -167,10 +167,10 @@ def packed_product(reader: PackedReader, block_type: BlockType) -> RowProduct:
         return _wide_product(reader, reader.wide, block_type)
     if integers is not None:
         rounding = Rounding(span_of(block_type), reader.group, QUAD, 0, sums=True, whole=True)
-        return RowProduct(_FEW, rounded(rounding), partial(_row_of_integer_scales, reader, integers, block_type))
+        return RowProduct(FEW[:3], rounded(rounding), partial(_row_of_integer_scales, reader, integers, block_type))
     rounding = Rounding(span_of(block_type), reader.group, QUAD, zero, reader.minimums is not None)
     row = _row_of_small if block_type.block_length == PART else _row_of_large
-    return RowProduct(_FEW, rounded(rounding), partial(row, reader, block_type))
+    return RowProduct(FEW[:3], rounded(rounding), partial(row, reader, block_type))
 
 
 def _wide_product(reader: PackedReader, wide: WideCodes, block_type: BlockType) -> RowProduct:
@@ -179,7 +179,7 @@ def _wide_product(reader: PackedReader, wide: WideCodes, block_type: BlockType) 
     if reader.integers is not None:
         activations = rounded(Rounding(span, group, QUAD, 0, sums=True, whole=True, order=order))
         return RowProduct(
-            _MORE, activations, partial(integer_row, reader, wide, reader.integers, block_type, _AHEAD)
+            FEW, activations, partial(integer_row, reader, wide, reader.integers, block_type, _AHEAD)
         )
     scales_of, minimums_of = reader.scales, reader.minimums or reader.scales
     if block_type.block_length == PART:

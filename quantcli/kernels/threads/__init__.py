@@ -13,8 +13,9 @@ from typing import Any
 
 import numba
 
+from quantcli.kernels.compilation import record, tracing
 from quantcli.kernels.jit import kernel
-from quantcli.kernels.threads.pool import ThreadPool
+from quantcli.kernels.threads.pool import POOL_CALLS, ThreadPool
 
 _threads: ContextVar[int] = ContextVar("threads")
 
@@ -39,6 +40,11 @@ def parallel_kernel(function: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(function)
     def call(*arguments: Any) -> None:
+        if tracing():
+            for of_pool, given in POOL_CALLS:
+                record(of_pool, given)
+            record(compiled, (0, *arguments))
+            return
         # A child of a fork has none of its parent's threads.
         compiled(_pool(thread_count(), os.getpid()).address, *arguments)
 

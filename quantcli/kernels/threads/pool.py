@@ -265,6 +265,10 @@ def _stop(pool: int) -> None:
     wake_all(atomic_load(pool + _WAKE_CALL), pool + _ACTIVE)
 
 
+POOL_CALLS: Final = ((_work, (0, 0)), (_pause_often, (0,)))
+"""The kernels that starting a pool calls, with arguments of the same types."""
+
+
 class ThreadPool:
     """`threads` threads, the launching one among them. Where the system has no way to sleep until a word changes there is
     only that one.

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from quantcli.architectures.graph import Graph
 from quantcli.core.errors import ModelError
 from quantcli.kernels.activation_functions import Activation, activation
+from quantcli.kernels.compilation import tracing
+from quantcli.kernels.products.few_columns import FEW
 from quantcli.runner.feed_forward.dense import Mlp, load_mlp
 from quantcli.runner.metadata import MetadataReader
 from quantcli.runner.model_file import metadata_value
@@ -194,7 +196,11 @@ class Mixture:
         """Hidden states `(tokens, width)` to an output of the same shape."""
         chosen, weights = choose(self.router(x), self.sizes, self.choice_bias)
         out = np.zeros_like(x)
-        if len(x) == 1:
+        if tracing():
+            for count in dict.fromkeys((*FEW, len(x))):  # an expert may get any number of the tokens
+                if count <= len(x):
+                    self._weighed(0, x[:count], weights[:count, :1])
+        elif len(x) == 1:
             for expert, weight in zip(chosen[0].tolist(), weights[0], strict=True):
                 out += self._weighed(expert, x, weight)
         else:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 
+from quantcli.kernels.compilation import running_seconds
 from quantcli.runner.session import Session
 from quantcli.runner.text.sampling import Sampler
 from quantcli.runner.text.stops import StopStrings
@@ -71,11 +71,11 @@ class Generation:
     def _tokens(self, stops: StopStrings) -> Iterator[int]:
         """Evaluate the prompt, then yield the answer's tokens, each before it is evaluated."""
         ends = self.tokenizer.end_of_generation | _control_tokens(self.tokenizer, stops.strings)
-        begin = time.perf_counter()
+        begin = running_seconds()
         rest = self.session.start(self.prompt)
         self.prompt_read = len(rest)
         logits = self.session.read(rest)
-        start = time.perf_counter()
+        start = running_seconds()
         self.prompt_seconds = start - begin
         history = list(self.prompt)
         while (reason := self._reason_to_stop()) is None:
@@ -87,7 +87,7 @@ class Generation:
                 return
             self.tokens.append(token)
             history.append(token)
-            self.seconds = time.perf_counter() - start
+            self.seconds = running_seconds() - start
             yield token
             if self._reason_to_stop() is None:
                 logits = self.session.read([token])

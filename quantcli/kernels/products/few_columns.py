@@ -178,18 +178,14 @@ def _wide_product(reader: PackedReader, wide: WideCodes, block_type: BlockType) 
     span, group, order, block_bytes = span_of(block_type), reader.group, wide.order, block_type.block_bytes
     if reader.integers is not None:
         activations = rounded(Rounding(span, group, QUAD, 0, sums=True, whole=True, order=order))
-        return RowProduct(
-            FEW, activations, partial(integer_row, reader, wide, reader.integers, block_type, _AHEAD)
-        )
+        return RowProduct(FEW, activations, partial(integer_row, reader, wide, reader.integers, block_type, _AHEAD))
     scales_of, minimums_of = reader.scales, reader.minimums or reader.scales
     if block_type.block_length == PART:
         scales_of = _of_run(reader.scales, reader.scale_half, block_bytes, STRETCH // PART)
         minimums_of = _of_run(minimums_of, None, block_bytes, STRETCH // PART)
     activations = rounded(Rounding(span, group, QUAD, wide.zero, reader.minimums is not None, order=order))
     rest = _remainder(reader)
-    return RowProduct(
-        _MORE, activations, partial(float_row, reader, wide, scales_of, minimums_of, rest, block_type, _AHEAD)
-    )
+    return RowProduct(FEW, activations, partial(float_row, reader, wide, scales_of, minimums_of, rest, block_type, _AHEAD))
 
 
 def _products(zero: int, lanes: int) -> Callable[..., Any]:

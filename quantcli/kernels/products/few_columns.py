@@ -58,8 +58,8 @@ stops at a page boundary. Weights from a mapped file were multiplied half as fas
 1024 and 8192 were slower, and so was prefetching into L2 only."""
 
 FEW: Final = (1, 2, 4, 8)
-"""The numbers of columns that have a kernel of their own, 8 only for types whose codes are unpacked 256 at a time. Any other
-number takes the next one's. With more columns, tiles are as fast."""
+"""The numbers of columns that have a kernel of their own, 8 only for types whose codes are unpacked 256 at a time. Others
+take that of the next number. With more columns, tiles are as fast."""
 
 _RUN: Final = 4
 """Small blocks whose scales are loaded together. With eight, Q8_0 stalled longer on memory."""

@@ -186,17 +186,23 @@ class _Worker:
         tensor.read(chunk.start, chunk.stop, raw)
         values: NDArray[np.float32] | None = None
         large = False
+        # Outputs of different file types often have some tensors in common, such as the embedding in Q6_K.
+        encoded: dict[tuple[BlockType, bool, bool], NDArray[np.uint8]] = {}
         for output in self._outputs:
             planned, encoder = output.plan[chunk.index], output.encoders[chunk.index]
+            how = planned.type, planned.importance, planned.exact
             if encoder is None:
                 data = raw
                 check_copied(tensor, chunk.start, data)
+            elif how in encoded:
+                data = encoded[how]
             else:
                 if values is None:
                     values = self._buffer("values", (count, tensor.row_length), np.float32)
                     rows.dequantize(raw, tensor.type, values)
                     large = check_source(tensor, chunk.start, values)
-                data = self._buffer("blocks", (count, planned.type.row_bytes(tensor.row_length)), np.uint8)
+                shape = count, planned.type.row_bytes(tensor.row_length)
+                data = encoded[how] = self._buffer(f"blocks {len(encoded)}", shape, np.uint8)
                 encoder.encode(values, chunk.start, data)
                 weighted = planned.importance
                 check_converted(tensor, chunk.start, values, data, planned.type, large=large, weighted=weighted)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,37 @@ def test_several_types_read_the_source_once(tmp_path: Path) -> None:
         convert(STORIES, result.type, alone, overwrite=True)
         assert result.output is not None
         assert result.output.name == f"stories260K-{result.type}.gguf"
+        assert result.output.read_bytes() == alone.read_bytes()
+
+
+def test_what_several_types_have_in_common_is_quantized_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Q4_K_S, Q4_K_M and Q5_K_M differ in some tensors only. A chunk is quantized once for each type that it gets."""
+    weights: dict[str, int] = {}
+
+    def counted(x: Any, kind: Any, importance: Any = None, out: Any = None) -> Any:
+        weights[kind.name] = weights.get(kind.name, 0) + x.size
+        return quantize(x, kind, importance, out)
+
+    monkeypatch.setattr("quantcli.kernels.rows.quantize", counted)
+    results = convert(STORYTELLER, ["Q4_K_S", "Q4_K_M", "Q5_K_M"], tmp_path, threads=1)
+    wanted: dict[str, set[str]] = {}
+    size: dict[str, int] = {}
+    for result in results:
+        for planned in result.plan:
+            if planned.type is not planned.source_type:
+                wanted.setdefault(planned.name, set()).add(planned.type.name)
+                size[planned.name] = math.prod(planned.shape)
+    expected: dict[str, int] = {}
+    for name, kinds in wanted.items():
+        for kind in kinds:
+            expected[kind] = expected.get(kind, 0) + size[name]
+    assert weights == expected
+    assert any(len(kinds) == 1 for kinds in wanted.values())
+    monkeypatch.undo()
+    for result in results:
+        alone = tmp_path / "alone.gguf"
+        convert(STORYTELLER, result.type, alone, overwrite=True)
+        assert result.output is not None
         assert result.output.read_bytes() == alone.read_bytes()
 
 

@@ -4,8 +4,8 @@
                                      [--ctx 512] [--chunks 16] [--threads 2] [--runs 3] [--imatrix PROGRAM]
 
 PROGRAM is llama.cpp's binary. Its first pass writes the base's predictions to a file, its second compares the model with
-them. Whole processes by wall time, in turns; medians. Prints both divergences: they are to agree within a percent. Memory is
-the peak of the process's private memory (RssAnon of Linux), sampled a hundred times a second.
+them. Whole processes by wall time, in turns; medians. Prints both divergences. Memory is the peak of the process's private
+memory (RssAnon of Linux), sampled a hundred times a second.
 
 With `--imatrix` also `quantize imatrix BASE` beside llama-imatrix, on the same text and chunks.
 """
@@ -56,7 +56,8 @@ def divergence(options: argparse.Namespace, folder: Path) -> tuple[list[list[str
     ], [
         [
             sys.executable, "-m", "quantcli", "eval", str(options.file), "--base", str(options.base), "--text",
-            str(options.text), "--ctx", str(options.ctx), "--chunks", str(options.chunks), "--threads", str(options.threads),
+            str(options.text), "--ctx", str(options.ctx), "--chunks", str(options.chunks),
+            "--threads", str(options.threads),
         ]
     ]  # fmt: skip
 

@@ -18,7 +18,8 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
-AVX2 = ("64bit", "cmov", "cx8", "fxsr", "mmx", "sse", "sse2", "sse3", "ssse3", "sse4.1", "sse4.2", "avx", "avx2", "fma", "f16c")
+AVX2 = ("64bit", "cmov", "cx8", "fxsr", "mmx", "sse", "sse2", "sse3", "ssse3", "sse4.1", "sse4.2",
+        "avx", "avx2", "fma", "f16c")  # fmt: skip
 TYPES = ("Q4_K", "Q5_K", "Q6_K", "Q8_0", "Q4_0", "IQ4_XS", "Q3_K", "Q2_K", "IQ3_S", "IQ2_XXS")
 
 ASSEMBLY = """
@@ -107,11 +108,12 @@ def main() -> None:
     options = parser.parse_args()
     print("| type | AVX2: instructions | Zen 3, cycles | Skylake, cycles | ARM: instructions | Cortex-A57, cycles |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    portable = {"QUANTCLI_SIMD": "generic", "NUMBA_CPU_NAME": "generic"}
     for name in options.types:
         row = [name]
         for machine, features, target, environment, processors in (
             ("x86_64", " ".join(AVX2), "", {"NUMBA_CPU_NAME": "haswell"}, ("znver3", "skylake")),
-            ("aarch64", "", "aarch64-linux-gnu", {"QUANTCLI_SIMD": "generic", "NUMBA_CPU_NAME": "generic"}, ("cortex-a57",)),
+            ("aarch64", "", "aarch64-linux-gnu", portable, ("cortex-a57",)),
         ):
             kind = "x86" if machine == "x86_64" else machine
             text = assembly(name, features, target, environment)

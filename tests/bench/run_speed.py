@@ -147,7 +147,8 @@ class Reference:
         if model is None:
             sys.exit(f"llama.cpp does not load {path}")
         settings = llama_cpp.llama_context_default_params()
-        settings.n_ctx, settings.n_batch, settings.n_threads, settings.n_threads_batch = 8448, 4096, threads, threads
+        settings.n_ctx = settings.n_batch = 8448
+        settings.n_threads = settings.n_threads_batch = threads
         self._model = model
         self._context = llama_cpp.llama_init_from_model(model, settings)
         self._vocabulary = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))

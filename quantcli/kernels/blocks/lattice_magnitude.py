@@ -41,8 +41,10 @@ from quantcli.kernels.simd import (
     convert,
     load,
     local,
+    mask_bits,
     maximum,
     minimum,
+    reinterpret,
     select,
     splat,
     sqrt,
@@ -361,16 +363,15 @@ def _pack_iq2_xxs(levels: Scratch, block: int, indices: Scratch, signs: Scratch,
 
 @inline
 def _pack_iq2_xs(levels: Scratch, block: int, indices: Scratch, signs: Scratch, out: Bytes, at: int) -> None:
-    for octet in range(32):
-        store_scalar(out, at + QS_2XS + 2 * octet, np.uint16(indices[octet] | signs[octet] << 9))
+    words = convert(load(indices, 0, 32) | load(signs, 0, 32) << I32(9), np.uint16)
+    store(out, at + QS_2XS, reinterpret(words, np.uint8))
     _pack_nibbles(levels, block, 16, out, at + SCALES_2XS)
 
 
 @inline
 def _pack_iq2_s(levels: Scratch, block: int, indices: Scratch, signs: Scratch, out: Bytes, at: int) -> None:
-    for octet in range(32):
-        out[at + QS_2S + octet] = indices[octet] & 255
-        out[at + QS_2S + 32 + octet] = signs[octet]
+    store(out, at + QS_2S, convert(load(indices, 0, 32), np.uint8))
+    store(out, at + QS_2S + 32, convert(load(signs, 0, 32), np.uint8))
     for part in range(8):
         high = 0
         for octet in range(4):
@@ -381,8 +382,7 @@ def _pack_iq2_s(levels: Scratch, block: int, indices: Scratch, signs: Scratch, o
 
 @inline
 def _pack_iq3_xxs(levels: Scratch, block: int, indices: Scratch, signs: Scratch, out: Bytes, at: int) -> None:
-    for point in range(64):
-        out[at + QS_3XXS + point] = indices[point]
+    store(out, at + QS_3XXS, convert(load(indices, 0, 64), np.uint8))
     for part in range(8):
         word = np.uint32(levels[part * LANES + block]) << 28
         for octet in range(4):
@@ -392,15 +392,10 @@ def _pack_iq3_xxs(levels: Scratch, block: int, indices: Scratch, signs: Scratch,
 
 @inline
 def _pack_iq3_s(levels: Scratch, block: int, indices: Scratch, signs: Scratch, out: Bytes, at: int) -> None:
-    for point in range(64):
-        out[at + QS_3S + point] = indices[point] & 255
-    for part in range(8):
-        high = 0
-        for point in range(8):
-            high |= (indices[8 * part + point] >> 8) << point
-        out[at + QH_3S + part] = high
-    for octet in range(32):
-        out[at + SIGNS_3S + octet] = signs[octet]
+    points = load(indices, 0, 64)
+    store(out, at + QS_3S, convert(points, np.uint8))
+    store_scalar(out, at + QH_3S, mask_bits(points > I32(255)))
+    store(out, at + SIGNS_3S, convert(load(signs, 0, 32), np.uint8))
     _pack_nibbles(levels, block, 8, out, at + SCALES_3S)
 
 

@@ -2,6 +2,10 @@
 
 Standard errors treat the positions of a text as independent. Two models on the same text are compared by the differences at
 each position, because the errors of both are strongly correlated.
+
+llama-perplexity reads the base from a file of 16-bit log-probabilities, cut off 16 nats below the highest. So the base
+perplexity that it prints in a comparison is slightly too low, and its log ratio too high. The base perplexity here is not
+cut off, and agrees with llama-perplexity on the base alone.
 """
 
 from __future__ import annotations

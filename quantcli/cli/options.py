@@ -15,6 +15,8 @@ Decorator = Callable[[Function], Function]
 
 PATH: Final = click.Path(path_type=Path)
 
+_TEXT_FILE: Final = click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True)
+
 file_argument = click.argument("file", type=PATH)
 threads_option = click.option(
     "--threads", type=click.IntRange(min=1), metavar="N", help="Number of threads. Default: one per processor."
@@ -37,10 +39,14 @@ def json_option(help: str = "Print one JSON document.") -> Decorator:
     return click.option("--json", "as_json", is_flag=True, help=help)
 
 
-def text_file_option(help: str, *, required: bool = False) -> Decorator:
+def text_file_option(help: str) -> Decorator:
     """The option `--text`: a file, or - for standard input."""
-    kind = click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True)
-    return click.option("-f", "--text", type=kind, required=required, metavar="F", help=help)
+    return click.option("-f", "--text", type=_TEXT_FILE, metavar="F", help=help)
+
+
+def text_files_option(help: str) -> Decorator:
+    """The option `--text`, required and repeatable, which gives the parameter `texts`."""
+    return click.option("-f", "--text", "texts", type=_TEXT_FILE, multiple=True, required=True, metavar="F", help=help)
 
 
 def model_options(function: Function) -> Function:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from quantcli.core.errors import GenerationError, ModelError, UsageError
 from quantcli.kernels.scoring import compare, score
 from quantcli.quality.chunks import cut
+from quantcli.quality.statistics import Difference, Evaluation, Scores, joined
 from quantcli.runner.cache import Cache
 from quantcli.runner.load import LoadedModel
 from quantcli.runner.model import Model
@@ -31,35 +32,23 @@ SHORTEST_CONTEXT: Final = 4
 """The smallest chunk, in tokens, that has predictions to score."""
 
 LOGITS_AT_ONCE: Final = 1 << 24
-"""About how many logits are held at once, which bounds memory for a large vocabulary."""
+"""About how many logits of a model are held at once, which bounds memory for a large vocabulary."""
+
+THE_TEXT: Final = "the text"
 
 Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Divergence:
-    """Statistics of the Kullback-Leibler divergences from the base at all scored positions, in nats.
+class TextEvaluation:
+    """Several models on one text.
 
-    `same_top` is the fraction of positions where both models have the same most likely token.
+    evaluations   one per model
+    differences   each model but the first, minus the first
     """
 
-    base_perplexity: float
-    mean: float
-    median: float
-    p99: float
-    max: float
-    same_top: float
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The perplexity and its standard error over `tokens` scored predictions in `chunks` chunks."""
-
-    perplexity: float
-    stderr: float
-    tokens: int
-    chunks: int
-    divergence: Divergence | None
+    evaluations: tuple[Evaluation, ...]
+    differences: tuple[Difference, ...]
 
 
 def evaluate(
@@ -71,48 +60,74 @@ def evaluate(
     base: LoadedModel | None = None,
     advance: Callable[[int, int, float], None] = lambda done, total, perplexity: None,
 ) -> Evaluation:
-    """Score a model on a text, and with `base` compare its predictions with those of that file.
+    """Score a model on a text: `evaluate_all` for one of each."""
+    texts = [(THE_TEXT, text)]
+    return evaluate_all([loaded], texts, context=context, chunks=chunks, base=base, advance=advance)[0].evaluations[0]
 
-    Both models evaluate a chunk before the next one, so memory does not grow with the text.
+
+def evaluate_all(
+    models: Sequence[LoadedModel],
+    texts: Sequence[tuple[str, str]],
+    *,
+    context: int = DEFAULT_CONTEXT,
+    chunks: int | None = None,
+    base: LoadedModel | None = None,
+    advance: Callable[[int, int, float], None] = lambda done, total, perplexity: None,
+) -> list[TextEvaluation]:
+    """Score models on texts, and with `base` compare their predictions with those of that file.
+
+    All models evaluate a chunk before the next one, and the base evaluates it once. So memory does not grow with the text,
+    apart from a few numbers per position.
 
     Args:
-        loaded: the model.
-        text: the text.
+        models: the models, which have one vocabulary.
+        texts: names, for messages, and texts.
         context: tokens in a chunk.
-        chunks: how many chunks to score; None for all.
+        chunks: how many chunks of each text to score; None for all.
         base: the file to compare with, such as an unquantized one.
-        advance: called after each chunk with the number done, the number of all, and the perplexity so far.
+        advance: called after each chunk with the number done, the number of all, and the first model's perplexity on the
+            text so far.
+
+    Returns:
+        The evaluations of each text.
 
     Raises:
         UsageError: for a context of fewer than `SHORTEST_CONTEXT` tokens.
-        ModelError: if a file has no tokenizer, or `base` has another vocabulary.
+        ModelError: if a file has no tokenizer, or another vocabulary than the base, or than the first without one.
         GenerationError: for a text of less than two chunks, or logits that are not finite.
     """
     if context < SHORTEST_CONTEXT:
         raise UsageError(f"a context of {context} tokens has no tokens to score, expected {SHORTEST_CONTEXT} or more")
-    tokenizer = loaded.tokenizer
-    if base is not None:
-        check_same_vocabulary(loaded, base)
-    pieces = cut_text(tokenizer, text, context, chunks)
-    ours = _Reader(loaded.model, context)
-    theirs = None if base is None else _Reader(base.model, context)
-    scores = _Scores()
-    for done, chunk in enumerate(pieces, start=1):
-        _score_chunk(chunk, ours, theirs, scores)
-        advance(done, len(pieces), math.exp(np.mean(scores.losses)))
-    return scores.result(len(pieces))
+    for model in models if base is not None else models[1:]:
+        check_same_vocabulary(model, base or models[0])
+    pieces = [cut_text(models[0].tokenizer, text, context, chunks, name) for name, text in texts]
+    readers = [_Reader(model.model, context) for model in models]
+    base_reader = None if base is None else _Reader(base.model, context)
+    done, total = 0, sum(map(len, pieces))
+    results = []
+    for piece in pieces:
+        parts: list[list[Scores]] = [[] for _ in models]
+        loss = 0.0
+        for number, chunk in enumerate(piece, start=1):
+            for column, scores in zip(parts, _score_chunk(chunk, readers, base_reader), strict=True):
+                column.append(scores)
+            loss += float(parts[0][-1].losses.mean())
+            done += 1
+            advance(done, total, math.exp(loss / number))
+        scored = [joined(column) for column in parts]
+        evaluations = tuple(scores.evaluation(len(piece)) for scores in scored)
+        results.append(TextEvaluation(evaluations, tuple(scored[0].difference(other) for other in scored[1:])))
+    return results
 
 
-def cut_text(tokenizer: Tokenizer, text: str, context: int, limit: int | None) -> list[list[int]]:
-    """The chunks of a text, `context` tokens each, at most `limit`: `chunks.cut`.
+def cut_text(tokenizer: Tokenizer, text: str, context: int, limit: int | None, name: str = THE_TEXT) -> list[list[int]]:
+    """The chunks of a text, `context` tokens each, at most `limit`: `chunks.cut`. `name` is for its error.
 
     Raises:
         GenerationError: if the text has fewer than two chunks.
     """
     need = f"a perplexity over chunks of {context} needs"
-    return cut(
-        tokenizer, text.removesuffix("\n"), context, limit, name="the text", need=need, shortest=SHORTEST_CONTEXT
-    )
+    return cut(tokenizer, text.removesuffix("\n"), context, limit, name=name, need=need, shortest=SHORTEST_CONTEXT)
 
 
 def check_same_vocabulary(loaded: LoadedModel, base: LoadedModel) -> None:
@@ -149,55 +164,41 @@ class _Reader:
             yield self._model.forward(chunk[start : min(start + self._step, len(chunk) - 1)], self._cache, every=True)
 
 
-@dataclass
-class _Scores:
-    """The losses and divergences at the positions scored so far."""
-
-    losses: list[float] = field(default_factory=list)
-    base_losses: list[float] = field(default_factory=list)
-    divergences: list[float] = field(default_factory=list)
-    same_top: int = 0
-
-    def result(self, chunks: int) -> Evaluation:
-        losses = np.array(self.losses)
-        perplexity = math.exp(losses.mean())
-        # The standard error of the mean loss, propagated through exp.
-        stderr = perplexity * math.sqrt(max(0.0, losses.var()) / (len(losses) - 1)) if len(losses) > 1 else 0.0
-        return Evaluation(perplexity, stderr, len(losses), chunks, self._divergence() if self.divergences else None)
-
-    def _divergence(self) -> Divergence:
-        values = np.array(self.divergences)
-        return Divergence(
-            base_perplexity=math.exp(np.mean(self.base_losses)),
-            mean=float(values.mean()),
-            median=float(np.median(values)),
-            p99=float(np.percentile(values, 99)),
-            max=float(values.max()),
-            same_top=self.same_top / len(values),
-        )
-
-
-def _score_chunk(chunk: Sequence[int], ours: _Reader, theirs: _Reader | None, scores: _Scores) -> None:
-    """Add the predictions of a chunk to the scores."""
+def _score_chunk(chunk: Sequence[int], readers: Sequence[_Reader], base: _Reader | None) -> list[Scores]:
+    """The scores of each model on a chunk. Logits of the base and of one model are held at a time."""
     following = np.array(chunk[len(chunk) // 2 + 1 :], np.int64)
-    bases = None if theirs is None else theirs.predictions(chunk)
-    start = 0
-    for logits in ours.predictions(chunk):
-        expected = following[start : start + len(logits)]
-        start += len(logits)
-        losses, tops = np.empty((2, len(logits))), np.empty((2, len(logits)), np.int32)
-        if bases is None:
-            score(logits, expected, losses[0], tops[0])
-        else:
-            divergences = np.empty(len(logits))
-            compare(logits, next(bases), expected, losses, tops, divergences)
-            scores.base_losses += _finite(losses[1])
-            scores.divergences += divergences.tolist()
-            scores.same_top += int(np.count_nonzero(tops[0] == tops[1]))
-        scores.losses += _finite(losses[0])
+    predictions = [reader.predictions(chunk) for reader in readers]
+    parts: list[list[Scores]] = [[] for _ in readers]
+    if base is None:
+        for column, batches in zip(parts, predictions, strict=True):
+            start = 0
+            for logits in batches:
+                column.append(_scored(logits, following[start : start + len(logits)]))
+                start += len(logits)
+    else:
+        start = 0
+        for base_logits in base.predictions(chunk):
+            expected = following[start : start + len(base_logits)]
+            start += len(base_logits)
+            for column, batches in zip(parts, predictions, strict=True):
+                column.append(_compared(next(batches), base_logits, expected))
+    return [joined(column) for column in parts]
 
 
-def _finite(losses: NDArray[np.float64]) -> list[float]:
+def _scored(logits: Floats, expected: NDArray[np.int64]) -> Scores:
+    losses, tops = np.empty(len(logits)), np.empty(len(logits), np.int32)
+    score(logits, expected, losses, tops)
+    return Scores(_finite(losses))
+
+
+def _compared(logits: Floats, base: Floats, expected: NDArray[np.int64]) -> Scores:
+    losses, tops = np.empty((2, len(logits))), np.empty((2, len(logits)), np.int32)
+    divergences = np.empty(len(logits))
+    compare(logits, base, expected, losses, tops, divergences)
+    return Scores(_finite(losses[0]), _finite(losses[1]), divergences, tops[0] == tops[1])
+
+
+def _finite(losses: NDArray[np.float64]) -> NDArray[np.float64]:
     if not np.isfinite(losses).all():
         raise GenerationError(DIVERGED)
-    return losses.tolist()  # type: ignore[no-any-return]
+    return losses

@@ -13,6 +13,7 @@ from changed_file import write_changed
 from command_line import run_command
 
 from quantcli.conversion.convert import convert
+from quantcli.formats.gguf.spec import u32
 
 STORY = "Once upon a time there was a little dog named Max. He liked to play with a big red ball in the park. " * 4
 
@@ -39,7 +40,11 @@ def test_an_evaluation_is_one_document(files, capsys):
     assert (status, err) == (0, "")
     assert beside["perplexity"] == plain["perplexity"]
     assert beside["base_perplexity"] != plain["perplexity"]
-    assert beside["kl_divergence"].keys() == {"mean", "median", "p99", "max"}
+    assert beside["kl_divergence"].keys() == {"mean", "stderr", "median", "p99", "p999", "max"}
+    assert beside.keys() - plain.keys() == {
+        "base", "base_perplexity", "base_stderr", "log_perplexity_ratio", "kl_divergence", "same_top", "same_top_stderr",
+        "rms_probability_change",
+    }  # fmt: skip
     assert 0 < beside["kl_divergence"]["median"] <= beside["kl_divergence"]["max"] < 1
     assert 0.5 < beside["same_top"] <= 1
     status, out, _ = run_command(capsys, *asked)
@@ -51,11 +56,60 @@ def test_an_evaluation_reads_well(files, capsys):
     status, out, err = run_command(capsys, *asked, "--base", files / "F32.gguf")
     assert (status, err) == (0, "")
     labels = [line.split("  ")[0] for line in out.splitlines()]
-    assert labels == ["Perplexity", "Base perplexity", "KL divergence", "Same top token", "Scored"]
+    assert labels == [
+        "Perplexity", "Base perplexity", "KL divergence", "KL 99.9%", "Same top token", "Standard errors", "RMS Δp",
+        "Log ratio", "Scored",
+    ]  # fmt: skip
     assert "a change of +0.000%" in out
     assert "mean 0.000000" in out
     assert "30 tokens in 2 chunks of 32" in out
     assert run_command(capsys, *asked)[1].splitlines()[1].startswith("Scored")
+
+
+def test_several_files_and_texts_are_rows(files, capsys):
+    (files / "other.txt").write_text(STORY[50:])
+    asked = ["eval", files / "F32.gguf", files / "Q8_0.gguf", "--text", files / "story.txt", "--text", files / "other.txt"]
+    asked += ["--ctx", 32, "--chunks", 2, "--base", files / "F32.gguf"]
+    status, out, err = run_command(capsys, *asked, "--json")
+    assert (status, err) == (0, "")
+    found = json.loads(out)
+    assert found.keys() == {"base", "context", "seconds", "results", "differences"}
+    names = [str(files / name) for name in ("F32.gguf", "Q8_0.gguf", "story.txt", "other.txt")]
+    rows = [(row["text"], row["path"]) for row in found["results"]]
+    assert rows == [(text, file) for text in names[2:] for file in names[:2]]
+    assert [(row["text"], row["first"], row["path"]) for row in found["differences"]] == [
+        (text, names[0], names[1]) for text in names[2:]
+    ]
+    for (first, second), difference in zip((found["results"][:2], found["results"][2:]), found["differences"], strict=True):
+        change = difference["kl_divergence"]
+        assert change["mean"] == pytest.approx(second["kl_divergence"]["mean"] - first["kl_divergence"]["mean"])
+        assert change["interval_95"] == pytest.approx(
+            [change["mean"] + side * change["stderr"] for side in (-1.96, 1.96)], 1e-4
+        )
+    status, out, err = run_command(capsys, *asked)
+    assert (status, err) == (0, "")
+    assert out.count("Q8_0.gguf  ") == 4
+    assert "story.txt: 30 tokens in 2 chunks of 32, divergence from " in out
+    assert out.count("with 95 % confidence intervals") == 2
+    status, out, _ = run_command(capsys, *asked[:-2])
+    assert status == 0
+    assert "KL divergence" not in out
+    assert "log perplexity" in out
+
+
+def test_a_wrong_base_is_one_line(files, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("quantcli.runner.load.Model", lambda *_, **__: pytest.fail("a model was loaded"))
+    other = write_changed(files / "F32.gguf", tmp_path / "other.gguf", {"llama.block_count": u32(4)})
+    status, out, err = run_command(capsys, "eval", files / "F32.gguf", "--text", files / "story.txt", "--base", other)
+    assert (status, out) == (1, "")
+    assert "are different models: 5 layers and 4 layers" in err.splitlines()[0]
+
+
+def test_a_quantized_base_is_a_warning(files, capsys):
+    asked = ["eval", files / "F32.gguf", "--text", files / "story.txt", "--ctx", 32, "--chunks", 1]
+    status, _, err = run_command(capsys, *asked, "--base", files / "Q8_0.gguf")
+    assert status == 0
+    assert "the base is itself quantized" in err
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from quantcli.conversion.convert import convert
 from quantcli.core.errors import GenerationError, ModelError, UsageError
 from quantcli.formats.gguf.arrays import pack_strings
-from quantcli.quality.evaluate import cut_text, evaluate
+from quantcli.quality.evaluate import cut_text, evaluate, evaluate_all
 from quantcli.runner.load import load_model
 
 STORY = """\
@@ -62,6 +62,35 @@ def test_pieces_of_a_chunk_make_no_difference(stories, monkeypatch):
     assert whole.tokens == pieces.tokens == 62
     assert pieces.perplexity == pytest.approx(whole.perplexity, rel=1e-4)
     assert whole.divergence is None
+
+
+def test_models_together_have_the_figures_that_each_has_alone(stories):
+    base, other = stories["F32"], stories["Q4_0"]
+    calls = []
+    forward = base.model.forward
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(base.model, "forward", lambda *words, **named: calls.append(1) or forward(*words, **named))
+        found = evaluate_all([other, stories["Q4_0"], other], [("a", STORY), ("b", STORY[200:])], context=64, base=base)
+    # One batch per chunk of the base, however many files there are.
+    assert len(calls) == sum(result.evaluations[0].chunks for result in found)
+    for text, result in zip((STORY, STORY[200:]), found, strict=True):
+        alone = evaluate(other, text, context=64, base=base)
+        assert result.evaluations == (alone,) * 3
+        assert [(each.divergence.value, each.log_perplexity.value) for each in result.differences] == [(0, 0)] * 2
+    pair = evaluate_all([base, other], [("a", STORY)], context=64, base=base)[0]
+    difference = pair.differences[0]
+    assert difference.divergence.value == pytest.approx(pair.evaluations[1].divergence.mean, rel=1e-6)
+    expected = math.log(pair.evaluations[1].perplexity / pair.evaluations[0].perplexity)
+    assert difference.log_perplexity.value == pytest.approx(expected)
+    plain = evaluate_all([base, other], [("a", STORY)], context=64)[0].differences[0]
+    assert plain.divergence is None
+    assert plain.log_perplexity.value == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_short_text_is_named_before_anything_is_computed(stories, monkeypatch):
+    monkeypatch.setattr(stories["F32"].model, "hidden", lambda *_: pytest.fail("a chunk was evaluated"))
+    with pytest.raises(GenerationError, match=r"b\.txt: the text has \d+ tokens"):
+        evaluate_all([stories["F32"]], [("a.txt: the text", STORY), ("b.txt: the text", "short")], context=64)
 
 
 def test_each_chunk_begins_with_the_begin_token(stories):

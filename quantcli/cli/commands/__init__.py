@@ -13,6 +13,7 @@ SUMMARIES: Final = {
     "inspect": "Show the metadata and tensors of a GGUF file.",
     "run": "Generate text from a GGUF file on the CPU.",
     "eval": "Measure perplexity, and KL divergence from a base model.",
+    "compare": "Compare the weights of two files of one model, tensor by tensor.",
     "imatrix": "Collect an importance matrix from calibration text.",
     "bench": "Measure the speed of prompt processing and generation.",
     "embed": "Compute text embeddings with a GGUF file.",

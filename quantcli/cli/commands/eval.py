@@ -1,43 +1,44 @@
-"""`quantize eval FILE --text F`: perplexity, and KL divergence from a less quantized file of the same model."""
+"""`quantize eval FILE... --text F`: perplexity, and KL divergence from a less quantized file of the same model."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from quantcli.cli.commands import described
+from quantcli.cli.evaluations import Request, document, views
 from quantcli.cli.mapped_files import report_truncation
-from quantcli.cli.options import file_argument, json_option, model_options, text_file_option
-from quantcli.cli.output import chunk_progress, columns, print_json, show
+from quantcli.cli.options import PATH, json_option, model_options, text_files_option
+from quantcli.cli.output import chunk_progress, print_json, show
 from quantcli.cli.running import open_model, warn_beyond_training
 from quantcli.cli.texts import read_text
+from quantcli.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from quantcli.quality.evaluate import Evaluation
+    from quantcli.runner.load import LoadedModel
+
+STDIN: Final = Path("-")
 
 
 @described("eval")
-@file_argument
-@text_file_option("Text file, UTF-8; - reads stdin.", required=True)
+@click.argument("files", metavar="FILE...", type=PATH, nargs=-1, required=True)
+@text_files_option("Text file, UTF-8; - reads stdin; repeatable.")
 @click.option(
     "--ctx", "context", type=click.IntRange(min=4), default=512, show_default=True, metavar="N",
     help="Tokens per chunk; only the second half of each chunk is scored.",
 )  # fmt: skip
-@click.option("--chunks", type=click.IntRange(min=1), metavar="N", help="Maximum number of chunks. Default: all.")
-@click.option(
-    "--base", type=click.Path(path_type=Path), metavar="FILE",
-    help="Base model, such as F16: measure the KL divergence from it.",
-)  # fmt: skip
+@click.option("--chunks", type=click.IntRange(min=1), metavar="N", help="Maximum number of chunks per text. Default: all.")
+@click.option("--base", type=PATH, metavar="FILE", help="Base model, such as F16: measure the KL divergence from it.")
 @model_options
 @json_option()
 def command(
-    file: Path,
-    text: Path,
+    files: tuple[Path, ...],
+    texts: tuple[Path, ...],
     context: int,
     chunks: int | None,
     base: Path | None,
@@ -47,30 +48,61 @@ def command(
     as_json: bool,
 ) -> None:
     """Perplexity is computed as by llama-perplexity. With --base, also the Kullback-Leibler divergence from the base model
-    in nats, and how often both models have the same top token. Results are comparable only with the same text, --ctx and
-    --chunks.
+    in nats, how often both models have the same top token, and the RMS change of the right token's probability. Results are
+    comparable only with the same text, --ctx and --chunks.
+
+    Several files are evaluated together: the base runs once for all of them. Each file is compared with the first one,
+    with 95 % confidence intervals. The differences are taken at each position, so that they show smaller differences than
+    the standard errors of the files. --weights applies to all files, not to the base.
 
     \b
     quantize eval model-Q4_K_M.gguf --text wiki.test.raw
     quantize eval model-Q4_K_M.gguf --text wiki.test.raw --chunks 50 --base model-F16.gguf
+    quantize eval model-Q4_K_M.gguf model-IQ4_XS.gguf --text wiki.test.raw --text code.txt --base model-F16.gguf
     quantize eval model-F16.gguf --weights Q4_K --text wiki.test.raw --base model-F16.gguf
     """
-    content = read_text(None if str(text) == "-" else text, "the text")
+    contents = _contents(texts)
     started = time.perf_counter()
-    loaded = open_model(file, threads=threads, weights=weights, arch_file=arch_file)
-    compared = None
     if base is not None:
-        compared = open_model(base, threads=threads, arch_file=arch_file)
-        report_truncation(file, base)
-    warn_beyond_training(loaded, context)
-    from quantcli.quality.evaluate import evaluate
+        _check_base(files, base)
+    loaded = [open_model(file, threads=threads, weights=weights, arch_file=arch_file) for file in files]
+    compared = None if base is None else open_model(base, threads=threads, arch_file=arch_file)
+    report_truncation(*files, *([] if base is None else [base]))
+    warn_beyond_training(min(loaded, key=_trained), context)
+    from quantcli.quality.evaluate import evaluate_all
 
     with _progress() as advance:
-        result = evaluate(loaded, content, context=context, chunks=chunks, base=compared, advance=advance)
+        results = evaluate_all(loaded, contents, context=context, chunks=chunks, base=compared, advance=advance)
+    request = Request(files, texts, base, context)
     if as_json:
-        print_json(_document(result, file, base, context, time.perf_counter() - started))
+        print_json(document(results, request, time.perf_counter() - started))
     else:
-        _show(result, context)
+        show(*views(results, request))
+
+
+def _contents(texts: Sequence[Path]) -> list[tuple[str, str]]:
+    """The texts, with what messages call each."""
+    if texts.count(STDIN) > 1:
+        raise UsageError("--text - is given twice, and stdin can be read once")
+    contents = [read_text(None if text == STDIN else text, "the text") for text in texts]
+    names = ["the text"] if len(texts) == 1 else [f"{text}: the text" for text in texts]
+    return list(zip(names, contents, strict=True))
+
+
+def _check_base(files: Sequence[Path], base: Path) -> None:
+    """Check from the headers of the files that the base is the same model. Weights are not read."""
+    from quantcli.formats.gguf.reader import open_gguf
+    from quantcli.quality.reference import check_reference, warn_of_quantized_reference
+
+    with open_gguf(base) as reference:
+        for file in files:
+            with open_gguf(file) as model:
+                check_reference(model, reference)
+        warn_of_quantized_reference(reference)
+
+
+def _trained(loaded: LoadedModel) -> int:
+    return loaded.model.sizes.context
 
 
 @contextmanager
@@ -84,38 +116,3 @@ def _progress() -> Iterator[Callable[[int, int, float], None]]:
             bar.update(done - bar.n)
 
         yield advance
-
-
-def _document(result: Evaluation, file: Path, base: Path | None, context: int, seconds: float) -> dict[str, Any]:
-    document: dict[str, Any] = {
-        "path": str(file),
-        "perplexity": result.perplexity,
-        "stderr": result.stderr,
-        "tokens": result.tokens,
-        "chunks": result.chunks,
-        "context": context,
-        "seconds": seconds,
-    }
-    if (found := result.divergence) is not None:
-        document |= {
-            "base": str(base),
-            "base_perplexity": found.base_perplexity,
-            "kl_divergence": {"mean": found.mean, "median": found.median, "p99": found.p99, "max": found.max},
-            "same_top": found.same_top,
-        }
-    return document
-
-
-def _show(result: Evaluation, context: int) -> None:
-    facts = columns("", "")
-    facts.add_row("Perplexity", f"{result.perplexity:.4f} ± {result.stderr:.4f}")
-    if (found := result.divergence) is not None:
-        change = result.perplexity / found.base_perplexity - 1
-        facts.add_row("Base perplexity", f"{found.base_perplexity:.4f}, a change of {change:+.3%}")
-        facts.add_row(
-            "KL divergence",
-            f"mean {found.mean:.6f}, median {found.median:.6f}, 99% {found.p99:.6f}, maximum {found.max:.6f}",
-        )
-        facts.add_row("Same top token", f"{found.same_top:.3%}")
-    facts.add_row("Scored", f"{result.tokens:,} tokens in {result.chunks:,} chunks of {context}")
-    show(facts)

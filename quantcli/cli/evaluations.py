@@ -1,0 +1,167 @@
+"""The results of `quantize eval` as a JSON document and as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from quantcli.cli.output import columns, heading
+from quantcli.cli.text_tables import View
+
+if TYPE_CHECKING:
+    from quantcli.quality.evaluate import TextEvaluation
+    from quantcli.quality.statistics import Difference, Divergence, Estimate, Evaluation
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was evaluated."""
+
+    files: tuple[Path, ...]
+    texts: tuple[Path, ...]
+    base: Path | None
+    context: int
+
+    @property
+    def single(self) -> bool:
+        """Whether there is one file and one text."""
+        return len(self.files) == len(self.texts) == 1
+
+
+def document(results: Sequence[TextEvaluation], request: Request, seconds: float) -> dict[str, Any]:
+    """The JSON document: flat for one file and one text, else with lists of results and differences."""
+    if request.single:
+        found = results[0].evaluations[0]
+        facts = _scores(request.files[0], found) | {"context": request.context, "seconds": seconds}
+        return facts if found.divergence is None else facts | {"base": str(request.base)} | _divergence(found.divergence)
+    parts: dict[str, Any] = {} if request.base is None else {"base": str(request.base)}
+    return parts | {
+        "context": request.context,
+        "seconds": seconds,
+        "results": [
+            {"text": str(text)} | _scores(file, found) | ({} if found.divergence is None else _divergence(found.divergence))
+            for text, result in zip(request.texts, results, strict=True)
+            for file, found in zip(request.files, result.evaluations, strict=True)
+        ],
+        "differences": [
+            {"text": str(text), "first": str(request.files[0]), "path": str(file)} | _difference(found)
+            for text, result in zip(request.texts, results, strict=True)
+            for file, found in zip(request.files[1:], result.differences, strict=True)
+        ],
+    }
+
+
+def _scores(file: Path, found: Evaluation) -> dict[str, Any]:
+    return {
+        "path": str(file),
+        "perplexity": found.perplexity,
+        "stderr": found.stderr,
+        "tokens": found.tokens,
+        "chunks": found.chunks,
+    }
+
+
+def _divergence(found: Divergence) -> dict[str, Any]:
+    return {
+        "base_perplexity": found.base_perplexity,
+        "base_stderr": found.base_stderr,
+        "log_perplexity_ratio": {"mean": found.log_ratio.value, "stderr": found.log_ratio.stderr},
+        "kl_divergence": {
+            "mean": found.mean,
+            "stderr": found.stderr,
+            "median": found.median,
+            "p99": found.p99,
+            "p999": found.p999,
+            "max": found.max,
+        },
+        "same_top": found.same_top,
+        "same_top_stderr": found.same_top_stderr,
+        "rms_probability_change": {"value": found.rms_change.value, "stderr": found.rms_change.stderr},
+    }
+
+
+def _difference(found: Difference) -> dict[str, Any]:
+    facts = {"log_perplexity": _interval(found.log_perplexity)}
+    return facts if found.divergence is None else facts | {"kl_divergence": _interval(found.divergence)}
+
+
+def _interval(found: Estimate) -> dict[str, Any]:
+    return {"mean": found.value, "stderr": found.stderr, "interval_95": list(found.interval)}
+
+
+def views(results: Sequence[TextEvaluation], request: Request) -> Iterator[View]:
+    """The tables: facts for one file and one text, else a row per file and text."""
+    if request.single:
+        yield _facts(results[0].evaluations[0], request.context)
+        return
+    for text, result in zip(request.texts, results, strict=True):
+        first = result.evaluations[0]
+        against = "" if request.base is None else f", divergence from {request.base}"
+        yield heading(f"{text}: {first.tokens:,} tokens in {first.chunks:,} chunks of {request.context}{against}")
+        yield _table(result, request)
+        if result.differences:
+            yield heading(f"Difference from {request.files[0]}, with 95 % confidence intervals")
+            yield _differences(result, request)
+
+
+def _facts(found: Evaluation, context: int) -> View:
+    facts = columns("", "")
+    facts.add_row("Perplexity", f"{found.perplexity:.4f} ± {found.stderr:.4f}")
+    if (beside := found.divergence) is not None:
+        change = found.perplexity / beside.base_perplexity - 1
+        facts.add_row("Base perplexity", f"{beside.base_perplexity:.4f}, a change of {change:+.3%}")
+        facts.add_row(
+            "KL divergence",
+            f"mean {beside.mean:.6f}, median {beside.median:.6f}, 99% {beside.p99:.6f}, maximum {beside.max:.6f}",
+        )
+        facts.add_row("KL 99.9%", f"{beside.p999:.6f}")
+        facts.add_row("Same top token", f"{beside.same_top:.3%}")
+        facts.add_row(
+            "Standard errors", f"mean KL divergence {beside.stderr:.6f}, same top token {beside.same_top_stderr:.3%}"
+        )
+        facts.add_row("RMS Δp", f"{_percent(beside.rms_change)}, the change of the right token's probability")
+        facts.add_row("Log ratio", f"{beside.log_ratio.value:+.6f} ± {beside.log_ratio.stderr:.6f}, of the perplexities")
+    facts.add_row("Scored", f"{found.tokens:,} tokens in {found.chunks:,} chunks of {context}")
+    return facts
+
+
+_MEASURED: Final = ("KL divergence", "median", "99%", "99.9%", "maximum", "same top token", "RMS Δp")
+
+
+def _table(result: TextEvaluation, request: Request) -> View:
+    measured = () if request.base is None else _MEASURED
+    table = columns("file", "perplexity", *measured, right=("perplexity", *measured))
+    for file, found in zip(request.files, result.evaluations, strict=True):
+        cells = () if found.divergence is None else _cells(found.divergence)
+        table.add_row(str(file), f"{found.perplexity:.4f} ± {found.stderr:.4f}", *cells)
+    return table
+
+
+def _cells(found: Divergence) -> tuple[str, ...]:
+    places = (found.median, found.p99, found.p999, found.max)
+    return (
+        f"{found.mean:.6f} ± {found.stderr:.6f}",
+        *(f"{value:.6f}" for value in places),
+        f"{found.same_top:.3%} ± {found.same_top_stderr:.3%}",
+        _percent(found.rms_change),
+    )
+
+
+def _differences(result: TextEvaluation, request: Request) -> View:
+    names = ("KL divergence", "log perplexity") if request.base is not None else ("log perplexity",)
+    table = columns("file", *names, right=names)
+    for file, found in zip(request.files[1:], result.differences, strict=True):
+        values = [value for value in (found.divergence, found.log_perplexity) if value is not None]
+        table.add_row(str(file), *map(_shown_interval, values))
+    return table
+
+
+def _shown_interval(found: Estimate) -> str:
+    low, high = found.interval
+    return f"{found.value:+.6f} [{low:+.6f}, {high:+.6f}]"
+
+
+def _percent(found: Estimate) -> str:
+    return f"{found.value:.3%} ± {found.stderr:.3%}"

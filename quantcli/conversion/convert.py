@@ -188,6 +188,8 @@ def _write(job: Job, threads: int, progress: Progress) -> None:
         outputs = [Output(output.plan, chosen, output.writer) for output, chosen in zip(job.outputs, encoders, strict=True)]
         progress.start(sum(tensor.nbytes for tensor in model.tensors.values()))
         execute(model.tensors, outputs, threads=threads, advance=progress.advance, interrupt=model.source.interrupt)
+        # Before the outputs appear, on leaving.
+        model.source.expect_unchanged()
 
 
 def working_threads(asked: int | None) -> int:

@@ -5,7 +5,7 @@ Source: `tools/gguf-split/gguf-split.cpp`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -30,7 +30,7 @@ from quantcli.formats.gguf.spec import Field
 from quantcli.formats.gguf.writer import GGUFWriter, Shard, TensorWriter
 from quantcli.formats.leftovers import SetAside, clear_leftovers, exclusive
 from quantcli.formats.output_file import refuse_overwriting
-from quantcli.tensors.tensor import StoredTensor
+from quantcli.tensors.tensor import StoredTensor, files_of
 
 _COPIED_AT_ONCE: Final = 1 << 22
 """Bytes of the buffer with which tensors are copied."""
@@ -171,7 +171,7 @@ def merge_gguf(
     return writer.file_bytes
 
 
-def _copy(tensors: Iterable[StoredTensor], writer: TensorWriter, advance: Callable[[int], None]) -> None:
+def _copy(tensors: Sequence[StoredTensor], writer: TensorWriter, advance: Callable[[int], None]) -> None:
     buffer = memoryview(bytearray(_COPIED_AT_ONCE))
     for index, tensor in enumerate(tensors):
         for done in range(0, tensor.nbytes, len(buffer)):
@@ -179,3 +179,6 @@ def _copy(tensors: Iterable[StoredTensor], writer: TensorWriter, advance: Callab
             tensor.file.read_into(piece, tensor.offset + done)
             writer.write(index, done, piece)
             advance(len(piece))
+    # Before the output appears.
+    for file in files_of(tensors):
+        file.expect_unchanged()

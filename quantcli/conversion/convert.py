@@ -20,6 +20,7 @@ from quantcli.conversion.request import Request
 from quantcli.formats.gguf.writer import Shard
 from quantcli.formats.imatrix import Imatrix
 from quantcli.kernels.rows import compile_kernels
+from quantcli.tensors.files import expect_unchanged
 
 
 class RequestFields(TypedDict, total=False):
@@ -189,7 +190,7 @@ def _write(job: Job, threads: int, progress: Progress) -> None:
         progress.start(sum(tensor.nbytes for tensor in model.tensors.values()))
         execute(model.tensors, outputs, threads=threads, advance=progress.advance, interrupt=model.source.interrupt)
         # Before the outputs appear, on leaving.
-        model.source.expect_unchanged()
+        expect_unchanged(model.source.files)
 
 
 def working_threads(asked: int | None) -> int:

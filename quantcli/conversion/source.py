@@ -40,15 +40,6 @@ class Source:
     files: tuple[DataFile, ...] = field(default=(), repr=False)
     """The files that tensors are read from, also those of adapters."""
 
-    def expect_unchanged(self) -> None:
-        """Check that no file that tensors were read from has changed since it was opened.
-
-        Raises:
-            FormatError: if one has.
-        """
-        for file in self.files:
-            file.expect_unchanged()
-
 
 @contextmanager
 def open_source(

@@ -97,6 +97,16 @@ def data_file(source: str | os.PathLike[str] | DataFile) -> DataFile:
     return source if isinstance(source, DataFile) else InputFile(source)
 
 
+def expect_unchanged(files: Iterable[DataFile]) -> None:
+    """Check that no file has changed since it was opened. Call it before an output that was made from them appears.
+
+    Raises:
+        FormatError: as `DataFile.expect_unchanged`.
+    """
+    for file in files:
+        file.expect_unchanged()
+
+
 class _Stream(io.RawIOBase):
     def __init__(self, file: DataFile) -> None:
         super().__init__()

@@ -38,6 +38,7 @@ from quantcli.formats.hub.models import fetch_file, find_hub_model
 from quantcli.formats.output_file import refuse_overwriting
 from quantcli.kernels.rows import compile_kernels
 from quantcli.tensors.derived import Computed, Renamed
+from quantcli.tensors.files import expect_unchanged
 from quantcli.tensors.tensor import Tensor, TensorInfo
 
 ADAPTER_TYPES: Final = ("F32", "F16", "BF16", "Q8_0")
@@ -99,8 +100,7 @@ def convert_adapter(
         refuse_overwriting([file.path for file in opened.files()], [path])
         with writer:
             _write(tensors, plan, writer, working_threads(threads), progress)
-            for file in opened.files():
-                file.expect_unchanged()
+            expect_unchanged(opened.files())
         stored = sum(tensor.nbytes for tensor in opened.tensors())
         return Conversion(
             shards=writer.shards,

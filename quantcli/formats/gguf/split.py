@@ -30,6 +30,7 @@ from quantcli.formats.gguf.spec import Field
 from quantcli.formats.gguf.writer import GGUFWriter, Shard, TensorWriter
 from quantcli.formats.leftovers import SetAside, clear_leftovers, exclusive
 from quantcli.formats.output_file import refuse_overwriting
+from quantcli.tensors.files import expect_unchanged
 from quantcli.tensors.tensor import StoredTensor, files_of
 
 _COPIED_AT_ONCE: Final = 1 << 22
@@ -179,6 +180,4 @@ def _copy(tensors: Sequence[StoredTensor], writer: TensorWriter, advance: Callab
             tensor.file.read_into(piece, tensor.offset + done)
             writer.write(index, done, piece)
             advance(len(piece))
-    # Before the output appears.
-    for file in files_of(tensors):
-        file.expect_unchanged()
+    expect_unchanged(files_of(tensors))

@@ -10,7 +10,7 @@ from typing import Any, Final
 from quantcli.core.errors import FormatError
 
 _MOST_ADDED: Final = 96 << 20
-"""Bytes that parsed values may take beyond four times the size of the text. A tokenizer.json of 900,000 tokens stays below."""
+"""Bytes that parsed values may take beyond four times the size of the text. A vocabulary of 900,000 tokens stays below."""
 
 _TAKEN: Final = MappingProxyType({b"[": 72, b"{": 240, b",": 72})
 """About how many bytes an empty list, a small object and another value take in Python, by a character of each."""

@@ -21,7 +21,7 @@ from quantcli.cli.environment import numba_variables, without_unusable
 from quantcli.cli.output import say
 from quantcli.core.errors import QuantcliError, QuantcliWarning, warn
 
-WITHOUT_KERNELS: Final = frozenset({"architectures", "inspect", "merge", "split", "tokenize", "types"})
+WITHOUT_KERNELS: Final = frozenset({"architectures", "clean", "inspect", "merge", "split", "tokenize", "types"})
 """Commands that use no compiled kernels. A command that is not here may use them."""
 
 INTERRUPTED: Final = 130

@@ -20,6 +20,7 @@ from quantcli.conversion.request import Request
 from quantcli.formats.gguf.writer import Shard
 from quantcli.formats.imatrix import Imatrix
 from quantcli.kernels.rows import compile_kernels
+from quantcli.tensors.files import expect_unchanged
 
 
 class RequestFields(TypedDict, total=False):
@@ -188,6 +189,8 @@ def _write(job: Job, threads: int, progress: Progress) -> None:
         outputs = [Output(output.plan, chosen, output.writer) for output, chosen in zip(job.outputs, encoders, strict=True)]
         progress.start(sum(tensor.nbytes for tensor in model.tensors.values()))
         execute(model.tensors, outputs, threads=threads, advance=progress.advance, interrupt=model.source.interrupt)
+        # Before the outputs appear, on leaving.
+        expect_unchanged(model.source.files)
 
 
 def working_threads(asked: int | None) -> int:

@@ -19,8 +19,8 @@ from quantcli.formats.gguf.spec import MAGIC, Metadata
 from quantcli.formats.hub.models import HubModel
 from quantcli.formats.hub.remote import open_remote
 from quantcli.formats.prequantized import decoded_checkpoint
-from quantcli.tensors.files import InputFile
-from quantcli.tensors.tensor import FileTensor, Tensor
+from quantcli.tensors.files import DataFile, InputFile
+from quantcli.tensors.tensor import Tensor, files_of
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,8 @@ class Source:
     """Bytes of the tensors as they are stored."""
     interrupt: Callable[[], None] = field(default=lambda: None, repr=False)
     """Makes blocking network reads fail. Safe to call from any thread."""
+    files: tuple[DataFile, ...] = field(default=(), repr=False)
+    """The files that tensors are read from, also those of adapters."""
 
 
 @contextmanager
@@ -74,7 +76,7 @@ def open_source(
             name = str(file.get("general.architecture", ""))
             tensors: dict[str, Tensor] = dict(file.tensors)
             stored = sum(tensor.nbytes for tensor in tensors.values())
-            yield Source(path, file.paths, name, tensors, file.metadata, stored)
+            yield Source(path, file.paths, name, tensors, file.metadata, stored, files=files_of(file.tensors.values()))
     else:
         with open_checkpoint(path) if isinstance(path, Path) else open_remote(path) as checkpoint:
             # Lazy views, each a checkpoint made of the one before.
@@ -83,7 +85,7 @@ def open_source(
             _warn_of_adapter(checkpoint, adapters)
             with merged(decoded, architecture, adapters) as view:
                 stored = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
-                files = {tensor.file: None for tensor in checkpoint.tensors.values() if isinstance(tensor, FileTensor)}
+                files = files_of(checkpoint.tensors.values())
                 paths = tuple(file.path for file in files if isinstance(file, InputFile))
                 tensors = {tensor.name: tensor for tensor in architecture.tensors(view.tensors, view.config)}
                 metadata = checkpoint_metadata(
@@ -94,7 +96,8 @@ def open_source(
                     pre_tokenizer=pre_tokenizer,
                     as_reference=as_reference,
                 )
-                yield Source(view.path, paths, architecture.gguf, tensors, metadata, stored, view.interrupt)
+                read = (*files, *view.merged_files)
+                yield Source(view.path, paths, architecture.gguf, tensors, metadata, stored, view.interrupt, read)
 
 
 def _is_gguf(path: Path) -> bool:

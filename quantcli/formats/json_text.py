@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import json
 from os import PathLike
+from types import MappingProxyType
 from typing import Any, Final
 
 from quantcli.core.errors import FormatError
+
+_MOST_ADDED: Final = 96 << 20
+"""Bytes that parsed values may take beyond four times the size of the text. A vocabulary of 900,000 tokens stays below."""
+
+_TAKEN: Final = MappingProxyType({b"[": 72, b"{": 240, b",": 72})
+"""About how many bytes an empty list, a small object and another value take in Python, by a character of each."""
 
 
 def parse_object(
@@ -38,6 +45,10 @@ def parse_objects(path: str | PathLike[str], text: bytes, what: str) -> list[dic
 
 
 def _parse(path: str | PathLike[str], text: bytes, what: str, offset: int | None, hook: Any) -> Any:
+    # Also of characters in strings, which are too few to matter.
+    taken = sum(text.count(mark) * size for mark, size in _TAKEN.items())
+    if taken > 4 * len(text) + _MOST_ADDED:
+        raise FormatError(path, f"{what} has too many values: they would take {taken >> 20} MiB of memory", offset=offset)
     try:
         return json.loads(text.decode("utf-8-sig"), object_pairs_hook=hook)
     except (ValueError, RecursionError) as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from os import PathLike
@@ -14,10 +13,9 @@ from types import MappingProxyType, TracebackType
 from typing import Any, Final, Self
 
 from quantcli.core.errors import OutputError
+from quantcli.formats.leftovers import HAS_LOCKS, SetAside, clear_leftovers, create_temporary, label_of
 
 _LONGEST_WRITE: Final = 1 << 30
-_NAME_SHOWN: Final = 60
-"""Characters of the target's name in that of the temporary file: a file name has at most 255 bytes."""
 
 _REASONS: Final[Mapping[int, tuple[str, str | None]]] = MappingProxyType(
     {
@@ -41,7 +39,8 @@ class OutputFile(AbstractContextManager[Any]):
 
     On entry a hidden temporary file beside the target gets its full size. `write_at` fills it. On leaving without an
     exception it is flushed to the disk and renamed to `path`. After an exception, Ctrl-C included, it is removed, and a
-    file that was at `path` is unchanged. If `path` is a symbolic link, its target is written.
+    file that was at `path` is unchanged. If `path` is a symbolic link, its target is written. Temporary files that killed
+    runs with the same target left are removed on entry.
 
     Raises:
         OutputError: on entry and later, if the target exists (unless `overwrite`), its directory does not, or the disk is
@@ -53,10 +52,15 @@ class OutputFile(AbstractContextManager[Any]):
         self.overwrite = overwrite
         self.file_bytes = file_bytes
         self._target = Path(os.path.realpath(self.path))
-        self._temporary = self._target.with_name(f".{self._target.name[:_NAME_SHOWN]}.{secrets.token_hex(4)}.part")
+        self._temporary: Path | None = None
         self._descriptor = -1
         self._completed: os.stat_result | None = None
         self._lock = Lock()
+
+    @property
+    def target(self) -> Path:
+        """The file that is written: `path`, or what it links to."""
+        return self._target
 
     def write_at(self, view: memoryview, position: int) -> None:
         """Put bytes at a position. Safe to call from several threads at once."""
@@ -84,10 +88,10 @@ class OutputFile(AbstractContextManager[Any]):
 
     def __enter__(self) -> Self:
         self.check_target()
+        clear_leftovers(self._target.parent, label_of(self._target.name).__eq__)
         try:
             with self._reporting():
-                flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-                self._descriptor = os.open(self._temporary, flags, 0o666)
+                self._temporary, self._descriptor = create_temporary(self._target)
                 _reserve(self._descriptor, self.file_bytes)
         except BaseException:
             self.discard()
@@ -109,14 +113,22 @@ class OutputFile(AbstractContextManager[Any]):
         with self._reporting():
             os.fsync(self._descriptor)
             self._completed = os.fstat(self._descriptor)
-            os.close(self._descriptor)
-            self._descriptor = -1
+            if not HAS_LOCKS:
+                self._close()
 
     def publish(self) -> None:
         """Rename the complete file to its path."""
+        assert self._temporary  # since `__enter__`
         with self._reporting():
             self.check_target()
             self._temporary.replace(self._target)
+            _sync_directory(self._target.parent)
+
+    def set_aside(self, aside: SetAside) -> None:
+        """Move the file that will be replaced, if there is one, to `aside`."""
+        with self._reporting():
+            self.check_target()
+            aside.move(self._target)
             _sync_directory(self._target.parent)
 
     def withdraw(self) -> None:
@@ -127,14 +139,20 @@ class OutputFile(AbstractContextManager[Any]):
 
     def discard(self) -> None:
         """Remove the temporary file, if there is one."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        if not HAS_LOCKS:
+            self._close()
         # After the rename, or if the directory was deleted, there is nothing to remove. `exists` is asked first, since a
         # read-only file system refuses even to remove a missing file.
         with suppress(FileNotFoundError, NotADirectoryError):
-            if self._temporary.exists():
+            if self._temporary and self._temporary.exists():
                 self._temporary.unlink()
+        self._close()
+
+    def _close(self) -> None:
+        """Close the temporary file, which ends its lock."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
     def _write_some(self, view: memoryview, position: int) -> int:
         if hasattr(os, "pwrite"):  # POSIX's positional write, which needs no lock; Windows has none

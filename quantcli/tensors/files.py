@@ -61,6 +61,13 @@ class DataFile(ABC):
     def expect(self, positions: Iterable[int]) -> None:  # noqa: B027 - for local files there is nothing to do
         """Announce the positions of headers that will be read next. A remote file prefetches them at once."""
 
+    def expect_unchanged(self) -> None:  # noqa: B027 - a remote file is compared with each answer
+        """Check that the file is the one that was opened, with the same content, as far as the system tells.
+
+        Raises:
+            FormatError: if it has changed.
+        """
+
     def stream(self) -> io.BufferedReader:
         """The file as a seekable binary stream, for the standard library."""
         return io.BufferedReader(_Stream(self))
@@ -88,6 +95,16 @@ def data_file(source: str | os.PathLike[str] | DataFile) -> DataFile:
         FormatError: as `InputFile`.
     """
     return source if isinstance(source, DataFile) else InputFile(source)
+
+
+def expect_unchanged(files: Iterable[DataFile]) -> None:
+    """Check that no file has changed since it was opened. Call it before an output that was made from them appears.
+
+    Raises:
+        FormatError: as `DataFile.expect_unchanged`.
+    """
+    for file in files:
+        file.expect_unchanged()
 
 
 class _Stream(io.RawIOBase):
@@ -146,6 +163,7 @@ class InputFile(DataFile):
             raise FormatError(path, f"expected a file, found {kind}")
         self.size = status.st_size
         self._identity = _identity(status)
+        self._inode = status.st_ino
 
     def read_into(self, out: memoryview, position: int) -> None:
         """Fill `out`, a contiguous view of bytes, from byte `position` on.
@@ -162,6 +180,20 @@ class InputFile(DataFile):
             if count == 0:
                 raise FormatError(self.path, f"the file ends {len(out)} bytes early", offset=position)
             out, position = out[count:], position + count
+
+    def expect_unchanged(self) -> None:
+        """Check that the path has the same file as at first, of the same size and modification time.
+
+        Raises:
+            FormatError: if it has not.
+        """
+        try:
+            status = self.path.stat()
+        except OSError as error:
+            raise FormatError(self.path, f"the file has changed while it was read: {_reason(error)}") from None
+        # Inodes of a path: on Windows an open file has another one.
+        if _identity(status) != self._identity or status.st_ino != self._inode:
+            raise FormatError(self.path, "the file has changed while it was read", hint="run the command again")
 
     def fileno(self) -> int:
         """The descriptor. The file is opened if it is not open. Do not close the descriptor.
@@ -184,7 +216,7 @@ class InputFile(DataFile):
 
     def __getstate__(self) -> dict[str, Any]:
         """In another process the file is opened there, and must be the same one."""
-        return {"path": self.path, "size": self.size, "_identity": self._identity}
+        return {"path": self.path, "size": self.size, "_identity": self._identity, "_inode": self._inode}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= {**state, "_descriptor": None, "_lock": Lock()}

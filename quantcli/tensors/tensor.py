@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Final
 
@@ -101,6 +101,11 @@ class FileTensor(Tensor):
 
     file: DataFile
     offset: int
+
+
+def files_of(tensors: Iterable[Tensor]) -> tuple[DataFile, ...]:
+    """The files of those tensors that are in one, each once."""
+    return tuple(dict.fromkeys(tensor.file for tensor in tensors if isinstance(tensor, FileTensor)))
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ SUMMARIES: Final = {
     "lora": "Convert a LoRA adapter to a GGUF adapter.",
     "split": "Split a GGUF file into shards.",
     "merge": "Merge the shards of a split model into one GGUF file.",
+    "clean": "Remove the temporary files of killed runs.",
     "architectures": "List the supported model architectures.",
     "warm": "Compile kernels ahead, for container images and CI.",
     "types": "List the recipes for --type, and the tensor types.",

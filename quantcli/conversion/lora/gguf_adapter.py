@@ -38,7 +38,8 @@ from quantcli.formats.hub.models import fetch_file, find_hub_model
 from quantcli.formats.output_file import refuse_overwriting
 from quantcli.kernels.rows import compile_kernels
 from quantcli.tensors.derived import Computed, Renamed
-from quantcli.tensors.tensor import FileTensor, Tensor, TensorInfo
+from quantcli.tensors.files import expect_unchanged
+from quantcli.tensors.tensor import Tensor, TensorInfo
 
 ADAPTER_TYPES: Final = ("F32", "F16", "BF16", "Q8_0")
 """The tensor types of the matrices A and B."""
@@ -96,10 +97,10 @@ def convert_adapter(
         metadata = _metadata(opened, architecture.gguf, [*whole, *map(_measured, pairs)], alpha)
         path = _output_path(opened.path, type, None if output is None else Path(output))
         writer = GGUFWriter(path, metadata, [planned.info for planned in plan], overwrite=overwrite, every_dimension=True)
-        sources = [tensor.file.path for tensor in opened.tensors() if isinstance(tensor, FileTensor)]
-        refuse_overwriting(sources, [path])
+        refuse_overwriting([file.path for file in opened.files()], [path])
         with writer:
             _write(tensors, plan, writer, working_threads(threads), progress)
+            expect_unchanged(opened.files())
         stored = sum(tensor.nbytes for tensor in opened.tensors())
         return Conversion(
             shards=writer.shards,

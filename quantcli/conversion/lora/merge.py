@@ -59,6 +59,7 @@ def merged(checkpoint: Checkpoint, architecture: Architecture, requests: Sequenc
         for request in requests:
             adapter = stack.enter_context(open_adapter(request.path))
             checkpoint = merge_adapter(checkpoint, architecture, adapter, request.scale)
+            checkpoint = replace(checkpoint, merged_files=(*checkpoint.merged_files, *adapter.files()))
         yield checkpoint
 
 

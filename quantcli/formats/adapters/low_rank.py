@@ -8,7 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from quantcli.tensors.tensor import FileTensor, Tensor, TensorInfo
+from quantcli.tensors.files import DataFile
+from quantcli.tensors.tensor import Tensor, TensorInfo, files_of
 
 LARGEST: Final = 3.4028234663852886e38
 """The largest float32, the type of scalings."""
@@ -67,8 +68,12 @@ class Adapter:
 
     def close(self) -> None:
         """Close the files. A tensor that is read later opens its file again."""
-        for file in {tensor.file for tensor in self.tensors() if isinstance(tensor, FileTensor)}:
+        for file in self.files():
             file.close()
+
+    def files(self) -> tuple[DataFile, ...]:
+        """The files of the tensors."""
+        return files_of(self.tensors())
 
     def tensors(self) -> Iterator[Tensor]:
         """All tensors of the adapter's file."""

@@ -13,8 +13,8 @@ from quantcli.core.errors import FormatError, warn
 from quantcli.formats.checkpoint.directory import Directory, Folder, resolve_inside
 from quantcli.formats.checkpoint.weights import open_folder, open_single
 from quantcli.formats.json_text import parse_object, parse_objects
-from quantcli.tensors.files import InputFile
-from quantcli.tensors.tensor import FileTensor, Tensor
+from quantcli.tensors.files import DataFile, InputFile
+from quantcli.tensors.tensor import Tensor, files_of
 
 MAX_JSON: Final = 1 << 28
 """The most bytes of a side file. The largest known, the tokenizer.json of big vocabularies, have some 40 million."""
@@ -42,6 +42,8 @@ class Checkpoint:
     tensors: dict[str, Tensor] = field(repr=False)
     interrupt: Callable[[], None] = field(default=_nothing, repr=False)
     """Makes blocking reads fail, so that a conversion can stop while other threads read."""
+    merged_files: tuple[DataFile, ...] = field(default=(), repr=False)
+    """Files of adapters whose tensors were merged into these."""
     _release: Callable[[], None] = field(default=_nothing, repr=False)
 
     def file(self, name: str) -> Path | None:
@@ -76,7 +78,7 @@ class Checkpoint:
 
     def close(self) -> None:
         """Close the files. A tensor that is read later opens its file again."""
-        for file in {tensor.file for tensor in self.tensors.values() if isinstance(tensor, FileTensor)}:
+        for file in files_of(self.tensors.values()):
             file.close()
         self._release()
 
@@ -86,7 +88,7 @@ class Checkpoint:
 
     def without_tensors(self) -> Checkpoint:
         """Its configuration and side files alone, as a value that can be pickled."""
-        return replace(self, tensors={}, interrupt=_nothing, _release=_nothing)
+        return replace(self, tensors={}, merged_files=(), interrupt=_nothing, _release=_nothing)
 
     def __enter__(self) -> Self:
         return self

@@ -10,7 +10,7 @@ from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate, pairwise, repeat
+from itertools import pairwise, repeat
 from typing import TYPE_CHECKING, Any, Final
 
 from quantcli.formats.gguf.spec import PackedArray, decode_string, encode_string
@@ -77,9 +77,13 @@ class PackedStrings(PackedArray):
 
 def pack_strings(strings: Iterable[str]) -> PackedStrings:
     """Strings in the encoding of a file."""
-    encoded = [encode_string(text) for text in strings]
-    data = b"".join(LENGTH.pack(len(text)) + text for text in encoded)
-    return PackedStrings(data, array("Q", accumulate((LENGTH.size + len(text) for text in encoded), initial=0)))
+    data, bounds = bytearray(), array("Q", [0])
+    for text in strings:  # without a list of millions of small objects
+        encoded = encode_string(text)
+        data += LENGTH.pack(len(encoded))
+        data += encoded
+        bounds.append(len(data))
+    return PackedStrings(bytes(data), bounds)
 
 
 def string_bounds(data: memoryview, count: int) -> array[int]:

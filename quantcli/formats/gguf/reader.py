@@ -11,6 +11,7 @@ import math
 import mmap
 import struct
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from os import PathLike
@@ -23,7 +24,7 @@ from quantcli.core.errors import FormatError, UnsupportedError
 from quantcli.core.listing import listed
 from quantcli.formats.gguf.arrays import LENGTH, PackedNumbers, PackedStrings, string_bounds
 from quantcli.formats.gguf.removed import REMOVED_TYPES, RemovedTensor
-from quantcli.formats.gguf.shards import COUNT_KEY, NUMBER_KEY, TENSORS_KEY, shard_path, shard_paths, shard_prefix
+from quantcli.formats.gguf.shards import COUNT_KEY, NUMBER_KEY, TENSORS_KEY, first_of, shard_path, shard_paths, shard_prefix
 from quantcli.formats.gguf.spec import (
     ALIGNMENT_KEY,
     DEFAULT_ALIGNMENT,
@@ -38,6 +39,7 @@ from quantcli.formats.gguf.spec import (
     decode_string,
     is_alignment,
 )
+from quantcli.formats.leftovers import find_leftovers, label_of
 from quantcli.tensors.files import InputFile
 from quantcli.tensors.tensor import StoredTensor, TensorInfo
 
@@ -167,6 +169,7 @@ def open_gguf(path: str | PathLike[str], *, allow_shard: bool = False) -> GGUFFi
             missing, or the shards are inconsistent.
         UnsupportedError: for a big-endian file, a version other than 2 and 3, or a later shard of a split model.
     """
+    _expect_first_shard(Path(path))
     opened = _open_file(path)
     shard, shards = opened.split
     if shards <= 1 or (shard > 1 and allow_shard):
@@ -180,6 +183,26 @@ def open_gguf(path: str | PathLike[str], *, allow_shard: bool = False) -> GGUFFi
         f"{opened.path}: shard {shard} of {shards} of a split model, expected the first one",
         hint=f"use {first}" if first.exists() else "the first shard is named NAME-00001-of-....gguf",
     )
+
+
+def _expect_first_shard(path: Path) -> None:
+    """Say what a first shard that is missing beside others means.
+
+    Raises:
+        FormatError: if it is missing, and others are there.
+    """
+    count = first_of(path.name)
+    if count is None or path.exists():
+        return
+    prefix = shard_prefix(path)
+    with suppress(OSError):
+        if any(leftover.restored for leftover in find_leftovers(path.parent, label_of(prefix.name).__eq__)):
+            what = f"the first of {count} shards is missing, since a run that replaced them was interrupted"
+            raise FormatError(path, what, hint=f"`quantize clean {path.parent}` puts the old shards back")
+    others = [other for other in shard_paths(prefix, count) if other.exists()]
+    if others:
+        what = f"the first of {count} shards is missing, and {len(others)} of the others are there"
+        raise FormatError(path, what, hint="put it beside them, or write the model again")
 
 
 def _open_others(first: Path, count: int) -> Iterator[GGUFFile]:

@@ -15,6 +15,7 @@ from typing import Final
 
 from quantcli.core.errors import UsageError, clipped
 from quantcli.formats.gguf.spec import DEFAULT_ALIGNMENT, Field, Metadata, align, i32, replace_keys, u16
+from quantcli.formats.leftovers import label_of
 from quantcli.tensors.tensor import TensorInfo
 
 NUMBER_KEY: Final = "split.no"
@@ -28,7 +29,7 @@ KEYS: Final = (NUMBER_KEY, COUNT_KEY, TENSORS_KEY)
 MAX_SHARDS: Final = (1 << 16) - 1
 """The largest number that the type of `split.count` can hold."""
 
-_NAME: Final = re.compile(r"(?P<prefix>.+)-\d{5}-of-\d{5}\.gguf")
+_NAME: Final = re.compile(r"(?P<prefix>.+)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf")
 _SUFFIX: Final = ".gguf"
 _UNITS: Final[Mapping[str, int]] = MappingProxyType({"": 1, "K": 10**3, "M": 10**6, "G": 10**9})
 _SIZE: Final = re.compile(rf"(?P<count>[0-9]{{1,18}})(?P<unit>[{''.join(_UNITS)}]?)", re.IGNORECASE)
@@ -53,6 +54,24 @@ def shard_prefix(path: Path) -> Path:
     """The path of a shard or of a whole file, without the shard number and `.gguf`."""
     named = _NAME.fullmatch(path.name)
     return path.with_name(named["prefix"]) if named else path.with_name(path.name.removesuffix(_SUFFIX) or path.name)
+
+
+def first_of(name: str) -> int | None:
+    """The number of shards, if `name` is that of the first one of several."""
+    named = _NAME.fullmatch(name)
+    count = int(named["count"]) if named and int(named["number"]) == 1 else 0
+    return count if 1 < count <= MAX_SHARDS else None
+
+
+def is_temporary_of(prefix: str, label: str) -> bool:
+    """Whether `label` is that of a temporary file (`leftovers.label_of`) of a split model with this prefix.
+
+    The number of shards may be another one, since that of an interrupted run is not known.
+    """
+    named, whole = _NAME.fullmatch(label), shard_path(Path(prefix), 1, 1).name
+    if label == label_of(prefix) or (named and named["prefix"] == prefix):
+        return True
+    return len(label) == len(label_of(whole)) < len(whole) and label.startswith(label_of(f"{prefix}-"))
 
 
 def shard_metadata(metadata: Mapping[str, Field], number: int, count: int, tensors: int) -> Metadata:

@@ -5,28 +5,33 @@ Source: `tools/gguf-split/gguf-split.cpp`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
 from numpy.typing import NDArray
 
-from quantcli.core.errors import FormatError, UsageError
+from quantcli.core.errors import FormatError, OutputError, UsageError
 from quantcli.formats.gguf.reader import GGUFFile
 from quantcli.formats.gguf.shards import (
     COUNT_KEY,
     MAX_SHARDS,
     Partition,
     Shards,
+    is_temporary_of,
     merged_metadata,
     shard_metadata,
     shard_path,
+    shard_prefix,
 )
 from quantcli.formats.gguf.spec import Field
 from quantcli.formats.gguf.writer import GGUFWriter, Shard, TensorWriter
+from quantcli.formats.leftovers import SetAside, clear_leftovers, exclusive
 from quantcli.formats.output_file import refuse_overwriting
-from quantcli.tensors.tensor import StoredTensor
+from quantcli.tensors.files import expect_unchanged
+from quantcli.tensors.tensor import StoredTensor, files_of
 
 _COPIED_AT_ONCE: Final = 1 << 22
 """Bytes of the buffer with which tensors are copied."""
@@ -36,8 +41,10 @@ class SplitWriter:
     """Writes a model as shards `PREFIX-00001-of-00003.gguf` ...; a context manager that is used like a `GGUFWriter`.
 
     `tensors` are the tensors of each shard. `write` takes the index over all shards. On leaving without an exception all
-    shards appear at their paths, the first one last. After an exception none does, and no temporary file is left. Older
-    files that `overwrite` allows to be replaced are kept then, unless publishing fails after some were replaced.
+    shards appear at their paths, the first one last. After an exception none does, and no temporary file is left. Shards
+    that `overwrite` allows to be replaced are kept then. If the process is killed while it replaces them, the first shard
+    is missing, so that no program takes old and new shards for one model. The next run with the same target, or
+    `quantize clean`, puts the old ones back.
 
     Raises:
         UsageError: for more shards than GGUF can count.
@@ -51,6 +58,8 @@ class SplitWriter:
         if count > MAX_SHARDS:
             raise UsageError(f"{count} shards needed, but at most {MAX_SHARDS} are possible", hint="allow larger shards")
         self.shards: list[Shard] = []
+        self._prefix = prefix
+        self._overwrite = overwrite
         self._writers: list[GGUFWriter] = []
         self._places: list[tuple[GGUFWriter, int]] = []
         for number, own in enumerate(tensors, 1):
@@ -66,6 +75,10 @@ class SplitWriter:
         writer.write(own_index, offset, data)
 
     def __enter__(self) -> Self:
+        first = self._writers[0].target
+        clear_leftovers(first.parent, partial(is_temporary_of, shard_prefix(first).name))
+        if not self._overwrite:
+            self._refuse_incomplete()
         try:
             for writer in self._writers:
                 writer.__enter__()
@@ -83,15 +96,30 @@ class SplitWriter:
         finally:
             self._discard()
 
+    def _refuse_incomplete(self) -> None:
+        """Say of shards without the first one that they are no model, before they are refused as existing files."""
+        paths = [writer.path for writer in self._writers]
+        found = [path for path in paths if path.exists()]
+        if found and not paths[0].exists():
+            hint = f"{paths[0].name} is missing: a run was interrupted, or shards were moved; --overwrite replaces the rest"
+            raise OutputError(f"{found[0]}: the file exists", hint=hint)
+
     def _publish(self) -> None:
-        try:
-            # The first shard last: without it no program opens the others as a model.
-            for writer in reversed(self._writers):
-                writer.publish()
-        except BaseException:
-            for writer in self._writers:
-                writer.withdraw()
-            raise
+        first = self._writers[0].target
+        with exclusive(first.parent):
+            aside = SetAside(shard_prefix(first))
+            try:
+                # The first shard is moved away first and appears last: without it no program opens the others as a model.
+                for writer in self._writers:
+                    writer.set_aside(aside)
+                for writer in reversed(self._writers):
+                    writer.publish()
+            except BaseException:
+                for writer in self._writers:
+                    writer.withdraw()
+                aside.restore()
+                raise
+            aside.discard()
 
     def _discard(self) -> None:
         for writer in self._writers:
@@ -144,7 +172,7 @@ def merge_gguf(
     return writer.file_bytes
 
 
-def _copy(tensors: Iterable[StoredTensor], writer: TensorWriter, advance: Callable[[int], None]) -> None:
+def _copy(tensors: Sequence[StoredTensor], writer: TensorWriter, advance: Callable[[int], None]) -> None:
     buffer = memoryview(bytearray(_COPIED_AT_ONCE))
     for index, tensor in enumerate(tensors):
         for done in range(0, tensor.nbytes, len(buffer)):
@@ -152,3 +180,4 @@ def _copy(tensors: Iterable[StoredTensor], writer: TensorWriter, advance: Callab
             tensor.file.read_into(piece, tensor.offset + done)
             writer.write(index, done, piece)
             advance(len(piece))
+    expect_unchanged(files_of(tensors))

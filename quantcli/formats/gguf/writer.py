@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.core.errors import ModelError
+from quantcli.formats.gguf.arrays import PackedStrings
 from quantcli.formats.gguf.spec import (
     ALIGNMENT_KEY,
     DEFAULT_ALIGNMENT,
@@ -203,7 +204,9 @@ def _encode_value(field: Field) -> bytes:
         return struct.pack(NUMBER_FORMATS[field.type], field.value)
     if field.element is None or field.element == ValueType.ARRAY:
         raise ValueError("an array needs the type of its elements, which cannot be an array")
-    head = struct.pack("<IQ", field.element, len(field.value))
+    head = struct.pack("<IQ", field.element, field.count)
+    if isinstance(field.content, PackedStrings):
+        return head + field.content.data
     if field.element == ValueType.STRING:
         return head + b"".join(map(_encode_text, field.value))
     return head + _encode_numbers(field.value, np.dtype(NUMBER_FORMATS[field.element]))

@@ -84,6 +84,10 @@ ALWAYS_SHOWN_TEXTS: Final = ("<|channel|>", "<|message|>", "<|start|>", "<|const
 """Tokens of the harmony format. They are always decoded, because parsers of the format need them."""
 
 
+MOST_TOKENS: Final = 1_500_000
+"""An upper bound on tokens, each of which takes some 100 bytes of memory. The most in a known vocabulary are 901,629."""
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """The strings, scores (float64 `(tokens,)`) and attributes (a byte each) of tokens by id.
@@ -120,13 +124,16 @@ def read_vocabulary(metadata: Metadata, default_special: Mapping[str, int]) -> V
     """The vocabulary in GGUF metadata. `default_special` has the ids of special tokens that the file does not set.
 
     Raises:
-        ModelError: if there are no tokens, fewer scores or types than tokens, or a score that is not a float32.
+        ModelError: if there are no tokens or more than `MOST_TOKENS`, fewer scores or types than tokens, or a score that is
+            not a float32.
     """
     texts = string_array(metadata, spec.TOKENS)
     if not len(texts):
         raise ModelError(f"the vocabulary is missing: no {spec.TOKENS} in the file")
+    if len(texts) > MOST_TOKENS:
+        raise ModelError(f"{spec.TOKENS} has {len(texts)} tokens, at most {MOST_TOKENS} are supported")
     if not lengths(texts).all():
-        texts = pack_strings(text or f"[EMPTY_{id_}]" for id_, text in enumerate(texts))
+        texts = pack_strings(texts[id_] or f"[EMPTY_{id_}]" for id_ in range(len(texts)))
     scores = _scores(metadata, len(texts))
     types = _per_token(metadata, spec.TOKEN_TYPES, INTEGERS, len(texts), TokenType.NORMAL)
     attributes = bytearray(_ATTRIBUTES[np.clip(types, 0, len(_ATTRIBUTES) - 1).astype(np.intp)].tobytes())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from functools import cache
 
 import click
 
@@ -14,6 +15,12 @@ def announce_compiling() -> None:
     from quantcli.kernels.compilation import use_report
 
     use_report(_compiling)
+
+
+@cache
+def _say_once(text: str) -> None:
+    """Write a line to stderr, once per process: kernels are compiled in several batches."""
+    click.echo(text, err=True)
 
 
 def _compiling(count: int) -> Callable[[], None]:
@@ -26,7 +33,7 @@ def _compiling(count: int) -> Callable[[], None]:
     keeps, started, done = keeps_kernels(), time.perf_counter(), 0
     nowhere = f"they cannot be kept in {cache_directory()}"
     if not sys.stderr.isatty():
-        click.echo(f"compiling kernels for this machine ({'once' if keeps else nowhere}) ...", err=True)
+        _say_once(f"compiling kernels for this machine ({'once' if keeps else nowhere}) ...")
         return lambda: None
     kept = "kept for the next time" if keeps else "not kept"
 

@@ -31,6 +31,22 @@ compile_kernels({TYPES["F16"]}, set())
 """
 
 
+TWO_BATCHES = f"""{PROGRAM}
+from quantcli.core.block_types import TYPES
+from quantcli.kernels.rows import compile_kernels
+
+compile_kernels({{TYPES["F16"]}}, set())
+"""
+
+
+def test_several_batches_are_said_once(tmp_path: Path) -> None:
+    environment = {**os.environ, "QUANTCLI_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_BATCHES], capture_output=True, text=True, check=True, cwd=ROOT, env=environment
+    )
+    assert done.stderr == "compiling kernels for this machine (once) ...\n"
+
+
 def test_compiling_is_said_once_and_not_where_the_disk_has_the_kernel(tmp_path: Path) -> None:
     environment = {**os.environ, "QUANTCLI_CACHE_DIR": str(tmp_path)}
     said = []

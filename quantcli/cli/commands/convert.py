@@ -14,6 +14,7 @@ from quantcli.cli.commands import described
 from quantcli.cli.compiling import announce_compiling
 from quantcli.cli.options import arch_file_option, json_option, overwrite_option, threads_option
 from quantcli.cli.output import binary_size, byte_progress, columns, decimal_count, print_json, say, show
+from quantcli.cli.output_paths import OutputPath, is_folder, made_folder
 from quantcli.cli.texts import read_text
 from quantcli.core.errors import UsageError
 from quantcli.formats.gguf.spec import Metadata, replace_keys
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 @click.argument("model")
 @click.option("-t", "--type", "types", metavar="T[,T...]", help="Recipe, or several; `quantize types` lists all.")
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), metavar="FILE",
-    help="Output file or directory; {type} is replaced by the recipe. Default: ./MODEL-TYPE.gguf.",
+    "-o", "--output", type=OutputPath(folder=True), metavar="FILE",
+    help="Output file or directory (DIR/); {type} is replaced by the recipe. Default: ./MODEL-TYPE.gguf.",
 )  # fmt: skip
 @click.option("--split-max-size", metavar="SIZE", help="Split into shards of at most SIZE: 2G, 500M.")
 @click.option("--remote", is_flag=True, help="Stream tensors from the hub, without downloading the model.")
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
 def command(
     model: str,
     types: str | None,
-    output: Path | None,
+    output: str | None,
     split_max_size: str | None,
     remote: bool,
     overwrite: bool,
@@ -83,11 +84,13 @@ def command(
     from quantcli.formats.imatrix import read_imatrix
 
     announce_compiling()
-    with _progress() as progress:
+    # A dry run makes no directory. Without one, its result is the same.
+    place = None if dry_run and output and is_folder(output) else output
+    with made_folder(place) as path, _progress() as progress:
         results = convert(
             model,
             names,
-            output,
+            path,
             options=_plan_options(**plan),
             imatrix=read_imatrix(imatrix) if imatrix else None,
             changes=_changes(override_kv, prune_layers),

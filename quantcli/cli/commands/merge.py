@@ -10,13 +10,14 @@ import click
 from quantcli.cli.commands import described
 from quantcli.cli.options import json_option, overwrite_option
 from quantcli.cli.output import binary_size, byte_progress, print_json, say
+from quantcli.cli.output_paths import OutputPath
 from quantcli.formats.gguf.reader import open_gguf
 from quantcli.formats.gguf.split import merge_gguf
 
 
 @described("merge")
 @click.argument("first_shard", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="OUT", required=True, help="Output file.")
+@click.option("-o", "--output", type=OutputPath(), metavar="OUT", required=True, help="Output file.")
 @overwrite_option
 @json_option()
 def command(first_shard: Path, output: Path, overwrite: bool, as_json: bool) -> None:

@@ -30,7 +30,7 @@ def _compiling(count: int) -> Callable[[], None]:
     """
     from quantcli.kernels.kernel_cache import cache_directory, keeps_kernels
 
-    keeps, started, done = keeps_kernels(), time.perf_counter(), 0
+    keeps, started, done, shown = keeps_kernels(), time.perf_counter(), 0, 0
     nowhere = f"they cannot be kept in {cache_directory()}"
     if not sys.stderr.isatty():
         _say_once(f"compiling kernels for this machine ({'once' if keeps else nowhere}) ...")
@@ -38,8 +38,11 @@ def _compiling(count: int) -> Callable[[], None]:
     kept = "kept for the next time" if keeps else "not kept"
 
     def show(text: str) -> None:
-        # The line is cleared to its end. The cursor goes back to its beginning, where an error message would begin.
-        click.echo(f"\r{text}\033[K\r", nl=False, err=True)
+        # Spaces clear what was there, also on terminals without escape sequences. The cursor goes back to the beginning of
+        # the line, where an error message would begin.
+        nonlocal shown
+        click.echo(f"\r{text:{shown}}\r", nl=False, err=True)
+        shown = len(text)
 
     def advance() -> None:
         nonlocal done

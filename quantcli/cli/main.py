@@ -18,8 +18,9 @@ import click
 from quantcli import __version__
 from quantcli.cli.commands import SUMMARIES
 from quantcli.cli.environment import numba_variables, without_unusable
+from quantcli.cli.habits import MODEL_OPTIONS, command_hint, without_model_option
 from quantcli.cli.output import say
-from quantcli.core.errors import QuantcliError, QuantcliWarning, warn
+from quantcli.core.errors import QuantcliError, QuantcliWarning, UsageError, warn
 
 WITHOUT_KERNELS: Final = frozenset({"architectures", "inspect", "merge", "split", "tokenize", "types"})
 """Commands that use no compiled kernels. A command that is not here may use them."""
@@ -48,8 +49,15 @@ class CommandGroup(click.Group):
             formatter.write_dl(list(SUMMARIES.items()))
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
-        """If the first word is not a command, it is a model to convert."""
+        """If the first word is not a command, it is a model to convert.
+
+        Raises:
+            UsageError: if it looks like a misspelt command, and there is no such file.
+        """
         if args and args[0] not in SUMMARIES:
+            hint = None if ctx.resilient_parsing else command_hint(args[0], list(SUMMARIES))
+            if hint:
+                raise UsageError(f"{args[0]!r} is neither a command nor a model here", hint=hint)
             args = ["convert", *args]
         return super().resolve_command(ctx, args)
 
@@ -100,8 +108,16 @@ def main(arguments: list[str] | None = None) -> None:
     except BaseException as error:
         if debug:
             raise
-        status = report(error)
+        status = report(_with_hint(error, arguments))
     sys.exit(status or 0)
+
+
+def _with_hint(error: BaseException, arguments: list[str]) -> BaseException:
+    """A known mistake as an error with the line to type; any other error as it is."""
+    if isinstance(error, click.NoSuchOption) and error.option_name in MODEL_OPTIONS:
+        line = without_model_option(arguments)
+        return UsageError(f"no such option: {error.option_name}: the model is an argument here", hint=line)
+    return error
 
 
 def report(error: BaseException) -> int:

@@ -8,6 +8,8 @@ from typing import Any, Final
 
 import click
 
+from quantcli.cli.habits import OPTION_NAMES
+
 SUMMARIES: Final = {
     "convert": "Convert a checkpoint to a quantized GGUF file (the default command).",
     "inspect": "Show the metadata and tensors of a GGUF file.",
@@ -27,10 +29,26 @@ SUMMARIES: Final = {
 """Every command's summary. Its click command is `command` in `quantcli.cli.commands.<name>`, loaded when it is called."""
 
 
+class Command(click.Command):
+    """A command that also takes other tools' names for its options, without showing them in its help."""
+
+    def make_parser(self, ctx: click.Context) -> Any:
+        """click's parser, with the additional names."""
+        parser = super().make_parser(ctx)
+        options = [option for option in self.get_params(ctx) if isinstance(option, click.Option)]
+        own = {name for option in options for name in option.opts}
+        for option in options:
+            action = "append" if option.multiple else "store"
+            names = [name for ours in option.opts for name in OPTION_NAMES.get(ours, ()) if name not in own]
+            if names:
+                parser.add_option(obj=option, opts=names, dest=option.name, action=action, nargs=option.nargs)
+        return parser
+
+
 def described(name: str) -> Callable[[Callable[..., Any]], click.Command]:
     """Make a function the command of this name. Its help is its summary and, below that, the function's docstring."""
 
     def made(function: Callable[..., Any]) -> click.Command:
-        return click.command(name, help=f"{SUMMARIES[name]}\n\n{cleandoc(function.__doc__ or '')}")(function)
+        return click.command(name, cls=Command, help=f"{SUMMARIES[name]}\n\n{cleandoc(function.__doc__ or '')}")(function)
 
     return made

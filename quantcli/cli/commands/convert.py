@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from quantcli.cli.commands import described
 from quantcli.cli.compiling import announce_compiling
+from quantcli.cli.habits import read_positions
 from quantcli.cli.options import arch_file_option, json_option, overwrite_option, threads_option
 from quantcli.cli.output import binary_size, byte_progress, columns, decimal_count, print_json, say, show
 from quantcli.cli.output_paths import OutputPath, is_folder, made_folder
@@ -24,9 +25,12 @@ if TYPE_CHECKING:
     from quantcli.conversion.model_changes import Changes
     from quantcli.conversion.plan import PlanOptions
 
+Value = TypeVar("Value")
+
 
 @described("convert")
 @click.argument("model")
+@click.argument("positions", nargs=-1, metavar="")
 @click.option("-t", "--type", "types", metavar="T[,T...]", help="Recipe, or several; `quantize types` lists all.")
 @click.option(
     "-o", "--output", type=OutputPath(folder=True), metavar="FILE",
@@ -55,6 +59,7 @@ if TYPE_CHECKING:
 @click.option("--as-reference", is_flag=True, help="Write what llama.cpp's tools write, including their errors.")
 def command(
     model: str,
+    positions: Sequence[str],
     types: str | None,
     output: str | None,
     split_max_size: str | None,
@@ -75,6 +80,9 @@ def command(
     """MODEL is a Hugging Face directory, a safetensors or PyTorch file, a GGUF file or the first shard of one, or a model
     on the Hugging Face hub: ORG/NAME or ORG/NAME@REVISION. Hub models are downloaded to the hub's cache.
     """
+    given = read_positions(positions)
+    types, output = _one(types, given.types, "--type"), _one(output, given.output, "--output")
+    threads = _one(threads, given.threads, "--threads")
     if types is None:
         raise UsageError("no --type given", hint="a good first choice is --type Q4_K_M; `quantize types` lists all")
     names = [name.strip() for name in types.split(",") if name.strip()]
@@ -115,6 +123,13 @@ def command(
     else:
         for result in results:
             _show(result)
+
+
+def _one(option: Value | None, argument: Value | None, name: str) -> Value | None:
+    """The value of an option that may be given by position instead."""
+    if option is not None and argument is not None:
+        raise UsageError(f"{name} is given twice: {option} and, by position, {argument}")
+    return argument if option is None else option
 
 
 def _plan_options(

@@ -80,7 +80,7 @@ def test_other_arguments_are_refused(words):
 
 
 def test_type_and_output_by_position(model, tmp_path, capsys):
-    status, _, err = run_command(capsys, model, tmp_path / "out.gguf", "Q8_0")
+    status, _, err = run_command(capsys, model, tmp_path / "out.gguf", "BF16")
     assert (status, err) == (0, "")
     assert [path.name for path in tmp_path.iterdir()] == ["out.gguf"]
     status, _, err = run_command(capsys, model, "Q8_0", "--type", "F16", "-o", tmp_path)

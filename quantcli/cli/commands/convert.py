@@ -117,6 +117,7 @@ def command(
         _warn_of_missing_importance(results)
     _warn_of_requantization(results)
     _report_lossless(results)
+    _report_fallbacks(results)
     if as_json:
         documents = [result.as_json() for result in results]
         print_json(documents[0] if len(names) == 1 else documents)
@@ -219,6 +220,19 @@ def _report_lossless(results: Sequence[Conversion]) -> None:
             grids = ", ".join(sorted({tensor.type.name for tensor in found}))
             what = f"the weights of {len(found)} tensors already lie on the quantization grid of {grids}"
             say(f"{result.type}: {what} and are repacked without loss", err=True)
+
+
+def _report_fallbacks(results: Sequence[Conversion]) -> None:
+    """Report tensors with a fallback type, because their rows do not divide into the blocks of the wanted one."""
+    from quantcli.conversion.plan import substituted
+
+    for result in results:
+        for (row, wanted, used), found in substituted(result.plan).items():
+            who = "1 tensor has" if len(found) == 1 else f"{len(found)} tensors have"
+            extra = sum(tensor.fallback_bytes for tensor in found)
+            cost = f"{'-' if extra < 0 else '+'}{binary_size(abs(extra))}"
+            why = f"{who} rows of {row:,}, not a multiple of {wanted.block_length}"
+            say(f"{result.type}: {why}: {used.name} instead of {wanted.name}, {cost}", err=True)
 
 
 def _show(result: Conversion) -> None:

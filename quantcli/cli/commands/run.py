@@ -128,7 +128,7 @@ class _Ready:
 def _one_prompt(prompt: str | None, words: Sequence[str]) -> str | None:
     """The prompt, from the option or by position."""
     if len(words) > 1:
-        raise UsageError(f"unexpected argument {words[1]!r}", hint="put the prompt in quotes: --prompt \"...\"")
+        raise UsageError(f"unexpected argument {words[1]!r}", hint='put the prompt in quotes: --prompt "..."')
     if words and prompt is not None:
         raise UsageError("the prompt is given twice, by --prompt and by position")
     return words[0] if words else prompt

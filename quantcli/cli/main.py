@@ -11,18 +11,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from quantcli import __version__
 from quantcli.cli.commands import SUMMARIES
+from quantcli.cli.completions import VARIABLE, complete_files
 from quantcli.cli.environment import numba_variables, without_unusable
 from quantcli.cli.habits import MODEL_OPTIONS, command_hint, without_model_option
 from quantcli.cli.output import say
 from quantcli.core.errors import QuantcliError, QuantcliWarning, UsageError, warn
 
-WITHOUT_KERNELS: Final = frozenset({"architectures", "inspect", "merge", "split", "tokenize", "types"})
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+WITHOUT_KERNELS: Final = frozenset({"architectures", "completion", "inspect", "merge", "split", "tokenize", "types"})
 """Commands that use no compiled kernels. A command that is not here may use them."""
 
 INTERRUPTED: Final = 130
@@ -60,6 +64,10 @@ class CommandGroup(click.Group):
                 raise UsageError(f"{args[0]!r} is neither a command nor a model here", hint=hint)
             args = ["convert", *args]
         return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Commands and options, or files, of which the model to convert is one."""
+        return super().shell_complete(ctx, incomplete) or complete_files(ctx, self.params[0], incomplete)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """If the group does not know the first option, as in `quantize --type Q4_0 MODEL`, it is one of `convert`."""
@@ -104,7 +112,7 @@ def main(arguments: list[str] | None = None) -> None:
                 for said in without_unusable(os.environ):
                     warn(said)
             # Outside standalone mode, click returns the status of `ctx.exit`, or the command's return value, None.
-            status = cli.main(args=arguments, prog_name="quantize", standalone_mode=False)
+            status = cli.main(args=arguments, prog_name="quantize", complete_var=VARIABLE, standalone_mode=False)
     except BaseException as error:
         if debug:
             raise

@@ -25,6 +25,7 @@ SUMMARIES: Final = {
     "architectures": "List the supported model architectures.",
     "warm": "Compile kernels ahead, for container images and CI.",
     "types": "List the recipes for --type, and the tensor types.",
+    "completion": "Print the completion script of a shell: bash, zsh or fish.",
 }
 """Every command's summary. Its click command is `command` in `quantcli.cli.commands.<name>`, loaded when it is called."""
 

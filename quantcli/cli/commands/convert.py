@@ -12,6 +12,7 @@ import click
 
 from quantcli.cli.commands import described
 from quantcli.cli.compiling import announce_compiling
+from quantcli.cli.completions import complete_files, complete_recipes, complete_types
 from quantcli.cli.habits import read_positions
 from quantcli.cli.options import arch_file_option, json_option, overwrite_option, threads_option
 from quantcli.cli.output import binary_size, byte_progress, columns, decimal_count, print_json, say, show
@@ -29,9 +30,9 @@ Value = TypeVar("Value")
 
 
 @described("convert")
-@click.argument("model")
-@click.argument("positions", nargs=-1, metavar="")
-@click.option("-t", "--type", "types", metavar="T[,T...]", help="Recipe, or several; `quantize types` lists all.")
+@click.argument("model", shell_complete=complete_files)
+@click.argument("positions", nargs=-1, metavar="", shell_complete=complete_recipes)
+@click.option("-t", "--type", "types", metavar="T[,T...]", shell_complete=complete_recipes, help="Recipe, or several; `quantize types` lists all.")
 @click.option(
     "-o", "--output", type=OutputPath(folder=True), metavar="FILE",
     help="Output file or directory (DIR/); {type} is replaced by the recipe. Default: ./MODEL-TYPE.gguf.",
@@ -45,8 +46,8 @@ Value = TypeVar("Value")
 @click.option("--imatrix", type=click.Path(path_type=Path), metavar="FILE", help="Importance matrix (GGUF or .dat).")
 @click.option("--tensor-type", "overrides", multiple=True, metavar="REGEX=T", help="Type by tensor name; first match wins.")
 @click.option("--tensor-type-file", type=click.Path(path_type=Path), metavar="FILE", help="File of REGEX=T entries.")
-@click.option("--output-tensor-type", metavar="T", help="Type of output.weight.")
-@click.option("--token-embedding-type", metavar="T", help="Type of token_embd.weight.")
+@click.option("--output-tensor-type", metavar="T", shell_complete=complete_types, help="Type of output.weight.")
+@click.option("--token-embedding-type", metavar="T", shell_complete=complete_types, help="Type of token_embd.weight.")
 @click.option("--pure", is_flag=True, help="Quantize all tensors to the recipe's base type.")
 @click.option("--leave-output-tensor", is_flag=True, help="Do not quantize output.weight.")
 @click.option("--allow-requantize", is_flag=True, help="Requantize quantized tensors, with a loss of quality.")

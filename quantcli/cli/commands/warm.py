@@ -8,6 +8,7 @@ import click
 
 from quantcli.cli.commands import described
 from quantcli.cli.compiling import announce_compiling
+from quantcli.cli.completions import complete_recipes
 from quantcli.cli.options import json_option
 from quantcli.cli.output import binary_size, print_json, say
 from quantcli.core.errors import OutputError, UsageError
@@ -17,7 +18,7 @@ _COMMON = ("Q4_K_M",)
 
 
 @described("warm")
-@click.argument("types", nargs=-1, metavar="[TYPE]...")
+@click.argument("types", nargs=-1, metavar="[TYPE]...", shell_complete=complete_recipes)
 @click.option("--all", "everything", is_flag=True, help="All recipes, with and without an importance matrix.")
 @json_option()
 def command(types: tuple[str, ...], everything: bool, as_json: bool) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from quantcli import __version__
-from quantcli.cli.commands import SUMMARIES
+from quantcli.cli.commands import SECTIONS, SUMMARIES
 from quantcli.cli.completions import VARIABLE, complete_files
 from quantcli.cli.environment import numba_variables, without_unusable
 from quantcli.cli.habits import MODEL_OPTIONS, command_hint, without_model_option
@@ -49,8 +49,10 @@ class CommandGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands from the table, so that `--help` loads none of them."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(SUMMARIES.items()))
+        longest = max(map(len, SUMMARIES))
+        for title, names in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(f"{name:{longest}}", SUMMARIES[name]) for name in names])
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         """If the first word is not a command, it is a model to convert.
@@ -93,7 +95,7 @@ def cli() -> None:
     quantize inspect model.gguf               metadata, tensor types, tokenizer
     quantize run model.gguf --prompt "Once"   generate text on the CPU
 
-    `quantize convert --help` lists the options of the conversion.
+    --type is required. `quantize convert --help` lists the options of the conversion.
     """
 
 

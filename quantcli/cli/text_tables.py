@@ -93,8 +93,8 @@ class Table:
     def _widths(self, rows: list[tuple[str, ...]], width: int | None) -> list[int]:
         """The widths of the columns, where possible so narrow that a line fits `width`.
 
-        The widest columns are narrowed, down to their longest word. If that does not suffice, the words of the widest column
-        of text are broken.
+        The widest columns are narrowed, down to their longest word. If that does not suffice, the words of the widest
+        column of text are broken.
         """
         columns = list(zip(*rows, strict=True)) or [() for _ in self.names]
         natural = [max(map(_width, column), default=0) for column in columns]

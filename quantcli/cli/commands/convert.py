@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
@@ -29,10 +29,24 @@ if TYPE_CHECKING:
 Value = TypeVar("Value")
 
 
-@described("convert")
+GROUPS: Final = {
+    "Output": ("types", "output", "split_max_size", "overwrite", "dry_run", "as_json"),
+    "Types of tensors": (
+        "imatrix", "overrides", "tensor_type_file", "output_tensor_type", "token_embedding_type", "pure",
+        "leave_output_tensor", "allow_requantize", "no_fallback",
+    ),
+    "Model": ("remote", "adapters", "override_kv", "prune_layers", "arch_file", "pre_tokenizer", "as_reference"),
+}  # fmt: skip
+"""The parameters in the sections of `quantize convert --help`."""
+
+
+@described("convert", usage="MODEL --type T[,T...] [OPTIONS]", groups=GROUPS)
 @click.argument("model", shell_complete=complete_files)
 @click.argument("positions", nargs=-1, metavar="", shell_complete=complete_recipes)
-@click.option("-t", "--type", "types", metavar="T[,T...]", shell_complete=complete_recipes, help="Recipe, or several; `quantize types` lists all.")
+@click.option(
+    "-t", "--type", "types", metavar="T[,T...]", shell_complete=complete_recipes,
+    help="Recipe, or several; `quantize types` lists all. Required.",
+)  # fmt: skip
 @click.option(
     "-o", "--output", type=OutputPath(folder=True), metavar="FILE",
     help="Output file or directory (DIR/); {type} is replaced by the recipe. Default: ./MODEL-TYPE.gguf.",
@@ -80,6 +94,13 @@ def command(
 ) -> None:
     """MODEL is a Hugging Face directory, a safetensors or PyTorch file, a GGUF file or the first shard of one, or a model
     on the Hugging Face hub: ORG/NAME or ORG/NAME@REVISION. Hub models are downloaded to the hub's cache.
+
+    \b
+    quantize ./Llama-3.2-1B --type Q4_K_M
+    quantize Qwen/Qwen3-0.6B --type Q4_K_M,Q8_0 -o models/
+    quantize model-F16.gguf --type IQ4_XS --imatrix imatrix.gguf
+    quantize model-F16.gguf model-Q5_K_M.gguf Q5_K_M       as llama-quantize
+    quantize ./Llama-3.2-1B --type Q4_K_M --dry-run
     """
     given = read_positions(positions)
     types, output = _one(types, given.types, "--type"), _one(output, given.output, "--output")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from quantcli.cli.output import print_json
 from quantcli.cli.running import open_model, show_statistics, stream, warn_beyond_training, warn_of_full_context
 from quantcli.cli.texts import checked_text, read_text
 from quantcli.core.errors import UsageError
+from quantcli.runner.text.sampling_options import SamplingOptions
 
 if TYPE_CHECKING:
     from quantcli.runner.load import LoadedModel
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from quantcli.runner.text.sampling import Sampler
 
 
-@described("run")
+@described("run", groups={"Sampling": [field.name for field in fields(SamplingOptions)]})
 @file_argument
 @click.argument("words", nargs=-1, metavar="[PROMPT]")
 @click.option("-p", "--prompt", metavar="TEXT", help="The prompt; - reads stdin. Default: the input of a pipe.")
@@ -98,7 +99,6 @@ def command(
     from quantcli.kernels.compilation import running_seconds
     from quantcli.runner.text.generate import Limits
     from quantcli.runner.text.sampling import Sampler
-    from quantcli.runner.text.sampling_options import SamplingOptions
     from quantcli.runner.text.stops import StopStrings
 
     limits, sampler = Limits(limit, StopStrings(stop).strings, ignore_eos), Sampler(SamplingOptions(**sampling))

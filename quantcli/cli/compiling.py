@@ -9,6 +9,8 @@ from functools import cache
 
 import click
 
+from quantcli.core.listing import counted
+
 
 def announce_compiling() -> None:
     """Announce compilation from now on. Nothing is printed if all kernels are in the cache on disk."""
@@ -50,9 +52,9 @@ def _compiling(count: int) -> Callable[[], None]:
         if done < count:
             show(f"compiling kernels {done}/{count} ... {kept}")
         else:
-            what = "1 kernel" if count == 1 else f"{count} kernels"
             show("")
-            click.echo(f"compiled {what} in {time.perf_counter() - started:.1f} s, {kept if keeps else nowhere}", err=True)
+            took = f"{time.perf_counter() - started:.1f} s"
+            click.echo(f"compiled {counted(count, 'kernel')} in {took}, {kept if keeps else nowhere}", err=True)
 
     show(f"compiling kernels 0/{count} ... {kept}")
     return advance

@@ -19,6 +19,7 @@ from quantcli.cli.output import binary_size, byte_progress, columns, decimal_cou
 from quantcli.cli.output_paths import OutputPath, is_folder, made_folder
 from quantcli.cli.texts import read_text
 from quantcli.core.errors import UsageError
+from quantcli.core.listing import counted
 from quantcli.formats.gguf.spec import Metadata, replace_keys
 
 if TYPE_CHECKING:
@@ -103,11 +104,8 @@ def command(
     quantize ./Llama-3.2-1B --type Q4_K_M --dry-run
     """
     given = read_positions(positions)
-    types, output = _one(types, given.types, "--type"), _one(output, given.output, "--output")
-    threads = _one(threads, given.threads, "--threads")
-    if types is None:
-        raise UsageError("no --type given", hint="a good first choice is --type Q4_K_M; `quantize types` lists all")
-    names = [name.strip() for name in types.split(",") if name.strip()]
+    names, threads = _names(_one(types, given.types, "--type")), _one(threads, given.threads, "--threads")
+    output = _one(output, given.output, "--output")
     from quantcli.conversion.convert import convert
     from quantcli.conversion.lora.merge import parse_adapter
     from quantcli.formats.gguf.shards import parse_size
@@ -115,8 +113,7 @@ def command(
 
     announce_compiling()
     # A dry run makes no directory. Without one, its result is the same.
-    place = None if dry_run and output and is_folder(output) else output
-    with made_folder(place) as path, _progress() as progress:
+    with made_folder(None if dry_run and output and is_folder(output) else output) as path, _progress() as progress:
         results = convert(
             model,
             names,
@@ -135,17 +132,28 @@ def command(
             dry_run=dry_run,
             progress=progress,
         )
-    if imatrix:
+    _report(results, with_importance=imatrix is not None, as_json=as_json)
+
+
+def _report(results: Sequence[Conversion], *, with_importance: bool, as_json: bool) -> None:
+    """Print the results, and on stderr what is unusual about them."""
+    if with_importance:
         _warn_of_missing_importance(results)
     _warn_of_requantization(results)
     _report_lossless(results)
     _report_fallbacks(results)
     if as_json:
         documents = [result.as_json() for result in results]
-        print_json(documents[0] if len(names) == 1 else documents)
+        print_json(documents[0] if len(results) == 1 else documents)
     else:
         for result in results:
             _show(result)
+
+
+def _names(types: str | None) -> list[str]:
+    if types is None:
+        raise UsageError("no --type given", hint="a good first choice is --type Q4_K_M; `quantize types` lists all")
+    return [name.strip() for name in types.split(",") if name.strip()]
 
 
 def _one(option: Value | None, argument: Value | None, name: str) -> Value | None:
@@ -228,8 +236,8 @@ def _warn_of_requantization(results: Sequence[Conversion]) -> None:
         found = quantized_twice(result.plan)
         if found:
             origins = ", ".join(sorted({tensor.origin for tensor in found}))
-            what = f"{len(found)} tensors that are {origins} in the checkpoint are requantized, with a loss of quality"
-            say(f"{result.type}: {what}", err=True)
+            what = f"{counted(len(found), 'tensor')} stored as {origins} in the checkpoint"
+            say(f"{result.type}: {what}: requantized, with a loss of quality", err=True)
 
 
 def _report_lossless(results: Sequence[Conversion]) -> None:
@@ -240,7 +248,7 @@ def _report_lossless(results: Sequence[Conversion]) -> None:
         found = repacked_exactly(result.plan)
         if found:
             grids = ", ".join(sorted({tensor.type.name for tensor in found}))
-            what = f"the weights of {len(found)} tensors already lie on the quantization grid of {grids}"
+            what = f"the weights of {counted(len(found), 'tensor')} already lie on the quantization grid of {grids}"
             say(f"{result.type}: {what} and are repacked without loss", err=True)
 
 
@@ -250,7 +258,7 @@ def _report_fallbacks(results: Sequence[Conversion]) -> None:
 
     for result in results:
         for (row, wanted, used), found in substituted(result.plan).items():
-            who = "1 tensor has" if len(found) == 1 else f"{len(found)} tensors have"
+            who = f"{counted(len(found), 'tensor')} {'has' if len(found) == 1 else 'have'}"
             extra = sum(tensor.fallback_bytes for tensor in found)
             cost = f"{'-' if extra < 0 else '+'}{binary_size(abs(extra))}"
             why = f"{who} rows of {row:,}, not a multiple of {wanted.block_length}"

@@ -16,6 +16,7 @@ from quantcli.cli.options import file_argument, json_option, model_options, text
 from quantcli.cli.output import chunk_progress, columns, print_json, show
 from quantcli.cli.running import open_model, warn_beyond_training
 from quantcli.cli.texts import read_text
+from quantcli.core.listing import counted
 
 if TYPE_CHECKING:
     from quantcli.quality.evaluate import Evaluation
@@ -117,5 +118,5 @@ def _show(result: Evaluation, context: int) -> None:
             f"mean {found.mean:.6f}, median {found.median:.6f}, 99% {found.p99:.6f}, maximum {found.max:.6f}",
         )
         facts.add_row("Same top token", f"{found.same_top:.3%}")
-    facts.add_row("Scored", f"{result.tokens:,} tokens in {result.chunks:,} chunks of {context}")
+    facts.add_row("Scored", f"{counted(result.tokens, 'token')} in {counted(result.chunks, 'chunk')} of {context}")
     show(facts)

@@ -16,7 +16,7 @@ from quantcli.cli.output_paths import OutputPath
 from quantcli.cli.running import open_observed, warn_beyond_training
 from quantcli.cli.texts import read_text
 from quantcli.core.errors import FormatError, UsageError
-from quantcli.core.listing import listed
+from quantcli.core.listing import counted, listed
 
 if TYPE_CHECKING:
     from quantcli.formats.imatrix_sums import ImatrixSums
@@ -139,7 +139,8 @@ def _show(result: ImatrixSums, output: Path) -> None:
     facts = columns("", "")
     facts.add_row("Importance matrix", str(output))
     facts.add_row("Texts", listed(result.datasets))
-    facts.add_row("Tokens", f"{result.chunks * result.chunk_size:,} in chunks of {result.chunk_size}")
+    chunks = f"{counted(result.chunks, 'chunk')} of {result.chunk_size}"
+    facts.add_row("Tokens", f"{result.chunks * result.chunk_size:,} in {chunks}")
     facts.add_row("Tensors", f"{len(result.entries):,}")
     for name, experts in result.unused().items():
         which = listed([str(expert) for expert in experts])

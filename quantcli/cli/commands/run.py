@@ -16,7 +16,7 @@ from quantcli.cli.options import cache_type_option, file_argument, json_option, 
 from quantcli.cli.output import print_json
 from quantcli.cli.running import open_model, show_statistics, stream, warn_beyond_training, warn_of_full_context
 from quantcli.cli.texts import checked_text, read_text
-from quantcli.core.errors import UsageError
+from quantcli.core.errors import GenerationError, UsageError
 from quantcli.runner.text.sampling_options import SamplingOptions
 
 if TYPE_CHECKING:
@@ -90,6 +90,8 @@ def command(
         if as_json:
             raise UsageError("no prompt given", hint="--prompt TEXT, or --prompt-file F")
         chat = True
+    if chat and text is not None and not text.strip():
+        raise GenerationError("the prompt is empty", hint="give a message; a terminal without --prompt starts a chat")
     if system is not None and not chat:
         raise UsageError("--system has no effect without --chat")
     if system is not None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import click
 
 from quantcli.cli.main import INTERRUPTED, report
+from quantcli.cli.output import say
 from quantcli.cli.running import stream, warn_of_full_context
 from quantcli.core.errors import GenerationError
 
@@ -21,12 +22,17 @@ if TYPE_CHECKING:
 
 HELP: Final = '''\
 /clear       forget the conversation
-/exit        exit, as Ctrl-D does
-/help        list the commands
+/exit, /bye  exit, as Ctrl-D does
+/help, /?    list the commands
 Ctrl-C       stop the answer
-""" or \\     a multi-line message: enclosed in """, or each line but the last ending with \\'''
+""" or \\     a multi-line message: enclosed in """, or each line but the last ending with \\
+space        in front of a / sends the line to the model'''
 
-_COMMAND: Final = re.compile(r"/[a-z]+")
+_COMMAND: Final = re.compile(r"/[^\s/]*(?=\s|$)")
+"""A line that begins like this is a command, known or not. A path such as `/etc/hosts` has another slash."""
+
+_EXITS: Final = ("/exit", "/bye", "/quit")
+_HELPS: Final = ("/help", "/?")
 _FENCE: Final = '"""'
 
 
@@ -38,14 +44,17 @@ def converse(conversation: Conversation) -> list[Generation]:
         import readline  # noqa: F401 -- with it, `input` edits lines and recalls earlier ones
     click.echo("Ctrl-C stops an answer, Ctrl-D exits, /help lists the commands.", err=True)
     answers: list[Generation] = []
-    while (message := _next_message()) not in (None, "/exit"):
-        if message == "/help":
+    while (message := _next_message()) is not None:
+        command = message.rstrip().lower() if _COMMAND.match(message) else None
+        if command in _EXITS:
+            break
+        if command in _HELPS:
             click.echo(HELP, err=True)
-        elif message == "/clear":
+        elif command == "/clear":
             conversation.clear()
-        elif _COMMAND.fullmatch(message or ""):
-            click.echo(f"unknown command {message}; /help lists the commands", err=True)
-        elif message:
+        elif command is not None:
+            say(f"unknown command {message}; /help lists the commands", err=True)
+        elif message := message.removeprefix(" "):
             _answer(conversation, message, answers)
     return answers
 
@@ -69,7 +78,10 @@ def _answer(conversation: Conversation, message: str, answers: list[Generation])
 
 
 def _next_message() -> str | None:
-    """Read a message of one or several lines; None at the end of input."""
+    """Read a message of one or several lines; None at the end of input.
+
+    It begins with a space if it cannot be a command.
+    """
     lines: list[str] = []
     while True:
         try:
@@ -86,7 +98,8 @@ def _next_message() -> str | None:
             continue
         lines.append(line)
         if (message := whole_message(lines)) is not None:
-            return message
+            # A space, quotes or a second line tell a message that begins with a slash from a command.
+            return message if len(lines) == 1 and line.startswith("/") else f" {message}"
 
 
 def whole_message(lines: list[str]) -> str | None:

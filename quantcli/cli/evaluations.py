@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from quantcli.cli.output import columns, heading
 from quantcli.cli.text_tables import View
+from quantcli.core.listing import counted
 
 if TYPE_CHECKING:
     from quantcli.quality.evaluate import TextEvaluation
@@ -99,11 +100,15 @@ def views(results: Sequence[TextEvaluation], request: Request) -> Iterator[View]
     for text, result in zip(request.texts, results, strict=True):
         first = result.evaluations[0]
         against = "" if request.base is None else f", divergence from {request.base}"
-        yield heading(f"{text}: {first.tokens:,} tokens in {first.chunks:,} chunks of {request.context}{against}")
+        yield heading(f"{text}: {_scored(first, request.context)}{against}")
         yield _table(result, request)
         if result.differences:
             yield heading(f"Difference from {request.files[0]}, with 95 % confidence intervals")
             yield _differences(result, request)
+
+
+def _scored(found: Evaluation, context: int) -> str:
+    return f"{counted(found.tokens, 'token')} in {counted(found.chunks, 'chunk')} of {context}"
 
 
 def _facts(found: Evaluation, context: int) -> View:
@@ -123,7 +128,7 @@ def _facts(found: Evaluation, context: int) -> View:
         )
         facts.add_row("RMS Δp", f"{_percent(beside.rms_change)}, the change of the right token's probability")
         facts.add_row("Log ratio", f"{beside.log_ratio.value:+.6f} ± {beside.log_ratio.stderr:.6f}, of the perplexities")
-    facts.add_row("Scored", f"{found.tokens:,} tokens in {found.chunks:,} chunks of {context}")
+    facts.add_row("Scored", _scored(found, context))
     return facts
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from quantcli.cli.output import binary_size, decimal_count
+from quantcli.core.listing import counted
 from quantcli.formats.gguf import vocabulary
 from quantcli.formats.gguf.reader import GGUFFile
 from quantcli.formats.gguf.spec import Field, ValueType
@@ -88,7 +89,7 @@ def _identity(file: GGUFFile) -> Lines:
         yield "Kind", kind
     shard, shards = file.split
     if len(file.paths) > 1:
-        yield "Shards", f"{shards} files"
+        yield "Shards", counted(shards, "file")
     elif shards > 1:
         yield "Shard", f"{shard} of {shards}; this summary is of this shard alone"
     yield from _present(
@@ -111,7 +112,7 @@ def _identity(file: GGUFFile) -> Lines:
 def _numbers(file: GGUFFile) -> Lines:
     bits = bits_per_weight(file)
     if bits is not None:
-        yield "Parameters", f"{decimal_count(parameters(file))} in {len(file.tensors):,} tensors"
+        yield "Parameters", f"{decimal_count(parameters(file))} in {counted(len(file.tensors), 'tensor')}"
     size = [binary_size(file.file_bytes), f"{bits:.2f} bits per weight" if bits is not None else None]
     yield "Size", ", ".join(part for part in (*size, file_type_name(file)) if part)
 

@@ -11,17 +11,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from quantcli import __version__
-from quantcli.cli.commands import SUMMARIES
+from quantcli.cli.commands import SECTIONS, SUMMARIES
+from quantcli.cli.completions import VARIABLE, complete_files
 from quantcli.cli.environment import numba_variables, without_unusable
+from quantcli.cli.habits import MODEL_OPTIONS, command_hint, without_model_option
 from quantcli.cli.output import say
-from quantcli.core.errors import QuantcliError, QuantcliWarning, warn
+from quantcli.core.errors import QuantcliError, QuantcliWarning, UsageError, warn
 
-WITHOUT_KERNELS: Final = frozenset({"architectures", "clean", "inspect", "merge", "split", "tokenize", "types"})
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+WITHOUT_KERNELS: Final = frozenset({"architectures", "clean", "completion", "inspect", "merge", "split", "tokenize", "types"})
 """Commands that use no compiled kernels. A command that is not here may use them."""
 
 INTERRUPTED: Final = 130
@@ -44,14 +49,27 @@ class CommandGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands from the table, so that `--help` loads none of them."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(SUMMARIES.items()))
+        longest = max(map(len, SUMMARIES))
+        for title, names in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(f"{name:{longest}}", SUMMARIES[name]) for name in names])
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
-        """If the first word is not a command, it is a model to convert."""
+        """If the first word is not a command, it is a model to convert.
+
+        Raises:
+            UsageError: if it looks like a misspelt command, and there is no such file.
+        """
         if args and args[0] not in SUMMARIES:
+            hint = None if ctx.resilient_parsing else command_hint(args[0], list(SUMMARIES))
+            if hint:
+                raise UsageError(f"{args[0]!r} is neither a command nor a model here", hint=hint)
             args = ["convert", *args]
         return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Commands and options, or files, of which the model to convert is one."""
+        return super().shell_complete(ctx, incomplete) or complete_files(ctx, self.params[0], incomplete)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """If the group does not know the first option, as in `quantize --type Q4_0 MODEL`, it is one of `convert`."""
@@ -77,7 +95,7 @@ def cli() -> None:
     quantize inspect model.gguf               metadata, tensor types, tokenizer
     quantize run model.gguf --prompt "Once"   generate text on the CPU
 
-    `quantize convert --help` lists the options of the conversion.
+    --type is required. `quantize convert --help` lists the options of the conversion.
     """
 
 
@@ -96,12 +114,20 @@ def main(arguments: list[str] | None = None) -> None:
                 for said in without_unusable(os.environ):
                     warn(said)
             # Outside standalone mode, click returns the status of `ctx.exit`, or the command's return value, None.
-            status = cli.main(args=arguments, prog_name="quantize", standalone_mode=False)
+            status = cli.main(args=arguments, prog_name="quantize", complete_var=VARIABLE, standalone_mode=False)
     except BaseException as error:
         if debug:
             raise
-        status = report(error)
+        status = report(_with_hint(error, arguments))
     sys.exit(status or 0)
+
+
+def _with_hint(error: BaseException, arguments: list[str]) -> BaseException:
+    """A known mistake as an error with the line to type; any other error as it is."""
+    if isinstance(error, click.NoSuchOption) and error.option_name in MODEL_OPTIONS:
+        line = without_model_option(arguments)
+        return UsageError(f"no such option: {error.option_name}: the model is an argument here", hint=line)
+    return error
 
 
 def report(error: BaseException) -> int:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import click
 
+from quantcli.cli.completions import complete_types
 from quantcli.runner.text.sampling_options import SamplingOptions
 
 Function = Callable[..., Any]
@@ -30,8 +31,9 @@ cache_type_option = click.option(
     help="Type of the KV cache: f32, f16, q8_0 or q4_0.",
 )  # fmt: skip
 weights_option = click.option(
-    "--weights", metavar="TYPE", help="Quantize F32, F16 and BF16 weights to this tensor type on loading."
-)
+    "--weights", metavar="TYPE", shell_complete=complete_types,
+    help="Quantize F32, F16 and BF16 weights to this tensor type on loading.",
+)  # fmt: skip
 
 
 def json_option(help: str = "Print one JSON document.") -> Decorator:

@@ -26,6 +26,9 @@ LOOKS: Final[Mapping[str, Mapping[str, Any]]] = {
 _KEPT: Final = 1000
 """Of a long message, the most characters that are shown of its beginning, which names a file, and of its end."""
 
+_DELAY: Final = 0.2
+"""A progress bar is first drawn after so many seconds."""
+
 _BINARY_UNITS: Final = ("KiB", "MiB", "GiB", "TiB")
 _DECIMAL_UNITS: Final = ("K", "M", "B", "T")
 
@@ -54,7 +57,8 @@ def say(text: str, *, err: bool = False) -> None:
     """Print one line that may hold strings from files, made safe for a terminal, on stdout or stderr."""
     if len(text) > 2 * _KEPT:
         text = f"{text[:_KEPT]} ... {text[-_KEPT:]}"
-    click.echo(printable(text), err=err)
+    with _above_progress():
+        click.echo(printable(text), err=err)
 
 
 def say_aside(text: str) -> None:
@@ -79,28 +83,45 @@ def has_colours(stream: TextIO) -> bool:
 @contextmanager
 def byte_progress(what: str, total: int = 0) -> Iterator[Any]:
     """A tqdm progress bar in bytes on stderr, only on a terminal."""
-    from tqdm import tqdm
-
-    with tqdm(
-        total=total, unit="B", unit_scale=True, unit_divisor=1000, desc=what, leave=False, delay=0.2,
-        file=sys.stderr, disable=not sys.stderr.isatty(),
-    ) as bar:  # fmt: skip
+    with _progress(desc=what, total=total, unit="B", unit_scale=True, unit_divisor=1000) as bar:
         yield bar
 
 
 @contextmanager
 def chunk_progress(what: str, total: int | None = None) -> Iterator[Any]:
     """A tqdm progress bar in chunks on stderr, only on a terminal. Its speed does not count the compilation of kernels."""
-    from tqdm import tqdm
-
     from quantcli.kernels.compilation import running_seconds
 
-    hidden = not sys.stderr.isatty()
-    with tqdm(total=total, unit="chunk", desc=what, leave=False, delay=0.2, file=sys.stderr, disable=hidden) as bar:
-        if not hidden:
+    with _progress(desc=what, total=total, unit="chunk") as bar:
+        if not bar.disable:
             bar._time = running_seconds
             bar.start_t = bar.last_print_t = running_seconds()
         yield bar
+
+
+@contextmanager
+def _progress(**options: Any) -> Iterator[Any]:
+    from tqdm import tqdm
+
+    hidden = not sys.stderr.isatty()
+    with tqdm(leave=False, delay=_DELAY, file=sys.stderr, disable=hidden, **options) as bar:
+        try:
+            yield bar
+        finally:
+            # On closing, tqdm takes a bar for undrawn until the delay is over. But `reset` draws it at once.
+            bar.delay = 0
+
+
+@contextmanager
+def _above_progress() -> Iterator[None]:
+    """What is written within it goes above the progress bar, if one is drawn."""
+    if "tqdm" not in sys.modules:
+        yield
+        return
+    from tqdm import tqdm
+
+    with tqdm.external_write_mode(file=sys.stderr):
+        yield
 
 
 def columns(*names: str, right: tuple[str, ...] = ()) -> Table:

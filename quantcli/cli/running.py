@@ -12,6 +12,7 @@ import click
 from quantcli.cli.compiling import announce_compiling
 from quantcli.cli.mapped_files import report_truncation
 from quantcli.cli.output import binary_size, say_aside
+from quantcli.core.listing import counted
 
 if TYPE_CHECKING:
     from quantcli.quality.imatrix import Collector
@@ -114,8 +115,8 @@ def show_statistics(loaded: LoadedModel, cache: Cache, load_seconds: float, answ
     timed, seconds = sum(max(0, len(answer.tokens) - 1) for answer in answers), sum(answer.seconds for answer in answers)
     parts = (
         f"load {load_seconds:.2f} s",
-        f"prompt {read} tokens, {_rate(read, read_seconds)}",
-        f"generated {sum(len(answer.tokens) for answer in answers)} tokens, {_rate(timed, seconds)}",
+        f"prompt {counted(read, 'token')}, {_rate(read, read_seconds)}",
+        f"generated {counted(sum(len(answer.tokens) for answer in answers), 'token')}, {_rate(timed, seconds)}",
         f"memory {binary_size(loaded.model.weights_bytes)} weights + {binary_size(cache.nbytes)} cache",
     )
     say_aside(" | ".join(parts))

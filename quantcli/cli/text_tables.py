@@ -58,7 +58,7 @@ class Text:
 class Table:
     """Rows under headings, the columns in `right` aligned to the right.
 
-    Without headings, the first column holds labels. On a terminal too narrow for it, the widest text column is wrapped.
+    Without headings, the first column holds labels. On a terminal too narrow for it, the widest columns are wrapped.
     A cell has one line.
     """
 
@@ -76,27 +76,48 @@ class Table:
         """The headings and the rows."""
         titled = any(self.names)
         rows = [tuple(map(_shown, row)) for row in self.rows]
-        widths = [max(map(_width, column)) for column in zip(self.names, *rows, strict=True)]
-        folded = self._fold(widths, width)
         if titled:
-            yield paint(self._line(self.names, widths), "label")
-        for row in rows:
-            cells = [[cell] for cell in row]
-            if folded is not None and _width(row[folded]) > widths[folded]:
-                cells[folded] = _wrapped(row[folded], widths[folded])
+            rows.insert(0, self.names)
+        widths = self._widths(rows, width)
+        for number, row in enumerate(rows):
+            cells = [
+                _wrapped(cell, room) if _width(cell) > room else [cell] for cell, room in zip(row, widths, strict=True)
+            ]
             for line in zip_longest(*cells, fillvalue=""):
                 text = self._line(line, widths)
-                yield text if titled else paint(text[: widths[0]], "label") + text[widths[0] :]
+                if titled:
+                    yield text if number else paint(text, "label")
+                else:
+                    yield paint(text[: widths[0]], "label") + text[widths[0] :]
 
-    def _fold(self, widths: list[int], width: int | None) -> int | None:
-        """Narrow the widest text column to fit `width`. Returns its index, or None where none is narrowed."""
-        excess = 0 if width is None else sum(widths) + len(_GAP) * (len(widths) - 1) - width
+    def _widths(self, rows: list[tuple[str, ...]], width: int | None) -> list[int]:
+        """The widths of the columns, where possible so narrow that a line fits `width`.
+
+        The widest columns are narrowed, down to their longest word. If that does not suffice, the words of the widest
+        column of text are broken.
+        """
+        columns = list(zip(*rows, strict=True)) or [() for _ in self.names]
+        natural = [max(map(_width, column), default=0) for column in columns]
+        excess = 0 if width is None else sum(natural) + len(_GAP) * (len(natural) - 1) - width
+        if excess <= 0:
+            return natural
+        least = 0 if any(self.names) else _NARROWEST
+        shortest = [
+            min(whole, max(least, *(_width(word) for cell in column for word in cell.split() or [""])))
+            for whole, column in zip(natural, columns, strict=True)
+        ]
+        widths, left = list(natural), excess
+        while left and (wide := [index for index, room in enumerate(widths) if room > shortest[index]]):
+            widths[max(wide, key=widths.__getitem__)] -= 1
+            left -= 1
         texts = [index for index, name in enumerate(self.names) if name not in self.right]
         widest = max(texts, key=widths.__getitem__, default=None)
-        if excess <= 0 or widest is None or widths[widest] - excess < _NARROWEST:
-            return None
-        widths[widest] -= excess
-        return widest
+        if not left:
+            return widths
+        if widest is None or widths[widest] - left < _NARROWEST:
+            return natural
+        widths[widest] -= left
+        return widths
 
     def _line(self, cells: tuple[str, ...], widths: list[int]) -> str:
         padded = []

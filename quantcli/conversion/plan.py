@@ -198,6 +198,15 @@ def quantized_twice(plan: Sequence[PlannedTensor]) -> list[PlannedTensor]:
     ]
 
 
+def substituted(plan: Sequence[PlannedTensor]) -> dict[tuple[int, BlockType, BlockType], list[PlannedTensor]]:
+    """The tensors that have a fallback type, by row length, wanted type and type. The CLI mentions them."""
+    groups: dict[tuple[int, BlockType, BlockType], list[PlannedTensor]] = {}
+    for tensor in plan:
+        if tensor.type is not tensor.wanted:
+            groups.setdefault((tensor.shape[-1], tensor.wanted, tensor.type), []).append(tensor)
+    return groups
+
+
 def repacked_exactly(plan: Sequence[PlannedTensor]) -> list[PlannedTensor]:
     """The tensors whose round trip is exact, since they lie on the grid of their type. The CLI mentions them."""
     return [tensor for tensor in plan if tensor.exact]

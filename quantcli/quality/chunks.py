@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from quantcli.core.errors import GenerationError
+from quantcli.core.listing import counted
 from quantcli.runner.text.tokenizer import Tokenizer
 
 
@@ -24,7 +25,7 @@ def cut(
     if len(tokens) < 2 * context:
         fitting = len(tokens) // 2
         raise GenerationError(
-            f"{name} has {len(tokens)} tokens, and {need} {2 * context} or more",
+            f"{name} has {counted(len(tokens), 'token')}, and {need} {2 * context} or more",
             hint=f"give a longer text, or --ctx {fitting} or less" if fitting >= shortest else None,
         )
     chunks = [tokens[start : start + context] for start in range(0, len(tokens) - context + 1, context)][:limit]

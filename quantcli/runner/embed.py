@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.core.errors import GenerationError, UnsupportedError, UsageError
+from quantcli.core.listing import counted
 from quantcli.runner.cache import Cache
 from quantcli.runner.load import LoadedModel
 from quantcli.runner.text.sampling import DIVERGED
@@ -80,7 +81,7 @@ def embed(
         if not tokens:
             raise GenerationError("the text is empty")
         if len(tokens) > limit:
-            raise GenerationError(f"the text has {len(tokens)} tokens, and the context is {limit}")
+            raise GenerationError(f"the text has {counted(len(tokens), 'token')}, and the context is {limit}")
         hidden = model.hidden(tokens, Cache(model.sizes, len(tokens), "f32"))
         if not np.isfinite(hidden).all():
             raise GenerationError(DIVERGED)

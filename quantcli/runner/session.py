@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.core.errors import GenerationError, UsageError
+from quantcli.core.listing import counted
 from quantcli.runner.cache import Cache
 from quantcli.runner.context_shift import check_shift, shift
 from quantcli.runner.model import Model
@@ -95,6 +96,6 @@ def check_prompt(prompt: Sequence[int], cache: Cache) -> None:
         raise GenerationError("the prompt is empty", hint="give the model something to go on")
     if len(prompt) >= cache.context:
         raise GenerationError(
-            f"the prompt has {len(prompt)} tokens, too many for an answer in the context of {cache.context}",
+            f"the prompt has {counted(len(prompt), 'token')}, too many for an answer in the context of {cache.context}",
             hint=f"--ctx {len(prompt) + 256} or more",
         )

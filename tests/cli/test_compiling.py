@@ -31,6 +31,22 @@ compile_kernels({TYPES["F16"]}, set())
 """
 
 
+TWO_BATCHES = f"""{PROGRAM}
+from quantcli.core.block_types import TYPES
+from quantcli.kernels.rows import compile_kernels
+
+compile_kernels({{TYPES["F16"]}}, set())
+"""
+
+
+def test_several_batches_are_said_once(tmp_path: Path) -> None:
+    environment = {**os.environ, "QUANTCLI_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_BATCHES], capture_output=True, text=True, check=True, cwd=ROOT, env=environment
+    )
+    assert done.stderr == "compiling kernels for this machine (once) ...\n"
+
+
 def test_compiling_is_said_once_and_not_where_the_disk_has_the_kernel(tmp_path: Path) -> None:
     environment = {**os.environ, "QUANTCLI_CACHE_DIR": str(tmp_path)}
     said = []
@@ -62,7 +78,7 @@ def shown_on_a_terminal(program: str, cache: str) -> str:
 
 def lines(shown: str) -> list[str]:
     """The states of the last line, one after the other, and the lines."""
-    return [part for part in shown.replace("\033[K", "").replace("\n", "\r").split("\r") if part]
+    return [part.rstrip() for part in shown.replace("\n", "\r").split("\r") if part.strip()]
 
 
 def test_a_terminal_has_a_counter_and_then_the_time(tmp_path: Path) -> None:
@@ -70,6 +86,7 @@ def test_a_terminal_has_a_counter_and_then_the_time(tmp_path: Path) -> None:
     assert counter == [f"compiling kernels {done}/2 ... kept for the next time" for done in range(2)]
     assert end.startswith("compiled 2 kernels in ")
     assert end.endswith(" s, kept for the next time")
+    assert "\033" not in shown_on_a_terminal(PROGRAM, str(tmp_path / "new"))
     assert shown_on_a_terminal(TWO_KERNELS, str(tmp_path)) == ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -62,3 +63,22 @@ def test_malformed_options_are_usage_errors(model: Path, tmp_path: Path, option:
     with pytest.raises(UsageError):
         run(model, "--type", "F16", "-o", tmp_path / "m.gguf", option)
     assert not list(tmp_path.iterdir())
+
+
+def test_fallback_types_are_said_with_what_they_cost(model: Path, tmp_path: Path) -> None:
+    words = [str(word) for word in (model, "--type", "Q4_K_M", "-o", tmp_path / "m.gguf", "--json")]
+    result = CliRunner().invoke(command, words, catch_exceptions=False)
+    tensors = json.loads(result.stdout)["tensors"]
+    rows = {64: 0, 172: 0}
+    for tensor in tensors:
+        if len(tensor["shape"]) == 2:
+            rows[tensor["shape"][0]] += 1
+    said = [line for line in result.stderr.splitlines() if "instead of" in line]
+    assert sum(int(line.split()[1]) for line in said) == sum(rows.values())
+    kinds = [line.removeprefix("Q4_K_M: ").split(" ", 1)[1].rsplit(", ", 1)[0] for line in said]
+    assert "tensors have rows of 64, not a multiple of 256: Q5_0 instead of Q4_K" in kinds
+    assert all(re.search(r", \+[\d.]+ (bytes|KiB)$", line) for line in said)
+    result = CliRunner().invoke(command, [*words[:2], "Q8_0", *words[3:], "--overwrite", "--pure"], catch_exceptions=False)
+    assert "instead of" in result.stderr
+    result = CliRunner().invoke(command, [*words[:2], "F16", *words[3:], "--overwrite"], catch_exceptions=False)
+    assert result.stderr == ""

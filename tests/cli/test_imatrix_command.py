@@ -54,7 +54,7 @@ def test_what_was_collected_is_one_document(imatrix, folder, tmp_path):
 def test_what_was_collected_reads_well(imatrix, tmp_path):
     status, said, _ = imatrix("-o", tmp_path / "imatrix.gguf", *CHUNKS)
     assert status == 0
-    assert "128 in chunks of 32" in said
+    assert "128 in 4 chunks of 32" in said
     assert all(len(line) <= 160 for line in said.splitlines())
 
 

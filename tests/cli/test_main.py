@@ -196,6 +196,29 @@ def test_the_help_of_every_command_begins_with_its_summary() -> None:
         assert command.help.startswith(f"{summary}\n\n")
 
 
+def test_the_help_lists_every_command_in_one_section() -> None:
+    listed = [name for names in commands.SECTIONS.values() for name in names]
+    assert sorted(listed) == sorted(commands.SUMMARIES)
+    text = run("--help").stdout
+    for title in commands.SECTIONS:
+        assert f"\n{title}:\n" in text
+    rows = [line for line in text.splitlines() if line.startswith("  ") and line.split()[0] in listed]
+    assert [line.split()[0] for line in rows] == listed
+    assert len({line.index(commands.SUMMARIES[line.split()[0]][:8]) for line in rows}) == 1
+
+
+def test_the_help_of_the_conversion_has_groups_and_examples_and_says_that_a_type_is_needed() -> None:
+    text = run("convert", "--help").stdout
+    assert text.startswith("Usage: quantize convert MODEL --type T[,T...] [OPTIONS]\n")
+    assert "Required." in " ".join(text.split())
+    titles = ["Output:", "Types of tensors:", "Model:", "Other options:"]
+    assert [line for line in text.splitlines() if line.endswith(":") and not line.startswith(" ")] == titles
+    assert "\n  quantize Qwen/Qwen3-0.6B --type Q4_K_M,Q8_0 -o models/\n" in text
+    parameters = import_module("quantcli.cli.commands.convert").command.params[2:]
+    options = [name for parameter in parameters for name in parameter.opts]
+    assert all(text.count(f" {name} ") >= 1 for name in options if name.startswith("--"))
+
+
 def test_run_samples_as_the_library_does_where_no_option_says_otherwise() -> None:
     defaults = {parameter.name: parameter.default for parameter in run_module.command.params}
     options = asdict(SamplingOptions())

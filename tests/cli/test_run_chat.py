@@ -158,3 +158,12 @@ def test_a_template_that_cannot_be_used_is_one_line(ask, template, message):
 
 def test_a_system_message_is_a_text(ask):
     assert ask(EACH, "--system", "\udcff")[::2] == (2, "error: the system message is not UTF-8")
+
+
+@pytest.mark.parametrize("words", [["--chat"], ["--chat", "-p", ""], ["--chat", "-p", " "], [], ["-p", ""]])
+def test_no_prompt_is_an_empty_prompt(stories, tmp_path, words):
+    chat = write_chat(stories, tmp_path / "chat.gguf")
+    command = [sys.executable, "-m", "quantcli", "run", str(chat), *words]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: the prompt is empty\nhint: ")

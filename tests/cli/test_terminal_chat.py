@@ -176,10 +176,40 @@ def test_an_answer_cannot_steer_the_terminal(chat, terminal):
     assert not set(answer.removesuffix("\x1b[2m")) & {chr(code) for code in (*range(9), 11, 12, *range(14, 32), 127)}
 
 
-def test_without_a_prompt_a_terminal_is_told_what_is_missing(chat, terminal):
-    seen = terminal(chat)
-    seen.wait_for("error: no prompt given\nhint: .*--chat")
+def test_without_a_prompt_a_terminal_is_a_chat(chat, terminal):
+    seen = terminal(chat, "--temp", 0, "-n", 11, "--system", "Be brief.")
+    seen.wait_for("Ctrl-D exits.*\n> ")
+    seen.type("/bye\n")
+    assert seen.end() == 0
+    seen = terminal(chat, "--json")
+    seen.wait_for("error: no prompt given\nhint: --prompt TEXT")
     assert seen.end() == 2
+
+
+def test_a_base_model_without_a_prompt_is_told_what_to_give(chat, terminal):
+    seen = terminal(chat.with_name("plain.gguf"))
+    seen.wait_for("error: the file has no chat template\nhint: --prompt TEXT .*")
+    assert seen.end() == 1
+
+
+def test_no_command_goes_to_the_model(chat, terminal):
+    seen = terminal(chat, "--chat", "--temp", 0, "-n", 11)
+    seen.wait_for("\n> ")
+    seen.type("/?\n")
+    seen.wait_for("/exit, /bye(?s:.*)> ")
+    for typed in ("/Clear", "/clear  "):
+        seen.type(f"{typed}\n")
+        assert "unknown" not in seen.wait_for("> ")
+    for typed in ("/set system Once", "/nonsense-2", "/", "/clear it"):
+        seen.type(f"{typed}\n")
+        seen.wait_for(f"unknown command {re.escape(typed)}; /help lists the commands\n> ")
+    for typed in ("/etc/hosts is", " /bye"):
+        seen.type(f"{typed}\n")
+        answer = seen.wait_for("(?s:.+)\n\n> $").removeprefix(f"{typed}\n")
+        assert "unknown" not in answer
+    seen.type("/quit\n")
+    seen.wait_for("generated 22 tokens")
+    assert seen.end() == 0
 
 
 @pytest.mark.parametrize(

@@ -65,3 +65,17 @@ def test_wide_and_combining_characters_keep_columns_straight() -> None:
 def test_a_row_has_a_cell_for_each_column() -> None:
     with pytest.raises(ValueError, match="1 cells for 2 columns"):
         Table(("a", "b")).add_row("x")
+
+
+def test_several_columns_and_headings_are_folded_between_words() -> None:
+    rows = [("abc", "some words here", "1"), ("abcdef gh", "more", "22")]
+    table = Table(("Name of it", "What", "N"), frozenset({"N"}), rows)
+    assert shown(table, 18) == [
+        "<label:Name    What     N>",
+        "<label:of it>",
+        "abc     some     1",
+        "        words",
+        "        here",
+        "abcdef  more    22",
+        "gh",
+    ]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from inspect import cleandoc
 from typing import Any, Final
 
 import click
+
+from quantcli.cli.habits import OPTION_NAMES
 
 SUMMARIES: Final = {
     "convert": "Convert a checkpoint to a quantized GGUF file (the default command).",
@@ -25,14 +27,68 @@ SUMMARIES: Final = {
     "architectures": "List the supported model architectures.",
     "warm": "Compile kernels ahead, for container images and CI.",
     "types": "List the recipes for --type, and the tensor types.",
+    "completion": "Print the completion script of a shell: bash, zsh or fish.",
 }
 """Every command's summary. Its click command is `command` in `quantcli.cli.commands.<name>`, loaded when it is called."""
 
 
-def described(name: str) -> Callable[[Callable[..., Any]], click.Command]:
-    """Make a function the command of this name. Its help is its summary and, below that, the function's docstring."""
+SECTIONS: Final = {
+    "Conversion": ("convert", "imatrix", "lora", "split", "merge"),
+    "Running and measuring": ("run", "embed", "eval", "compare", "bench"),
+    "Showing": ("inspect", "tokenize", "types", "architectures"),
+    "Setting up": ("warm", "clean", "completion"),
+}
+"""The commands in the sections of `quantize --help`."""
+
+
+class Command(click.Command):
+    """A command whose help has its options in groups, and its arguments in the order of `usage`, if that is given.
+
+    It also takes other tools' names for its options, without showing them in its help.
+    """
+
+    def __init__(
+        self, *arguments: Any, usage: str | None = None, groups: Mapping[str, Sequence[str]] | None = None, **more: Any
+    ) -> None:
+        super().__init__(*arguments, **more)
+        self.usage = usage
+        self.groups = groups or {}
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        """What the usage line has after the command."""
+        return super().collect_usage_pieces(ctx) if self.usage is None else [self.usage]
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The options in their groups, and then the others."""
+        records = {option.name: option.get_help_record(ctx) for option in self.get_params(ctx)}
+        grouped = {name for names in self.groups.values() for name in names}
+        others = [name for name in records if name not in grouped]
+        for title, names in (*self.groups.items(), ("Other options" if grouped else "Options", others)):
+            rows = [record for name in names if (record := records[name]) is not None]
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+    def make_parser(self, ctx: click.Context) -> Any:
+        """click's parser, with the additional names."""
+        parser = super().make_parser(ctx)
+        options = [option for option in self.get_params(ctx) if isinstance(option, click.Option)]
+        own = {name for option in options for name in option.opts}
+        for option in options:
+            action = "append" if option.multiple else "store"
+            names = [name for ours in option.opts for name in OPTION_NAMES.get(ours, ()) if name not in own]
+            if names:
+                parser.add_option(obj=option, opts=names, dest=option.name, action=action, nargs=option.nargs)
+        return parser
+
+
+def described(name: str, **more: Any) -> Callable[[Callable[..., Any]], click.Command]:
+    """Make a function the command of this name. Its help is its summary and, below that, the function's docstring.
+
+    `more` are arguments of `Command`.
+    """
 
     def made(function: Callable[..., Any]) -> click.Command:
-        return click.command(name, help=f"{SUMMARIES[name]}\n\n{cleandoc(function.__doc__ or '')}")(function)
+        text = f"{SUMMARIES[name]}\n\n{cleandoc(function.__doc__ or '')}"
+        return click.command(name, cls=Command, help=text, **more)(function)
 
     return made

@@ -10,7 +10,8 @@ from quantcli.cli.output import columns, print_json, show
 @described("architectures")
 @json_option()
 def command(as_json: bool) -> None:
-    """Each is listed with the classes that select it, those of `architectures` in config.json.
+    """Each is listed with its name in GGUF files, where that differs, and with the classes that select it, those of
+    `architectures` in config.json.
 
     To add an architecture, write an architecture file: `quantize MODEL --type T --arch-file FILE`. The commands that run a
     model take the same option.
@@ -24,5 +25,6 @@ def command(as_json: bool) -> None:
         return
     table = columns("Architecture", "GGUF", "Models", "Classes in config.json")
     for entry in known:
-        table.add_row(entry.name, entry.gguf, entry.title, ", ".join(entry.classes))
+        # With commas, or with all of GGUF's names, the longest words do not fit a line of 80 characters.
+        table.add_row(entry.name, "" if entry.gguf == entry.name else entry.gguf, entry.title, " ".join(entry.classes))
     show(table)

@@ -6,16 +6,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
 from quantcli.cli.commands import described
 from quantcli.cli.compiling import announce_compiling
+from quantcli.cli.completions import complete_files, complete_recipes, complete_types
+from quantcli.cli.habits import read_positions
 from quantcli.cli.options import arch_file_option, json_option, overwrite_option, threads_option
 from quantcli.cli.output import binary_size, byte_progress, columns, decimal_count, print_json, say, show
+from quantcli.cli.output_paths import OutputPath, is_folder, made_folder
 from quantcli.cli.texts import read_text
 from quantcli.core.errors import UsageError
+from quantcli.core.listing import counted
 from quantcli.formats.gguf.spec import Metadata, replace_keys
 
 if TYPE_CHECKING:
@@ -23,13 +27,30 @@ if TYPE_CHECKING:
     from quantcli.conversion.model_changes import Changes
     from quantcli.conversion.plan import PlanOptions
 
+Value = TypeVar("Value")
 
-@described("convert")
-@click.argument("model")
-@click.option("-t", "--type", "types", metavar="T[,T...]", help="Recipe, or several; `quantize types` lists all.")
+
+GROUPS: Final = {
+    "Output": ("types", "output", "split_max_size", "overwrite", "dry_run", "as_json"),
+    "Types of tensors": (
+        "imatrix", "overrides", "tensor_type_file", "output_tensor_type", "token_embedding_type", "pure",
+        "leave_output_tensor", "allow_requantize", "no_fallback",
+    ),
+    "Model": ("remote", "adapters", "override_kv", "prune_layers", "arch_file", "pre_tokenizer", "as_reference"),
+}  # fmt: skip
+"""The parameters in the sections of `quantize convert --help`."""
+
+
+@described("convert", usage="MODEL --type T[,T...] [OPTIONS]", groups=GROUPS)
+@click.argument("model", shell_complete=complete_files)
+@click.argument("positions", nargs=-1, metavar="", shell_complete=complete_recipes)
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), metavar="FILE",
-    help="Output file or directory; {type} is replaced by the recipe. Default: ./MODEL-TYPE.gguf.",
+    "-t", "--type", "types", metavar="T[,T...]", shell_complete=complete_recipes,
+    help="Recipe, or several; `quantize types` lists all. Required.",
+)  # fmt: skip
+@click.option(
+    "-o", "--output", type=OutputPath(folder=True), metavar="FILE",
+    help="Output file or directory (DIR/); {type} is replaced by the recipe. Default: ./MODEL-TYPE.gguf.",
 )  # fmt: skip
 @click.option("--split-max-size", metavar="SIZE", help="Split into shards of at most SIZE: 2G, 500M.")
 @click.option("--remote", is_flag=True, help="Stream tensors from the hub, without downloading the model.")
@@ -40,8 +61,8 @@ if TYPE_CHECKING:
 @click.option("--imatrix", type=click.Path(path_type=Path), metavar="FILE", help="Importance matrix (GGUF or .dat).")
 @click.option("--tensor-type", "overrides", multiple=True, metavar="REGEX=T", help="Type by tensor name; first match wins.")
 @click.option("--tensor-type-file", type=click.Path(path_type=Path), metavar="FILE", help="File of REGEX=T entries.")
-@click.option("--output-tensor-type", metavar="T", help="Type of output.weight.")
-@click.option("--token-embedding-type", metavar="T", help="Type of token_embd.weight.")
+@click.option("--output-tensor-type", metavar="T", shell_complete=complete_types, help="Type of output.weight.")
+@click.option("--token-embedding-type", metavar="T", shell_complete=complete_types, help="Type of token_embd.weight.")
 @click.option("--pure", is_flag=True, help="Quantize all tensors to the recipe's base type.")
 @click.option("--leave-output-tensor", is_flag=True, help="Do not quantize output.weight.")
 @click.option("--allow-requantize", is_flag=True, help="Requantize quantized tensors, with a loss of quality.")
@@ -54,8 +75,9 @@ if TYPE_CHECKING:
 @click.option("--as-reference", is_flag=True, help="Write what llama.cpp's tools write, including their errors.")
 def command(
     model: str,
+    positions: Sequence[str],
     types: str | None,
-    output: Path | None,
+    output: str | None,
     split_max_size: str | None,
     remote: bool,
     overwrite: bool,
@@ -73,21 +95,29 @@ def command(
 ) -> None:
     """MODEL is a Hugging Face directory, a safetensors or PyTorch file, a GGUF file or the first shard of one, or a model
     on the Hugging Face hub: ORG/NAME or ORG/NAME@REVISION. Hub models are downloaded to the hub's cache.
+
+    \b
+    quantize ./Llama-3.2-1B --type Q4_K_M
+    quantize Qwen/Qwen3-0.6B --type Q4_K_M,Q8_0 -o models/
+    quantize model-F16.gguf --type IQ4_XS --imatrix imatrix.gguf
+    quantize model-F16.gguf model-Q5_K_M.gguf Q5_K_M       as llama-quantize
+    quantize ./Llama-3.2-1B --type Q4_K_M --dry-run
     """
-    if types is None:
-        raise UsageError("no --type given", hint="a good first choice is --type Q4_K_M; `quantize types` lists all")
-    names = [name.strip() for name in types.split(",") if name.strip()]
+    given = read_positions(positions)
+    names, threads = _names(_one(types, given.types, "--type")), _one(threads, given.threads, "--threads")
+    output = _one(output, given.output, "--output")
     from quantcli.conversion.convert import convert
     from quantcli.conversion.lora.merge import parse_adapter
     from quantcli.formats.gguf.shards import parse_size
     from quantcli.formats.imatrix import read_imatrix
 
     announce_compiling()
-    with _progress() as progress:
+    # A dry run makes no directory. Without one, its result is the same.
+    with made_folder(None if dry_run and output and is_folder(output) else output) as path, _progress() as progress:
         results = convert(
             model,
             names,
-            output,
+            path,
             options=_plan_options(**plan),
             imatrix=read_imatrix(imatrix) if imatrix else None,
             changes=_changes(override_kv, prune_layers),
@@ -102,16 +132,35 @@ def command(
             dry_run=dry_run,
             progress=progress,
         )
-    if imatrix:
+    _report(results, with_importance=imatrix is not None, as_json=as_json)
+
+
+def _report(results: Sequence[Conversion], *, with_importance: bool, as_json: bool) -> None:
+    """Print the results, and on stderr what is unusual about them."""
+    if with_importance:
         _warn_of_missing_importance(results)
     _warn_of_requantization(results)
     _report_lossless(results)
+    _report_fallbacks(results)
     if as_json:
         documents = [result.as_json() for result in results]
-        print_json(documents[0] if len(names) == 1 else documents)
+        print_json(documents[0] if len(results) == 1 else documents)
     else:
         for result in results:
             _show(result)
+
+
+def _names(types: str | None) -> list[str]:
+    if types is None:
+        raise UsageError("no --type given", hint="a good first choice is --type Q4_K_M; `quantize types` lists all")
+    return [name.strip() for name in types.split(",") if name.strip()]
+
+
+def _one(option: Value | None, argument: Value | None, name: str) -> Value | None:
+    """The value of an option that may be given by position instead."""
+    if option is not None and argument is not None:
+        raise UsageError(f"{name} is given twice: {option} and, by position, {argument}")
+    return argument if option is None else option
 
 
 def _plan_options(
@@ -187,8 +236,8 @@ def _warn_of_requantization(results: Sequence[Conversion]) -> None:
         found = quantized_twice(result.plan)
         if found:
             origins = ", ".join(sorted({tensor.origin for tensor in found}))
-            what = f"{len(found)} tensors that are {origins} in the checkpoint are requantized, with a loss of quality"
-            say(f"{result.type}: {what}", err=True)
+            what = f"{counted(len(found), 'tensor')} stored as {origins} in the checkpoint"
+            say(f"{result.type}: {what}: requantized, with a loss of quality", err=True)
 
 
 def _report_lossless(results: Sequence[Conversion]) -> None:
@@ -199,8 +248,21 @@ def _report_lossless(results: Sequence[Conversion]) -> None:
         found = repacked_exactly(result.plan)
         if found:
             grids = ", ".join(sorted({tensor.type.name for tensor in found}))
-            what = f"the weights of {len(found)} tensors already lie on the quantization grid of {grids}"
+            what = f"the weights of {counted(len(found), 'tensor')} already lie on the quantization grid of {grids}"
             say(f"{result.type}: {what} and are repacked without loss", err=True)
+
+
+def _report_fallbacks(results: Sequence[Conversion]) -> None:
+    """Report tensors with a fallback type, because their rows do not divide into the blocks of the wanted one."""
+    from quantcli.conversion.plan import substituted
+
+    for result in results:
+        for (row, wanted, used), found in substituted(result.plan).items():
+            who = f"{counted(len(found), 'tensor')} {'has' if len(found) == 1 else 'have'}"
+            extra = sum(tensor.fallback_bytes for tensor in found)
+            cost = f"{'-' if extra < 0 else '+'}{binary_size(abs(extra))}"
+            why = f"{who} rows of {row:,}, not a multiple of {wanted.block_length}"
+            say(f"{result.type}: {why}: {used.name} instead of {wanted.name}, {cost}", err=True)
 
 
 def _show(result: Conversion) -> None:

@@ -12,10 +12,11 @@ import click
 from quantcli.cli.commands import described
 from quantcli.cli.options import PATH, json_option, model_options, overwrite_option
 from quantcli.cli.output import chunk_progress, columns, print_json, show
+from quantcli.cli.output_paths import OutputPath
 from quantcli.cli.running import open_observed, warn_beyond_training
 from quantcli.cli.texts import read_text
 from quantcli.core.errors import FormatError, UsageError
-from quantcli.core.listing import listed
+from quantcli.core.listing import counted, listed
 
 if TYPE_CHECKING:
     from quantcli.formats.imatrix_sums import ImatrixSums
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     "-f", "--text", "texts", type=click.Path(path_type=Path, exists=True, dir_okay=False), multiple=True, metavar="F",
     help="Calibration text, UTF-8; repeatable.",
 )  # fmt: skip
-@click.option("-o", "--output", type=PATH, required=True, metavar="OUT", help="Importance matrix to write.")
+@click.option("-o", "--output", type=OutputPath(), required=True, metavar="OUT", help="Importance matrix to write.")
 @click.option(
     "--ctx", "context", type=click.IntRange(min=16), default=512, show_default=True, metavar="N", help="Tokens per chunk."
 )
@@ -138,7 +139,8 @@ def _show(result: ImatrixSums, output: Path) -> None:
     facts = columns("", "")
     facts.add_row("Importance matrix", str(output))
     facts.add_row("Texts", listed(result.datasets))
-    facts.add_row("Tokens", f"{result.chunks * result.chunk_size:,} in chunks of {result.chunk_size}")
+    chunks = f"{counted(result.chunks, 'chunk')} of {result.chunk_size}"
+    facts.add_row("Tokens", f"{result.chunks * result.chunk_size:,} in {chunks}")
     facts.add_row("Tensors", f"{len(result.entries):,}")
     for name, experts in result.unused().items():
         which = listed([str(expert) for expert in experts])

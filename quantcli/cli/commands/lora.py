@@ -10,6 +10,7 @@ from quantcli.cli.commands import described
 from quantcli.cli.compiling import announce_compiling
 from quantcli.cli.options import arch_file_option, json_option, overwrite_option, threads_option
 from quantcli.cli.output import binary_size, byte_progress, decimal_count, print_json, say
+from quantcli.cli.output_paths import OutputPath, made_folder
 
 
 @described("lora")
@@ -23,8 +24,8 @@ from quantcli.cli.output import binary_size, byte_progress, decimal_count, print
     help="Tensor type: F32, F16, BF16 or Q8_0.",
 )  # fmt: skip
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), metavar="FILE",
-    help="Output file or directory. Default: ./ADAPTER-TYPE.gguf.",
+    "-o", "--output", type=OutputPath(folder=True), metavar="FILE",
+    help="Output file or directory (DIR/). Default: ./ADAPTER-TYPE.gguf.",
 )  # fmt: skip
 @overwrite_option
 @json_option()
@@ -34,7 +35,7 @@ def command(
     adapter: Path,
     base: str | None,
     type_: str,
-    output: Path | None,
+    output: str | None,
     overwrite: bool,
     as_json: bool,
     threads: int | None,
@@ -48,11 +49,11 @@ def command(
 
     announce_compiling()
     known = {name.lower(): name for name in ADAPTER_TYPES}
-    with byte_progress("converting") as bar:
+    with made_folder(output) as path, byte_progress("converting") as bar:
         result = convert_adapter(
             adapter,
             known.get(type_.lower(), type_),
-            output,
+            path,
             base=base,
             architecture_file=arch_file,
             threads=threads,

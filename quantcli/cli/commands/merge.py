@@ -10,13 +10,15 @@ import click
 from quantcli.cli.commands import described
 from quantcli.cli.options import json_option, overwrite_option
 from quantcli.cli.output import binary_size, byte_progress, print_json, say
+from quantcli.cli.output_paths import OutputPath
+from quantcli.core.listing import counted
 from quantcli.formats.gguf.reader import open_gguf
 from quantcli.formats.gguf.split import merge_gguf
 
 
 @described("merge")
 @click.argument("first_shard", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="OUT", required=True, help="Output file.")
+@click.option("-o", "--output", type=OutputPath(), metavar="OUT", required=True, help="Output file.")
 @overwrite_option
 @json_option()
 def command(first_shard: Path, output: Path, overwrite: bool, as_json: bool) -> None:
@@ -34,4 +36,4 @@ def command(first_shard: Path, output: Path, overwrite: bool, as_json: bool) -> 
         seconds = time.perf_counter() - started
         print_json({"output": str(output), "tensors": len(tensors), "output_bytes": size, "seconds": seconds})
     else:
-        say(f"{output}: {len(tensors)} tensors from {len(source.paths)} shards, {binary_size(size)}")
+        say(f"{output}: {counted(len(tensors), 'tensor')} from {counted(len(source.paths), 'shard')}, {binary_size(size)}")

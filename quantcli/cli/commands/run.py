@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,8 @@ from quantcli.cli.options import cache_type_option, file_argument, json_option, 
 from quantcli.cli.output import print_json
 from quantcli.cli.running import open_model, show_statistics, stream, warn_beyond_training, warn_of_full_context
 from quantcli.cli.texts import checked_text, read_text
-from quantcli.core.errors import UsageError
+from quantcli.core.errors import GenerationError, UsageError
+from quantcli.runner.text.sampling_options import SamplingOptions
 
 if TYPE_CHECKING:
     from quantcli.runner.load import LoadedModel
@@ -24,8 +26,9 @@ if TYPE_CHECKING:
     from quantcli.runner.text.sampling import Sampler
 
 
-@described("run")
+@described("run", groups={"Sampling": [field.name for field in fields(SamplingOptions)]})
 @file_argument
+@click.argument("words", nargs=-1, metavar="[PROMPT]")
 @click.option("-p", "--prompt", metavar="TEXT", help="The prompt; - reads stdin. Default: the input of a pipe.")
 @click.option(
     "-f", "--prompt-file", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="F",
@@ -37,7 +40,7 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option(
     "--chat", is_flag=True,
-    help="Apply the chat template to the prompt. Without a prompt, start a conversation.",
+    help="Apply the chat template to the prompt. Without a prompt, a terminal starts a chat in any case.",
 )  # fmt: skip
 @click.option("--system", metavar="TEXT", help="System message, with --chat.")
 @click.option("--stop", multiple=True, metavar="TEXT", help="Stop string: ends the answer; may be repeated.")
@@ -57,6 +60,7 @@ if TYPE_CHECKING:
 @json_option()
 def command(
     file: Path,
+    words: tuple[str, ...],
     prompt: str | None,
     prompt_file: Path | None,
     limit: int | None,
@@ -79,21 +83,24 @@ def command(
     \b
     quantize run model.gguf --prompt "Once upon a time" -n 100
     quantize run model.gguf --chat --prompt "Why is the sky blue?"
-    quantize run model.gguf --chat
+    quantize run model.gguf                                  a chat in the terminal
     """
+    text = _prompt(_one_prompt(prompt, words), prompt_file)
+    if text is None:
+        if as_json:
+            raise UsageError("no prompt given", hint="--prompt TEXT, or --prompt-file F")
+        chat = True
+    if chat and text is not None and not text.strip():
+        raise GenerationError("the prompt is empty", hint="give a message; a terminal without --prompt starts a chat")
     if system is not None and not chat:
         raise UsageError("--system has no effect without --chat")
     if system is not None:
         checked_text(system, "the system message")
     if keep is not None and not context_shift:
         raise UsageError("--keep has no effect without --context-shift")
-    text = _prompt(prompt, prompt_file)
-    if text is None and (as_json or not chat):
-        raise UsageError("no prompt given", hint="--prompt TEXT, --prompt-file F, or --chat for a conversation")
     from quantcli.kernels.compilation import running_seconds
     from quantcli.runner.text.generate import Limits
     from quantcli.runner.text.sampling import Sampler
-    from quantcli.runner.text.sampling_options import SamplingOptions
     from quantcli.runner.text.stops import StopStrings
 
     limits, sampler = Limits(limit, StopStrings(stop).strings, ignore_eos), Sampler(SamplingOptions(**sampling))
@@ -118,6 +125,15 @@ class _Ready:
     sampler: Sampler
     limits: Limits
     load_seconds: float
+
+
+def _one_prompt(prompt: str | None, words: Sequence[str]) -> str | None:
+    """The prompt, from the option or by position."""
+    if len(words) > 1:
+        raise UsageError(f"unexpected argument {words[1]!r}", hint='put the prompt in quotes: --prompt "..."')
+    if words and prompt is not None:
+        raise UsageError("the prompt is given twice, by --prompt and by position")
+    return words[0] if words else prompt
 
 
 def _prompt(prompt: str | None, file: Path | None) -> str | None:

@@ -11,6 +11,7 @@ import click
 from quantcli.cli.commands import described
 from quantcli.cli.options import file_argument, json_option
 from quantcli.cli.output import binary_size, byte_progress, columns, print_json, show
+from quantcli.cli.output_paths import OutputPath, is_folder, made_folder
 from quantcli.core.errors import UsageError
 from quantcli.formats.gguf.reader import open_gguf
 from quantcli.formats.gguf.shards import Partition, by_count, by_size, parse_size, shard_prefix
@@ -30,8 +31,8 @@ DEFAULT_TENSORS: Final = 128
     "--split-max-tensors", type=click.IntRange(min=1), metavar="N", help=f"Tensors per shard. Default: {DEFAULT_TENSORS}."
 )
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), metavar="PREFIX",
-    help="Prefix of the shards' names, or a directory. Default: FILE without .gguf.",
+    "-o", "--output", type=OutputPath(folder=True), metavar="PREFIX",
+    help="Prefix of the shards' names, or a directory (DIR/). Default: FILE without .gguf.",
 )  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Replace existing shards.")
 @click.option("--dry-run", is_flag=True, help="Show the shards; write nothing.")
@@ -40,7 +41,7 @@ def command(
     file: Path,
     split_max_size: str | None,
     split_max_tensors: int | None,
-    output: Path | None,
+    output: str | None,
     overwrite: bool,
     dry_run: bool,
     as_json: bool,
@@ -57,7 +58,7 @@ def command(
     started = time.perf_counter()
     with open_gguf(file) as source:
         total = sum(tensor.nbytes for tensor in source.tensors.values())
-        with byte_progress("splitting", total) as bar:
+        with made_folder(None if dry_run else output), byte_progress("splitting", total) as bar:
             prefix = _prefix(file, output)
             shards = split_gguf(source, prefix, partition, overwrite=overwrite, dry_run=dry_run, advance=bar.update)
     if as_json:
@@ -75,11 +76,12 @@ def _partition(max_size: str | None, max_tensors: int | None) -> Partition:
     return by_size(parse_size(max_size))
 
 
-def _prefix(file: Path, output: Path | None) -> Path:
+def _prefix(file: Path, output: str | None) -> Path:
     own = shard_prefix(file)
     if output is None:
         return own
-    return output / own.name if output.is_dir() else shard_prefix(output)
+    path = Path(output)
+    return path / own.name if is_folder(output) or path.is_dir() else shard_prefix(path)
 
 
 def _show(shards: list[Shard], dry_run: bool) -> None:

@@ -8,16 +8,18 @@ import click
 
 from quantcli.cli.commands import described
 from quantcli.cli.compiling import announce_compiling
+from quantcli.cli.completions import complete_recipes
 from quantcli.cli.options import json_option
 from quantcli.cli.output import binary_size, print_json, say
 from quantcli.core.errors import OutputError, UsageError
+from quantcli.core.listing import counted
 
 _COMMON = ("Q4_K_M",)
 """The recipes whose kernels are compiled by default."""
 
 
 @described("warm")
-@click.argument("types", nargs=-1, metavar="[TYPE]...")
+@click.argument("types", nargs=-1, metavar="[TYPE]...", shell_complete=complete_recipes)
 @click.option("--all", "everything", is_flag=True, help="All recipes, with and without an importance matrix.")
 @json_option()
 def command(types: tuple[str, ...], everything: bool, as_json: bool) -> None:
@@ -50,4 +52,4 @@ def command(types: tuple[str, ...], everything: bool, as_json: bool) -> None:
     if as_json:
         print_json({"directory": str(folder), "compiled": count - before, "kernels": count, "bytes": size})
     else:
-        say(f"{folder}: {count} kernels, {binary_size(size)}")
+        say(f"{folder}: {counted(count, 'kernel')}, {binary_size(size)}")

@@ -32,7 +32,7 @@ MAX_SHARDS: Final = (1 << 16) - 1
 _NAME: Final = re.compile(r"(?P<prefix>.+)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf")
 _SUFFIX: Final = ".gguf"
 _UNITS: Final[Mapping[str, int]] = MappingProxyType({"": 1, "K": 10**3, "M": 10**6, "G": 10**9})
-_SIZE: Final = re.compile(rf"(?P<count>[0-9]{{1,18}})(?P<unit>[{''.join(_UNITS)}]?)", re.IGNORECASE)
+_SIZE: Final = re.compile(rf"(?P<count>[0-9]{{1,18}})(?P<unit>[{''.join(_UNITS)}]?)B?", re.IGNORECASE)
 
 Shards = Sequence[Sequence[TensorInfo]]
 """The tensors of each shard."""
@@ -125,7 +125,7 @@ def by_count(max_tensors: int) -> Partition:
 
 
 def parse_size(text: str) -> int:
-    """Parse a size such as `500M` or `2G` to bytes. The units are powers of 1000, as in llama.cpp.
+    """Parse a size such as `500M`, `500MB` or `2G` to bytes. The units are powers of 1000, as in llama.cpp.
 
     Raises:
         UsageError: if it is not a size, or zero.

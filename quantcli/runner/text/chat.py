@@ -18,7 +18,7 @@ from quantcli.runner.text.tokenizer import Tokenizer
 
 _DEFAULT: Final = "default"
 _TOOLS: Final = "tool_use"
-_NO_TEMPLATE_HINT: Final = "without --chat the prompt is continued as plain text"
+_NO_TEMPLATE_HINT: Final = "--prompt TEXT without --chat is continued as plain text"
 
 _TEMPLATE_ROLES: Final = ("bos", "eos", "unk", "sep", "pad", "mask")
 """Special tokens whose strings are template variables: `bos_token`, `eos_token` and so on."""

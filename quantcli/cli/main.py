@@ -26,7 +26,9 @@ from quantcli.core.errors import QuantcliError, QuantcliWarning, UsageError, war
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-WITHOUT_KERNELS: Final = frozenset({"architectures", "clean", "completion", "inspect", "merge", "split", "tokenize", "types"})
+WITHOUT_KERNELS: Final = frozenset(
+    {"architectures", "clean", "completion", "inspect", "merge", "split", "tokenize", "types"}
+)
 """Commands that use no compiled kernels. A command that is not here may use them."""
 
 INTERRUPTED: Final = 130

@@ -136,7 +136,7 @@ def test_sizes_are_read(text: str, count: int) -> None:
     assert parse_size(text) == count
 
 
-@pytest.mark.parametrize("text", ["", "M", "0", "0M", "-1M", "1.5G", "2GB", "1 M", "٣M"])
+@pytest.mark.parametrize("text", ["", "M", "0", "0M", "-1M", "1.5G", "2GiB", "1 M", "٣M"])
 def test_malformed_sizes(text: str) -> None:
     with pytest.raises(UsageError, match="is not a size"):
         parse_size(text)

@@ -2,6 +2,7 @@
 
     python tests/bench/run_speed.py MODEL.gguf ... [--threads 2] [--prompt 128 ...] [--tokens 32] [--repeats 5]
                                     [--context N ...] [--processor-time] [--reread] [--busy N]
+                                    [--llama-bench PROGRAM]
 
 Measured as llama-bench does: a prompt of random tokens into an empty cache; so many tokens from an empty cache, one after
 another. Prints a Markdown table of tokens per second, the medians of the repeats, and the median, least and most of the
@@ -22,6 +23,7 @@ Prompts with weights in plain types, in processor time of one thread, then in wa
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -56,7 +58,11 @@ def _compare(options: argparse.Namespace, clock: Callable[[], float]) -> None:
     for path in options.models:
         if options.reread:
             _reread(path)
-        theirs, ours = Reference(path, options.threads, options.plain, clock), Ours(path, options.threads, clock)
+        ours = Ours(path, options.threads, clock)
+        if options.llama_bench:
+            theirs: Engine = Program(path, options.threads, options.llama_bench)
+        else:
+            theirs = Reference(path, options.threads, options.plain, clock)
         for name, measure in _measures(options, ours.vocabulary):
             measure(ours)
             speeds = [(measure(theirs), measure(ours)) for _ in range(options.repeats)]
@@ -132,6 +138,29 @@ class Ours:
         return Cache(self._model.sizes, context)
 
 
+class Program:
+    """llama.cpp by `llama-bench`, which loads the model and warms up each time; neither is measured."""
+
+    def __init__(self, path: str, threads: int, program: str) -> None:
+        self._command = [program, "-m", path, "-t", str(threads), "-r", "1", "-o", "json"]
+
+    def read(self, tokens: Sequence[int]) -> float:
+        """Seconds to read a prompt of as many tokens."""
+        return self._seconds(len(tokens), ["-p", str(len(tokens)), "-n", "0"])
+
+    def generate(self, past: Sequence[int], count: int) -> float:
+        """Seconds to generate after as many tokens as `past` has; a single one counts as none."""
+        depth = len(past) if len(past) > 1 else 0
+        return self._seconds(count, ["-p", "0", "-n", str(count), "-d", str(depth)])
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _seconds(self, count: int, arguments: Sequence[str]) -> float:
+        printed = subprocess.run([*self._command, *arguments], check=True, capture_output=True, text=True).stdout
+        return count / float(json.loads(printed)[0]["avg_ts"])
+
+
 class Reference:
     """llama.cpp by its C interface, which needs no vocabulary."""
 
@@ -195,6 +224,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--context", type=int, nargs="*", default=[])
     parser.add_argument("--processor-time", action="store_true", help="count what the process computed")
     parser.add_argument("--reread", action="store_true", help="read each file anew before it is measured")
+    parser.add_argument("--llama-bench", metavar="PROGRAM")
     parser.add_argument("--busy", type=int, default=0, help="beside so many processes that compute")
     parser.add_argument("--plain", action="store_true", help="no repacked weights in llama.cpp")
     return parser.parse_args()

@@ -1,11 +1,15 @@
-"""What bounds a product of one column on processors that are not at hand: AVX2 without AVX-512, and 64-bit ARM.
+"""What bounds the main kernels on processors that are not at hand: AVX2 without AVX-512, and 64-bit ARM.
 
-    python tests/bench/instruction_bounds.py [TYPE ...] [--llvm-mca llvm-mca]
+    python tests/bench/instruction_bounds.py [TYPE ...] [--kernels one many search] [--llvm-mca llvm-mca]
 
-For each type: instructions per 256 weights in the innermost loop, and the cycles that LLVM's machine code analyser predicts
-for them where all data is in the first-level cache (`Block RThroughput`: the bound by ports, without latencies). The AVX2
-code is analysed for Zen 3 and Skylake, the ARM code for Cortex-A57, the newest generic ARM core that the analyser models in
-all its versions. The ARM code is the portable IR of the kernels, compiled for that processor: nothing was run there.
+For each type: the instructions of the innermost loop, and the cycles that LLVM's machine code analyser predicts for them
+where all data is in the first-level cache (`Block RThroughput`: the bound by ports, without latencies). Both are for 256
+multiplications of a code by an activation, in products with one column and with many, or for 256 roundings of a weight to a
+code with one candidate of the scale, in the search of the K-quants.
+
+The AVX2 code is analysed for Zen 3 and Skylake, the ARM code for Cortex-A57, the newest generic ARM core that the analyser
+models in all its versions. The ARM code is the portable IR of the kernels, compiled for that processor: nothing was run
+there.
 """
 
 from __future__ import annotations
@@ -25,19 +29,34 @@ TYPES = ("Q4_K", "Q5_K", "Q6_K", "Q8_0", "Q4_0", "IQ4_XS", "Q3_K", "Q2_K", "IQ3_
 ASSEMBLY = """
 import re, sys
 from llvmlite import binding
-name, features, target = sys.argv[1], sys.argv[2].split(), sys.argv[3]
+name, features, target, what = sys.argv[1], sys.argv[2].split(), sys.argv[3], sys.argv[4]
 if features:
     found = binding.get_host_cpu_features()
     kept = type(found)({feature: feature in features for feature in found})
     binding.get_host_cpu_features = lambda: kept
 import numpy as np
 from quantcli.core.block_types import TYPES
+from quantcli.kernels.blocks import codec
 from quantcli.kernels.products.matmul import multiplier
+from quantcli.kernels.rows import quantize
+
+def compiled(function):
+    cells = [function, *(cell.cell_contents for cell in getattr(function, "__closure__", None) or ())]
+    return next(cell for cell in cells if hasattr(cell, "inspect_asm"))
+
 kind = TYPES[name]
-multiply = multiplier(kind)
-multiply(np.zeros((64, kind.row_bytes(2048)), np.uint8), np.ones((1, 2048), np.float32), np.empty((1, 64), np.float32))
-few = next(cell.cell_contents for cell in multiply.__closure__ if isinstance(cell.cell_contents, dict))
-kernel = next(cell.cell_contents for cell in few[1].__closure__ if hasattr(cell.cell_contents, "inspect_asm"))
+if what == "search":
+    functions = codec(kind)
+    importance = None if functions.quantize else np.ones(2048, np.float32)
+    quantize(np.ones((1, 2048), np.float32), kind, importance)
+    kernel = compiled(functions.quantize or functions.quantize_weighted)
+else:
+    columns = 1 if what == "one" else 16
+    multiply, out = multiplier(kind), np.empty((columns, 64), np.float32)
+    multiply(np.zeros((64, kind.row_bytes(2048)), np.uint8), np.ones((columns, 2048), np.float32), out)
+    cells = [cell.cell_contents for cell in multiply.__closure__]
+    kernel = compiled(next(cell[1] if what == "one" else None for cell in cells if isinstance(cell, dict)) or
+                      next(cell for cell in cells if not isinstance(cell, dict)))
 if not target:
     print("\\n".join(kernel.inspect_asm().values()))
 else:
@@ -52,18 +71,21 @@ else:
         print(machine.emit_assembly(module))
 """
 
-MULTIPLICATIONS = {
-    "x86": (re.compile(r"^\s*v?pmaddubsw\s.*%([xyz])mm\d+$"), {"x": 16, "y": 32, "z": 64}),
-    "aarch64": (re.compile(r"^\s*(?:s|u)?ml?(?:ul|la|lal|ull)2?\s+v\d+\.(8h|4s)"), {"8h": 8, "4s": 4}),
+COUNTED = {
+    ("product", "x86_64"): (re.compile(r"^\s*v?pmaddubsw\s.*%([xyz])mm\d+$"), {"x": 16, "y": 32, "z": 64}),
+    ("product", "aarch64"): (re.compile(r"^\s*(?:s|u)?ml?(?:ul|la|lal|ull)2?\s+v\d+\.(8h|4s)"), {"8h": 8, "4s": 4}),
+    ("search", "x86_64"): (re.compile(r"^\s*vp?min(?:ud|sd|ps)\s.*%([xyz])mm\d+$"), {"x": 4, "y": 8, "z": 16}),
+    ("search", "aarch64"): (re.compile(r"^\s*(?:umin|smin|fminnm|fmin)\s+v\d+\.(4s|2s)"), {"4s": 4, "2s": 2}),
 }
-"""Integer multiplications of codes by activations: their lanes by register name."""
+"""The instructions that are counted, and their lanes by register name: integer multiplications of codes by activations; and
+minimums, one for each code that the search limits to the type's range."""
 
 
-def assembly(name: str, features: str, target: str, environment: dict[str, str]) -> str:
-    """The machine code of the kernel of one column, compiled for these features or this target."""
+def assembly(name: str, features: str, target: str, what: str, environment: dict[str, str]) -> str:
+    """The machine code of a kernel, compiled for these features or this target."""
     with tempfile.TemporaryDirectory() as cache:
         given = {**os.environ, **environment, "QUANTCLI_CACHE_DIR": cache}
-        command = [sys.executable, "-c", ASSEMBLY, name, features, target]
+        command = [sys.executable, "-c", ASSEMBLY, name, features, target, what]
         return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=given).stdout
 
 
@@ -85,9 +107,9 @@ def loops(text: str) -> Iterator[list[str]]:
                 newest = max(newest, len(code) - 1)
 
 
-def products(loop: list[str], machine: str) -> int:
-    """The multiplications of an iteration."""
-    pattern, lanes = MULTIPLICATIONS[machine]
+def units(loop: list[str], kind: str, machine: str) -> int:
+    """The multiplications or roundings of an iteration."""
+    pattern, lanes = COUNTED[kind, machine]
     return sum(lanes[found[1]] for line in loop if (found := pattern.match(line)))
 
 
@@ -101,27 +123,35 @@ def cycles(loop: list[str], analyser: str, machine: str, cpu: str) -> float:
     return float(found[1])
 
 
+def cells(name: str, what: str, analyser: str) -> list[str]:
+    """A row of the table."""
+    row, kind = [name, what], "search" if what == "search" else "product"
+    portable = {"QUANTCLI_SIMD": "generic", "NUMBA_CPU_NAME": "generic"}
+    for machine, features, target, environment, processors in (
+        ("x86_64", " ".join(AVX2), "", {"NUMBA_CPU_NAME": "haswell"}, ("znver3", "skylake")),
+        ("aarch64", "", "aarch64-linux-gnu", portable, ("cortex-a57",)),
+    ):
+        found = loops(assembly(name, features, target, what, environment))
+        counted = [loop for loop in found if units(loop, kind, machine)]
+        # Of a search, the loop over candidates, which has most multiplications of floats.
+        loop = max(counted, key=lambda code: sum("mul" in line for line in code))
+        per = 256 / units(loop, kind, machine)
+        row.append(f"{len(loop) * per:.0f}")
+        row += [f"{cycles(loop, analyser, machine, cpu) * per:.0f}" for cpu in processors]
+    return row
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("types", nargs="*", default=TYPES, metavar="TYPE")
+    parser.add_argument("--kernels", nargs="+", default=["one", "many", "search"], choices=["one", "many", "search"])
     parser.add_argument("--llvm-mca", default="llvm-mca")
     options = parser.parse_args()
-    print("| type | AVX2: instructions | Zen 3, cycles | Skylake, cycles | ARM: instructions | Cortex-A57, cycles |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: |")
-    portable = {"QUANTCLI_SIMD": "generic", "NUMBA_CPU_NAME": "generic"}
-    for name in options.types:
-        row = [name]
-        for machine, features, target, environment, processors in (
-            ("x86_64", " ".join(AVX2), "", {"NUMBA_CPU_NAME": "haswell"}, ("znver3", "skylake")),
-            ("aarch64", "", "aarch64-linux-gnu", portable, ("cortex-a57",)),
-        ):
-            kind = "x86" if machine == "x86_64" else machine
-            text = assembly(name, features, target, environment)
-            loop = max(loops(text), key=lambda code: products(code, kind))
-            per = 256 / max(products(loop, kind), 1)
-            row.append(f"{len(loop) * per:.0f}")
-            row += [f"{cycles(loop, options.llvm_mca, machine, cpu) * per:.0f}" for cpu in processors]
-        print("| " + " | ".join(row) + " |", flush=True)
+    print("| type | kernel | AVX2: instructions | Zen 3: cycles | Skylake: cycles | ARM: instructions | Cortex-A57 |")
+    print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
+    for what in options.kernels:
+        for name in options.types:
+            print("| " + " | ".join(cells(name, what, options.llvm_mca)) + " |", flush=True)
 
 
 if __name__ == "__main__":

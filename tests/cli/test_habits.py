@@ -50,7 +50,8 @@ def test_a_word_that_is_nearly_a_command_is_no_model(capsys, tmp_path, monkeypat
 @pytest.mark.parametrize("word", ["storyteller", "Qwen/split", "./inspct", "run7b"])
 def test_other_words_are_models(capsys, tmp_path, monkeypatch, word):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    # Not by the environment variable: huggingface_hub reads it once, for all tests after this one.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert "neither a command" not in run_command(capsys, word, "--type", "Q4_0")[2]
 
 

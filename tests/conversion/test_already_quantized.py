@@ -176,7 +176,7 @@ def run(*arguments: object) -> tuple[str, str]:
 def test_a_second_quantization_is_done_and_noted(tmp_path: Path) -> None:
     model, _ = gptq_model(tmp_path / "model")
     stdout, stderr = run(model, "--type", "Q4_1", "-o", tmp_path / "out.gguf", "--json")
-    noted = "Q4_1: 7 tensors that are GPTQ 4-bit in the checkpoint are requantized, with a loss of quality"
+    noted = "Q4_1: 7 tensors stored as GPTQ 4-bit in the checkpoint: requantized, with a loss of quality"
     assert noted in stderr.splitlines()
     reasons = {tensor["name"]: tensor["reason"] for tensor in json.loads(stdout)["tensors"]}
     assert reasons["blk.0.attn_q.weight"] == "the base type of Q4_1; quantized in the checkpoint as GPTQ 4-bit"

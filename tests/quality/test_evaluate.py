@@ -110,7 +110,7 @@ def test_a_few_chunks_are_the_first_of_all(stories, limit):
 
 
 def test_texts_and_contexts_that_give_no_figure(stories):
-    with pytest.raises(GenerationError, match=r"the text has 1 tokens, .* needs 128 or more") as caught:
+    with pytest.raises(GenerationError, match=r"the text has 1 token, .* needs 128 or more") as caught:
         evaluate(stories["F32"], "", context=64)
     assert caught.value.hint is None
     with pytest.raises(GenerationError, match="needs 512 or more") as caught:

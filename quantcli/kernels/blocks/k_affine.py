@@ -18,7 +18,18 @@ from numpy.typing import NDArray
 from quantcli.core.block_types import SUPER_BLOCK as K
 from quantcli.core.block_types import TYPES
 from quantcli.kernels.blocks import Codec
-from quantcli.kernels.blocks.packed_fields import bits_from, bits_to, eight_levels, half_from, offsets, pair_of_words
+from quantcli.kernels.blocks.packed_fields import (
+    FOURTHS,
+    bits_from,
+    bits_to,
+    eight_levels,
+    first_sixteens,
+    four_levels,
+    half_from,
+    last_sixteens,
+    offsets,
+    pair_of_words,
+)
 from quantcli.kernels.blocks.reader import PART, CodeWriter, IntegerScales, WideCodes, with_integer_scales
 from quantcli.kernels.blocks.scale_fields import integer_scales
 from quantcli.kernels.blocks.super_blocks import (
@@ -331,24 +342,20 @@ def _codes_5(weights: Any, offset: Any, part: Any) -> Any:
 # sub-blocks in a vector, so that the second has the other 16 codes of the same four.
 
 _FOUR_PAIRS: Final = np.array([0, 0, 2, 2, 4, 4, 6, 6], np.uint64)
-_first_sixteens = shuffle(*(16 * lane + i for lane in (0, 2, 4, 6) for i in range(16)))
-_last_sixteens = shuffle(*(16 * lane + i for lane in (1, 3, 5, 7) for i in range(16)))
 _four_first_sixteens = shuffle(*(i % 16 for i in range(64)))
 _four_last_sixteens = shuffle(*(16 + i % 16 for i in range(64)))
 
 
 @inline
 def _wide_2(weights: Any, offset: Any) -> Any:
-    levels = load(weights, offset + _Q2_LEVELS, 64)
-    two = U8(3)
-    return bits_from(levels, 0, two), bits_from(levels, 2, two), bits_from(levels, 4, two), bits_from(levels, 6, two)
+    return four_levels(load(weights, offset + _Q2_LEVELS, 64))
 
 
 @inline
 def _wide_levels(weights: Any, place: Any) -> Any:
     """The bytes with the first 16 codes of each sub-block, and with the last 16."""
     first, second = load(weights, place, 64), load(weights, place + 64, 64)
-    return _first_sixteens(first, second), _last_sixteens(first, second)
+    return first_sixteens(first, second), last_sixteens(first, second)
 
 
 @inline
@@ -374,7 +381,6 @@ def _wide_5(weights: Any, offset: Any) -> Any:
     )
 
 
-_FOURTHS: Final = (0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15)
 _SIXTEENTHS: Final = (0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)
 
 
@@ -409,7 +415,7 @@ _SCALES_2: Final = IntegerScales(_quantized_scales_2, half_from(_Q2_D), _minimum
 _SCALES_45: Final = IntegerScales(_quantized_scales_45, half_from(_Q4_D), _minimums_45, half_from(_Q4_MIN))
 
 _READERS: Final = {
-    2: with_integer_scales(_codes_2, _SCALES_2, group=16, wide=WideCodes(_wide_2, 0, _FOURTHS)),
+    2: with_integer_scales(_codes_2, _SCALES_2, group=16, wide=WideCodes(_wide_2, 0, FOURTHS)),
     4: with_integer_scales(_codes_4, _SCALES_45, group=32, wide=WideCodes(_wide_4, 0, _SIXTEENTHS)),
     5: with_integer_scales(_codes_5, _SCALES_45, group=32, wide=WideCodes(_wide_5, 0, _SIXTEENTHS)),
 }

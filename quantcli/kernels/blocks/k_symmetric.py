@@ -14,7 +14,16 @@ from numpy.typing import NDArray
 from quantcli.core.block_types import SUPER_BLOCK as K
 from quantcli.core.block_types import TYPES
 from quantcli.kernels.blocks import Codec
-from quantcli.kernels.blocks.packed_fields import bits_from, bits_to, eight_levels, half_from, offsets, pair_of_words
+from quantcli.kernels.blocks.packed_fields import (
+    FOURTHS,
+    bits_from,
+    bits_to,
+    eight_levels,
+    four_levels,
+    half_from,
+    offsets,
+    pair_of_words,
+)
 from quantcli.kernels.blocks.reader import PART, CodeWriter, IntegerScales, WideCodes, with_integer_scales
 from quantcli.kernels.blocks.scale_fields import integer_scales
 from quantcli.kernels.blocks.super_blocks import (
@@ -372,13 +381,13 @@ def _shifted(packed: Any, places: Any) -> Any:
 
 @inline
 def _wide_3(weights: Any, offset: Any) -> Any:
-    low, high = load(weights, offset + _Q3_LOW, 64), _shifted(load(weights, offset + _Q3_HIGH, PART), _UPPER_HALF)
-    two, third = U8(3), U8(4)
+    high, third = _shifted(load(weights, offset + _Q3_HIGH, PART), _UPPER_HALF), U8(4)
+    a, b, c, d = four_levels(load(weights, offset + _Q3_LOW, 64))
     return (
-        bits_from(low, 0, two) | bits_to(high, 0, 2, third),
-        bits_from(low, 2, two) | bits_to(high, 1, 2, third),
-        bits_from(low, 4, two) | bits_to(high, 2, 2, third),
-        bits_from(low, 6, two) | bits_to(high, 3, 2, third),
+        a | bits_to(high, 0, 2, third),
+        b | bits_to(high, 1, 2, third),
+        c | bits_to(high, 2, 2, third),
+        d | bits_to(high, 3, 2, third),
     )
 
 
@@ -396,7 +405,7 @@ def _wide_6(weights: Any, offset: Any) -> Any:
     )
 
 
-_WIDE_3: Final = WideCodes(_wide_3, 4, (0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15))
+_WIDE_3: Final = WideCodes(_wide_3, 4, FOURTHS)
 _WIDE_6: Final = WideCodes(_wide_6, 32, tuple(range(16)))
 
 _SCALES_3: Final = IntegerScales(_quantized_scales_3, half_from(_Q3_D))

@@ -35,7 +35,7 @@ from quantcli.kernels.simd import (
 
 _join_1, _join_2, _join_4 = shuffle(0, 1), shuffle(*range(4)), shuffle(*range(8))
 _join_8 = shuffle(*range(16))
-_halves_of_four = shuffle(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15)
+_halves_of_four = shuffle(*HALVES_OF_FOUR)
 _each_four_times = shuffle(*(i // 4 for i in range(32)))
 _first_shifts = shuffle(*(i // 16 * 2 for i in range(64)))
 _last_shifts = shuffle(*(8 + i // 16 * 2 for i in range(64)))

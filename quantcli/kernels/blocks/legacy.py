@@ -19,7 +19,10 @@ from quantcli.core.block_types import TYPES
 from quantcli.kernels.blocks import Codec
 from quantcli.kernels.blocks.packed_fields import (
     HALVES_OF_FOUR,
+    first_sixteens,
     half_at,
+    join_halves,
+    last_sixteens,
     nibbles,
     offsets,
     store_nibbles,
@@ -56,7 +59,6 @@ from quantcli.kernels.simd import (
     reinterpret,
     round_away,
     select,
-    shuffle,
     splat,
     sqrt,
     store,
@@ -338,14 +340,9 @@ def _codes_2(weights: Any, offset: Any, part: Any) -> Any:
     return reinterpret(quads, np.uint8)
 
 
-_first_sixteens = shuffle(*(16 * lane + i for lane in (0, 2, 4, 6) for i in range(16)))
-_last_sixteens = shuffle(*(16 * lane + i for lane in (1, 3, 5, 7) for i in range(16)))
-_join_parts = shuffle(*range(64))
-
-
 @inline
 def _two_blocks_8(weights: Any, place: Any) -> Any:
-    return _join_parts(load(weights, place, PART), load(weights, place + _Q8_BYTES, PART))
+    return join_halves(load(weights, place, PART), load(weights, place + _Q8_BYTES, PART))
 
 
 @inline
@@ -355,8 +352,8 @@ def _wide_8(weights: Any, offset: Any) -> Any:
     c, d = _two_blocks_8(weights, at + 2 * step), _two_blocks_8(weights, at + 3 * step)
     zero = U8(128)
     return (
-        _first_sixteens(a, b) ^ zero, _last_sixteens(a, b) ^ zero,
-        _first_sixteens(c, d) ^ zero, _last_sixteens(c, d) ^ zero,
+        first_sixteens(a, b) ^ zero, last_sixteens(a, b) ^ zero,
+        first_sixteens(c, d) ^ zero, last_sixteens(c, d) ^ zero,
     )
 
 

@@ -16,11 +16,17 @@ _join_sixteens = shuffle(*range(32))
 _first_sixteen, _last_sixteen = shuffle(*range(16)), shuffle(*range(16, 32))
 _join_words = shuffle(0, 1)
 _join_pairs = shuffle(0, 1, 2, 3)
-_join_halves = shuffle(*range(64))
+join_halves = shuffle(*range(64))
+first_sixteens = shuffle(*(16 * lane + i for lane in (0, 2, 4, 6) for i in range(16)))
+last_sixteens = shuffle(*(16 * lane + i for lane in (1, 3, 5, 7) for i in range(16)))
+"""Of two vectors: of 32 bytes, all; of 64 bytes, the first 16 of every 32, and the last 16."""
 
 HALVES_OF_FOUR: Final = (0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15)
 """A `WideCodes.order`: the first 16 codes of the first four blocks of 32, their last 16, and likewise those of the other
 four blocks."""
+
+FOURTHS: Final = (0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15)
+"""A `WideCodes.order`: the first fourth of each half of a super-block, the second fourths, and so on."""
 
 
 def offsets(name: str, *fields: str) -> tuple[int, ...]:
@@ -51,6 +57,14 @@ def bits_to(packed: Any, place: Any, target: Any, mask: Any) -> Any:
     if place >= target:
         return bits_from(packed, place - target, mask)
     return reinterpret(reinterpret(packed, np.uint32) << np.uint32(target - place), np.uint8) & mask
+
+
+@inline
+def four_levels(packed: Any) -> Any:
+    """The four codes of two bits in each byte: four vectors, the lowest bits first. In a super-block with two such fields
+    of 32 bytes, one for each half, they are in the order `FOURTHS`."""
+    low = np.uint8(3)
+    return bits_from(packed, 0, low), bits_from(packed, 2, low), bits_from(packed, 4, low), bits_from(packed, 6, low)
 
 
 @inline
@@ -101,7 +115,7 @@ def sixteens(weights: Any, place: Any, step: Any) -> Any:
     """Four times 16 bytes, `step` bytes apart, as one vector."""
     low = _join_sixteens(load(weights, place, 16), load(weights, place + step, 16))
     high = _join_sixteens(load(weights, place + 2 * step, 16), load(weights, place + 3 * step, 16))
-    return _join_halves(low, high)
+    return join_halves(low, high)
 
 
 @inline

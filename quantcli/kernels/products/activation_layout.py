@@ -21,6 +21,7 @@ from quantcli.core.block_types import SUPER_BLOCK, BlockType
 from quantcli.kernels.half import bfloat_to_float, float_to_bfloat, float_to_half, half_to_float
 from quantcli.kernels.jit import inline, inline_once
 from quantcli.kernels.simd import (
+    CACHE_LINE,
     LANES,
     absolute,
     address,
@@ -45,12 +46,8 @@ PART: Final = 32
 QUAD: Final = 4
 """Codes whose products accumulate in one lane."""
 
-_LINE: Final = 64
-"""Room to begin at a cache line: a load of 64 bytes from any other place is two loads."""
-
 _ZERO = np.float32(0)
 _NOTHING = np.int32(0)
-_NO_BFLOAT = np.uint16(0)
 _ONES = np.uint8(1)
 _LARGEST_CODE = np.float32(127)
 
@@ -78,31 +75,35 @@ def place_of(first: Any, column: Any, columns: Any, width: Any) -> Any:
     return first * columns + column * width
 
 
-def _floats(cast: Callable[..., Any]) -> Activations:
-    """float32 numbers, each as `cast` returns it."""
+def _floats(cast: Callable[..., Any], stored: Any, word: Any) -> Activations:
+    """Numbers as `cast` returns them, of dtype `stored`, in words of dtype `word`. Zeros fill up a panel's last word."""
+    unit = np.dtype(word).itemsize // np.dtype(stored).itemsize
 
     @inline
     def allocate(columns: Any, n: Any) -> Any:
-        return (np.empty((columns, n), np.float32),)
+        return (np.empty((columns, (n + unit - 1) // unit), word),)
 
     @inline
     def addresses(arrays: Any) -> Any:
-        return (address(arrays[0], np.float32),)
+        return (address(arrays[0], word),)
 
     @inline
     def prepare(column: Any, x: Any, arrays: Any) -> None:
-        (copies,) = arrays
-        columns, n = copies.shape
-        flat, values, source = address(copies, np.float32), address(x, np.float32), min(column, x.shape[0] - 1) * n
+        (words,) = arrays
+        columns, n = words.shape[0], x.shape[1]
+        flat, values, source = address(words, stored), address(x, np.float32), min(column, x.shape[0] - 1) * n
         for first in range(0, n, STRETCH):
             width = min(STRETCH, n - first)
-            place, whole = place_of(first, column, columns, width), width - width % LANES
+            filled, whole = (width + unit - 1) // unit * unit, width - width % LANES
+            place = place_of(first, column, columns, filled)
             for i in range(0, whole, LANES):
                 store(flat, place + i, cast(load(values, source + first + i, LANES)))
             for i in range(whole, width):
                 store(flat, place + i, cast(load(values, source + first + i, 1)))
+            for i in range(width, filled):
+                store(flat, place + i, cast(splat(_ZERO, 1)))
 
-    return Activations(allocate, addresses, prepare)
+    return Activations(allocate, addresses, prepare, unit)
 
 
 @inline
@@ -115,8 +116,8 @@ def _to_bfloat(x: Any) -> Any:
     return bfloat_to_float(float_to_bfloat(x))
 
 
-_AS_THEY_ARE: Final = _floats(_as_they_are)
-_ROUNDED: Final = MappingProxyType({"BF16": _floats(_to_bfloat)})
+_AS_THEY_ARE: Final = _floats(_as_they_are, np.float32, np.float32)
+_ROUNDED: Final = MappingProxyType({"BF16": _floats(_to_bfloat, np.float32, np.float32)})
 """By the activation type of the dot product."""
 
 
@@ -129,35 +130,8 @@ def floats(block_type: BlockType) -> Activations:
     return _ROUNDED.get(block_type.activation or "", _AS_THEY_ARE)
 
 
-def _bfloat_pairs() -> Activations:
-    @inline
-    def allocate(columns: Any, n: Any) -> Any:
-        return (np.empty((columns, (n + 1) // 2), np.uint32),)
-
-    @inline
-    def addresses(arrays: Any) -> Any:
-        return (address(arrays[0], np.uint32),)
-
-    @inline
-    def prepare(column: Any, x: Any, arrays: Any) -> None:
-        (pairs,) = arrays
-        columns, n = pairs.shape[0], x.shape[1]
-        flat, values, source = address(pairs, np.uint16), address(x, np.float32), min(column, x.shape[0] - 1) * n
-        for first in range(0, n, STRETCH):
-            width = min(STRETCH, n - first)
-            place, whole = place_of(first, column, columns, width + width % 2), width - width % LANES
-            for i in range(0, whole, LANES):
-                store(flat, place + i, float_to_bfloat(load(values, source + first + i, LANES)))
-            for i in range(whole, width):
-                store(flat, place + i, float_to_bfloat(load(values, source + first + i, 1)))
-            if width % 2:
-                store(flat, place + width, splat(_NO_BFLOAT, 1))
-
-    return Activations(allocate, addresses, prepare, 2)
-
-
-BFLOAT_PAIRS: Final = _bfloat_pairs()
-"""bfloat16 activations, rounded to nearest even: uint32 words of two. A zero fills up the last word of an odd row."""
+BFLOAT_PAIRS: Final = _floats(float_to_bfloat, np.uint16, np.uint32)
+"""bfloat16 activations, rounded to nearest even: uint32 words of two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +157,8 @@ class Rounding:
 
 
 def rounded(rounding: Rounding) -> Activations:
-    """Quantized activations. Arrays that the type does not use are empty. Codes and starts begin at a cache line.
+    """Quantized activations. Arrays that the type does not use are empty. Codes and starts begin at a cache line,
+    for which their arrays have room: a load of 64 bytes from any other place is two loads.
 
     codes    int8 (columns, n)
     scales   one for each span
@@ -198,9 +173,9 @@ def rounded(rounding: Rounding) -> Activations:
 
     @inline
     def allocate(columns: Any, n: Any) -> Any:
-        quants = np.empty((columns, n + _LINE), np.int8)
+        quants = np.empty((columns, n + CACHE_LINE), np.int8)
         scales = np.empty(columns * (n // span), np.float32)
-        starts = np.empty(columns * (n // unit) + _LINE if has_starts else 0, np.int32)
+        starts = np.empty(columns * (n // unit) + CACHE_LINE if has_starts else 0, np.int32)
         sums = np.empty(columns * (n // group) if has_sums else 0, sum_dtype)
         return quants, scales, starts, sums
 
@@ -212,7 +187,7 @@ def rounded(rounding: Rounding) -> Activations:
 
     @inline
     def prepare(column: Any, x: Any, arrays: Any) -> None:
-        columns, n = arrays[0].shape[0], arrays[0].shape[1] - _LINE
+        columns, n = arrays[0].shape[0], arrays[0].shape[1] - CACHE_LINE
         values, activations, source = address(x, np.float32), addresses(arrays), min(column, x.shape[0] - 1) * n
         for first in range(0, n, STRETCH):
             width = min(STRETCH, n - first)

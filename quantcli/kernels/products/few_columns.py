@@ -17,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from quantcli.core.block_types import SUPER_BLOCK, BlockType
+from quantcli.kernels.blocks.packed_fields import join_halves
 from quantcli.kernels.blocks.reader import MAX_GROUPS, IntegerScales, PackedReader, PlainReader, WideCodes
 from quantcli.kernels.half import half_to_float
 from quantcli.kernels.jit import inline, inline_once
@@ -30,6 +31,7 @@ from quantcli.kernels.products.activation_layout import (
     place_of,
     rounded,
 )
+from quantcli.kernels.products.prefetching import AHEAD, prefetch_bytes
 from quantcli.kernels.products.wide_rows import float_row, integer_row
 from quantcli.kernels.simd import (
     LANES,
@@ -43,19 +45,12 @@ from quantcli.kernels.simd import (
     load_scalar,
     local,
     machine_features,
-    prefetch,
     reinterpret,
     shuffle,
     splat,
     store,
     sum_lanes,
 )
-
-_LINE: Final = 64
-_AHEAD: Final = 4096
-"""Bytes of a cache line, and the software prefetch distance of weights. A row is read once, and the hardware prefetcher
-stops at a page boundary. Weights from a mapped file were multiplied half as fast again as without prefetch. Distances of
-1024 and 8192 were slower, and so was prefetching into L2 only."""
 
 FEW: Final = (1, 2, 4, 8)
 """The numbers of columns that have a kernel of their own, 8 only for types whose codes are unpacked 256 at a time. Others
@@ -71,8 +66,6 @@ _UNSIGNED_ONLY: Final = "avx512vnni" in machine_features()
 instructions."""
 _WIDE: Final = {"avx512f", "avx512vnni"} <= machine_features()
 """Whether one instruction multiplies 64 codes."""
-
-_join_parts = shuffle(*range(2 * PART))
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +110,7 @@ def _row_of_floats(reader: PlainReader, block_type: BlockType, columns: int) -> 
             store(totals, chain * LANES, splat(_ZERO, LANES))
         i = 0
         while i + step <= n:
-            for line in range(0, step * size, _LINE):
-                prefetch(weights, offset + i * size + _AHEAD + line)
+            prefetch_bytes(weights, offset + i * size + AHEAD, step * size)
             for chain in range(chains):
                 add_vector(weights, offset, x, i + chain * LANES, n, chain, totals)
             i += step
@@ -178,14 +170,14 @@ def _wide_product(reader: PackedReader, wide: WideCodes, block_type: BlockType) 
     span, group, order, block_bytes = span_of(block_type), reader.group, wide.order, block_type.block_bytes
     if reader.integers is not None:
         activations = rounded(Rounding(span, group, QUAD, 0, sums=True, whole=True, order=order))
-        return RowProduct(FEW, activations, partial(integer_row, reader, wide, reader.integers, block_type, _AHEAD))
+        return RowProduct(FEW, activations, partial(integer_row, reader, wide, reader.integers, block_type))
     scales_of, minimums_of = reader.scales, reader.minimums or reader.scales
     if block_type.block_length == PART:
         scales_of = _of_run(reader.scales, reader.scale_half, block_bytes, STRETCH // PART)
         minimums_of = _of_run(minimums_of, None, block_bytes, STRETCH // PART)
     activations = rounded(Rounding(span, group, QUAD, wide.zero, reader.minimums is not None, order=order))
     rest = _remainder(reader)
-    return RowProduct(FEW, activations, partial(float_row, reader, wide, scales_of, minimums_of, rest, block_type, _AHEAD))
+    return RowProduct(FEW, activations, partial(float_row, reader, wide, scales_of, minimums_of, rest, block_type))
 
 
 def _products(zero: int, lanes: int) -> Callable[..., Any]:
@@ -239,8 +231,7 @@ def _row_of_small(reader: PackedReader, block_type: BlockType, columns: int) -> 
             store(rest, c * part_lanes, splat(_ZERO, part_lanes))
             store(rest_taken, c, splat(_ZERO, 1))
         for i in range(0, blocks - _RUN + 1, _RUN):
-            for line in range(0, run_bytes, _LINE):
-                prefetch(weights, offset + _AHEAD + line)
+            prefetch_bytes(weights, offset + AHEAD, run_bytes)
             add_run(weights, offset, activations, i, n, scratch, totals)
             if has_minimums:
                 minimums = minimums_of_run(weights, offset)
@@ -266,7 +257,7 @@ def _units_of_blocks(codes_of: Callable[..., Any], width: int, block_bytes: int)
     @inline
     def two_blocks(weights: Any, offset: Any, u: Any) -> Any:
         offset += 2 * u * block_bytes
-        return _join_parts(codes_of(weights, offset, 0), codes_of(weights, offset + block_bytes, 0))
+        return join_halves(codes_of(weights, offset, 0), codes_of(weights, offset + block_bytes, 0))
 
     @inline
     def one_block(weights: Any, offset: Any, u: Any) -> Any:
@@ -350,8 +341,7 @@ def _row_of_large(reader: PackedReader, block_type: BlockType, columns: int) -> 
             store(totals, (2 * c + 1) * lanes, splat(_ZERO, lanes))
             store(taken, c * groups, splat(_ZERO, groups))
         for i in range(n // block):
-            for line in range(0, block_bytes, _LINE):
-                prefetch(weights, offset + _AHEAD + line)
+            prefetch_bytes(weights, offset + AHEAD, block_bytes)
             scales = scales_of(weights, offset)
             for c in range(columns):
                 few = load(x_scales, place_of_block(i, c, n) // span, spans)
@@ -395,24 +385,22 @@ def _row_of_integer_scales(
     """Super-blocks with integer sub-block scales: products accumulate as integers and are cast to float once per block.
     The zero point is treated as a minimum: zero times the scale."""
     group, block, block_bytes = reader.group, block_type.block_length, block_type.block_bytes
-    width = 2 * PART if _WIDE else PART
-    lanes, groups, units = width // QUAD, block // group, block // width
-    unit, scales_of, scale_of = _units(reader.codes, width), integers.quantized_scales, integers.scale
+    lanes, groups, parts, part_groups = PART // QUAD, block // group, block // PART, PART // group
+    codes_of, scales_of, scale_of = reader.codes, integers.quantized_scales, integers.scale
     half, has_zero, zero = groups // 2, reader.zero != 0, np.float32(reader.zero)
     minimums_of, minimum_scale_of = integers.quantized_minimums or scales_of, integers.minimum_scale or scale_of
-    unit_groups = width // group
-    spread = shuffle(*(pair * unit_groups // (2 * lanes) for pair in range(2 * lanes)))
+    spread = shuffle(*(pair * part_groups // (2 * lanes) for pair in range(2 * lanes)))
     all_lanes, all_halves = columns * lanes, columns * half
 
     @inline_once
-    def add_units(weights: Any, offset: Any, scratch: Any, quants: Any, i: Any, inner: Any) -> None:
+    def add_parts(weights: Any, offset: Any, scratch: Any, quants: Any, i: Any, inner: Any) -> None:
         for c in range(columns):
             store(inner, c * lanes, splat(_NO_PRODUCT, lanes))
-        for u in range(units):
-            few = load(scratch, u * unit_groups, unit_groups)
-            codes, scales = unit(weights, offset, u), spread(few, few)
+        for part in range(parts):
+            few = load(scratch, part * part_groups, part_groups)
+            codes, scales = codes_of(weights, offset, part), spread(few, few)
             for c in range(columns):
-                pairs = dot_bytes(codes, load(quants, (i * columns + c) * block + u * width, width))
+                pairs = dot_bytes(codes, load(quants, (i * columns + c) * block + part * PART, PART))
                 store(inner, c * lanes, load(inner, c * lanes, lanes) + dot_pairs(pairs, scales))
 
     @inline_once
@@ -424,11 +412,10 @@ def _row_of_integer_scales(
             store(totals, c * lanes, splat(_ZERO, lanes))
             store(taken, c * half, splat(_ZERO, half))
         for i in range(n // block):
-            for line in range(0, block_bytes, _LINE):
-                prefetch(weights, offset + _AHEAD + line)
+            prefetch_bytes(weights, offset + AHEAD, block_bytes)
             scales = scales_of(weights, offset)
             store(scratch, 0, scales)
-            add_units(weights, offset, scratch, quants, i, inner)
+            add_parts(weights, offset, scratch, quants, i, inner)
             scale = scale_of(weights, offset)
             minimums = scales if has_zero else minimums_of(weights, offset)
             minimum_scale = scale * zero if has_zero else minimum_scale_of(weights, offset)
@@ -451,6 +438,6 @@ def _units(codes_of: Callable[..., Any], width: int) -> Callable[..., Any]:
 
     @inline
     def two_parts(weights: Any, offset: Any, u: Any) -> Any:
-        return _join_parts(codes_of(weights, offset, 2 * u), codes_of(weights, offset, 2 * u + 1))
+        return join_halves(codes_of(weights, offset, 2 * u), codes_of(weights, offset, 2 * u + 1))
 
     return codes_of if width == PART else two_parts

@@ -25,15 +25,13 @@ from quantcli.kernels.products.activation_layout import STRETCH, Activations, pl
 from quantcli.kernels.products.few_columns import RowProduct, packed_product, plain_product
 from quantcli.kernels.products.float_tiles import float_tiles
 from quantcli.kernels.products.many_columns import ROWS, TileProduct, packed_tiles
-from quantcli.kernels.simd import LANES, address, load, local, prefetch, store
+from quantcli.kernels.products.prefetching import prefetch_bytes
+from quantcli.kernels.simd import LANES, address, load, local, store
 from quantcli.kernels.threads import parallel_kernel
 from quantcli.kernels.threads.loops import parallel_for
 
 _SHARE: Final = 32
 """Rows per work item of a thread in the GEMV."""
-
-_LINE: Final = 64
-"""Bytes of a cache line."""
 
 Multiply = Callable[[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]], None]
 
@@ -132,8 +130,7 @@ def _columns(product: TileProduct, block_type: BlockType) -> Multiply:
             ahead = (first // STRETCH + 1) * panel_bytes if first + STRETCH < n else ROWS * weights.shape[1]
             for column in range(0, padded, step):
                 for r in range(column * ROWS // padded, (column + step) * ROWS // padded):
-                    for line in range(0, panel_bytes, _LINE):
-                        prefetch(packed, starts[np.uintp(r)] + ahead + line)
+                    prefetch_bytes(packed, starts[np.uintp(r)] + ahead, panel_bytes)
                 place = place_of(first, column, padded, width + width % unit)
                 multiply(scratch, activations, place, width, address(sums[column], np.float32))
         whole = min(ROWS, rows - tile * ROWS) // LANES * LANES

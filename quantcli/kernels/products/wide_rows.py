@@ -24,6 +24,7 @@ from quantcli.core.block_types import BlockType
 from quantcli.kernels.blocks.reader import PART, IntegerScales, PackedReader, WideCodes
 from quantcli.kernels.jit import inline, inline_once
 from quantcli.kernels.products.activation_layout import QUAD, STRETCH
+from quantcli.kernels.products.prefetching import AHEAD, prefetch_bytes
 from quantcli.kernels.simd import (
     convert,
     dot_pairs,
@@ -33,7 +34,6 @@ from quantcli.kernels.simd import (
     load,
     local,
     narrow,
-    prefetch,
     shuffle,
     splat,
     store,
@@ -58,10 +58,10 @@ def _groups_of_lanes(wide: WideCodes, vectors: tuple[int, ...], group: int) -> l
 
 
 def integer_row(
-    reader: PackedReader, wide: WideCodes, integers: IntegerScales, block_type: BlockType, ahead: int, columns: int
+    reader: PackedReader, wide: WideCodes, integers: IntegerScales, block_type: BlockType, columns: int
 ) -> Callable[..., None]:
     """Super-blocks with integer sub-block scales: the `inline` function of `RowProduct.row`. The zero point is treated as a
-    minimum: zero times the scale. `ahead` is the prefetch distance of weights in bytes."""
+    minimum: zero times the scale."""
     codes_of, scales_of, scale_of = wide.codes, integers.quantized_scales, integers.scale
     block_bytes, groups, has_zero, zero = block_type.block_bytes, STRETCH // reader.group, wide.zero != 0, wide.zero
     minimums_of, minimum_scale_of = integers.quantized_minimums or scales_of, integers.minimum_scale or scale_of
@@ -90,8 +90,7 @@ def integer_row(
             store(totals, c * _LANES, splat(_ZERO, _LANES))
             store(taken, c * half, splat(_ZERO, half))
         for i in range(n // STRETCH):
-            for line in range(0, block_bytes, 64):
-                prefetch(weights, offset + ahead + line)
+            prefetch_bytes(weights, offset + AHEAD, block_bytes)
             codes, scales = codes_of(weights, offset), scales_of(weights, offset)
             scale = scale_of(weights, offset)
             store(factors, 0, load(x_scales, i * columns, columns) * scale)
@@ -145,14 +144,12 @@ def float_row(
     minimums_of: Callable[..., Any],
     add_rest: Callable[..., None],
     block_type: BlockType,
-    ahead: int,
     columns: int,
 ) -> Callable[..., None]:
     """Super-blocks, or eight small blocks at a time, with eight float scales: the `inline` function of `RowProduct.row`.
 
     scales_of, minimums_of   `inline` functions (weights, offset) for the eight scales and minimums
     add_rest                 the `inline` function for a small block that remains at a row's end
-    ahead                    the prefetch distance of weights in bytes
     """
     block_bytes, one_scale = block_type.block_bytes, block_type.block_length == STRETCH
     stretch_bytes, part_lanes = STRETCH // block_type.block_length * block_bytes, PART // QUAD
@@ -169,8 +166,7 @@ def float_row(
             store(rest, c * part_lanes, splat(_ZERO, part_lanes))
             store(rest_taken, c, splat(_ZERO, 1))
         for i in range(n // STRETCH):
-            for line in range(0, stretch_bytes, 64):
-                prefetch(weights, offset + ahead + line)
+            prefetch_bytes(weights, offset + AHEAD, stretch_bytes)
             add_stretch(weights, offset, activations, i, totals, taken)
             offset += stretch_bytes
         if not one_scale:

@@ -57,6 +57,7 @@ from quantcli.kernels.simd.lanewise import (
     truncate,
 )
 from quantcli.kernels.simd.memory import (
+    CACHE_LINE,
     address,
     advance,
     cache_line,
@@ -85,6 +86,7 @@ from quantcli.kernels.simd.reductions import (
 from quantcli.kernels.simd.vector import LANES, Vector, machine_features
 
 __all__ = [
+    "CACHE_LINE",
     "HAS_BFLOAT_DOT",
     "LANES",
     "GridOperations",

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from llvmlite import ir
 from numba.core import types
 from numba.core.extending import intrinsic
 
 from quantcli.kernels.simd.vector import I32, LLVM_ELEMENTS, Vector, broadcast, call, literal, llvm_type, pointer
+
+CACHE_LINE: Final = 64
+"""Bytes of a cache line."""
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -27,11 +30,12 @@ def address(typing: Any, array: Any, dtype: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def cache_line(typing: Any, place: Any) -> Any:
-    """The first address from a base address on that is a multiple of 64: where a cache line begins."""
+    """The first address from a base address on where a cache line begins."""
 
     def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         number = builder.ptrtoint(args[0], ir.IntType(64))
-        rounded = builder.and_(builder.add(number, ir.Constant(number.type, 63)), ir.Constant(number.type, -64))
+        last, mask = ir.Constant(number.type, CACHE_LINE - 1), ir.Constant(number.type, -CACHE_LINE)
+        rounded = builder.and_(builder.add(number, last), mask)
         return builder.inttoptr(rounded, args[0].type)
 
     return place(place), code
@@ -66,7 +70,7 @@ def local(typing: Any, count: Any, dtype: Any) -> Any:
     def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         with builder.goto_entry_block():
             buffer = builder.alloca(ir.ArrayType(LLVM_ELEMENTS[element], size))
-        buffer.align = 64
+        buffer.align = CACHE_LINE
         return builder.bitcast(buffer, context.get_value_type(sig.return_type))
 
     return types.CPointer(element)(count, dtype), code

@@ -25,6 +25,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from quantcli.kernels.jit import inline, kernel
+from quantcli.kernels.simd import CACHE_LINE
 from quantcli.kernels.threads.atomics import atomic_add, atomic_load, atomic_store, compare_and_swap, pause
 from quantcli.kernels.threads.contention import SHORTEST_PAUSE, WINDOW, adapted, are_short, is_crowded, is_late
 from quantcli.kernels.threads.system import (
@@ -39,15 +40,13 @@ from quantcli.kernels.threads.system import (
 SPIN_SECONDS: Final = 50e-6
 """How long a thread spins before it sleeps. A token's operations are up to 30 microseconds apart."""
 
-_LINE: Final = 64
-"""Bytes between words, so that each has a cache line of its own."""
-
 _TURN: Final = 8
 """Jobs after which a worker gives way."""
 
 _PIECES: Final = 8
 """A thread takes one part in so many of what is left of a range."""
 
+# Each word has a cache line of its own.
 (
     _JOB,  # the number of the job, odd while it is being written
     _WAKE,  # changes to wake the workers
@@ -67,7 +66,7 @@ _PIECES: Final = 8
     _STOP,  # whether workers are to end
     _WAIT_CALL, _WAKE_CALL, _GIVE_WAY_CALL, _CLOCK, _USAGE,  # addresses of the system's functions
     _RANGES,  # of each thread: the job in the high half, and in 16 bits each the first group that is left and the end
-) = (place * _LINE for place in range(27))  # fmt: skip
+) = (place * CACHE_LINE for place in range(27))  # fmt: skip
 _JOB_BITS: Final = np.int64(32)
 _FIRST_BITS: Final = np.int64(16)
 _GROUP_MASK: Final = np.int64((1 << 16) - 1)
@@ -94,7 +93,7 @@ def _take_part(pool: Any, job: Any, own: Any) -> None:
     function, context, count = atomic_load(pool + _FUNCTION), atomic_load(pool + _CONTEXT), atomic_load(pool + _COUNT)
     threads, group = atomic_load(pool + _ACTIVE), atomic_load(pool + _GROUP)
     for turn in range(threads):
-        place = pool + _RANGES + (own + turn) % threads * _LINE
+        place = pool + _RANGES + (own + turn) % threads * CACHE_LINE
         while True:
             word = atomic_load(place)
             first, end = (word >> _FIRST_BITS) & _GROUP_MASK, word & _GROUP_MASK
@@ -159,7 +158,7 @@ def _publish(pool: Any, count: Any, function: Any, context: Any) -> Any:
     atomic_store(pool + _FAILED, 0)
     for thread in range(threads):
         first, end = groups * thread // threads, groups * (thread + 1) // threads
-        atomic_store(pool + _RANGES + thread * _LINE, (job << _JOB_BITS) | (first << _FIRST_BITS) | end)
+        atomic_store(pool + _RANGES + thread * CACHE_LINE, (job << _JOB_BITS) | (first << _FIRST_BITS) | end)
     atomic_store(pool + _JOB, job)
     if atomic_load(pool + _SLEEPING) > 0:
         atomic_store(pool + _WAKE, job)
@@ -280,9 +279,9 @@ class ThreadPool:
     def __init__(self, threads: int) -> None:
         system = system_calls()
         self.threads = threads if system is not None else 1
-        self._memory = np.zeros((_RANGES + (self.threads + 1) * _LINE) // 8, np.int64)
+        self._memory = np.zeros((_RANGES + (self.threads + 1) * CACHE_LINE) // 8, np.int64)
         start = self._memory.ctypes.data
-        self.address = start + (-start) % _LINE
+        self.address = start + (-start) % CACHE_LINE
         self.words = words = self._memory[(self.address - start) // 8 :]
         words[_THREADS // 8] = words[_ACTIVE // 8] = self.threads
         words[_PAUSE // 8] = SHORTEST_PAUSE

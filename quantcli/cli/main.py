@@ -52,9 +52,9 @@ class CommandGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands from the table, so that `--help` loads none of them."""
         longest = max(map(len, SUMMARIES))
-        for title, names in SECTIONS.items():
+        for title, commands in SECTIONS.items():
             with formatter.section(title):
-                formatter.write_dl([(f"{name:{longest}}", SUMMARIES[name]) for name in names])
+                formatter.write_dl([(f"{name:{longest}}", summary) for name, summary in commands.items()])
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         """If the first word is not a command, it is a model to convert.

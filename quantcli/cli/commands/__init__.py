@@ -10,35 +10,38 @@ import click
 
 from quantcli.cli.habits import OPTION_NAMES
 
-SUMMARIES: Final = {
-    "convert": "Convert a checkpoint to a quantized GGUF file (the default command).",
-    "inspect": "Show the metadata and tensors of a GGUF file.",
-    "run": "Generate text from a GGUF file on the CPU.",
-    "eval": "Measure perplexity, and KL divergence from a base model.",
-    "compare": "Compare the weights of two files of one model, tensor by tensor.",
-    "imatrix": "Collect an importance matrix from calibration text.",
-    "bench": "Measure the speed of prompt processing and generation.",
-    "embed": "Compute text embeddings with a GGUF file.",
-    "tokenize": "Tokenize a text with the vocabulary of a GGUF file.",
-    "lora": "Convert a LoRA adapter to a GGUF adapter.",
-    "split": "Split a GGUF file into shards.",
-    "merge": "Merge the shards of a split model into one GGUF file.",
-    "clean": "Remove the temporary files of killed runs.",
-    "architectures": "List the supported model architectures.",
-    "warm": "Compile kernels ahead, for container images and CI.",
-    "types": "List the recipes for --type, and the tensor types.",
-    "completion": "Print the completion script of a shell: bash, zsh or fish.",
-}
-"""Every command's summary. Its click command is `command` in `quantcli.cli.commands.<name>`, loaded when it is called."""
-
-
 SECTIONS: Final = {
-    "Conversion": ("convert", "imatrix", "lora", "split", "merge"),
-    "Running and measuring": ("run", "embed", "eval", "compare", "bench"),
-    "Showing": ("inspect", "tokenize", "types", "architectures"),
-    "Setting up": ("warm", "clean", "completion"),
+    "Conversion": {
+        "convert": "Convert a checkpoint to a quantized GGUF file (the default command).",
+        "imatrix": "Collect an importance matrix from calibration text.",
+        "lora": "Convert a LoRA adapter to a GGUF adapter.",
+        "split": "Split a GGUF file into shards.",
+        "merge": "Merge the shards of a split model into one GGUF file.",
+    },
+    "Running and measuring": {
+        "run": "Generate text from a GGUF file on the CPU.",
+        "embed": "Compute text embeddings with a GGUF file.",
+        "eval": "Measure perplexity, and KL divergence from a base model.",
+        "compare": "Compare the weights of two files of one model, tensor by tensor.",
+        "bench": "Measure the speed of prompt processing and generation.",
+    },
+    "Showing": {
+        "inspect": "Show the metadata and tensors of a GGUF file.",
+        "tokenize": "Tokenize a text with the vocabulary of a GGUF file.",
+        "types": "List the recipes for --type, and the tensor types.",
+        "architectures": "List the supported model architectures.",
+    },
+    "Setting up": {
+        "warm": "Compile kernels ahead, for container images and CI.",
+        "clean": "Remove the temporary files of killed runs.",
+        "completion": "Print the completion script of a shell: bash, zsh or fish.",
+    },
 }
-"""The commands in the sections of `quantize --help`."""
+"""The summaries of the commands in the sections of `quantize --help`. The click command is `command` in
+`quantcli.cli.commands.<name>`, loaded when it is called."""
+
+SUMMARIES: Final = {name: summary for commands in SECTIONS.values() for name, summary in commands.items()}
+"""Every command's summary."""
 
 
 class Command(click.Command):

@@ -147,6 +147,14 @@ def _run(work: Callable[[], None], threads: int, give_up: Callable[[], None]) ->
         raise
 
 
+def row_chunks(rows: int, row_length: int, height: int) -> Iterator[tuple[int, int]]:
+    """Cut the rows of a tensor into chunks, each within one of its stacked matrices of `height` rows: start and stop."""
+    step = max(1, CHUNK_WEIGHTS // max(1, row_length))
+    for matrix in range(0, rows, max(1, height)):
+        for start in range(matrix, matrix + height, step):
+            yield start, min(start + step, matrix + height)
+
+
 def _chunks(tensors: Sequence[Tensor], outputs: Sequence[Output]) -> Iterator[Chunk]:
     """Cut every tensor into chunks. With importance values a chunk stays within one stacked matrix, which has its own.
 
@@ -155,10 +163,8 @@ def _chunks(tensors: Sequence[Tensor], outputs: Sequence[Output]) -> Iterator[Ch
     for index, tensor in enumerate(tensors):
         importance = any(output.plan[index].importance for output in outputs)
         per_matrix = tensor.shape[-2] if importance and len(tensor.shape) > 2 else tensor.rows
-        step = max(1, CHUNK_WEIGHTS // max(1, tensor.row_length))
-        for matrix in range(0, tensor.rows, max(1, per_matrix)):
-            for start in range(matrix, matrix + per_matrix, step):
-                yield Chunk(index, start, min(start + step, matrix + per_matrix))
+        for start, stop in row_chunks(tensor.rows, tensor.row_length, per_matrix):
+            yield Chunk(index, start, stop)
 
 
 class _Worker:

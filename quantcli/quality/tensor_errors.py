@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from quantcli.conversion.execute import row_chunks
 from quantcli.core.block_types import BlockType
 from quantcli.core.errors import ModelError, ValueRangeError
 from quantcli.formats.imatrix import Imatrix
@@ -23,9 +23,6 @@ from quantcli.kernels import rows
 from quantcli.kernels.compilation import compile_ahead
 from quantcli.kernels.error_sums import error_sums, weighted_error_sums
 from quantcli.tensors.tensor import Tensor
-
-CHUNK_WEIGHTS: Final = 1 << 19
-"""About how many weights of a tensor a thread holds at once. A single longer row is one chunk."""
 
 Floats = NDArray[np.float32]
 Shape = tuple[int, ...]
@@ -183,10 +180,7 @@ class _Pair:
 
     def chunks(self) -> Iterator[tuple[int, int]]:
         """The chunks of rows, each of one matrix: start and stop."""
-        step = max(1, CHUNK_WEIGHTS // max(1, self.first.row_length))
-        for matrix in range(0, self.first.rows, self.height):
-            for start in range(matrix, matrix + self.height, step):
-                yield start, min(start + step, matrix + self.height)
+        return row_chunks(self.first.rows, self.first.row_length, self.height)
 
     @np.errstate(all="ignore")
     def sums(self, start: int, stop: int) -> Sums:

@@ -15,7 +15,6 @@ from quantcli.core.errors import ModelError, ValueRangeError
 from quantcli.formats.gguf.reader import open_gguf
 from quantcli.formats.imatrix import Imatrix
 from quantcli.kernels.rows import dequantize, quantize
-from quantcli.quality import tensor_errors
 from quantcli.quality.tensor_errors import compare_tensors
 from quantcli.tensors.tensor import Tensor
 
@@ -46,7 +45,7 @@ def values(*shape):
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("kinds", [("F32", "Q4_0"), ("BF16", "Q4_K"), ("Q8_0", "Q2_K"), ("F32", "F16")])
 def test_figures_are_those_of_their_definitions(kinds, threads, monkeypatch):
-    monkeypatch.setattr(tensor_errors, "CHUNK_WEIGHTS", 512 * 3)
+    monkeypatch.setattr("quantcli.conversion.execute.CHUNK_WEIGHTS", 512 * 3)
     weights = values(2, 5, 512)
     first, second = (Held.of(weights, kind) for kind in kinds)
     importance = np.random.default_rng(4).random((2, 512)).astype(np.float32)

@@ -75,7 +75,7 @@ def open_observed(
     packing = None if weights is None else packing_type(weights)
     with open_source(located.place, model_id=located.model_id, architecture_file=arch_file) as source:
         refuse_overwriting(source.paths, [output])
-        file = SourceFile(source)
+        file = SourceFile.of(source)
         collector = Collector.of(file)
         return prepare_model(file, packing, collector, architecture_file=arch_file), collector
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any, Final, TypedDict, Unpack
 
+from quantcli.conversion.encode import Encoder
 from quantcli.conversion.execute import Output, encoders_for, execute, kernels_needed
 from quantcli.conversion.job import Job, open_job
 from quantcli.conversion.lora.merge import AdapterRequest
@@ -143,10 +144,35 @@ def convert(
     return carry_out(request, threads=threads, dry_run=dry_run, progress=progress)
 
 
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """A part of the tensors of a job, written together.
+
+    only       their places in the plans; None for all tensors
+    encoders   for each output the encoder of each tensor of its plan, None where the bytes are copied
+    """
+
+    only: Sequence[int] | None
+    encoders: Sequence[Sequence[Encoder | None]]
+
+
+def at_once(job: Job) -> Iterator[Stage]:
+    """All tensors in one stage, quantized as the reference does."""
+    yield Stage(None, [encoders_for(output.plan, job.model.imatrix) for output in job.outputs])
+
+
 def carry_out(
-    request: Request, *, threads: int | None = None, dry_run: bool = False, progress: Progress = SILENT
+    request: Request,
+    *,
+    threads: int | None = None,
+    dry_run: bool = False,
+    progress: Progress = SILENT,
+    stages: Callable[[Job], Iterator[Stage]] = at_once,
 ) -> list[Conversion]:
     """Plan a request, and write its outputs unless `dry_run` is set.
+
+    `stages` gives the tensors in parts. Each is written before the next one is asked for, so that what its encoders hold
+    is released.
 
     Raises:
         UsageError: for an unknown type, contradictory options, `remote` for a model that is not on the hub, or an output
@@ -161,7 +187,7 @@ def carry_out(
     with open_job(request, threads=threads, dry_run=dry_run, fetching=progress.fetching) as job:
         if not dry_run:
             job.check()
-            _write(job, threads, progress)
+            _write(job, threads, progress, stages)
         seconds = time.perf_counter() - started
         return [
             Conversion(
@@ -177,18 +203,28 @@ def carry_out(
         ]
 
 
-def _write(job: Job, threads: int, progress: Progress) -> None:
+def _write(job: Job, threads: int, progress: Progress, stages: Callable[[Job], Iterator[Stage]]) -> None:
     """Write all outputs of a job."""
     model, plans = job.model, [output.plan for output in job.outputs]
     with ExitStack() as stack:
         # Every output is created and allocated first: a full disk or an existing file shows before any work is done.
         for output in job.outputs:
             stack.enter_context(output.writer)
-        encoders = [encoders_for(plan, model.imatrix) for plan in plans]
-        compile_kernels(*kernels_needed(plans, encoders))
-        outputs = [Output(output.plan, chosen, output.writer) for output, chosen in zip(job.outputs, encoders, strict=True)]
-        progress.start(sum(tensor.nbytes for tensor in model.tensors.values()))
-        execute(model.tensors, outputs, threads=threads, advance=progress.advance, interrupt=model.source.interrupt)
+        started = False
+        for stage in stages(job):
+            compile_kernels(*kernels_needed(plans, stage.encoders))
+            if not started:
+                progress.start(sum(tensor.nbytes for tensor in model.tensors.values()))
+                started = True
+            outputs = [
+                Output(output.plan, chosen, output.writer)
+                for output, chosen in zip(job.outputs, stage.encoders, strict=True)
+            ]
+            execute(
+                model.tensors, outputs, only=stage.only, threads=threads, advance=progress.advance,
+                interrupt=model.source.interrupt,
+            )  # fmt: skip
+            del stage, outputs  # what the encoders hold
         # Before the outputs appear, on leaving.
         expect_unchanged(model.source.files)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,6 +13,8 @@ from quantcli.conversion.plan import PlannedTensor
 from quantcli.core.block_types import BlockType
 from quantcli.formats.imatrix import Imatrix
 from quantcli.kernels import rows
+from quantcli.kernels.rounding.feedback import Effort, quantize_with_feedback
+from quantcli.kernels.rounding.moment_factor import MomentFactor
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
@@ -75,6 +78,29 @@ class ImportanceEncoder:
     def needs(self) -> tuple[set[BlockType], set[tuple[BlockType, bool]]]:
         """See `Encoder`."""
         return set(), {(self.type, True)}
+
+
+@dataclass(frozen=True, eq=False)
+class FeedbackEncoder:
+    """Rounding with error feedback.
+
+    factors   the factors of the second moment of the inputs, of each stacked matrix
+    height    rows of one matrix
+    """
+
+    type: BlockType
+    factors: Sequence[MomentFactor]
+    height: int
+    effort: Effort
+
+    def encode(self, values: Floats, start: int, out: Bytes) -> None:
+        """See `Encoder`."""
+        quantize_with_feedback(values, self.type, self.factors[start // self.height], self.effort, out)
+
+    @property
+    def needs(self) -> tuple[set[BlockType], set[tuple[BlockType, bool]]]:
+        """See `Encoder`."""
+        return set(), set()
 
 
 @dataclass(frozen=True)

@@ -82,10 +82,12 @@ def execute(
     threads: int,
     advance: Callable[[int], None],
     interrupt: Callable[[], None] = lambda: None,
+    only: Sequence[int] | None = None,
 ) -> None:
     """Write every tensor of every output, reading the source once.
 
     tensors     the sources by the plans' names; all plans list the same names in the same order
+    only        the places in the plans of the tensors to write; by default all
     advance     called with the source bytes of each finished chunk, from any thread, one call at a time
     interrupt   called after an error, to end blocking reads
 
@@ -96,7 +98,9 @@ def execute(
         FormatError: if the source cannot be read any more.
         OutputError: if the disk is full.
     """
-    chunks = _chunks([tensors[planned.name] for planned in outputs[0].plan], outputs)
+    plan = outputs[0].plan
+    places = range(len(plan)) if only is None else only
+    chunks = _chunks([(place, tensors[plan[place].name]) for place in places], outputs)
     taking, reporting, stop = Lock(), Lock(), Event()
     failures: list[BaseException] = []
 
@@ -155,12 +159,12 @@ def row_chunks(rows: int, row_length: int, height: int) -> Iterator[tuple[int, i
             yield start, min(start + step, matrix + height)
 
 
-def _chunks(tensors: Sequence[Tensor], outputs: Sequence[Output]) -> Iterator[Chunk]:
+def _chunks(tensors: Sequence[tuple[int, Tensor]], outputs: Sequence[Output]) -> Iterator[Chunk]:
     """Cut every tensor into chunks. With importance values a chunk stays within one stacked matrix, which has its own.
 
     All outputs count: one in F16 takes no importance values, another of the same chunk may.
     """
-    for index, tensor in enumerate(tensors):
+    for index, tensor in tensors:
         importance = any(output.plan[index].importance for output in outputs)
         per_matrix = tensor.shape[-2] if importance and len(tensor.shape) > 2 else tensor.rows
         for start, stop in row_chunks(tensor.rows, tensor.row_length, per_matrix):

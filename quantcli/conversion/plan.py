@@ -37,6 +37,8 @@ class PlanOptions:
 
     importance: Mapping[str, int] | None = None
     """Tensor name -> how many values the importance matrix has for it; None without an importance matrix."""
+    calibrated: bool = False
+    """Calibration gives importance values to every matrix of a layer."""
     overrides: Sequence[Override] = ()
     """The first that matches a tensor takes precedence over the recipe's rules."""
     output_tensor_type: BlockType | None = None
@@ -47,6 +49,12 @@ class PlanOptions:
     allow_requantize: bool = False
     no_fallback: bool = False
     """Refuse a model with rows that do not divide into the blocks of their type, instead of using a fallback type."""
+
+
+    @property
+    def has_importance(self) -> bool:
+        """Whether there are importance values, from an importance matrix or from calibration."""
+        return self.calibrated or self.importance is not None
 
 
 DEFAULT_OPTIONS: Final = PlanOptions()
@@ -147,7 +155,7 @@ def make_plan(
         ModelError: if the importance matrix was made from another model, or a name has no layer number.
     """
     _check_overrides(tensors, recipe, options)
-    facts = model_facts(metadata, recipe.policy, importance=options.importance is not None)
+    facts = model_facts(metadata, recipe.policy, importance=options.has_importance)
     planner = _Planner(tensors, facts, recipe, options)
     return [planner.plan(tensor) for tensor in sorted(tensors, key=lambda tensor: file_order(tensor.name))]
 
@@ -162,7 +170,7 @@ def check_plan(plan: Sequence[PlannedTensor], options: PlanOptions = DEFAULT_OPT
     """
     unguided = [tensor for tensor in plan if tensor.importance_required and not tensor.importance]
     if unguided:
-        missing = "no importance matrix is given" if options.importance is None else "the importance matrix has none for it"
+        missing = "no importance matrix is given" if not options.has_importance else "the importance matrix has none for it"
         raise UsageError(
             f"{_named(unguided)}: {unguided[0].type.name} needs importance values, and {missing}", hint="--imatrix FILE"
         )
@@ -381,7 +389,7 @@ class _Planner:
         return fitting
 
     def _needs_importance(self, tensor: TensorInfo, type: BlockType, role: Role | None) -> bool:
-        if type is tensor.type and self._options.importance is not None:
+        if type is tensor.type and self._options.has_importance:
             return False
         exempt = role is not None and role.name in self._recipe.policy.importance_exempt
         return type in self._recipe.importance_required and not exempt
@@ -392,6 +400,8 @@ class _Planner:
         Raises:
             ModelError: if it has another number of values.
         """
+        if self._options.calibrated:
+            return tensor.name.startswith("blk.") and len(tensor.shape) > 1
         count = (self._options.importance or {}).get(tensor.name)
         expected = tensor.row_length * _matrices(tensor)
         if count is None or count == expected:

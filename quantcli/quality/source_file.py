@@ -22,29 +22,21 @@ ALIGNMENT: Final = 8
 
 @dataclass(frozen=True, eq=False)
 class SourceFile:
-    """The runner's `ModelFile` for an open source. Tensors have the types of the source.
+    """The runner's `ModelFile` for the tensors and metadata of an open source. Tensors have the types of the source.
 
     Tensors that are stored in a local file in the layout of matrix products are memory-mapped. Tensors that are computed
     (permuted, stacked, dequantized) or remote are read into memory.
     """
 
-    source: Source
+    path: Path
+    metadata: Metadata
+    tensors: dict[str, Tensor]
     mappings: dict[InputFile, mmap.mmap] = field(default_factory=dict, repr=False)
 
-    @property
-    def path(self) -> Path:
-        """The path of the checkpoint."""
-        return self.source.path
-
-    @property
-    def metadata(self) -> Metadata:
-        """Metadata by their GGUF keys."""
-        return self.source.metadata
-
-    @property
-    def tensors(self) -> dict[str, Tensor]:
-        """The lazy tensors by their GGUF names."""
-        return self.source.tensors
+    @classmethod
+    def of(cls, source: Source) -> SourceFile:
+        """The file of a source as it is."""
+        return cls(source.path, source.metadata, source.tensors)
 
     def map(self, tensor: TensorInfo, /) -> NDArray[np.uint8]:
         """The rows of a tensor, uint8 `(rows, row_bytes)`, read-only. They stay valid after the source is closed.
@@ -53,7 +45,7 @@ class SourceFile:
             KeyError: for a tensor of another source.
             FormatError, UnsupportedError: if the tensor cannot be read.
         """
-        lazy = stored = self.source.tensors[tensor.name]
+        lazy = stored = self.tensors[tensor.name]
         while isinstance(stored, Renamed):
             stored = stored.source
         # Not `isinstance`: subclasses override `read`.

@@ -161,7 +161,7 @@ def test_parts_merged_are_the_whole(stories):
 
 def test_a_checkpoint_gives_what_its_file_gives(golden, stories):
     with open_source(golden / "stories260K") as source:
-        file = SourceFile(source)
+        file = SourceFile.of(source)
         collector = Collector.of(file)
         loaded = prepare_model(file, None, collector)
     pieces = cut_texts(loaded.tokenizer, [("story", STORY)], 32, 2)

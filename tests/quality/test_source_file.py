@@ -27,7 +27,7 @@ def logits(loaded: LoadedModel) -> np.ndarray:
 
 def opened(path: Path) -> LoadedModel:
     with open_source(path) as source:
-        return prepare_model(SourceFile(source))
+        return prepare_model(SourceFile.of(source))
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_logits_are_those_of_the_gguf_file(checkpoint, tmp_path, name, dtype):
 
 def test_what_lies_ready_stays_in_its_file(tmp_path):
     with open_source(EXAMPLE) as source:
-        file = SourceFile(source)
+        file = SourceFile.of(source)
         mapped = {name: file.map(tensor) for name, tensor in source.tensors.items()}
         for name, rows in mapped.items():
             np.testing.assert_array_equal(rows.reshape(-1), source.tensors[name].load().view(np.uint8).reshape(-1))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,6 +14,11 @@ from quantcli.cli.evaluating import evaluate_files, named_texts
 from quantcli.cli.evaluations import Request, document, views
 from quantcli.cli.options import PATH, json_option, model_options, text_files_option
 from quantcli.cli.output import print_json, show
+from quantcli.cli.text_tables import View
+from quantcli.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from quantcli.quality.evaluate import TextEvaluation
 
 
 @described("eval")
@@ -23,6 +30,7 @@ from quantcli.cli.output import print_json, show
 )  # fmt: skip
 @click.option("--chunks", type=click.IntRange(min=1), metavar="N", help="Maximum number of chunks per text. Default: all.")
 @click.option("--base", type=PATH, metavar="FILE", help="Base model, such as F16: measure the KL divergence from it.")
+@click.option("--plot", is_flag=True, help="Also draw size against KL divergence, or perplexity without --base.")
 @model_options
 @json_option()
 def command(
@@ -31,6 +39,7 @@ def command(
     context: int,
     chunks: int | None,
     base: Path | None,
+    plot: bool,
     weights: str | None,
     arch_file: Path | None,
     threads: int | None,
@@ -50,6 +59,8 @@ def command(
     quantize eval model-Q4_K_M.gguf model-IQ4_XS.gguf --text wiki.test.raw --text code.txt --base model-F16.gguf
     quantize eval model-F16.gguf --weights Q4_K --text wiki.test.raw --base model-F16.gguf
     """
+    if plot and as_json:
+        raise UsageError("--plot and --json do not go together: a JSON document has no plot")
     contents = named_texts(texts)
     started = time.perf_counter()
     results = evaluate_files(
@@ -59,4 +70,17 @@ def command(
     if as_json:
         print_json(document(results, request, time.perf_counter() - started))
     else:
-        show(*views(results, request))
+        show(*views(results, request), *([_plot(results, files)] if plot else []))
+
+
+def _plot(results: Sequence[TextEvaluation], files: Sequence[Path]) -> View:
+    from quantcli.cli.terminal_plot import TerminalPlot
+    from quantcli.formats.gguf.reader import open_gguf
+    from quantcli.quality.report.files import labels
+    from quantcli.quality.report.prices import prices
+
+    sizes = []
+    for path in files:
+        with open_gguf(path) as file:
+            sizes.append(file.file_bytes)
+    return TerminalPlot(prices(labels(files), sizes, results))

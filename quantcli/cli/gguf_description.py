@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from quantcli.cli.output import binary_size, decimal_count
+from quantcli.core.display import binary_size, decimal_count
 from quantcli.core.listing import counted
 from quantcli.formats.gguf import vocabulary
 from quantcli.formats.gguf.reader import GGUFFile

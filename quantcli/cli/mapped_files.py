@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from quantcli.cli.text_tables import printable
+from quantcli.core.display import printable
 
 
 def report_truncation(*paths: Path) -> None:

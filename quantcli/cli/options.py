@@ -46,9 +46,9 @@ def text_file_option(help: str) -> Decorator:
     return click.option("-f", "--text", type=_TEXT_FILE, metavar="F", help=help)
 
 
-def text_files_option(help: str) -> Decorator:
-    """The option `--text`, required and repeatable, which gives the parameter `texts`."""
-    return click.option("-f", "--text", "texts", type=_TEXT_FILE, multiple=True, required=True, metavar="F", help=help)
+def text_files_option(help: str, *, required: bool = True) -> Decorator:
+    """The option `--text`, repeatable, which gives the parameter `texts`."""
+    return click.option("-f", "--text", "texts", type=_TEXT_FILE, multiple=True, required=required, metavar="F", help=help)
 
 
 def model_options(function: Function) -> Function:

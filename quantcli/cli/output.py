@@ -1,4 +1,4 @@
-"""Output of commands: a JSON document or human-readable views, and progress. Formats numbers.
+"""Output of commands: a JSON document or human-readable views, and progress.
 
 On a terminal, views are coloured and fit its width. In a pipe, they are plain and as wide as their content.
 """
@@ -13,7 +13,8 @@ from typing import Any, Final, TextIO
 
 import click
 
-from quantcli.cli.text_tables import Table, Text, View, printable
+from quantcli.cli.text_tables import Table, Text, View
+from quantcli.core.display import printable
 
 LOOKS: Final[Mapping[str, Mapping[str, Any]]] = {
     "heading": {"bold": True, "fg": "cyan"},
@@ -28,9 +29,6 @@ _KEPT: Final = 1000
 
 _DELAY: Final = 0.2
 """A progress bar is first drawn after so many seconds."""
-
-_BINARY_UNITS: Final = ("KiB", "MiB", "GiB", "TiB")
-_DECIMAL_UNITS: Final = ("K", "M", "B", "T")
 
 
 def print_json(document: Any) -> None:
@@ -132,24 +130,6 @@ def columns(*names: str, right: tuple[str, ...] = ()) -> Table:
 def heading(text: str) -> Text:
     """The title of a section, with an empty line above."""
     return Text(f"\n{text}", "heading")
-
-
-def binary_size(count: int) -> str:
-    """A number of bytes with a binary unit: `4.58 GiB`."""
-    return _scaled(count, 1024, ("bytes", *_BINARY_UNITS))
-
-
-def decimal_count(count: int) -> str:
-    """A number of weights with a decimal unit: `8.03 B`."""
-    return _scaled(count, 1000, ("", *_DECIMAL_UNITS))
-
-
-def _scaled(count: int, step: int, units: tuple[str, ...]) -> str:
-    value, index = float(count), 0
-    # 999.995 would be shown as 1000.00.
-    while value >= step - 0.005 and index < len(units) - 1:
-        value, index = value / step, index + 1
-    return (f"{value:.2f} {units[index]}" if index else f"{count} {units[0]}").rstrip()
 
 
 def _terminal_width() -> int | None:

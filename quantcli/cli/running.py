@@ -11,7 +11,8 @@ import click
 
 from quantcli.cli.compiling import announce_compiling
 from quantcli.cli.mapped_files import report_truncation
-from quantcli.cli.output import binary_size, say_aside
+from quantcli.cli.output import say_aside
+from quantcli.core.display import binary_size
 from quantcli.core.listing import counted
 
 if TYPE_CHECKING:

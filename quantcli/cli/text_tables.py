@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Final, Protocol
 
+from quantcli.core.display import printable
 from quantcli.core.errors import clipped
 
 _GAP: Final = "  "
@@ -28,14 +29,6 @@ class View(Protocol):
 
     def lines(self, width: int | None, paint: Paint) -> Iterator[str]:
         """The lines, wrapped to `width` columns where it is given and that is possible."""
-
-
-def printable(text: str) -> str:
-    """A text made safe for a terminal: control characters and bytes that are not UTF-8 are escaped."""
-    if text.isprintable():
-        return text
-    whole = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return "".join(mark if mark.isprintable() else mark.encode("unicode_escape").decode() for mark in whole)
 
 
 def _shown(text: str) -> str:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from quantcli.core.errors import GenerationError, ModelError, UsageError
 from quantcli.kernels.scoring import compare, score
 from quantcli.quality.chunks import cut
+from quantcli.quality.positions import Band, by_position
 from quantcli.quality.statistics import Difference, Evaluation, Scores, joined
 from quantcli.runner.cache import Cache
 from quantcli.runner.load import LoadedModel
@@ -45,10 +46,12 @@ class TextEvaluation:
 
     evaluations   one per model
     differences   each model but the first, minus the first
+    bands         per model, how the scores depend on the position in the context
     """
 
     evaluations: tuple[Evaluation, ...]
     differences: tuple[Difference, ...]
+    bands: tuple[tuple[Band, ...], ...] = ()
 
 
 def evaluate(
@@ -116,7 +119,9 @@ def evaluate_all(
             advance(done, total, math.exp(loss / number))
         scored = [joined(column) for column in parts]
         evaluations = tuple(scores.evaluation(len(piece)) for scores in scored)
-        results.append(TextEvaluation(evaluations, tuple(scored[0].difference(other) for other in scored[1:])))
+        differences = tuple(scored[0].difference(other) for other in scored[1:])
+        bands = tuple(by_position(scores, context) for scores in scored)
+        results.append(TextEvaluation(evaluations, differences, bands))
     return results
 
 

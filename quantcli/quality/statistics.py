@@ -11,6 +11,7 @@ cut off, and agrees with llama-perplexity on the base alone.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -148,6 +149,14 @@ def joined(parts: list[Scores]) -> Scores:
 def mean(values: Doubles) -> Estimate:
     """The mean, with a standard error of 0 for a single value."""
     return Estimate(float(values.mean()), math.sqrt(values.var() / (len(values) - 1)) if len(values) > 1 else 0.0)
+
+
+def pooled_mean(means: Sequence[Estimate], counts: Sequence[int]) -> Estimate:
+    """The mean over several groups of values, from the mean of each group and the number of its values."""
+    total = sum(counts)
+    value = sum(found.value * count for found, count in zip(means, counts, strict=True)) / total
+    spread = math.sqrt(sum((found.stderr * count) ** 2 for found, count in zip(means, counts, strict=True)))
+    return Estimate(value, spread / total)
 
 
 def _perplexity(losses: Doubles) -> Estimate:

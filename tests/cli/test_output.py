@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from quantcli.cli.output import binary_size, columns, decimal_count, heading, print_json, say, show
+from quantcli.cli.output import columns, heading, print_json, say, show
+from quantcli.core.display import binary_size, decimal_count
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from quantcli.cli.text_tables import Table, Text, View, printable
+from quantcli.cli.text_tables import Table, Text, View
+from quantcli.core.display import printable
 
 FACTS = Table(("", ""), rows=[("Kind", "a model of many words")])
 

@@ -87,6 +87,16 @@ def test_models_together_have_the_figures_that_each_has_alone(stories):
     assert plain.log_perplexity.value == pytest.approx(expected, rel=1e-4)
 
 
+def test_bands_of_positions_average_to_the_figures(stories):
+    found = evaluate_all([stories["Q4_0"]], [("a", STORY)], context=64, base=stories["F32"])[0]
+    bands, whole = found.bands[0], found.evaluations[0]
+    assert (bands[0].start, bands[-1].stop) == (32, 63)
+    assert sum(band.predictions for band in bands) == whole.tokens
+    weighted = [sum(band.predictions * value(band) for band in bands) / whole.tokens for value in
+                (lambda band: band.loss.value, lambda band: band.divergence.value)]  # fmt: skip
+    assert weighted == pytest.approx([math.log(whole.perplexity), whole.divergence.mean])
+
+
 def test_a_short_text_is_named_before_anything_is_computed(stories, monkeypatch):
     monkeypatch.setattr(stories["F32"].model, "hidden", lambda *_: pytest.fail("a chunk was evaluated"))
     with pytest.raises(GenerationError, match=r"b\.txt: the text has \d+ tokens"):

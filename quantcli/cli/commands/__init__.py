@@ -23,6 +23,7 @@ SECTIONS: Final = {
         "embed": "Compute text embeddings with a GGUF file.",
         "eval": "Measure perplexity, and KL divergence from a base model.",
         "compare": "Compare the weights of two files of one model, tensor by tensor.",
+        "report": "Show size, divergence and errors of files as an HTML page.",
         "bench": "Measure the speed of prompt processing and generation.",
     },
     "Showing": {

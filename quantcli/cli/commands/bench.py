@@ -11,9 +11,9 @@ import click
 
 from quantcli.cli.commands import described
 from quantcli.cli.options import cache_type_option, file_argument, json_option, model_options
-from quantcli.cli.output import binary_size, decimal_count, print_json
+from quantcli.cli.output import print_json
 from quantcli.cli.running import open_model
-from quantcli.cli.text_tables import printable
+from quantcli.core.display import binary_size, decimal_count, printable
 from quantcli.core.errors import UsageError
 
 if TYPE_CHECKING:

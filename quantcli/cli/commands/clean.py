@@ -10,7 +10,8 @@ import click
 
 from quantcli.cli.commands import described
 from quantcli.cli.options import PATH, json_option
-from quantcli.cli.output import binary_size, columns, print_json, say, show
+from quantcli.cli.output import columns, print_json, say, show
+from quantcli.core.display import binary_size
 from quantcli.core.errors import FormatError, OutputError
 from quantcli.formats.leftovers import Leftover, find_leftovers
 

@@ -15,9 +15,10 @@ from quantcli.cli.compiling import announce_compiling
 from quantcli.cli.completions import complete_files, complete_recipes, complete_types
 from quantcli.cli.habits import read_positions
 from quantcli.cli.options import arch_file_option, json_option, overwrite_option, threads_option
-from quantcli.cli.output import binary_size, byte_progress, columns, decimal_count, print_json, say, show
+from quantcli.cli.output import byte_progress, columns, print_json, say, show
 from quantcli.cli.output_paths import OutputPath, is_folder, made_folder
 from quantcli.cli.texts import read_text
+from quantcli.core.display import binary_size, decimal_count
 from quantcli.core.errors import UsageError
 from quantcli.core.listing import counted
 from quantcli.formats.gguf.spec import Metadata, replace_keys

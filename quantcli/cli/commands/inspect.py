@@ -13,8 +13,9 @@ import click
 from quantcli.cli import gguf_description
 from quantcli.cli.commands import described
 from quantcli.cli.options import file_argument, json_option
-from quantcli.cli.output import binary_size, columns, decimal_count, heading, print_json, show
-from quantcli.cli.text_tables import Table, Text, View, printable
+from quantcli.cli.output import columns, heading, print_json, show
+from quantcli.cli.text_tables import Table, Text, View
+from quantcli.core.display import binary_size, decimal_count, printable
 from quantcli.core.errors import clipped
 from quantcli.formats.gguf import vocabulary
 from quantcli.formats.gguf.reader import GGUFFile, open_gguf

@@ -9,8 +9,9 @@ import click
 from quantcli.cli.commands import described
 from quantcli.cli.compiling import announce_compiling
 from quantcli.cli.options import arch_file_option, json_option, overwrite_option, threads_option
-from quantcli.cli.output import binary_size, byte_progress, decimal_count, print_json, say
+from quantcli.cli.output import byte_progress, print_json, say
 from quantcli.cli.output_paths import OutputPath, made_folder
+from quantcli.core.display import binary_size, decimal_count
 
 
 @described("lora")

@@ -9,8 +9,9 @@ import click
 
 from quantcli.cli.commands import described
 from quantcli.cli.options import json_option, overwrite_option
-from quantcli.cli.output import binary_size, byte_progress, print_json, say
+from quantcli.cli.output import byte_progress, print_json, say
 from quantcli.cli.output_paths import OutputPath
+from quantcli.core.display import binary_size
 from quantcli.core.listing import counted
 from quantcli.formats.gguf.reader import open_gguf
 from quantcli.formats.gguf.split import merge_gguf

@@ -10,8 +10,9 @@ import click
 
 from quantcli.cli.commands import described
 from quantcli.cli.options import file_argument, json_option
-from quantcli.cli.output import binary_size, byte_progress, columns, print_json, show
+from quantcli.cli.output import byte_progress, columns, print_json, show
 from quantcli.cli.output_paths import OutputPath, is_folder, made_folder
+from quantcli.core.display import binary_size
 from quantcli.core.errors import UsageError
 from quantcli.formats.gguf.reader import open_gguf
 from quantcli.formats.gguf.shards import Partition, by_count, by_size, parse_size, shard_prefix

@@ -10,7 +10,8 @@ from quantcli.cli.commands import described
 from quantcli.cli.compiling import announce_compiling
 from quantcli.cli.completions import complete_recipes
 from quantcli.cli.options import json_option
-from quantcli.cli.output import binary_size, print_json, say
+from quantcli.cli.output import print_json, say
+from quantcli.core.display import binary_size
 from quantcli.core.errors import OutputError, UsageError
 from quantcli.core.listing import counted
 

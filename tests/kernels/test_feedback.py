@@ -1,4 +1,4 @@
-"""Rounding with error feedback, against a plain implementation under the same scales, and against other candidate scales."""
+"""Rounding with error feedback, against a plain implementation under the same scales, and against other scales."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from quantcli.core.block_types import TYPES, BlockType
 from quantcli.kernels.products.outer_sums import add_products, add_upper_products
-from quantcli.kernels.rounding.feedback import BEST, GOOD, has_feedback, quantize_with_feedback
+from quantcli.kernels.rounding.feedback import BEST, GOOD, Effort, has_feedback, quantize_with_feedback
 from quantcli.kernels.rounding.fixed_scales import round_codes
 from quantcli.kernels.rounding.moment_factor import MomentFactor, factorize
 from quantcli.kernels.rounding.packed_scales import PackedScales, pack_scales, scale_fields, unpack_scales
@@ -26,7 +26,8 @@ Doubles = NDArray[np.float64]
 FEEDBACK = [name for name, kind in TYPES.items() if kind.is_quantized and has_feedback(kind)]
 WITH_SUPER_BLOCKS = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS")
 FRACTION = 1e-5
-"""How much nearer than the nearest a code may seem: targets of the kernel and of the plain implementation differ by rounding."""
+"""How much nearer than the nearest a code may seem. The targets of the kernel and of the plain implementation differ by
+rounding errors."""
 
 
 def random_moment(n: int, seed: int = 0) -> Floats:
@@ -43,9 +44,9 @@ def random_rows(rows: int, n: int, seed: int = 1) -> Floats:
     return np.where(random.random((rows, n)) < 0.01, x * 6, x).astype(np.float32)
 
 
-def rounded(x: Floats, kind: BlockType, factor: MomentFactor, effort: object = BEST) -> NDArray[np.uint8]:
+def rounded(x: Floats, kind: BlockType, factor: MomentFactor, effort: Effort = BEST) -> NDArray[np.uint8]:
     data = np.zeros((len(x), kind.row_bytes(x.shape[1])), np.uint8)
-    quantize_with_feedback(x, kind, factor, effort, data)  # type: ignore[arg-type]
+    quantize_with_feedback(x, kind, factor, effort, data)
     return data
 
 
@@ -63,7 +64,7 @@ def loss_of(x: Floats, data: NDArray[np.uint8], kind: BlockType, moment: Floats)
 @pytest.mark.parametrize("n", [32, 96, 640])
 def test_the_factors_give_the_moment(n: int) -> None:
     moment = random_moment(n)
-    upper, diagonal = factorize(np.triu(moment), 0.01)
+    upper, diagonal, _ = factorize(np.triu(moment), 0.01)
     unit = np.triu(upper, 1).astype(np.float64) + np.eye(n)
     damped = moment + 0.01 * np.diag(moment).mean() * np.eye(n)
     assert np.allclose(unit @ np.diag(diagonal.astype(np.float64)) @ unit.T, damped, rtol=0, atol=2e-6 * damped.max())
@@ -74,7 +75,7 @@ def test_singular_moments_are_factorized() -> None:
     dead[:, 7] = dead[7, :] = 0
     one_token = np.outer(random_rows(1, 64)[0], random_rows(1, 64)[0]).astype(np.float32)
     for moment in (dead, one_token, np.zeros((64, 64), np.float32)):
-        upper, diagonal = factorize(moment, 0.01)
+        upper, diagonal, _ = factorize(moment, 0.01)
         assert np.isfinite(np.triu(upper, 1)).all()
         assert (diagonal > 0).all()
     assert (diagonal == 1).all()
@@ -87,7 +88,7 @@ def test_sums_of_products() -> None:
         right = random.standard_normal((rows, wide)).astype(np.float32)
         out = np.ones((n - 32, wide), np.float32)
         if n > 32:
-            add_products(left, 3, right, out)
+            add_products(left, 3, 32, right, out)
             assert np.allclose(out, 1 + left[3:, 32:].T @ right, atol=1e-3)
         moment = np.zeros((n, n), np.float32)
         add_upper_products(left, left, moment)
@@ -96,10 +97,11 @@ def test_sums_of_products() -> None:
 
 @pytest.mark.parametrize("name", FEEDBACK)
 def test_every_code_is_nearest_to_its_target(name: str) -> None:
-    """Rounding the targets under the scales that were chosen changes no code. The targets follow from the result itself."""
+    """Rounding the targets under the scales that were chosen changes no code, before coordinate descent. The targets are
+    those of the result itself."""
     kind, n = TYPES[name], 768
     x, factor = random_rows(40, n), factorize(random_moment(n), 0.01)
-    data = rounded(x, kind, factor)
+    data = rounded(x, kind, factor, Effort(BEST.scales, sweeps=0))
     weights = dequantize(data, kind)
     targets = plain_targets(x, weights, factor)
     nearest = data.copy()
@@ -111,18 +113,19 @@ def test_every_code_is_nearest_to_its_target(name: str) -> None:
 
 @pytest.mark.parametrize("name", FEEDBACK)
 @pytest.mark.parametrize("effort", [GOOD, BEST])
-def test_less_loss_than_the_reference_rounding(name: str, effort: object) -> None:
+def test_less_loss_than_the_reference_rounding(name: str, effort: Effort) -> None:
     kind, n = TYPES[name], 512
     x, moment = random_rows(64, n), random_moment(n)
     importance = np.ascontiguousarray(np.diag(moment))
     reference = quantize(x, kind, importance)
-    assert loss_of(x, rounded(x, kind, factorize(moment, 0.01), effort), kind, moment) < 0.8 * loss_of(x, reference, kind, moment)
+    found = rounded(x, kind, factorize(moment, 0.01), effort)
+    assert loss_of(x, found, kind, moment) < 0.8 * loss_of(x, reference, kind, moment)
 
 
 @pytest.mark.parametrize("name", WITH_SUPER_BLOCKS)
 def test_other_scales_are_seldom_better(name: str) -> None:
-    """With a diagonal moment no error is fed back, so each group's loss stands alone. Scales and minimums near those of a fit
-    are tried: hardly ever does one next to the chosen one give less, under the same super-block scales."""
+    """With a diagonal moment no error is fed back, so each group's loss stands alone. Scales near those of a fit
+    are tried: seldom does a scale or minimum next to the chosen one give less, under the same super-block scales."""
     kind, n = TYPES[name], 256
     x = random_rows(64, n)
     importance = (np.random.default_rng(5).random(n) + 0.1).astype(np.float32)
@@ -151,6 +154,22 @@ def test_rows_do_not_depend_on_each_other(name: str) -> None:
     whole = rounded(x, kind, factor)
     for start, stop in ((0, 1), (3, 40), (40, 70)):
         assert np.array_equal(rounded(x[start:stop], kind, factor), whole[start:stop])
+
+
+@pytest.mark.parametrize("name", FEEDBACK)
+def test_coordinate_descent_ends_where_no_single_code_gains(name: str) -> None:
+    """After many sweeps each weight is nearest to its best value with all other weights as they are."""
+    kind, n = TYPES[name], 512
+    x, factor = random_rows(24, n), factorize(random_moment(n), 0.01)
+    few, many = (rounded(x, kind, factor, Effort(1, sweeps)) for sweeps in (0, 30))
+    weights, moment = dequantize(many, kind).astype(np.float64), factor.moment.astype(np.float64)
+    wanted = weights + (x - weights) @ moment / np.diag(moment)
+    nearest = many.copy()
+    round_codes(wanted.astype(np.float32), nearest, kind)
+    gained = np.abs(wanted - weights) - np.abs(wanted - dequantize(nearest, kind))
+    assert (gained > 1e-4 * np.abs(x).max()).mean() < 1e-3
+    assert loss_of(x, many, kind, factor.moment) < loss_of(x, few, kind, factor.moment)
+    assert np.array_equal(unpack_scales(many, kind).scales, unpack_scales(few, kind).scales)
 
 
 def test_zeros_stay_zeros() -> None:

@@ -68,14 +68,14 @@ _add_panel, _add_panel_of_doubles = _panel_adder(np.float32), _panel_adder(np.fl
 
 
 @kernel
-def add_products(left: Floats, first: int, right: Floats, out: Floats) -> None:
-    """out += left[first : first + rows, n - k :].T @ right, serially.
+def add_products(left: Floats, top: int, column: int, right: Floats, out: Floats) -> None:
+    """out += left[top : top + rows, column : column + k].T @ right, serially.
 
-    left float32 (n, n), right float32 (rows, r), out float32 (k, r), all C-contiguous. k and r are multiples of `MULTIPLE`.
+    left float32 (m, n), right float32 (rows, r), out float32 (k, r), all C-contiguous. k and r are multiples of `MULTIPLE`.
     """
     n, count, wide = left.shape[1], out.shape[0], right.shape[1]
     a, b, c = address(left, np.float32), address(right, np.float32), address(out, np.float32)
-    window = advance(a, first * n + n - count)
+    window = advance(a, top * n + column)
     for panel in range(0, wide, _PANEL):
         width = min(_PANEL, wide - panel)
         _add_panel(window, n, count, b, wide, len(right), panel, width, c, wide)

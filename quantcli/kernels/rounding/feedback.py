@@ -34,6 +34,7 @@ from quantcli.kernels.half import float_to_half, half_to_float
 from quantcli.kernels.jit import inline, inline_once, kernel
 from quantcli.kernels.products.outer_sums import MULTIPLE, add_products
 from quantcli.kernels.rounding.candidate_scales import TRIED, CandidateScales, candidate_scales
+from quantcli.kernels.rounding.coordinate_descent import STRETCH, descend
 from quantcli.kernels.rounding.levels import Levels, levels_of
 from quantcli.kernels.rounding.moment_factor import MomentFactor
 from quantcli.kernels.rounding.scale_fit import scale_fit
@@ -51,9 +52,6 @@ from quantcli.kernels.simd import (
     splat,
     store,
 )
-
-STRETCH: Final = 256
-"""Columns that are rounded together. Their errors then reach all later columns by one matrix product."""
 
 _AHEAD: Final = 8
 """Columns that receive errors at once."""
@@ -84,13 +82,15 @@ class Effort:
     """How much rounding with error feedback tries.
 
     scales   how many super-block scales are tried around the one that the fit gives; odd
+    sweeps   how often coordinate descent on the codes follows
     """
 
     scales: int = 1
+    sweeps: int = 0
 
 
-GOOD: Final = Effort(1)
-BEST: Final = Effort(5)
+GOOD: Final = Effort(1, 1)
+BEST: Final = Effort(5, 2)
 
 _FEW_LEVELS: Final = 8
 
@@ -128,14 +128,17 @@ def quantize_with_feedback(
     weights[:, :rows] = x.T
     targets = weights.copy()
     data = np.zeros((padded, out.shape[1]), np.uint8)
-    errors = np.empty((STRETCH, padded), np.float32)
+    errors = np.empty((n, padded), np.float32)
     near = np.zeros((STRETCH, STRETCH), np.float32)
     for first in range(0, n, STRETCH):
         width = min(STRETCH, n - first)
         near[:width, :width] = factor.upper[first : first + width, first : first + width].T
         round_stretch(targets, weights, near, factor.diagonal, first, data, errors)
-        if first + width < n:
-            add_products(factor.upper, first, errors[:width], targets[first + width :])
+        after = first + width
+        if after < n:
+            add_products(factor.upper, first, after, errors[first:after], targets[after:])
+    for _ in range(effort.sweeps):
+        descend(weights, errors, factor.moment, kind, data)
     out[...] = data[:rows]
 
 
@@ -306,7 +309,7 @@ def stretch_rounder(kind: BlockType, effort: Effort) -> Callable[..., None]:
     weight_of  float32 (n,): D
     first      the stretch's first column; it has `STRETCH` columns or what is left of n
     data       uint8 (rows, bytes_per_row): the blocks of the stretch are written
-    errors     float32 (STRETCH, rows): receives w - q
+    errors     float32 (n, rows): receives w - q
 
     The number of rows is a multiple of `LANES`. All arrays are C-contiguous. It checks no arguments and releases the GIL.
 
@@ -400,6 +403,6 @@ def _rounder(levels: Levels, writer: CodeWriter, fields: ScaleFields, kind: Bloc
                 offset = row * data.shape[1] + (first + block) // length * block_bytes
                 pack(codes, kept, packed, offset, data.shape[1])
             for k in range(width):
-                store(all_errors, k * rows + row, load(error, k * LANES, LANES))
+                store(all_errors, (first + k) * rows + row, load(error, k * LANES, LANES))
 
     return round_stretch

@@ -22,14 +22,16 @@ _BLOCK: Final = 64
 
 
 class MomentFactor(NamedTuple):
-    """The factors of a second moment.
+    """A second moment and its factors.
 
     upper     float32 (n, n): U. Undefined on and below the diagonal
     diagonal  float32 (n,): D
+    moment    float32 (n, n): H, symmetric, with its diagonal damped
     """
 
     upper: Floats
     diagonal: Floats
+    moment: Floats
 
 
 def factorize(moment: Floats, damping: float) -> MomentFactor:
@@ -40,11 +42,12 @@ def factorize(moment: Floats, damping: float) -> MomentFactor:
 
     A moment of zeros is taken for the identity.
     """
-    matrix = moment.astype(np.float64)
-    n = len(matrix)
-    diagonal = matrix.ravel()[:: n + 1]
-    mean = float(diagonal.mean())
-    diagonal += damping * mean if mean > 0 else 1.0
+    n = len(moment)
+    mean = float(np.diagonal(moment).mean(dtype=np.float64))
+    damped = np.triu(moment, 1)
+    damped += damped.T
+    damped.ravel()[:: n + 1] = np.diagonal(moment) + np.float32(damping * mean if mean > 0 else 1.0)
+    matrix = damped.astype(np.float64)
     upper, squares = np.empty((n, n), np.float32), np.empty(n, np.float32)
     least = (mean if mean > 0 else 1.0) * 1e-9
     for stop in range(n, 0, -_BLOCK):
@@ -53,7 +56,7 @@ def factorize(moment: Floats, damping: float) -> MomentFactor:
         _factorize_block(matrix, start, stop, least, panel, negative, upper, squares)
         if start:
             add_upper_products_of_doubles(negative, panel, matrix)
-    return MomentFactor(upper, squares)
+    return MomentFactor(upper, squares, damped)
 
 
 @kernel

@@ -88,13 +88,18 @@ def byte_progress(what: str, total: int = 0) -> Iterator[Any]:
 @contextmanager
 def chunk_progress(what: str, total: int | None = None) -> Iterator[Any]:
     """A tqdm progress bar in chunks on stderr, only on a terminal. Its speed does not count the compilation of kernels."""
+    with _progress(desc=what, total=total, unit="chunk") as bar:
+        count_running_time(bar)
+        yield bar
+
+
+def count_running_time(bar: Any) -> None:
+    """Let the speed that a tqdm progress bar shows from now on not count the compilation of kernels."""
     from quantcli.kernels.compilation import running_seconds
 
-    with _progress(desc=what, total=total, unit="chunk") as bar:
-        if not bar.disable:
-            bar._time = running_seconds
-            bar.start_t = bar.last_print_t = running_seconds()
-        yield bar
+    if not bar.disable:
+        bar._time = running_seconds
+        bar.start_t = bar.last_print_t = running_seconds()
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import Any, Final, TypedDict, Unpack
 
 from quantcli.conversion.encode import Encoder
 from quantcli.conversion.execute import Output, encoders_for, execute, kernels_needed
-from quantcli.conversion.job import Job, open_job
+from quantcli.conversion.job import Calibrate, Job, open_job
 from quantcli.conversion.lora.merge import AdapterRequest
 from quantcli.conversion.model_changes import Changes
 from quantcli.conversion.plan import PlannedTensor, PlanOptions
@@ -129,19 +129,21 @@ def convert(
     threads: int | None = None,
     dry_run: bool = False,
     progress: Progress = SILENT,
+    calibrate: Calibrate | None = None,
     **more: Unpack[RequestFields],
 ) -> list[Conversion]:
     """Convert a checkpoint or a GGUF file to a GGUF file for each of `types`, reading the source once.
 
     `model`, `types`, `output` and further arguments are fields of `conversion.request.Request`. `threads` defaults to the
-    number of processors. With `dry_run` nothing is written, and the results describe what would be.
+    number of processors. With `dry_run` nothing is written, and the results describe what would be. `calibrate` is that of
+    `carry_out`.
 
     Raises:
         As `carry_out`.
     """
     names = (types,) if isinstance(types, str) else tuple(types)
     request = Request(model=model, types=names, output=None if output is None else Path(output), **more)
-    return carry_out(request, threads=threads, dry_run=dry_run, progress=progress)
+    return carry_out(request, threads=threads, dry_run=dry_run, progress=progress, calibrate=calibrate)
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,11 +170,13 @@ def carry_out(
     dry_run: bool = False,
     progress: Progress = SILENT,
     stages: Callable[[Job], Iterator[Stage]] = at_once,
+    calibrate: Calibrate | None = None,
 ) -> list[Conversion]:
     """Plan a request, and write its outputs unless `dry_run` is set.
 
     `stages` gives the tensors in parts. Each is written before the next one is asked for, so that what its encoders hold
-    is released.
+    is released. `calibrate` collects the importance matrix of the open model, once for all outputs and before any is
+    written, for a request without one. A dry run does not call it.
 
     Raises:
         UsageError: for an unknown type, contradictory options, `remote` for a model that is not on the hub, or an output
@@ -184,7 +188,12 @@ def carry_out(
     """
     started = time.perf_counter()
     threads = working_threads(threads)
-    with open_job(request, threads=threads, dry_run=dry_run, fetching=progress.fetching) as job:
+    calibrated = calibrate is not None
+    with open_job(request, threads=threads, dry_run=dry_run, calibrated=calibrated, fetching=progress.fetching) as job:
+        if calibrate and not dry_run:
+            job.check()
+            job.check_targets()
+            job = job.with_importance(calibrate(job.model.source))  # noqa: PLW2901
         if not dry_run:
             job.check()
             _write(job, threads, progress, stages)

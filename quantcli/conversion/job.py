@@ -12,17 +12,21 @@ from typing import Any
 from quantcli.conversion.already_quantized import inspect_weights
 from quantcli.conversion.locate import locate
 from quantcli.conversion.model_changes import ChangedModel, apply_changes
-from quantcli.conversion.plan import PlannedTensor, check_plan, make_plan
+from quantcli.conversion.plan import PlannedTensor, PlanOptions, check_plan, make_plan
 from quantcli.conversion.recipes import Recipe, find_recipe
 from quantcli.conversion.request import Request
-from quantcli.conversion.source import open_source
+from quantcli.conversion.source import Source, open_source
 from quantcli.core.errors import UsageError
 from quantcli.formats.gguf.shards import by_size, shard_prefix
 from quantcli.formats.gguf.spec import Metadata
 from quantcli.formats.gguf.split import SplitWriter
 from quantcli.formats.gguf.writer import GGUFWriter, TensorWriter
 from quantcli.formats.hub.models import HubModel
-from quantcli.formats.output_file import refuse_overwriting
+from quantcli.formats.imatrix import Imatrix
+from quantcli.formats.output_file import OutputFile, refuse_overwriting
+
+Calibrate = Callable[[Source], Imatrix]
+"""Collects the importance matrix of an open model."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +52,31 @@ class OutputPlan:
 
 @dataclass(frozen=True)
 class Job:
-    """A request with its model opened and changed, and an output for each of its types."""
+    """A request with its model opened and changed, and an output for each of its types.
+
+    recipes, paths   those of the outputs
+    threads          how many inspect the weights; `read` says whether their rows may be read
+    """
 
     request: Request
     model: ChangedModel
     outputs: tuple[OutputPlan, ...]
+    recipes: tuple[Recipe, ...]
+    paths: tuple[Path, ...]
+    threads: int
+    read: bool
+
+    def with_importance(self, imatrix: Imatrix) -> Job:
+        """The job planned again, with an importance matrix in place of the request's.
+
+        Raises:
+            ModelError: if it is of another model.
+        """
+        source, changes = self.model.source, self.request.changes
+        model = apply_changes(source, changes, imatrix)
+        request = replace(self.request, imatrix=imatrix)
+        options = _with_sizes(request.options, model)
+        return _planned(request, model, options, self.recipes, self.paths, self.threads, read=self.read)
 
     def check(self) -> None:
         """Refuse a plan that cannot be executed. A dry run shows such a plan without this check.
@@ -68,6 +92,16 @@ class Job:
         paths = [shard.path for output in self.outputs for shard in output.writer.shards]
         refuse_overwriting(self.model.source.paths, paths)
 
+    def check_targets(self) -> None:
+        """Check that the outputs may be written. A long job calls this before it begins; writing checks it again.
+
+        Raises:
+            OutputError: if an output exists (unless `overwrite`), or its directory does not.
+        """
+        for output in self.outputs:
+            for shard in output.writer.shards:
+                OutputFile(shard.path, 0, overwrite=output.overwrite).check_target()
+
 
 @contextmanager
 def open_job(
@@ -75,21 +109,23 @@ def open_job(
     *,
     threads: int,
     dry_run: bool = False,
+    calibrated: bool = False,
     fetching: Callable[[int], Callable[[int], Any]] = lambda total: lambda done: None,
 ) -> Iterator[Job]:
     """Open the model of a request and plan its outputs. The model's files are closed on leaving.
 
     With `dry_run` a model of the hub is not downloaded; the plan is made from its headers. `fetching` is called before a
-    download: see `formats.hub.models.fetch_model`.
+    download: see `formats.hub.models.fetch_model`. With `calibrated` the plan is made as if there were an importance
+    matrix, which the caller collects and gives to `Job.with_importance`.
 
     Raises:
         UsageError: for an unknown type, contradictory options, or `remote` for a model that is not on the hub.
         FormatError, ModelError, UnsupportedError: if the model cannot be read, is incomplete or not supported.
         HubError: if the hub does not give the model.
     """
-    recipes = [find_recipe(name) for name in request.types]
+    recipes = tuple(find_recipe(name) for name in request.types)
     located = locate(request.model, remote=request.remote, dry_run=dry_run, started=fetching)
-    paths = output_paths(located.name, recipes, request.output)
+    paths = tuple(output_paths(located.name, recipes, request.output))
     with open_source(
         located.place,
         model_id=located.model_id,
@@ -98,25 +134,44 @@ def open_job(
         adapters=request.adapters,
         as_reference=request.as_reference,
     ) as source:
-        model, options = apply_changes(source, request.changes, request.imatrix), request.options
-        if model.imatrix:
-            options = replace(options, importance=model.imatrix.sizes)
-        infos = list(model.tensors.values())
+        model = apply_changes(source, request.changes, request.imatrix)
+        options = _with_sizes(request.options, model)
+        if calibrated:
+            options = replace(options, calibrated=True)
         # A dry run of a model of the hub reads its headers only. llama.cpp does not look for weights on a grid.
         read = not (dry_run and isinstance(located.place, HubModel)) and not request.as_reference
-        plans = [make_plan(infos, model.metadata, recipe, options) for recipe in recipes]
-        outputs = [
-            OutputPlan(
-                recipe,
-                path,
-                model.output_metadata(recipe),
-                tuple(inspect_weights(plan, model.tensors, threads, read=read)),
-                request.max_shard_bytes,
-                request.overwrite,
-            )
-            for recipe, path, plan in zip(recipes, paths, plans, strict=True)
-        ]
-        yield Job(request, model, tuple(outputs))
+        yield _planned(request, model, options, recipes, paths, threads, read=read)
+
+
+def _with_sizes(options: PlanOptions, model: ChangedModel) -> PlanOptions:
+    return replace(options, importance=model.imatrix.sizes) if model.imatrix else options
+
+
+def _planned(
+    request: Request,
+    model: ChangedModel,
+    options: PlanOptions,
+    recipes: tuple[Recipe, ...],
+    paths: tuple[Path, ...],
+    threads: int,
+    *,
+    read: bool,
+) -> Job:
+    """The job of an open model. `options` are those of the request, with the importance values that there are."""
+    infos = list(model.tensors.values())
+    plans = [make_plan(infos, model.metadata, recipe, options) for recipe in recipes]
+    outputs = [
+        OutputPlan(
+            recipe,
+            path,
+            model.output_metadata(recipe),
+            tuple(inspect_weights(plan, model.tensors, threads, read=read)),
+            request.max_shard_bytes,
+            request.overwrite,
+        )
+        for recipe, path, plan in zip(recipes, paths, plans, strict=True)
+    ]
+    return Job(request, model, tuple(outputs), recipes, paths, threads, read)
 
 
 def output_paths(name: str, recipes: Sequence[Recipe], output: Path | None) -> list[Path]:

@@ -8,7 +8,7 @@ squared activations, and their counts. The older layout is a sequence of entries
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
@@ -98,8 +98,28 @@ def read_imatrix(path: str | PathLike[str]) -> Imatrix:
             imatrix = _read_gguf(path)
         else:
             imatrix = _read_legacy(path, file.read(0, file.size))
+    return _checked(imatrix)
+
+
+def imatrix_of_sums(
+    path: str, datasets: Sequence[str], chunks: int, sums: Iterable[tuple[str, Values, Values]]
+) -> Imatrix:
+    """The importance matrix of sums in memory: names, sums of squares `(matrices, n)` and counts `(matrices,)`.
+
+    It is the one that would be read from a file with these sums. `path` is the name by which the metadata and messages
+    call it.
+
+    Raises:
+        ValueRangeError: as `read_imatrix`.
+    """
+    with np.errstate(all="ignore"):
+        entries = {name: _normalized(squares, counts) for name, squares, counts in sums}
+    return _checked(Imatrix(path, tuple(datasets), chunks, dict(sorted(entries.items()))))
+
+
+def _checked(imatrix: Imatrix) -> Imatrix:
     for name, values in imatrix.entries.items():
-        _check_values(path, name, values)
+        _check_values(imatrix.path, name, values)
     return imatrix
 
 

@@ -18,7 +18,17 @@ from quantcli.core.errors import FormatError
 from quantcli.formats.gguf.reader import open_gguf
 from quantcli.formats.gguf.spec import Metadata, ValueType, array, encode_string, string, u32
 from quantcli.formats.gguf.writer import GGUFWriter
-from quantcli.formats.imatrix import CHUNK_COUNT, CHUNK_SIZE, COUNTS, DATASETS, SUMS, raw_entry, raw_names
+from quantcli.formats.imatrix import (
+    CHUNK_COUNT,
+    CHUNK_SIZE,
+    COUNTS,
+    DATASETS,
+    SUMS,
+    Imatrix,
+    imatrix_of_sums,
+    raw_entry,
+    raw_names,
+)
 from quantcli.formats.output_file import OutputFile
 from quantcli.tensors.tensor import TensorInfo
 
@@ -57,6 +67,15 @@ class ImatrixSums:
         """Tensor name -> the stacked matrices (experts) that no token reached."""
         found = {name: np.flatnonzero(sums.counts == 0).tolist() for name, sums in self.entries.items()}
         return {name: indices for name, indices in found.items() if indices}
+
+    def means(self, path: str) -> Imatrix:
+        """The importance matrix that quantization takes. `path` is the name by which it is called, in the place of a file.
+
+        Raises:
+            ValueRangeError: if all values of a tensor are zero.
+        """
+        sums = ((name, entry.squares, entry.counts) for name, entry in self.entries.items())
+        return imatrix_of_sums(path, self.datasets, self.chunks, sums)
 
 
 def read_sums(path: str | PathLike[str]) -> ImatrixSums:

@@ -36,6 +36,17 @@ def test_the_result_is_a_line_of_its_own(tmp_path, columns):
     assert re.fullmatch(result, shown.replace("  ", "")), shown
 
 
+def test_chunks_and_bytes_share_a_line(tmp_path):
+    words = ["tests/golden/stories260K", "--type", "Q4_0", "--imatrix", "auto", "-o", tmp_path / "m.gguf"]
+    status, written = on_terminal(words, 240)
+    assert status == 0
+    assert "/100 [" in written
+    shown = [line for line in screen(written, 240) if "kernels in" not in line]
+    assert re.fullmatch(r"importance matrix: collected from quantcli-calibration-\d+, 51,200 tokens in .*", shown[0])
+    assert shown[-2].startswith(f"{tmp_path}/m.gguf: Q4_0")
+    assert not any("|" in line for line in shown)
+
+
 def test_a_bar_that_was_drawn_at_once_is_cleared(monkeypatch):
     stderr = terminal(monkeypatch)
     with byte_progress("quantizing") as bar:

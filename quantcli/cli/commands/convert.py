@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from quantcli.cli.calibration import AUTO, FileOrAuto, FileOrAutoType, announce_calibration, calibration
 from quantcli.cli.commands import described
 from quantcli.cli.compiling import announce_compiling
 from quantcli.cli.completions import complete_files, complete_recipes, complete_types
 from quantcli.cli.habits import read_positions
 from quantcli.cli.options import arch_file_option, json_option, overwrite_option, threads_option
-from quantcli.cli.output import byte_progress, columns, print_json, say, show
+from quantcli.cli.output import byte_progress, columns, count_running_time, print_json, say, show
 from quantcli.cli.output_paths import OutputPath, is_folder, made_folder
 from quantcli.cli.texts import read_text
 from quantcli.core.display import binary_size, decimal_count
@@ -24,7 +25,7 @@ from quantcli.core.listing import counted
 from quantcli.formats.gguf.spec import Metadata, replace_keys
 
 if TYPE_CHECKING:
-    from quantcli.conversion.convert import Conversion, Progress
+    from quantcli.conversion.convert import Conversion, Progress, RequestFields
     from quantcli.conversion.model_changes import Changes
     from quantcli.conversion.plan import PlanOptions
 
@@ -59,7 +60,10 @@ GROUPS: Final = {
 @click.option("--dry-run", is_flag=True, help="Show the type of each tensor and why; write nothing.")
 @json_option()
 @threads_option
-@click.option("--imatrix", type=click.Path(path_type=Path), metavar="FILE", help="Importance matrix (GGUF or .dat).")
+@click.option(
+    "--imatrix", type=FileOrAutoType(), metavar="FILE",
+    help="Importance matrix (GGUF or .dat), or `auto`: collect one from the built-in text.",
+)  # fmt: skip
 @click.option("--tensor-type", "overrides", multiple=True, metavar="REGEX=T", help="Type by tensor name; first match wins.")
 @click.option("--tensor-type-file", type=click.Path(path_type=Path), metavar="FILE", help="File of REGEX=T entries.")
 @click.option("--output-tensor-type", metavar="T", shell_complete=complete_types, help="Type of output.weight.")
@@ -85,7 +89,7 @@ def command(
     dry_run: bool,
     as_json: bool,
     threads: int | None,
-    imatrix: Path | None,
+    imatrix: FileOrAuto | None,
     adapters: Sequence[str],
     override_kv: Sequence[str],
     prune_layers: str | None,
@@ -101,39 +105,58 @@ def command(
     quantize ./Llama-3.2-1B --type Q4_K_M
     quantize Qwen/Qwen3-0.6B --type Q4_K_M,Q8_0 -o models/
     quantize model-F16.gguf --type IQ4_XS --imatrix imatrix.gguf
+    quantize ./Llama-3.2-1B --type IQ4_XS --imatrix auto
     quantize model-F16.gguf model-Q5_K_M.gguf Q5_K_M       as llama-quantize
     quantize ./Llama-3.2-1B --type Q4_K_M --dry-run
     """
     given = read_positions(positions)
     names, threads = _names(_one(types, given.types, "--type")), _one(threads, given.threads, "--threads")
     output = _one(output, given.output, "--output")
-    from quantcli.conversion.convert import convert
+    from quantcli.conversion.convert import RequestFields
     from quantcli.conversion.lora.merge import parse_adapter
     from quantcli.formats.gguf.shards import parse_size
     from quantcli.formats.imatrix import read_imatrix
 
+    request = RequestFields(
+        options=_plan_options(**plan),
+        imatrix=read_imatrix(imatrix) if isinstance(imatrix, Path) else None,
+        changes=_changes(override_kv, prune_layers),
+        adapters=[parse_adapter(text) for text in adapters],
+        architecture_file=arch_file,
+        pre_tokenizer=pre_tokenizer,
+        as_reference=as_reference,
+        max_shard_bytes=None if split_max_size is None else parse_size(split_max_size),
+        remote=remote,
+        overwrite=overwrite,
+    )
+    results = _converted(model, names, output, request, threads, dry_run=dry_run, auto=imatrix == AUTO)
+    _report(results, with_importance=imatrix is not None, as_json=as_json)
+
+
+def _converted(
+    model: str,
+    names: list[str],
+    output: str | None,
+    request: RequestFields,
+    threads: int | None,
+    *,
+    dry_run: bool,
+    auto: bool,
+) -> list[Conversion]:
+    """Convert, with progress. With `auto` an importance matrix is collected first."""
+    from quantcli.conversion.convert import convert
+
     announce_compiling()
     # A dry run makes no directory. Without one, its result is the same.
-    with made_folder(None if dry_run and output and is_folder(output) else output) as path, _progress() as progress:
+    folder = made_folder(None if dry_run and output and is_folder(output) else output)
+    with folder as path, _progress() as (progress, collecting):
+        calibrate = calibration(request, threads, collecting) if auto else None
         results = convert(
-            model,
-            names,
-            path,
-            options=_plan_options(**plan),
-            imatrix=read_imatrix(imatrix) if imatrix else None,
-            changes=_changes(override_kv, prune_layers),
-            adapters=[parse_adapter(text) for text in adapters],
-            architecture_file=arch_file,
-            pre_tokenizer=pre_tokenizer,
-            as_reference=as_reference,
-            max_shard_bytes=None if split_max_size is None else parse_size(split_max_size),
-            threads=threads,
-            remote=remote,
-            overwrite=overwrite,
-            dry_run=dry_run,
-            progress=progress,
+            model, names, path, threads=threads, dry_run=dry_run, progress=progress, calibrate=calibrate, **request
         )
-    _report(results, with_importance=imatrix is not None, as_json=as_json)
+    if auto and dry_run:
+        announce_calibration()
+    return results
 
 
 def _report(results: Sequence[Conversion], *, with_importance: bool, as_json: bool) -> None:
@@ -205,18 +228,23 @@ def _changes(override_kv: Sequence[str], prune_layers: str | None) -> Changes:
 
 
 @contextmanager
-def _progress() -> Iterator[Progress]:
-    """A progress bar in bytes, for the download and then the conversion, and a line when kernels are compiled."""
+def _progress() -> Iterator[tuple[Progress, Callable[[int], Callable[[int], Any]]]]:
+    """A progress bar in bytes, for the download and the conversion, and in chunks, for the collecting in between."""
     from quantcli.conversion.convert import Progress
 
     with byte_progress("quantizing") as bar:
 
-        def begin(what: str, total: int) -> Callable[[int], Any]:
+        def begin(what: str, total: int, unit: str = "B") -> Callable[[int], Any]:
             bar.set_description(what, refresh=False)
+            bar.unit, bar.unit_scale = unit, unit == "B"
             bar.reset(total)
             return bar.update  # type: ignore[no-any-return]
 
-        yield Progress(partial(begin, "downloading"), partial(begin, "quantizing"), bar.update)
+        def collecting(chunks: int) -> Callable[[int], Any]:
+            count_running_time(bar)
+            return begin("collecting importance", chunks, "chunk")
+
+        yield Progress(partial(begin, "downloading"), partial(begin, "quantizing"), bar.update), collecting
 
 
 def _warn_of_missing_importance(results: Sequence[Conversion]) -> None:

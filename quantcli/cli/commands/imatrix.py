@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from quantcli.cli.calibration import FileOrAuto, FileOrAutoType, name_of, named_text
 from quantcli.cli.commands import described
 from quantcli.cli.options import PATH, json_option, model_options, overwrite_option
 from quantcli.cli.output import chunk_progress, columns, print_json, show
 from quantcli.cli.output_paths import OutputPath
 from quantcli.cli.running import open_observed, warn_beyond_training
-from quantcli.cli.texts import read_text
 from quantcli.core.errors import FormatError, UsageError
 from quantcli.core.listing import counted, listed
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 @described("imatrix")
 @click.argument("model", type=PATH, required=False)
 @click.option(
-    "-f", "--text", "texts", type=click.Path(path_type=Path, exists=True, dir_okay=False), multiple=True, metavar="F",
-    help="Calibration text, UTF-8; repeatable.",
+    "-f", "--text", "texts", type=FileOrAutoType(exists=True, dir_okay=False), multiple=True, metavar="F",
+    help="Calibration text, UTF-8, or `auto`: the built-in one; repeatable.",
 )  # fmt: skip
 @click.option("-o", "--output", type=OutputPath(), required=True, metavar="OUT", help="Importance matrix to write.")
 @click.option(
@@ -48,10 +48,11 @@ if TYPE_CHECKING:
 def command(**options: Any) -> None:
     """The importance matrix has the squared input activations of every matrix in the layers, summed over the tokens of the
     texts. --imatrix reads it, and so does llama-quantize. MODEL is a GGUF file, or a checkpoint as it is. Without MODEL and
-    --text, the files of --merge are added.
+    --text, the files of --merge are added. A text in a file called auto is given as ./auto.
 
     \b
     quantize imatrix model-F16.gguf --text calibration.txt -o imatrix.gguf
+    quantize imatrix ORG-model/ --text auto -o imatrix.gguf --chunks 100
     quantize imatrix ORG-model/ --text prose.txt --text code.txt -o imatrix.gguf --save-every 20
     quantize imatrix --merge first.gguf --merge second.gguf -o imatrix.gguf
     """
@@ -65,7 +66,7 @@ def command(**options: Any) -> None:
     from quantcli.formats.output_file import OutputFile, refuse_overwriting
 
     OutputFile(output, 0, overwrite=options["overwrite"] or options["resume"]).check_target()
-    refuse_overwriting(texts, [output], "a text it is made from")
+    refuse_overwriting([text for text in texts if isinstance(text, Path)], [output], "a text it is made from")
 
     parts = [(str(path), read_sums(path)) for path in options["merged"]]
     if texts:
@@ -78,12 +79,12 @@ def command(**options: Any) -> None:
         _show(result, output)
 
 
-def _collected(model: Path, texts: list[Path], output: Path, options: dict[str, Any]) -> ImatrixSums:
+def _collected(model: Path, texts: list[FileOrAuto], output: Path, options: dict[str, Any]) -> ImatrixSums:
     """Run the model on the texts, with a progress bar of chunks on a terminal."""
     from quantcli.quality.imatrix import collect, cut_texts
 
     before = _interrupted(output, texts, options["context"]) if options["resume"] and output.exists() else None
-    named = [(str(path), read_text(path, "the text")) for path in texts]
+    named = [named_text(text) for text in texts]
     loaded, collector = open_observed(
         model, output, threads=options["threads"], weights=options["weights"], arch_file=options["arch_file"]
     )
@@ -105,12 +106,12 @@ def _collected(model: Path, texts: list[Path], output: Path, options: dict[str, 
         )  # fmt: skip
 
 
-def _interrupted(output: Path, texts: list[Path], context: int) -> ImatrixSums:
+def _interrupted(output: Path, texts: list[FileOrAuto], context: int) -> ImatrixSums:
     """The importance matrix that `output` has, of the same texts."""
     from quantcli.formats.imatrix_sums import read_sums
 
     found = read_sums(output)
-    if found.datasets != tuple(map(str, texts)) or found.chunk_size != context:
+    if found.datasets != tuple(map(name_of, texts)) or found.chunk_size != context:
         what = f"collected from {listed(found.datasets)} in chunks of {found.chunk_size}"
         raise FormatError(output, f"{what}: --resume needs the same texts and --ctx")
     return found

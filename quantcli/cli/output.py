@@ -86,11 +86,14 @@ def byte_progress(what: str, total: int = 0) -> Iterator[Any]:
 
 
 @contextmanager
-def chunk_progress(what: str, total: int | None = None) -> Iterator[Any]:
-    """A tqdm progress bar in chunks on stderr, only on a terminal. Its speed does not count the compilation of kernels."""
+def chunk_progress(what: str, total: int | None = None, unit: str = "chunk") -> Iterator[Any]:
+    """A tqdm progress bar in chunks, or other units, on stderr, only on a terminal.
+
+    Its speed does not count the compilation of kernels.
+    """
     from quantcli.kernels.compilation import running_seconds
 
-    with _progress(desc=what, total=total, unit="chunk") as bar:
+    with _progress(desc=what, total=total, unit=unit) as bar:
         if not bar.disable:
             bar._time = running_seconds
             bar.start_t = bar.last_print_t = running_seconds()

@@ -13,6 +13,7 @@ data = {
     "quantcli/architectures/defaults/llama.toml",
     "quantcli/architectures/pre_tokenizers.toml",
     "quantcli/py.typed",
+    "quantcli/quality/texts/subjects/law.txt",
 }
 if not data <= set(names):
     sys.exit(f"{sys.argv[1]}: missing {', '.join(sorted(data - set(names)))}")

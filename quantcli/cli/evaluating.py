@@ -37,20 +37,32 @@ def evaluate_files(
     context: int,
     chunks: int | None,
     threads: int | None,
-    weights: str | None = None,
     arch_file: Path | None = None,
 ) -> list[TextEvaluation]:
     """Load the files and the base, and evaluate them on the texts of `named_texts`, with a progress bar on a terminal."""
+    loaded, compared = open_files(files, base, threads=threads, arch_file=arch_file)
+    warn_beyond_training(min(loaded, key=trained), context)
+    from quantcli.quality.evaluate import evaluate_all
+
+    with text_progress() as advance:
+        return evaluate_all(loaded, contents, context=context, chunks=chunks, base=compared, advance=advance)
+
+
+def open_files(
+    files: Sequence[Path],
+    base: Path | None,
+    *,
+    threads: int | None,
+    weights: str | None = None,
+    arch_file: Path | None = None,
+) -> tuple[list[LoadedModel], LoadedModel | None]:
+    """Load files and the base that they are compared with, after a check that it is the same model."""
     if base is not None:
         check_base(files, base)
     loaded = [open_model(file, threads=threads, weights=weights, arch_file=arch_file) for file in files]
     compared = None if base is None else open_model(base, threads=threads, arch_file=arch_file)
     report_truncation(*files, *([] if base is None else [base]))
-    warn_beyond_training(min(loaded, key=_trained), context)
-    from quantcli.quality.evaluate import evaluate_all
-
-    with _progress() as advance:
-        return evaluate_all(loaded, contents, context=context, chunks=chunks, base=compared, advance=advance)
+    return loaded, compared
 
 
 def check_base(files: Sequence[Path], base: Path) -> None:
@@ -65,12 +77,13 @@ def check_base(files: Sequence[Path], base: Path) -> None:
         warn_of_quantized_reference(reference)
 
 
-def _trained(loaded: LoadedModel) -> int:
+def trained(loaded: LoadedModel) -> int:
+    """The context length that a model was trained on."""
     return loaded.model.sizes.context
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[int, int, float], None]]:
+def text_progress() -> Iterator[Callable[[int, int, float], None]]:
     """A progress bar of chunks on stderr, only on a terminal, with the perplexity so far."""
     with chunk_progress("evaluating") as bar:
 

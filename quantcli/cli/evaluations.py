@@ -42,16 +42,21 @@ def document(results: Sequence[TextEvaluation], request: Request, seconds: float
         "context": request.context,
         "seconds": seconds,
         "results": [
-            {"text": str(text)} | _scores(file, found) | ({} if found.divergence is None else _divergence(found.divergence))
+            {"text": str(text)} | figures(file, found)
             for text, result in zip(request.texts, results, strict=True)
             for file, found in zip(request.files, result.evaluations, strict=True)
         ],
         "differences": [
-            {"text": str(text), "first": str(request.files[0]), "path": str(file)} | _difference(found)
+            {"text": str(text), "first": str(request.files[0]), "path": str(file)} | difference_figures(found)
             for text, result in zip(request.texts, results, strict=True)
             for file, found in zip(request.files[1:], result.differences, strict=True)
         ],
     }
+
+
+def figures(file: Path, found: Evaluation) -> dict[str, Any]:
+    """What was measured of a file on a text, as fields of a document."""
+    return _scores(file, found) | ({} if found.divergence is None else _divergence(found.divergence))
 
 
 def _scores(file: Path, found: Evaluation) -> dict[str, Any]:
@@ -83,7 +88,8 @@ def _divergence(found: Divergence) -> dict[str, Any]:
     }
 
 
-def _difference(found: Difference) -> dict[str, Any]:
+def difference_figures(found: Difference) -> dict[str, Any]:
+    """How a file differs from the first one on a text, as fields of a document."""
     facts = {"log_perplexity": _interval(found.log_perplexity)}
     return facts if found.divergence is None else facts | {"kl_divergence": _interval(found.divergence)}
 

@@ -86,9 +86,12 @@ def byte_progress(what: str, total: int = 0) -> Iterator[Any]:
 
 
 @contextmanager
-def chunk_progress(what: str, total: int | None = None) -> Iterator[Any]:
-    """A tqdm progress bar in chunks on stderr, only on a terminal. Its speed does not count the compilation of kernels."""
-    with _progress(desc=what, total=total, unit="chunk") as bar:
+def chunk_progress(what: str, total: int | None = None, unit: str = "chunk") -> Iterator[Any]:
+    """A tqdm progress bar in chunks, or other units, on stderr, only on a terminal.
+
+    Its speed does not count the compilation of kernels.
+    """
+    with _progress(desc=what, total=total, unit=unit) as bar:
         count_running_time(bar)
         yield bar
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, fields
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,8 @@ class Divergence:
     log_ratio        log(perplexity / base perplexity)
     same_top         the fraction of positions where both models have the same most likely token
     rms_change       the root mean square of p - p_base for the right token ("RMS Δp" in llama-perplexity, as a percentage)
+    base_entropy     the mean entropy of the base's predictions, in nats; None where it was not measured
+    relative         the mean divergence divided by `base_entropy`; None likewise
     """
 
     base_perplexity: float
@@ -60,6 +62,8 @@ class Divergence:
     same_top: float
     same_top_stderr: float
     rms_change: Estimate
+    base_entropy: Estimate | None = None
+    relative: Estimate | None = None
 
 
 @dataclass(frozen=True)
@@ -85,16 +89,27 @@ class Difference:
 class Scores:
     """What was measured at each scored position.
 
-    losses        float64 (n,): -log p of the right token
-    base_losses   likewise for the base, None without one
-    divergences   float64 (n,): the Kullback-Leibler divergence from the base, None without one
-    same_top      bool (n,): whether both models have the same most likely token, None without a base
+    losses           float64 (n,): -log p of the right token
+    base_losses      likewise for the base, None without one
+    divergences      float64 (n,): the Kullback-Leibler divergence from the base, None without one
+    same_top         bool (n,): whether both models have the same most likely token, None without a base
+    base_entropies   float64 (n,): the entropy of the base's predictions, in nats; None where it was not measured
     """
 
     losses: Doubles
     base_losses: Doubles | None = None
     divergences: Doubles | None = None
     same_top: NDArray[np.bool_] | None = None
+    base_entropies: Doubles | None = None
+
+    def part(self, chosen: NDArray[np.bool_]) -> Scores:
+        """The scores of the positions where `chosen`, bool `(n,)`, is true."""
+
+        def column(name: str) -> Any:
+            whole = getattr(self, name)
+            return None if whole is None else whole[chosen]
+
+        return Scores(**{field.name: column(field.name) for field in fields(self)})
 
     def evaluation(self, chunks: int) -> Evaluation:
         """The statistics of a text of `chunks` chunks."""
@@ -114,6 +129,7 @@ class Scores:
         base, average = _perplexity(self.base_losses), mean(self.divergences)
         median, p99, p999 = np.percentile(self.divergences, (50, 99, 99.9)).tolist()
         same = float(self.same_top.mean())
+        entropies = self.base_entropies
         return Divergence(
             base_perplexity=base.value,
             base_stderr=base.stderr,
@@ -127,23 +143,19 @@ class Scores:
             same_top=same,
             same_top_stderr=math.sqrt(same * (1 - same) / max(1, len(self.same_top) - 1)),
             rms_change=_root_mean_square(np.exp(-self.losses) - np.exp(-self.base_losses)),
+            base_entropy=None if entropies is None else mean(entropies),
+            relative=None if entropies is None else _ratio(self.divergences, entropies),
         )
 
 
 def joined(parts: list[Scores]) -> Scores:
     """The scores of several chunks, all with a base or all without."""
 
-    def column(name: str) -> NDArray[np.float64] | None:
+    def column(name: str) -> Any:
         columns = [getattr(part, name) for part in parts]
         return None if columns[0] is None else np.concatenate(columns)
 
-    same = [part.same_top for part in parts if part.same_top is not None]
-    return Scores(
-        np.concatenate([part.losses for part in parts]),
-        column("base_losses"),
-        column("divergences"),
-        np.concatenate(same) if same else None,
-    )
+    return Scores(**{field.name: column(field.name) for field in fields(Scores)})
 
 
 def mean(values: Doubles) -> Estimate:
@@ -171,3 +183,12 @@ def _root_mean_square(values: Doubles) -> Estimate:
     square = mean(values * values)
     root = math.sqrt(square.value)
     return Estimate(root, square.stderr / (2 * root) if root else 0.0)
+
+
+def _ratio(values: Doubles, divisors: Doubles) -> Estimate:
+    """The ratio of two means over the same positions. To first order, its error is that of the mean residual."""
+    divisor = float(divisors.mean())
+    if not divisor:
+        return Estimate(0.0, 0.0)
+    ratio = float(values.mean()) / divisor
+    return Estimate(ratio, mean(values - ratio * divisors).stderr / divisor)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from quantcli.kernels.scoring import NEGLIGIBLE, compare, score
+from quantcli.kernels.scoring import NEGLIGIBLE, compare, entropy, score
 
 Doubles = NDArray[np.float64]
 
@@ -31,6 +31,12 @@ def compared(
     return losses, tops, divergences
 
 
+def entropies_of(logits: NDArray[np.float32]) -> Doubles:
+    found = np.empty(len(logits))
+    entropy(logits, found)
+    return found
+
+
 @pytest.mark.parametrize("vocabulary", [1, 7, 16, 33, 5000])
 @pytest.mark.parametrize("spread", [0.01, 5, 60])
 def test_scores_are_those_of_their_definitions(vocabulary: int, spread: float) -> None:
@@ -46,9 +52,19 @@ def test_scores_are_those_of_their_definitions(vocabulary: int, spread: float) -
     counted = expected > NEGLIGIBLE
     terms = np.where(counted, np.exp(expected) * (expected - found), 0)
     np.testing.assert_allclose(divergences, terms.sum(1), rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(entropies_of(base), -(np.exp(expected) * expected).sum(1), rtol=1e-5, atol=2e-6)
     alone = scored(logits, targets)
     np.testing.assert_array_equal(alone[0], losses[0])
     np.testing.assert_array_equal(alone[1], tops[0])
+
+
+def test_entropies_range_from_none_to_that_of_equal_chances() -> None:
+    logits = np.zeros((4, 37), np.float32)
+    logits[1, :] = -np.inf
+    logits[1, 20] = 3
+    logits[2, [0, 36]] = 1000
+    logits[3, 36] = np.nan
+    np.testing.assert_allclose(entropies_of(logits), [np.log(37), 0, np.log(2), np.nan], atol=1e-12)
 
 
 def test_the_first_of_equal_logits_is_the_top() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,7 +21,8 @@ def mean_and_uncertainty(total: float, squares: float, count: int) -> tuple[floa
 def scores() -> Scores:
     random = np.random.default_rng(5)
     base = random.exponential(2, 997)
-    return Scores(base + random.normal(0, 0.1, 997), base, random.exponential(0.05, 997), random.random(997) < 0.9)
+    losses, divergences = base + random.normal(0, 0.1, 997), random.exponential(0.05, 997)
+    return Scores(losses, base, divergences, random.random(997) < 0.9, random.exponential(3, 997))
 
 
 def test_statistics_are_those_of_the_reference(scores: Scores) -> None:
@@ -83,9 +85,26 @@ def test_equal_predictions_have_no_error() -> None:
     assert Scores(losses[:1]).evaluation(1).stderr == 0
 
 
+def test_a_ratio_to_the_entropy_has_the_error_of_resampled_positions(scores: Scores) -> None:
+    assert scores.divergences is not None and scores.base_entropies is not None
+    found = scores.evaluation(1).divergence
+    assert found is not None and found.base_entropy is not None and found.relative is not None
+    assert found.base_entropy.value == pytest.approx(scores.base_entropies.mean())
+    assert found.relative.value == pytest.approx(scores.divergences.mean() / scores.base_entropies.mean())
+    random = np.random.default_rng(2)
+    picks = random.integers(0, 997, (2000, 997))
+    ratios = scores.divergences[picks].mean(1) / scores.base_entropies[picks].mean(1)
+    assert found.relative.stderr == pytest.approx(ratios.std(), rel=0.06)
+    certain = replace(scores, base_entropies=np.zeros(997)).evaluation(1).divergence
+    assert certain is not None and certain.relative == Estimate(0, 0)
+    unmeasured = replace(scores, base_entropies=None).evaluation(1).divergence
+    assert unmeasured is not None and unmeasured.base_entropy is None and unmeasured.relative is None
+
+
 def test_parts_are_joined_in_order(scores: Scores) -> None:
     def part(start: int, stop: int) -> Scores:
-        return Scores(*(column[start:stop] for column in vars(scores).values()))
+        places = np.arange(997)
+        return scores.part((start <= places) & (places < stop))
 
     whole = joined([part(0, 3), part(3, 500), part(500, 997)])
     for name, column in vars(scores).items():

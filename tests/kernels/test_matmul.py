@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from quantcli.core.block_types import TYPES, BlockType
+from quantcli.kernels.blocks import codec
 from quantcli.kernels.products.matmul import matmul
 from quantcli.kernels.rows import dequantize, quantize
 from quantcli.kernels.simd import machine_features
@@ -67,10 +68,23 @@ def test_packed_products_are_those_of_the_dequantized_weights(kind, golden):
     got = matmul(packed, kind, x)
     assert got.shape == (9, len(weights))
     assert_close(got, rounded(x, kind), weights)
-    # A few columns have kernels of their own, which give the same numbers.
+    # A few columns have kernels of their own, which give the same numbers: up to four, those of one column.
+    one = matmul(packed, kind, x[:1])
     for columns in (1, 2, 3, 4, 7):
         few = matmul(packed, kind, x[:columns])
         np.testing.assert_allclose(few, got[:columns], rtol=1e-4, atol=1e-4 * np.abs(got).max())
+        if columns <= 4:
+            np.testing.assert_array_equal(few[0], one[0])
+
+
+@pytest.mark.parametrize("kind", PACKED, ids=lambda kind: kind.name)
+def test_the_vectors_of_a_super_block_have_the_same_group_in_the_same_lane(kind):
+    reader = codec(kind).reader
+    if reader.wide is not None:
+        order = np.array(reader.wide.order)
+        assert sorted(order) == list(range(64))
+        groups = order.reshape(4, 16) * 4 // reader.group
+        assert (groups == groups[0]).all()
 
 
 @pytest.mark.parametrize("name", ["Q8_0", "Q4_1", "IQ4_NL", "MXFP4"])

@@ -18,7 +18,7 @@ import numpy as np
 from quantcli.core.block_types import SUPER_BLOCK, TYPES
 from quantcli.kernels.blocks import Codec
 from quantcli.kernels.blocks.packed_fields import (
-    HALVES_OF_FOUR,
+    NIBBLES,
     half_at,
     half_from,
     nibbles,
@@ -254,8 +254,8 @@ def _unsigned_code(nibbles_of: Any) -> Any:
     return reinterpret(_unsigned_level_of(nibbles_of), np.uint8)
 
 
-_WIDE_NL: Final = WideCodes(wide_nibbles(_NL_CODES, _NL_BYTES, _unsigned_code), _ZERO, HALVES_OF_FOUR)
-_WIDE_XS: Final = WideCodes(wide_nibbles(_XS_CODES, 16, _unsigned_code), _ZERO, HALVES_OF_FOUR)
+_WIDE_NL: Final = WideCodes(wide_nibbles(_NL_CODES, _NL_BYTES, _unsigned_code), _ZERO, NIBBLES)
+_WIDE_XS: Final = WideCodes(wide_nibbles(_XS_CODES, 16, _unsigned_code), _ZERO, NIBBLES)
 
 
 @inline

@@ -24,11 +24,15 @@ from quantcli.kernels.blocks.packed_fields import (
     bits_to,
     eight_levels,
     first_sixteens,
-    four_levels,
+    fourths,
     half_from,
+    lane_fields,
     last_sixteens,
+    moved_bits,
     offsets,
+    order_of_eights,
     pair_of_words,
+    second_word,
 )
 from quantcli.kernels.blocks.reader import PART, CodeWriter, IntegerScales, WideCodes, with_integer_scales
 from quantcli.kernels.blocks.scale_fields import integer_scales
@@ -338,50 +342,61 @@ def _codes_5(weights: Any, offset: Any, part: Any) -> Any:
     return low | bits_to(load(weights, offset + _Q5_HIGH, PART), part, 4, U8(16))
 
 
-# All codes of a block. A vector of Q2_K has a fourth of each half's codes. Q4_K and Q5_K have 16 codes of each of four
-# sub-blocks in a vector, so that the second has the other 16 codes of the same four.
+# All codes of a block. A vector of Q2_K has four codes of each sub-block: of each 16 bytes, every word at another place. A
+# vector of Q4_K and Q5_K has eight codes of each sub-block: half of each 16 bytes' words are low nibbles, half high ones.
 
-_FOUR_PAIRS: Final = np.array([0, 0, 2, 2, 4, 4, 6, 6], np.uint64)
+_PLACES_4: Final = np.resize(np.array([0, 0, 4, 4], np.uint32), 16)
+_PLACES_5: Final = (np.arange(16) // 2 - 4).astype(np.uint32)
+_ORDER_45: Final = order_of_eights(
+    8 * pair + 4 * high + 2 * side + high ^ odd
+    for side in range(2) for odd in range(2) for pair in range(4) for high in range(2)
+)  # fmt: skip
 _four_first_sixteens = shuffle(*(i % 16 for i in range(64)))
 _four_last_sixteens = shuffle(*(16 + i % 16 for i in range(64)))
 
 
 @inline
 def _wide_2(weights: Any, offset: Any) -> Any:
-    return four_levels(load(weights, offset + _Q2_LEVELS, 64))
+    return fourths(load(weights, offset + _Q2_LEVELS, 64))
+
+
+@inline
+def _with_swapped(first: Any, last: Any) -> Any:
+    """Two vectors of bytes as words, each as it is and with the halves of each 16 bytes swapped."""
+    a, b = reinterpret(first, np.uint32), reinterpret(last, np.uint32)
+    return a, second_word(a, a), b, second_word(b, b)
 
 
 @inline
 def _wide_levels(weights: Any, place: Any) -> Any:
-    """The bytes with the first 16 codes of each sub-block, and with the last 16."""
+    """Nibbles with eight codes of each sub-block: four vectors."""
     first, second = load(weights, place, 64), load(weights, place + 64, 64)
-    return first_sixteens(first, second), last_sixteens(first, second)
+    a, b, c, d = _with_swapped(first_sixteens(first, second), last_sixteens(first, second))
+    low = U8(15)
+    return (
+        lane_fields(a, _PLACES_4, low),
+        lane_fields(b, _PLACES_4, low),
+        lane_fields(c, _PLACES_4, low),
+        lane_fields(d, _PLACES_4, low),
+    )
 
 
 @inline
 def _wide_4(weights: Any, offset: Any) -> Any:
-    first, last = _wide_levels(weights, offset + _Q4_LEVELS)
-    low = U8(15)
-    return bits_from(first, 0, low), bits_from(last, 0, low), bits_from(first, 4, low), bits_from(last, 4, low)
+    return _wide_levels(weights, offset + _Q4_LEVELS)
 
 
 @inline
 def _wide_5(weights: Any, offset: Any) -> Any:
-    first, last = _wide_levels(weights, offset + _Q5_LEVELS)
-    high, pairs = load(weights, offset + _Q5_HIGH, PART), load(_FOUR_PAIRS, 0, 8)
-    # Bits 2 * j and 2 * j + 1 belong to the j-th pair of sub-blocks, in the j-th 16 lanes.
-    a = reinterpret(reinterpret(_four_first_sixteens(high, high), np.uint64) >> pairs, np.uint8)
-    b = reinterpret(reinterpret(_four_last_sixteens(high, high), np.uint64) >> pairs, np.uint8)
-    low, fifth = U8(15), U8(16)
+    a, b, c, d = _wide_levels(weights, offset + _Q5_LEVELS)
+    high, fifth = load(weights, offset + _Q5_HIGH, PART), U8(16)
+    e, f, g, h = _with_swapped(_four_first_sixteens(high, high), _four_last_sixteens(high, high))
     return (
-        bits_from(first, 0, low) | bits_to(a, 0, 4, fifth),
-        bits_from(last, 0, low) | bits_to(b, 0, 4, fifth),
-        bits_from(first, 4, low) | bits_to(a, 1, 4, fifth),
-        bits_from(last, 4, low) | bits_to(b, 1, 4, fifth),
+        a | moved_bits(e, _PLACES_5, fifth),
+        b | moved_bits(f, _PLACES_5, fifth),
+        c | moved_bits(g, _PLACES_5, fifth),
+        d | moved_bits(h, _PLACES_5, fifth),
     )
-
-
-_SIXTEENTHS: Final = (0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)
 
 
 @inline
@@ -416,8 +431,8 @@ _SCALES_45: Final = IntegerScales(_quantized_scales_45, half_from(_Q4_D), _minim
 
 _READERS: Final = {
     2: with_integer_scales(_codes_2, _SCALES_2, group=16, wide=WideCodes(_wide_2, 0, FOURTHS)),
-    4: with_integer_scales(_codes_4, _SCALES_45, group=32, wide=WideCodes(_wide_4, 0, _SIXTEENTHS)),
-    5: with_integer_scales(_codes_5, _SCALES_45, group=32, wide=WideCodes(_wide_5, 0, _SIXTEENTHS)),
+    4: with_integer_scales(_codes_4, _SCALES_45, group=32, wide=WideCodes(_wide_4, 0, _ORDER_45)),
+    5: with_integer_scales(_codes_5, _SCALES_45, group=32, wide=WideCodes(_wide_5, 0, _ORDER_45)),
 }
 
 # --- writing codes -------------------------------------------------------------------------------------------------------

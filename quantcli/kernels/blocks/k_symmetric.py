@@ -19,10 +19,17 @@ from quantcli.kernels.blocks.packed_fields import (
     bits_from,
     bits_to,
     eight_levels,
-    four_levels,
+    even_eights,
+    fourths,
     half_from,
+    lane_fields,
+    last_word,
+    moved_bits,
+    next_word,
+    odd_eights,
     offsets,
     pair_of_words,
+    second_word,
 )
 from quantcli.kernels.blocks.reader import PART, CodeWriter, IntegerScales, WideCodes, with_integer_scales
 from quantcli.kernels.blocks.scale_fields import integer_scales
@@ -365,48 +372,54 @@ def _quantized_scales_6(weights: Any, offset: Any) -> Any:
     return convert(reinterpret(load(weights, offset + _Q6_SCALES, 16), np.int8), np.int16)
 
 
-# All codes of a block. A vector of Q3_K has a fourth of each half's codes, one of Q6_K half of a half's.
+# All codes of a block. A vector has four codes of each of the 16 sub-blocks: of each 16 bytes, every word at another place
+# (Q3_K), or two low nibbles of each half and two high ones (Q6_K).
 
+_HIGH_PLACES_3: Final = np.array([4 * (i // 8) + i % 4 - 2 for i in range(16)], np.int32).view(np.uint32)
+_PLACES_6: Final = np.resize(np.array([0, 4], np.uint32), 16)
+_HIGH_PLACES_6: Final = np.array([4 * (i % 2) + 2 * (i // 8) - 4 for i in range(16)], np.int32).view(np.uint32)
+_ORDER_6: Final = tuple(
+    32 * half + 16 * high + 4 * sixteen + 2 * side + high ^ odd
+    for side in range(2) for odd in range(2) for sixteen in range(4) for half in range(2) for high in range(2)
+)  # fmt: skip
+_other_word = shuffle(*(i ^ 1 for i in range(16)))
 _both_halves = shuffle(*(i % 32 for i in range(64)))
-_UPPER_HALF: Final = np.array([0, 0, 0, 0, 4, 4, 4, 4], np.uint64)
-_UPPER_PAIR: Final = np.array([0, 0, 0, 0, 2, 2, 2, 2], np.uint64)
-
-
-@inline
-def _shifted(packed: Any, places: Any) -> Any:
-    """Each half of a vector of 64 bytes from 32 bytes, shifted right by the places of its words."""
-    both = reinterpret(_both_halves(packed, packed), np.uint64)
-    return reinterpret(both >> load(places, 0, 8), np.uint8)
+_even_pairs, _odd_pairs = (
+    shuffle(*(8 * (i // 2 % 2) + 4 * (i // 4 % 2) + 2 * odd + i % 2 for i in range(16))) for odd in range(2)
+)
 
 
 @inline
 def _wide_3(weights: Any, offset: Any) -> Any:
-    high, third = _shifted(load(weights, offset + _Q3_HIGH, PART), _UPPER_HALF), U8(4)
-    a, b, c, d = four_levels(load(weights, offset + _Q3_LOW, 64))
+    high, third = load(weights, offset + _Q3_HIGH, PART), U8(4)
+    a, b, c, d = fourths(load(weights, offset + _Q3_LOW, 64))
+    e = reinterpret(_both_halves(high, high), np.uint32)
     return (
-        a | bits_to(high, 0, 2, third),
-        b | bits_to(high, 1, 2, third),
-        c | bits_to(high, 2, 2, third),
-        d | bits_to(high, 3, 2, third),
+        a | moved_bits(e, _HIGH_PLACES_3, third),
+        b | moved_bits(next_word(e, e), _HIGH_PLACES_3, third),
+        c | moved_bits(second_word(e, e), _HIGH_PLACES_3, third),
+        d | moved_bits(last_word(e, e), _HIGH_PLACES_3, third),
     )
 
 
 @inline
 def _wide_6(weights: Any, offset: Any) -> Any:
     first, second = load(weights, offset + _Q6_LOW, 64), load(weights, offset + _Q6_LOW + 64, 64)
-    a = _shifted(load(weights, offset + _Q6_HIGH, PART), _UPPER_PAIR)
-    b = _shifted(load(weights, offset + _Q6_HIGH + PART, PART), _UPPER_PAIR)
-    four, two = U8(15), U8(48)
+    high, four, two = reinterpret(load(weights, offset + _Q6_HIGH, 64), np.uint32), U8(15), U8(48)
+    a, c = reinterpret(even_eights(first, second), np.uint32), reinterpret(odd_eights(first, second), np.uint32)
+    b, d = _other_word(a, a), _other_word(c, c)
+    e, g = _even_pairs(high, high), _odd_pairs(high, high)
+    f, h = _other_word(e, e), _other_word(g, g)
     return (
-        bits_from(first, 0, four) | bits_to(a, 0, 4, two),
-        bits_from(first, 4, four) | bits_to(a, 4, 4, two),
-        bits_from(second, 0, four) | bits_to(b, 0, 4, two),
-        bits_from(second, 4, four) | bits_to(b, 4, 4, two),
+        lane_fields(a, _PLACES_6, four) | moved_bits(e, _HIGH_PLACES_6, two),
+        lane_fields(b, _PLACES_6, four) | moved_bits(f, _HIGH_PLACES_6, two),
+        lane_fields(c, _PLACES_6, four) | moved_bits(g, _HIGH_PLACES_6, two),
+        lane_fields(d, _PLACES_6, four) | moved_bits(h, _HIGH_PLACES_6, two),
     )
 
 
 _WIDE_3: Final = WideCodes(_wide_3, 4, FOURTHS)
-_WIDE_6: Final = WideCodes(_wide_6, 32, tuple(range(16)))
+_WIDE_6: Final = WideCodes(_wide_6, 32, _ORDER_6)
 
 _SCALES_3: Final = IntegerScales(_quantized_scales_3, half_from(_Q3_D))
 _SCALES_6: Final = IntegerScales(_quantized_scales_6, half_from(_Q6_D))

@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.kernels.blocks.packed_fields import HALVES_OF_FOUR
+from quantcli.kernels.blocks.packed_fields import EIGHTHS, order_of_eights
 from quantcli.kernels.blocks.reader import WideCodes
 from quantcli.kernels.jit import inline
 from quantcli.kernels.shorthand import U8, U16, U32
@@ -35,10 +35,10 @@ from quantcli.kernels.simd import (
 
 _join_1, _join_2, _join_4 = shuffle(0, 1), shuffle(*range(4)), shuffle(*range(8))
 _join_8 = shuffle(*range(16))
-_halves_of_four = shuffle(*HALVES_OF_FOUR)
+_eighths = shuffle(*EIGHTHS)
+_ORDER: Final = order_of_eights(EIGHTHS)
 _each_four_times = shuffle(*(i // 4 for i in range(32)))
-_first_shifts = shuffle(*(i // 16 * 2 for i in range(64)))
-_last_shifts = shuffle(*(8 + i // 16 * 2 for i in range(64)))
+_shifts = shuffle(*(i // 8 * 2 for i in range(64)))
 _SEVENS: Final = np.resize(np.arange(0, 28, 7, dtype=np.uint32), 32)
 
 Numbers = Callable[..., Any]
@@ -50,17 +50,17 @@ def _eights(points: NDArray[np.uint8], index_of: Numbers) -> Numbers:
     @inline
     def two(source: Any, at: Any, i: Any) -> Any:
         first = load_scalar(points, index_of(source, at, i) * 8, np.uint64)
-        return _join_1(splat(first, 1), splat(load_scalar(points, index_of(source, at, i + 1) * 8, np.uint64), 1))
+        return _join_1(splat(first, 1), splat(load_scalar(points, index_of(source, at, i + 4) * 8, np.uint64), 1))
 
     @inline
     def vector(source: Any, at: Any, i: Any) -> Any:
-        low = _join_2(two(source, at, i), two(source, at, i + 4))
-        high = _join_2(two(source, at, i + 8), two(source, at, i + 12))
+        low = _join_2(two(source, at, i), two(source, at, i + 8))
+        high = _join_2(two(source, at, i + 16), two(source, at, i + 24))
         return reinterpret(_join_4(low, high), np.uint8)
 
     @inline
     def codes(source: Any, at: Any) -> Any:
-        return vector(source, at, 0), vector(source, at, 2), vector(source, at, 16), vector(source, at, 18)
+        return vector(source, at, 0), vector(source, at, 1), vector(source, at, 2), vector(source, at, 3)
 
     return codes
 
@@ -75,17 +75,17 @@ def _fours(points: NDArray[np.uint8], index_of: Numbers) -> Numbers:
     @inline
     def four(source: Any, at: Any, i: Any) -> Any:
         low = _join_1(one(source, at, i), one(source, at, i + 1))
-        return _join_2(low, _join_1(one(source, at, i + 2), one(source, at, i + 3)))
+        return _join_2(low, _join_1(one(source, at, i + 8), one(source, at, i + 9)))
 
     @inline
     def vector(source: Any, at: Any, i: Any) -> Any:
-        low = _join_4(four(source, at, i), four(source, at, i + 8))
-        high = _join_4(four(source, at, i + 16), four(source, at, i + 24))
+        low = _join_4(four(source, at, i), four(source, at, i + 16))
+        high = _join_4(four(source, at, i + 32), four(source, at, i + 48))
         return reinterpret(_join_8(low, high), np.uint8)
 
     @inline
     def codes(source: Any, at: Any) -> Any:
-        return vector(source, at, 0), vector(source, at, 4), vector(source, at, 32), vector(source, at, 36)
+        return vector(source, at, 0), vector(source, at, 2), vector(source, at, 4), vector(source, at, 6)
 
     return codes
 
@@ -141,17 +141,17 @@ def wide_magnitudes(zero: int, codes_of: Numbers, signs_of: Numbers) -> WideCode
 
     @inline
     def signed(codes: Any, signs: Any, vector: Any) -> Any:
-        bits = load_scalar(signs, 4 * vector, np.uint64)
+        bits = load_scalar(signs, 8 * vector, np.uint64)
         return select(bits_mask(bits), splat(twice, 64) - codes, codes)
 
     @inline
     def codes(weights: Any, offset: Any) -> Any:
-        signs, words = local(16, np.uint16), signs_of(weights, offset)
-        store(signs, 0, _halves_of_four(words, words))
+        signs, stored = local(32, np.uint8), reinterpret(signs_of(weights, offset), np.uint8)
+        store(signs, 0, _eighths(stored, stored))
         a, b, c, d = codes_of(weights, offset)
         return signed(a, signs, 0), signed(b, signs, 1), signed(c, signs, 2), signed(d, signs, 3)
 
-    return WideCodes(codes, zero, HALVES_OF_FOUR)
+    return WideCodes(codes, zero, _ORDER)
 
 
 def words_at(place: int) -> Numbers:
@@ -198,7 +198,7 @@ def wide_ternary(zero: int, codes_of: Numbers, shifts_of: Numbers) -> WideCodes:
     def codes(weights: Any, offset: Any) -> Any:
         a, b, c, d = codes_of(weights, offset)
         shifts = reinterpret(shifts_of(weights, offset), np.uint8)
-        first, last = _first_shifts(shifts, shifts), _last_shifts(shifts, shifts)
-        return a + first, b + first, c + last, d + last
+        spread = _shifts(shifts, shifts)
+        return a + spread, b + spread, c + spread, d + spread
 
-    return WideCodes(codes, zero, HALVES_OF_FOUR)
+    return WideCodes(codes, zero, _ORDER)

@@ -18,13 +18,14 @@ import numpy as np
 from quantcli.core.block_types import TYPES
 from quantcli.kernels.blocks import Codec
 from quantcli.kernels.blocks.packed_fields import (
-    HALVES_OF_FOUR,
-    first_sixteens,
+    NIBBLES,
+    even_eights,
     half_at,
     join_halves,
-    last_sixteens,
     nibbles,
+    odd_eights,
     offsets,
+    order_of_eights,
     store_nibbles,
     wide_nibbles,
 )
@@ -59,6 +60,7 @@ from quantcli.kernels.simd import (
     reinterpret,
     round_away,
     select,
+    shuffle,
     splat,
     sqrt,
     store,
@@ -350,14 +352,18 @@ def _wide_8(weights: Any, offset: Any) -> Any:
     at, step = offset + _Q8_LEVELS, 2 * _Q8_BYTES
     a, b = _two_blocks_8(weights, at), _two_blocks_8(weights, at + step)
     c, d = _two_blocks_8(weights, at + 2 * step), _two_blocks_8(weights, at + 3 * step)
-    zero = U8(128)
+    zero, low, high = U8(128), (even_eights(a, b), even_eights(c, d)), (odd_eights(a, b), odd_eights(c, d))
     return (
-        first_sixteens(a, b) ^ zero, last_sixteens(a, b) ^ zero,
-        first_sixteens(c, d) ^ zero, last_sixteens(c, d) ^ zero,
+        _even_sixteens(low[0], low[1]) ^ zero, _even_sixteens(high[0], high[1]) ^ zero,
+        _odd_sixteens(low[0], low[1]) ^ zero, _odd_sixteens(high[0], high[1]) ^ zero,
     )
 
 
-_WIDE_8: Final = WideCodes(_wide_8, 128, HALVES_OF_FOUR)
+_even_sixteens = shuffle(*(32 * pair + i for pair in range(4) for i in range(16)))
+_odd_sixteens = shuffle(*(32 * pair + 16 + i for pair in range(4) for i in range(16)))
+_WIDE_8: Final = WideCodes(
+    _wide_8, 128, order_of_eights(4 * block + fourth for fourth in range(4) for block in (0, 2, 1, 3, 4, 6, 5, 7))
+)
 
 
 def _scales(name: str) -> Callable[..., Any]:
@@ -433,7 +439,7 @@ def _wide(name: str, bits: int, zero: int) -> WideCodes | None:
     if bits != 4:
         return None
     (place,) = offsets(name, "qs")
-    return WideCodes(wide_nibbles(place, TYPES[name].block_bytes), zero, HALVES_OF_FOUR)
+    return WideCodes(wide_nibbles(place, TYPES[name].block_bytes), zero, NIBBLES)
 
 
 def _fields(name: str) -> ScaleFields:

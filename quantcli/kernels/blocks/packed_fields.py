@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import numpy as np
@@ -10,23 +10,36 @@ import numpy as np
 from quantcli.core.block_types import TYPES
 from quantcli.kernels.half import half_to_float
 from quantcli.kernels.jit import inline
-from quantcli.kernels.simd import convert, load, load_scalar, reinterpret, shuffle, splat, store
+from quantcli.kernels.simd import convert, load, load_scalar, reinterpret, rotate_right, shuffle, splat, store
 
 _join_sixteens = shuffle(*range(32))
 _first_sixteen, _last_sixteen = shuffle(*range(16)), shuffle(*range(16, 32))
 _join_words = shuffle(0, 1)
 _join_pairs = shuffle(0, 1, 2, 3)
+next_word, second_word, last_word = (shuffle(*(i & 12 | (i + step) & 3 for i in range(16))) for step in (1, 2, 3))
+"""Of 16 words, the words of each 16 bytes rotated: the next one first, that after it, or the last one."""
+
 join_halves = shuffle(*range(64))
 first_sixteens = shuffle(*(16 * lane + i for lane in (0, 2, 4, 6) for i in range(16)))
 last_sixteens = shuffle(*(16 * lane + i for lane in (1, 3, 5, 7) for i in range(16)))
 """Of two vectors: of 32 bytes, all; of 64 bytes, the first 16 of every 32, and the last 16."""
 
-HALVES_OF_FOUR: Final = (0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15)
-"""A `WideCodes.order`: the first 16 codes of the first four blocks of 32, their last 16, and likewise those of the other
-four blocks."""
+EIGHTHS: Final = tuple(4 * block + fourth for fourth in range(4) for block in range(8))
+"""The first eight of every 32 weights, then the second eight, and so on: the numbers of 32 times eight weights."""
 
-FOURTHS: Final = (0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15)
-"""A `WideCodes.order`: the first fourth of each half of a super-block, the second fourths, and so on."""
+
+def order_of_eights(eights: Iterable[int]) -> tuple[int, ...]:
+    """The `WideCodes.order` of codes that are in order eight by eight."""
+    return tuple(2 * eight + four for eight in eights for four in range(2))
+
+
+FOURTHS: Final = tuple(
+    32 * half + 8 * fourth + 4 * side + (fourth + vector) % 4
+    for vector in range(4) for half in range(2) for side in range(2) for fourth in range(4)
+)  # fmt: skip
+"""The `WideCodes.order` of `fourths`."""
+
+_FOUR_PLACES: Final = np.resize(np.arange(0, 8, 2, dtype=np.uint32), 16)
 
 
 def offsets(name: str, *fields: str) -> tuple[int, ...]:
@@ -57,14 +70,6 @@ def bits_to(packed: Any, place: Any, target: Any, mask: Any) -> Any:
     if place >= target:
         return bits_from(packed, place - target, mask)
     return reinterpret(reinterpret(packed, np.uint32) << np.uint32(target - place), np.uint8) & mask
-
-
-@inline
-def four_levels(packed: Any) -> Any:
-    """The four codes of two bits in each byte: four vectors, the lowest bits first. In a super-block with two such fields
-    of 32 bytes, one for each half, they are in the order `FOURTHS`."""
-    low = np.uint8(3)
-    return bits_from(packed, 0, low), bits_from(packed, 2, low), bits_from(packed, 4, low), bits_from(packed, 6, low)
 
 
 @inline
@@ -119,24 +124,62 @@ def sixteens(weights: Any, place: Any, step: Any) -> Any:
 
 
 @inline
+def lane_fields(words: Any, places: Any, mask: Any) -> Any:
+    """The bits of each of 16 words, uint32, from the word's own place on: uint8, `mask` a uint8. `places` is an array."""
+    return reinterpret(words >> load(places, 0, 16), np.uint8) & mask
+
+
+@inline
+def moved_bits(words: Any, places: Any, mask: Any) -> Any:
+    """The bits of each of 16 words, uint32, moved down by the word's own number of places, or up where it is negative:
+    uint8, `mask` a uint8. `places` is an array of uint32, which wrap around."""
+    return reinterpret(rotate_right(words, load(places, 0, 16)), np.uint8) & mask
+
+
+@inline
+def fourths(packed: Any) -> Any:
+    """All codes of a super-block of two bits each in two fields of 32 bytes, one for each half: four vectors, in the order
+    `FOURTHS`. A vector has four codes of each 16: of each 16 bytes, every word at another place."""
+    a, mask = reinterpret(packed, np.uint32), np.uint8(3)
+    return (
+        lane_fields(a, _FOUR_PLACES, mask),
+        lane_fields(next_word(a, a), _FOUR_PLACES, mask),
+        lane_fields(second_word(a, a), _FOUR_PLACES, mask),
+        lane_fields(last_word(a, a), _FOUR_PLACES, mask),
+    )
+
+
+@inline
 def same_code(nibble: Any) -> Any:
     """The code of a nibble that is the nibble."""
     return nibble
 
 
+even_eights = shuffle(*(side + 16 * sixteen + i for sixteen in range(4) for side in (0, 64) for i in range(8)))
+odd_eights = shuffle(*(side + 16 * sixteen + i for sixteen in range(4) for side in (0, 64) for i in range(8, 16)))
+"""Of two vectors of 64 bytes, the first eight of every 16, alternately from either, and the last eight."""
+
+NIBBLES: Final = order_of_eights(
+    4 * (sixteen + side) + 2 * high + odd
+    for odd in range(2) for high in range(2) for sixteen in range(4) for side in (0, 4)
+)  # fmt: skip
+"""The `WideCodes.order` of `wide_nibbles`."""
+
+
 def wide_nibbles(at: int, step: int, code_of: Callable[..., Any] = same_code) -> Callable[..., Any]:
-    """The `WideCodes.codes` of eight blocks of nibbles from byte `at` on, `step` bytes apart, in `HALVES_OF_FOUR`.
-    `code_of` is an `inline` function from nibbles to codes."""
+    """The `WideCodes.codes` of eight blocks of nibbles from byte `at` on, `step` bytes apart. `code_of` is an `inline`
+    function from nibbles to codes."""
 
     @inline
     def codes(weights: Any, offset: Any) -> Any:
         low = np.uint8(15)
         first, second = sixteens(weights, offset + at, step), sixteens(weights, offset + at + 4 * step, step)
+        even, odd = even_eights(first, second), odd_eights(first, second)
         return (
-            code_of(bits_from(first, 0, low)),
-            code_of(bits_from(first, 4, low)),
-            code_of(bits_from(second, 0, low)),
-            code_of(bits_from(second, 4, low)),
+            code_of(bits_from(even, 0, low)),
+            code_of(bits_from(even, 4, low)),
+            code_of(bits_from(odd, 0, low)),
+            code_of(bits_from(odd, 4, low)),
         )
 
     return codes

@@ -60,11 +60,11 @@ class WideCodes:
 
     codes(weights, offset)   an `inline` function: four vectors of 64 uint8, at most 255
     zero                     the code that stands for 0
-    order                    16 numbers: of all the codes in the vectors, the p-th 16 are those of the weights from
-                             16 * order[p] on
+    order                    64 numbers: of all the codes in the vectors, the p-th four are those of the weights from
+                             4 * order[p] on
 
-    Where groups have 32 weights, the first and the second vector have the same group in the same 16 lanes, and so have the
-    third and the fourth: their products can be added up before they are scaled.
+    Codes of the same place in the four vectors belong to the same group: their products are added up before they are
+    scaled, and a register of 16 sums of four products each has the sums of all groups.
     """
 
     codes: Callable[..., Any]
@@ -77,7 +77,7 @@ class PackedReader:
     """Reader of a packed type: `inline` functions on the bytes of a matrix, given the byte `offset` of a block.
 
     codes(weights, offset, part)   the codes of weights 32 * part to 32 * part + 31 of the block: a vector of 32 uint8, at
-                                   most 128, or of int8 where `signed`
+                                   most 127, or of int8 where `signed`
     scales(weights, offset)        a float32 lane per group of `group` weights
     minimums(weights, offset)      likewise; None where there are none
     scale_half                     byte position of the scale in the block, where it has one scale and that is a float16

@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from quantcli.core.block_types import SUPER_BLOCK, BlockType
 from quantcli.kernels.half import bfloat_to_float, float_to_bfloat, float_to_half, half_to_float
@@ -31,7 +32,9 @@ from quantcli.kernels.simd import (
     load,
     max_lanes,
     maximum,
+    reinterpret,
     rint,
+    shuffle,
     splat,
     store,
     sum_lanes,
@@ -143,8 +146,8 @@ class Rounding:
     unit           activations per initial value of the accumulators, which corrects for the type's `zero`
     sums           whether sums are stored: the type has minimums to multiply by them
     whole          whether the sums are stored as integers
-    order          how the codes of a whole panel are stored: of every 256, the p-th 16 are those of the activations from
-                   16 * order[p] on. In their own order if it is empty
+    order          how the codes of a whole panel are stored: of every 256, the p-th four are those of the activations from
+                   4 * order[p] on (`WideCodes.order`). In their own order if it is empty
     """
 
     span: int
@@ -157,33 +160,35 @@ class Rounding:
 
 
 def rounded(rounding: Rounding) -> Activations:
-    """Quantized activations. Arrays that the type does not use are empty. Codes and starts begin at a cache line,
-    for which their arrays have room: a load of 64 bytes from any other place is two loads.
+    """Quantized activations. Arrays that the type does not use are empty. All begin at a cache line, for which they have
+    room: a load of 64 bytes from any other place is two loads.
 
     codes    int8 (columns, n)
-    scales   one for each span
-    starts   int32, -zero * the sum of the codes of each unit; in a whole panel with an `order`, 16 for the first and the
-             second 64 codes together, and from half of the panel on 16 for the others
+    scales   one for each span. With an `order` and spans of 32, 16 for each panel, lane by lane as the products are added
+             up; in the last panel, if it is not whole, every second is used
+    starts   int32, -zero * the sum of the codes of each unit; in a whole panel with an `order`, 16, lane by lane as the
+             products are added up, from place / 16 on
     sums     the sum of the codes of each group times the scale, or where `whole`, the sum itself as int16
     """
     span, group, unit = rounding.span, rounding.group, rounding.unit
     has_sums, has_starts = rounding.sums, rounding.zero != 0
     sum_dtype = np.int16 if rounding.whole else np.float32
-    round_span, start_pairs, ordered = _span_rounder(rounding), _pair_starter(rounding.zero), bool(rounding.order)
+    round_span, ordered = _span_rounder(rounding), bool(rounding.order)
+    arrange, scale_room = _arranger(rounding), 2 if _has_scale_lanes(rounding) else 1
 
     @inline
     def allocate(columns: Any, n: Any) -> Any:
         quants = np.empty((columns, n + CACHE_LINE), np.int8)
-        scales = np.empty(columns * (n // span), np.float32)
+        scales = np.empty(columns * (n // span) * scale_room + CACHE_LINE, np.float32)
         starts = np.empty(columns * (n // unit) + CACHE_LINE if has_starts else 0, np.int32)
-        sums = np.empty(columns * (n // group) if has_sums else 0, sum_dtype)
+        sums = np.empty(columns * (n // group) + CACHE_LINE if has_sums else 0, sum_dtype)
         return quants, scales, starts, sums
 
     @inline
     def addresses(arrays: Any) -> Any:
         quants, scales, starts, sums = arrays
         codes, first = cache_line(address(quants, np.int8)), cache_line(address(starts, np.int32))
-        return codes, address(scales, np.float32), first, address(sums, sum_dtype)
+        return codes, cache_line(address(scales, np.float32)), first, cache_line(address(sums, sum_dtype))
 
     @inline
     def prepare(column: Any, x: Any, arrays: Any) -> None:
@@ -195,8 +200,8 @@ def rounded(rounding: Rounding) -> Activations:
             is_ordered = ordered and width == STRETCH
             for i in range(0, width, span):
                 round_span(values, source + first + i, place, i, is_ordered, activations)
-            if is_ordered and has_starts:
-                start_pairs(place, activations)
+            if is_ordered:
+                arrange(place, activations)
 
     return Activations(allocate, addresses, prepare)
 
@@ -206,8 +211,8 @@ def _span_rounder(rounding: Rounding) -> Callable[..., None]:
     and following of the panel that begins at `panel`."""
     span, group, zero = rounding.span, rounding.group, rounding.zero
     has_sums, has_starts, in_quads = rounding.sums, zero != 0, rounding.unit == QUAD
-    minus_zero, whole = np.int32(-zero), rounding.whole
-    places = 16 * np.argsort(np.array(rounding.order or range(16), np.intp))
+    minus_zero, whole, has_lanes = np.int32(-zero), rounding.whole, _has_scale_lanes(rounding)
+    lanes = _lanes_of_parts(rounding.order)
 
     @inline_once
     def round_span(x: Any, source: Any, panel: Any, inner: Any, is_ordered: Any, activations: Any) -> None:
@@ -221,13 +226,16 @@ def _span_rounder(rounding: Rounding) -> Callable[..., None]:
         if largest > _ZERO:
             inverse = _LARGEST_CODE / largest
             scale = half_to_float(float_to_half(largest / _LARGEST_CODE)) if span == PART else np.float32(1) / inverse
-        store(scales, at // span, splat(scale, 1))
+        if has_lanes and is_ordered:
+            store(scales, panel // 16 + lanes[2 * (inner // PART)], splat(scale, 1))
+            store(scales, panel // 16 + lanes[2 * (inner // PART) + 1], splat(scale, 1))
+        else:
+            store(scales, at // PART * 2 if has_lanes else at // span, splat(scale, 1))
         for first in range(0, span, group):
             total = _NOTHING
             for i in range(first, first + group, 16):
                 codes = convert(rint(load(x, source + i, 16) * inverse), np.int32)
-                place = panel + places[(inner + i) // 16] if is_ordered else at + i
-                store(quants, place, convert(codes, np.int8))
+                store(quants, at + i, convert(codes, np.int8))
                 if has_sums or (has_starts and not in_quads):
                     total += sum_lanes(codes)
             if has_sums:
@@ -242,17 +250,31 @@ def _span_rounder(rounding: Rounding) -> Callable[..., None]:
     return round_span
 
 
-def _pair_starter(zero: int) -> Callable[..., None]:
-    """The `inline` function for the starts of a whole panel of ordered codes."""
-    minus_zero = np.int32(-zero)
+def _has_scale_lanes(rounding: Rounding) -> bool:
+    """Whether the scales of a panel are stored lane by lane."""
+    return bool(rounding.order) and rounding.span == PART
+
+
+def _lanes_of_parts(order: tuple[int, ...]) -> NDArray[np.intp]:
+    """The two lanes of each 32 activations, part after part."""
+    parts = [four * QUAD // PART for four in order[: STRETCH // 16]]
+    return np.argsort(np.array(parts or range(16)), kind="stable")
+
+
+def _arranger(rounding: Rounding) -> Callable[..., None]:
+    """The `inline` function that puts the codes of a whole panel into the `order`, and sets their starts."""
+    minus_zero, has_starts = np.int32(-rounding.zero), rounding.zero != 0
+    ordered = shuffle(*(rounding.order or range(STRETCH // QUAD)))
 
     @inline
-    def start_pairs(panel: Any, activations: Any) -> None:
+    def arrange(panel: Any, activations: Any) -> None:
         quants, _, starts, _ = activations
-        ones = splat(_ONES, 64)
-        for place in range(panel, panel + STRETCH, STRETCH // 2):
-            quads = dot_quads(splat(_NOTHING, 16), ones, load(quants, place, 64))
-            quads = dot_quads(quads, ones, load(quants, place + 64, 64))
-            store(starts, place // QUAD, quads * minus_zero)
+        words = reinterpret(load(quants, panel, STRETCH), np.uint32)
+        store(quants, panel, reinterpret(ordered(words, words), np.int8))
+        if has_starts:
+            ones, quads = splat(_ONES, 64), splat(_NOTHING, 16)
+            for place in range(panel, panel + STRETCH, 64):
+                quads = dot_quads(quads, ones, load(quants, place, 64))
+            store(starts, panel // 16, quads * minus_zero)
 
-    return start_pairs
+    return arrange

@@ -32,7 +32,7 @@ from quantcli.kernels.products.activation_layout import (
     rounded,
 )
 from quantcli.kernels.products.prefetching import AHEAD, prefetch_bytes
-from quantcli.kernels.products.wide_rows import float_row, integer_row
+from quantcli.kernels.products.wide_rows import wide_row
 from quantcli.kernels.simd import (
     LANES,
     convert,
@@ -168,16 +168,13 @@ def packed_product(reader: PackedReader, block_type: BlockType) -> RowProduct:
 def _wide_product(reader: PackedReader, wide: WideCodes, block_type: BlockType) -> RowProduct:
     """Integer dot products of codes that are unpacked 256 at a time."""
     span, group, order, block_bytes = span_of(block_type), reader.group, wide.order, block_type.block_bytes
-    if reader.integers is not None:
-        activations = rounded(Rounding(span, group, QUAD, 0, sums=True, whole=True, order=order))
-        return RowProduct(FEW, activations, partial(integer_row, reader, wide, reader.integers, block_type))
-    scales_of, minimums_of = reader.scales, reader.minimums or reader.scales
+    scales_of, minimums_of = reader.scales, reader.minimums
     if block_type.block_length == PART:
-        scales_of = _of_run(reader.scales, reader.scale_half, block_bytes, STRETCH // PART)
-        minimums_of = _of_run(minimums_of, None, block_bytes, STRETCH // PART)
-    activations = rounded(Rounding(span, group, QUAD, wide.zero, reader.minimums is not None, order=order))
-    rest = _remainder(reader)
-    return RowProduct(FEW, activations, partial(float_row, reader, wide, scales_of, minimums_of, rest, block_type))
+        scales_of = _of_run(scales_of, reader.scale_half, block_bytes, STRETCH // PART)
+        minimums_of = minimums_of and _of_run(minimums_of, None, block_bytes, STRETCH // PART)
+    activations = rounded(Rounding(span, group, QUAD, wide.zero, minimums_of is not None, order=order))
+    rest = _remainder(reader, scale_step=2)
+    return RowProduct(FEW, activations, partial(wide_row, wide, group, scales_of, minimums_of, rest, block_type))
 
 
 def _products(zero: int, lanes: int) -> Callable[..., Any]:
@@ -266,8 +263,9 @@ def _units_of_blocks(codes_of: Callable[..., Any], width: int, block_bytes: int)
     return one_block if width == PART else two_blocks
 
 
-def _remainder(reader: PackedReader) -> Callable[..., None]:
-    """The `inline` function that adds a single small block's products with one column."""
+def _remainder(reader: PackedReader, scale_step: int = 1) -> Callable[..., None]:
+    """The `inline` function that adds a single small block's products with one column. The scales of the activations are
+    `scale_step` apart."""
     (codes_of, zero), lanes = coded(reader), PART // QUAD
     scales_of, minimums_of, has_minimums = reader.scales, reader.minimums or reader.scales, reader.minimums is not None
     products = _products(zero, lanes)
@@ -275,7 +273,7 @@ def _remainder(reader: PackedReader) -> Callable[..., None]:
     @inline
     def add_rest(weights: Any, offset: Any, activations: Any, place: Any, c: Any, rest: Any, rest_taken: Any) -> None:
         quants, x_scales, starts, sums = activations
-        scale = lane(scales_of(weights, offset) * load(x_scales, place // PART, 1), 0)
+        scale = lane(scales_of(weights, offset) * load(x_scales, place // PART * scale_step, 1), 0)
         dots, at = products(codes_of(weights, offset, 0), quants, starts, place), c * lanes
         store(rest, at, fma(dots, splat(scale, lanes), load(rest, at, lanes)))
         if has_minimums:

@@ -49,6 +49,7 @@ from quantcli.kernels.simd.lanewise import (
     minimum,
     reinterpret,
     rint,
+    rotate_right,
     round_away,
     select,
     shuffle,
@@ -82,6 +83,7 @@ from quantcli.kernels.simd.reductions import (
     max_lanes,
     min_lanes,
     sum_lanes,
+    sum_rows,
 )
 from quantcli.kernels.simd.vector import LANES, Vector, machine_features
 
@@ -123,6 +125,7 @@ __all__ = [
     "recast",
     "reinterpret",
     "rint",
+    "rotate_right",
     "round_away",
     "select",
     "shuffle",
@@ -132,6 +135,7 @@ __all__ = [
     "store",
     "store_scalar",
     "sum_lanes",
+    "sum_rows",
     "transpose_tile",
     "truncate",
 ]

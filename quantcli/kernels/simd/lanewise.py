@@ -58,6 +58,17 @@ def round_away(typing: Any, x: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
+def rotate_right(typing: Any, vector: Any, places: Any) -> Any:
+    """Rotate the bits of unsigned lanes, each by its own number of `places`, which may be negative."""
+
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        value, count = args
+        return call(builder, f"llvm.fshr.{suffix(value.type)}", value.type, [value, value, count])
+
+    return vector(vector, vector), code
+
+
+@intrinsic  # type: ignore[untyped-decorator]
 def select(typing: Any, mask: Any, a: Any, b: Any) -> Any:
     """Lane by lane `a` where the mask is true, else `b`; `a` and `b` are vectors of one type."""
 

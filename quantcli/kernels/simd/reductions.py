@@ -9,7 +9,7 @@ from numba.core import types
 from numba.core.extending import intrinsic
 
 from quantcli.kernels.simd.operators import comparison
-from quantcli.kernels.simd.vector import I32, Vector, call, llvm_type, suffix
+from quantcli.kernels.simd.vector import I32, LLVM_ELEMENTS, Vector, call, literal, llvm_type, suffix
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -93,6 +93,34 @@ def sum_lanes(typing: Any, vector: Any) -> Any:
         return builder.extract_element(value, ir.Constant(I32, 0))
 
     return vector.element(vector), code
+
+
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+def sum_rows(typing: Any, array: Any, rows: Any, lanes: Any) -> Any:
+    """The sums of `rows` vectors of `lanes` floats each, one after another in memory: a vector. Both numbers are powers of
+    two, `rows` the smaller one or equal. Each vector is added as `sum_lanes` adds it, but several at once."""
+    count, width, element = literal(rows), literal(lanes), LLVM_ELEMENTS[array.dtype]
+
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        first = builder.bitcast(args[0], ir.VectorType(element, width).as_pointer())
+        places = [builder.gep(first, [ir.Constant(I32, row)]) for row in range(count)]
+        values, length = [builder.load(place, align=array.dtype.bitwidth // 8) for place in places], width
+        while length > 1:
+            length //= 2
+            values = _folded(builder, values, length)
+        return values[0]
+
+    return Vector(array.dtype, count)(array, rows, lanes), code
+
+
+def _folded(builder: Any, values: list[Any], length: int) -> list[Any]:
+    """Of vectors of rows with twice `length` lanes each: in every row, the upper half added to the lower half. Two vectors
+    become one, as long as there are two."""
+    pairs = list(zip(values[::2], values[1::2], strict=True)) if len(values) > 1 else [(values[0], values[0])]
+    starts = range(0, values[0].type.count * min(len(values), 2), 2 * length)
+    halves = [[start + side + i for start in starts for i in range(length)] for side in (0, length)]
+    patterns = [ir.Constant(ir.VectorType(I32, len(half)), half) for half in halves]
+    return [builder.fadd(*(builder.shuffle_vector(*pair, pattern) for pattern in patterns)) for pair in pairs]
 
 
 @intrinsic  # type: ignore[untyped-decorator]

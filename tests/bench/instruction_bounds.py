@@ -7,9 +7,9 @@ where all data is in the first-level cache (`Block RThroughput`: the bound by po
 multiplications of a code by an activation, in products with one column and with many, or for 256 roundings of a weight to a
 code with one candidate of the scale, in the search of the K-quants.
 
-The AVX2 code is analysed for Zen 3 and Skylake, the ARM code for Cortex-A57, the newest generic ARM core that the analyser
-models in all its versions. The ARM code is the portable IR of the kernels, compiled for that processor: nothing was run
-there.
+The AVX2 code is analysed for Zen 3 and Skylake. The ARM code is compiled for Cortex-A57, which has no dot products of
+bytes, and that of the products also for Neoverse N1, which has them (SDOT). The analyser models both as Cortex-A57, the
+newest generic ARM core that it has in all its versions. Nothing was run there.
 """
 
 from __future__ import annotations
@@ -27,13 +27,27 @@ AVX2 = ("64bit", "cmov", "cx8", "fxsr", "mmx", "sse", "sse2", "sse3", "ssse3", "
 TYPES = ("Q4_K", "Q5_K", "Q6_K", "Q8_0", "Q4_0", "IQ4_XS", "Q3_K", "Q2_K", "IQ3_S", "IQ2_XXS")
 
 ASSEMBLY = """
-import re, sys
+import ctypes, re, sys
 from llvmlite import binding
-name, features, target, what = sys.argv[1], sys.argv[2].split(), sys.argv[3], sys.argv[4]
+name, features, target, what, cpu = sys.argv[1], sys.argv[2].split(), *sys.argv[3:]
 if features:
     found = binding.get_host_cpu_features()
-    kept = type(found)({feature: feature in features for feature in found})
+    kept = type(found)({feature: feature in features for feature in [*found, *features]})
     binding.get_host_cpu_features = lambda: kept
+from quantcli.kernels.simd import integer_dot
+
+# numba compiles for this machine, where a function without effect stands in for ARM's instruction.
+SDOT, STAND_IN = "llvm.aarch64.neon.sdot.v4i32.v16i8", "stand_in_for_sdot"
+binding.add_symbol(STAND_IN, ctypes.cast(ctypes.pythonapi.Py_IsInitialized, ctypes.c_void_p).value)
+call = integer_dot.call
+
+def call_or_stand_in(builder, function, *rest):
+    result = call(builder, function.replace(SDOT, STAND_IN), *rest)
+    if function == SDOT:
+        builder.module.globals[STAND_IN].attributes.update(("readnone", "nounwind"))
+    return result
+
+integer_dot.call = call_or_stand_in
 import numpy as np
 from quantcli.core.block_types import TYPES
 from quantcli.kernels.blocks import codec
@@ -62,11 +76,12 @@ if not target:
 else:
     binding.initialize_all_targets()
     binding.initialize_all_asmprinters()
-    machine = binding.Target.from_triple(target).create_target_machine(cpu="cortex-a57", opt=3)
+    machine = binding.Target.from_triple(target).create_target_machine(cpu=cpu, opt=3)
     for text in kernel.inspect_llvm().values():
         # Only waiting and counting references use instructions of this machine: both stand outside of the loops.
         text = re.sub(r"(?m)^(target|attributes) .*$|^.*call void @llvm.x86.*$| #\\d+", "", text)
-        module = binding.parse_assembly(re.sub(r"= (tail )?call (\\S+) @llvm.x86.*", r"= freeze \\2 undef", text))
+        text = re.sub(r"= (tail )?call (\\S+) @llvm.x86.*", r"= freeze \\2 undef", text).replace(STAND_IN, SDOT)
+        module = binding.parse_assembly(text)
         module.triple, module.data_layout = target, str(machine.target_data)
         print(machine.emit_assembly(module))
 """
@@ -74,6 +89,7 @@ else:
 COUNTED = {
     ("product", "x86_64"): (re.compile(r"^\s*v?pmaddubsw\s.*%([xyz])mm\d+$"), {"x": 16, "y": 32, "z": 64}),
     ("product", "aarch64"): (re.compile(r"^\s*(?:s|u)?ml?(?:ul|la|lal|ull)2?\s+v\d+\.(8h|4s)"), {"8h": 8, "4s": 4}),
+    ("product", "dotprod"): (re.compile(r"^\s*sdot\s+v\d+\.(4s)"), {"4s": 16}),
     ("search", "x86_64"): (re.compile(r"^\s*vp?min(?:ud|sd|ps)\s.*%([xyz])mm\d+$"), {"x": 4, "y": 8, "z": 16}),
     ("search", "aarch64"): (re.compile(r"^\s*(?:umin|smin|fminnm|fmin)\s+v\d+\.(4s|2s)"), {"4s": 4, "2s": 2}),
 }
@@ -81,11 +97,11 @@ COUNTED = {
 minimums, one for each code that the search limits to the type's range."""
 
 
-def assembly(name: str, features: str, target: str, what: str, environment: dict[str, str]) -> str:
-    """The machine code of a kernel, compiled for these features or this target."""
+def assembly(name: str, features: str, target: str, what: str, cpu: str, environment: dict[str, str]) -> str:
+    """The machine code of a kernel, compiled for these features, or for this target and processor."""
     with tempfile.TemporaryDirectory() as cache:
         given = {**os.environ, **environment, "QUANTCLI_CACHE_DIR": cache}
-        command = [sys.executable, "-c", ASSEMBLY, name, features, target, what]
+        command = [sys.executable, "-c", ASSEMBLY, name, features, target, what, cpu]
         return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=given).stdout
 
 
@@ -110,12 +126,16 @@ def loops(text: str) -> Iterator[list[str]]:
 def units(loop: list[str], kind: str, machine: str) -> int:
     """The multiplications or roundings of an iteration."""
     pattern, lanes = COUNTED[kind, machine]
-    return sum(lanes[found[1]] for line in loop if (found := pattern.match(line)))
+    shapes = [found[1] for line in loop if (found := pattern.match(line))]
+    if "8h" in shapes:
+        # Where bytes are multiplied as 16 bits, products of 32 bits are those of sums by scales.
+        shapes = [shape for shape in shapes if shape == "8h"]
+    return sum(lanes[shape] for shape in shapes)
 
 
-def cycles(loop: list[str], analyser: str, machine: str, cpu: str) -> float:
+def cycles(loop: list[str], analyser: str, triple: str, cpu: str) -> float:
     """The predicted cycles of an iteration."""
-    command = [analyser, f"-mtriple={machine}-linux-gnu", f"-mcpu={cpu}", "-iterations=100"]
+    command = [analyser, f"-mtriple={triple}", f"-mcpu={cpu}", "-iterations=100"]
     code = "\n".join(loop)
     printed = subprocess.run(command, input=code, check=True, stdout=subprocess.PIPE, text=True).stdout
     found = re.search(r"Block RThroughput:\s+([\d.]+)", printed)
@@ -126,19 +146,23 @@ def cycles(loop: list[str], analyser: str, machine: str, cpu: str) -> float:
 def cells(name: str, what: str, analyser: str) -> list[str]:
     """A row of the table."""
     row, kind = [name, what], "search" if what == "search" else "product"
-    portable = {"QUANTCLI_SIMD": "generic", "NUMBA_CPU_NAME": "generic"}
-    for machine, features, target, environment, processors in (
+    generic, arm = {"NUMBA_CPU_NAME": "generic"}, "aarch64-linux-gnu"
+    variants = [
         ("x86_64", " ".join(AVX2), "", {"NUMBA_CPU_NAME": "haswell"}, ("znver3", "skylake")),
-        ("aarch64", "", "aarch64-linux-gnu", portable, ("cortex-a57",)),
-    ):
-        found = loops(assembly(name, features, target, what, environment))
+        ("aarch64", "", arm, generic | {"QUANTCLI_SIMD": "generic"}, ("cortex-a57",)),
+    ]
+    if kind == "product":
+        variants.append(("dotprod", "dotprod", arm, generic, ("neoverse-n1",)))
+    for machine, features, target, environment, processors in variants:
+        found = loops(assembly(name, features, target, what, processors[0], environment))
         counted = [loop for loop in found if units(loop, kind, machine)]
         # Of a search, the loop over candidates, which has most multiplications of floats.
         loop = max(counted, key=lambda code: sum("mul" in line for line in code))
         per = 256 / units(loop, kind, machine)
         row.append(f"{len(loop) * per:.0f}")
-        row += [f"{cycles(loop, analyser, machine, cpu) * per:.0f}" for cpu in processors]
-    return row
+        triple = target or f"{machine}-linux-gnu"
+        row += [f"{cycles(loop, analyser, triple, cpu) * per:.0f}" for cpu in processors]
+    return row + [""] * (2 if kind == "search" else 0)
 
 
 def main() -> None:
@@ -147,8 +171,9 @@ def main() -> None:
     parser.add_argument("--kernels", nargs="+", default=["one", "many", "search"], choices=["one", "many", "search"])
     parser.add_argument("--llvm-mca", default="llvm-mca")
     options = parser.parse_args()
-    print("| type | kernel | AVX2: instructions | Zen 3: cycles | Skylake: cycles | ARM: instructions | Cortex-A57 |")
-    print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
+    heads = ["type", "kernel", "AVX2: instructions", "Zen 3: cycles", "Skylake: cycles", "ARM: instructions", "cycles",
+             "with SDOT: instructions", "cycles"]  # fmt: skip
+    print(f"| {' | '.join(heads)} |\n| --- | --- |{' ---: |' * (len(heads) - 2)}")
     for what in options.kernels:
         for name in options.types:
             print("| " + " | ".join(cells(name, what, options.llvm_mca)) + " |", flush=True)

@@ -66,6 +66,9 @@ _UNSIGNED_ONLY: Final = "avx512vnni" in machine_features()
 instructions."""
 _WIDE: Final = {"avx512f", "avx512vnni"} <= machine_features()
 """Whether one instruction multiplies 64 codes."""
+_BYTES_TO_WORDS: Final = "dotprod" in machine_features()
+"""Whether an instruction of ARM adds up products of bytes as int32. Then products are scaled as floats: int16 products of
+pairs, which integer scales multiply, take more instructions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +160,7 @@ def packed_product(reader: PackedReader, block_type: BlockType) -> RowProduct:
     integers = reader.integers
     if _WIDE and reader.wide is not None:
         return _wide_product(reader, reader.wide, block_type)
-    if integers is not None:
+    if integers is not None and not _BYTES_TO_WORDS:
         rounding = Rounding(span_of(block_type), reader.group, QUAD, 0, sums=True, whole=True)
         return RowProduct(FEW[:3], rounded(rounding), partial(_row_of_integer_scales, reader, integers, block_type))
     rounding = Rounding(span_of(block_type), reader.group, QUAD, zero, reader.minimums is not None)

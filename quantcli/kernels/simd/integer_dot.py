@@ -85,9 +85,40 @@ def narrow(typing: Any, a: Any, b: Any) -> Any:
     return result(a, a), code
 
 
+_ARM_REGISTER: Final = 16
+"""Bytes of a vector register of ARM, whose dot products are the instruction SDOT (the feature `dotprod`)."""
+
+
+def emit_signed_dots(builder: Any, total: Any, x: Any, y: Any) -> Any:
+    """total + dot products of four neighbouring lanes, x and y int8, by SDOT, register by register."""
+    name, quads = "llvm.aarch64.neon.sdot.v4i32.v16i8", ir.VectorType(I32, _ARM_REGISTER // 4)
+    parts = []
+    for first in range(0, x.type.count, _ARM_REGISTER):
+        few = [_lanes(builder, total, first // 4, quads.count)]
+        few += [_lanes(builder, value, first, _ARM_REGISTER) for value in (x, y)]
+        parts.append(call(builder, name, quads, few))
+    while len(parts) > 1:
+        lanes = ir.VectorType(I32, 2 * parts[0].type.count)
+        both = ir.Constant(lanes, list(range(lanes.count)))
+        parts = [builder.shuffle_vector(low, high, both) for low, high in zip(parts[::2], parts[1::2], strict=True)]
+    return parts[0]
+
+
+def _lanes(builder: Any, value: Any, first: int, count: int) -> Any:
+    """`count` lanes of a vector, from lane `first` on."""
+    lanes = ir.Constant(ir.VectorType(I32, count), list(range(first, first + count)))
+    return builder.shuffle_vector(value, value, lanes)
+
+
+def _has_signed_dots(x: Any) -> bool:
+    return "dotprod" in machine_features() and x.type.count % _ARM_REGISTER == 0
+
+
 def _unsigned_quads(builder: Any, total: Any, x: Any, y: Any) -> Any:
     """total + dot products of four neighbouring lanes, x uint8 and y int8."""
     features, quads, bits = machine_features(), total.type, 8 * x.type.count
+    if _has_signed_dots(x):
+        return emit_signed_dots(builder, total, x, y)
     if "avx512vnni" in features and _AVX512_WIDTHS.get(x.type.count) in features:
         words = [builder.bitcast(value, quads) for value in (x, y)]
         return call(builder, f"llvm.x86.avx512.vpdpbusd.{bits}", quads, [total, *words])
@@ -101,6 +132,8 @@ def _unsigned_quads(builder: Any, total: Any, x: Any, y: Any) -> Any:
 def _signed_quads(builder: Any, total: Any, x: Any, y: Any) -> Any:
     """total + dot products of four neighbouring lanes, x and y int8, by the unsigned-by-signed instruction."""
     features, quads, bits = machine_features(), total.type, 8 * x.type.count
+    if _has_signed_dots(x):
+        return emit_signed_dots(builder, total, x, y)
     if "avx512vnni" in features and _AVX512_WIDTHS.get(x.type.count) in features:
         # x ^ 0x80 is x + 128 as uint8; the contribution of 128 is subtracted again. Exact: nothing saturates.
         offset = ir.Constant(x.type, [-128] * x.type.count)
@@ -123,8 +156,8 @@ def emit_dot_quads(builder: Any, signed: bool, total: Any, x: Any, y: Any) -> An
 def dot_quads(typing: Any, accumulator: Any, a: Any, b: Any) -> Any:
     """accumulator + dot products: lane i adds a[4i..4i+3] . b[4i..4i+3]; a uint8 or int8, b int8, accumulator int32.
 
-    Exact for int8 `a` with b >= -127, and for uint8 `a` as long as each sum of two neighbouring products fits an int16
-    (true for a <= 128): the AVX2 instruction saturates there.
+    Exact for int8 `a` with b >= -127, and for uint8 `a` up to 127: the AVX2 instruction saturates sums of two neighbouring
+    products to int16, and the ARM instruction multiplies signed bytes. With AVX-512 VNNI, `a` may be any uint8.
     """
 
     def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:

@@ -3,13 +3,33 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Mapping
 from functools import cache
 from typing import Any, Final
 
 from llvmlite import binding, ir
-from numba.core import cgutils, types
+from numba.core import cgutils, config, types
 from numba.core.extending import models, register_model
+
+_SUM_OF_PRODUCTS: Final = """
+define i32 @sum_of_products(<16 x i8> %x, <16 x i8> %y) {
+  %wide_x = sext <16 x i8> %x to <16 x i32>
+  %wide_y = sext <16 x i8> %y to <16 x i32>
+  %products = mul <16 x i32> %wide_x, %wide_y
+  %sum = call i32 @llvm.vector.reduce.add.v16i32(<16 x i32> %products)
+  ret i32 %sum
+}
+declare i32 @llvm.vector.reduce.add.v16i32(<16 x i32>)
+"""
+
+
+def has_arm_dot_products(machine: Any) -> bool:
+    """Whether LLVM uses ARM's dot product instructions for a target machine. On Linux it does not list this feature of the
+    host, but knows it from the processor's name."""
+    module = binding.parse_assembly(_SUM_OF_PRODUCTS)
+    module.triple = machine.triple
+    return "sdot" in machine.emit_assembly(module)
 
 
 @cache
@@ -18,8 +38,14 @@ def machine_features() -> frozenset[str]:
     (the tests run both)."""
     if os.environ.get("QUANTCLI_SIMD") == "generic":
         return frozenset()
-    features: Mapping[str, bool] = binding.get_host_cpu_features()
-    return frozenset(name for name, present in features.items() if present)
+    host = binding.get_host_cpu_features()
+    features = frozenset(name for name, present in host.items() if present)
+    if platform.machine() in ("aarch64", "arm64"):
+        # The machine that numba compiles for.
+        chosen = {"cpu": config.CPU_NAME or binding.get_host_cpu_name(), "features": config.CPU_FEATURES or host.flatten()}
+        if has_arm_dot_products(binding.Target.from_default_triple().create_target_machine(**chosen)):
+            features |= {"dotprod"}
+    return features
 
 
 LANES: Final = 16 if "avx512f" in machine_features() else 8

@@ -131,19 +131,18 @@ def _pack_2(levels: NDArray[np.uint8], block: int, out: NDArray[np.uint8], at: i
 def _pack_4(levels: NDArray[np.uint8], block: int, out: NDArray[np.uint8], at: int) -> None:
     """The low nibbles of levels 32 apart share a byte."""
     for part in range(4):
-        for element in range(32):
-            place = block * K + part * 64 + element
-            out[at + part * 32 + element] = (levels[place] & 15) | (levels[place + 32] & 15) << 4
+        place, mask = block * K + part * 64, U8(15)
+        low, high = load(levels, place, PART), load(levels, place + PART, PART)
+        store(out, at + part * PART, (low & mask) | bits_to(high, 0, 4, U8(240)))
 
 
 @inline
 def _pack_5(levels: NDArray[np.uint8], block: int, out: NDArray[np.uint8], at: int) -> None:
     """The fifth bits precede the nibbles: those of levels 32 apart share a byte."""
-    for element in range(32):
-        high = np.uint8(0)
-        for eighth in range(8):
-            high |= levels[block * K + eighth * 32 + element] >> 4 << eighth
-        out[at - 32 + element] = high
+    high = splat(U8(0), PART)
+    for eighth in range(8):
+        high = high | bits_to(load(levels, block * K + eighth * PART, PART), 4, eighth, U8(1 << eighth))
+    store(out, at - PART, high)
     _pack_4(levels, block, out, at)
 
 

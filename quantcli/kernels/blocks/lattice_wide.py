@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.kernels.blocks.packed_fields import EIGHTHS, order_of_eights
+from quantcli.kernels.blocks.packed_fields import EIGHTHS, order_of_eights, pair_of_words
 from quantcli.kernels.blocks.reader import WideCodes
 from quantcli.kernels.jit import inline
 from quantcli.kernels.shorthand import U8, U16, U32
@@ -35,7 +35,7 @@ from quantcli.kernels.simd import (
 
 _join_1, _join_2, _join_4 = shuffle(0, 1), shuffle(*range(4)), shuffle(*range(8))
 _join_8 = shuffle(*range(16))
-_eighths = shuffle(*EIGHTHS)
+_within_halves = shuffle(*(16 * half + 4 * block + eight for half in range(2) for eight in range(4) for block in range(4)))
 _ORDER: Final = order_of_eights(EIGHTHS)
 _each_four_times = shuffle(*(i // 4 for i in range(32)))
 _shifts = shuffle(*(i // 8 * 2 for i in range(64)))
@@ -141,13 +141,15 @@ def wide_magnitudes(zero: int, codes_of: Numbers, signs_of: Numbers) -> WideCode
 
     @inline
     def signed(codes: Any, signs: Any, vector: Any) -> Any:
-        bits = load_scalar(signs, 8 * vector, np.uint64)
-        return select(bits_mask(bits), splat(twice, 64) - codes, codes)
+        low, high = load_scalar(signs, 4 * vector, np.uint32), load_scalar(signs, 16 + 4 * vector, np.uint32)
+        return select(bits_mask(pair_of_words(low, high)), splat(twice, 64) - codes, codes)
 
     @inline
     def codes(weights: Any, offset: Any) -> Any:
         signs, stored = local(32, np.uint8), reinterpret(signs_of(weights, offset), np.uint8)
-        store(signs, 0, _eighths(stored, stored))
+        # Words of signs, four blocks each, are joined by scalar instructions. LLVM makes of the whole order of bytes four
+        # truncations, which took longer.
+        store(signs, 0, _within_halves(stored, stored))
         a, b, c, d = codes_of(weights, offset)
         return signed(a, signs, 0), signed(b, signs, 1), signed(c, signs, 2), signed(d, signs, 3)
 

@@ -139,7 +139,7 @@ def test_the_picture_shows_these_rooms() -> None:
 
 LIBRARIES = {
     "cli": {"click", "numba", "numpy", "tqdm"},
-    "quality": {"jinja2", "numpy"},
+    "quality": {"jinja2", "numpy", "safetensors"},
     "conversion": {"numpy", "tokenizers", "yaml"},
     "runner": {"jinja2", "numpy", "tokenizers"},
     "architectures": {"numpy"},

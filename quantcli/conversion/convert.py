@@ -45,7 +45,7 @@ class Progress:
 
     fetching(total)    called before a model is downloaded, with the total of bytes. Returns a function that is called with
                        the bytes received since the last call.
-    start(total)       called before the first chunk, with the source bytes to convert
+    start(total)       called before the first chunk of a stage, with the source bytes to convert
     advance(done)      called after each chunk, with the source bytes converted since the last call
     """
 
@@ -121,31 +121,6 @@ class Conversion:
         }
 
 
-def convert(
-    model: str | PathLike[str],
-    types: str | Sequence[str],
-    output: str | PathLike[str] | None = None,
-    *,
-    threads: int | None = None,
-    dry_run: bool = False,
-    progress: Progress = SILENT,
-    calibrate: Calibrate | None = None,
-    **more: Unpack[RequestFields],
-) -> list[Conversion]:
-    """Convert a checkpoint or a GGUF file to a GGUF file for each of `types`, reading the source once.
-
-    `model`, `types`, `output` and further arguments are fields of `conversion.request.Request`. `threads` defaults to the
-    number of processors. With `dry_run` nothing is written, and the results describe what would be. `calibrate` is that of
-    `carry_out`.
-
-    Raises:
-        As `carry_out`.
-    """
-    names = (types,) if isinstance(types, str) else tuple(types)
-    request = Request(model=model, types=names, output=None if output is None else Path(output), **more)
-    return carry_out(request, threads=threads, dry_run=dry_run, progress=progress, calibrate=calibrate)
-
-
 @dataclass(frozen=True, eq=False)
 class Stage:
     """A part of the tensors of a job, written together.
@@ -158,9 +133,38 @@ class Stage:
     encoders: Sequence[Sequence[Encoder | None]]
 
 
+Stages = Callable[[Job], Iterator[Stage]]
+
+
 def at_once(job: Job) -> Iterator[Stage]:
     """All tensors in one stage, quantized as the reference does."""
     yield Stage(None, [encoders_for(output.plan, job.model.imatrix) for output in job.outputs])
+
+
+def convert(
+    model: str | PathLike[str],
+    types: str | Sequence[str],
+    output: str | PathLike[str] | None = None,
+    *,
+    threads: int | None = None,
+    dry_run: bool = False,
+    progress: Progress = SILENT,
+    calibrate: Calibrate | None = None,
+    stages: Stages = at_once,
+    **more: Unpack[RequestFields],
+) -> list[Conversion]:
+    """Convert a checkpoint or a GGUF file to a GGUF file for each of `types`, reading the source once.
+
+    `model`, `types`, `output` and further arguments are fields of `conversion.request.Request`. `threads` defaults to the
+    number of processors. With `dry_run` nothing is written, and the results describe what would be. `calibrate` and
+    `stages` are those of `carry_out`.
+
+    Raises:
+        As `carry_out`.
+    """
+    names = (types,) if isinstance(types, str) else tuple(types)
+    request = Request(model=model, types=names, output=None if output is None else Path(output), **more)
+    return carry_out(request, threads=threads, dry_run=dry_run, progress=progress, stages=stages, calibrate=calibrate)
 
 
 def carry_out(
@@ -169,7 +173,7 @@ def carry_out(
     threads: int | None = None,
     dry_run: bool = False,
     progress: Progress = SILENT,
-    stages: Callable[[Job], Iterator[Stage]] = at_once,
+    stages: Stages = at_once,
     calibrate: Calibrate | None = None,
 ) -> list[Conversion]:
     """Plan a request, and write its outputs unless `dry_run` is set.
@@ -212,19 +216,17 @@ def carry_out(
         ]
 
 
-def _write(job: Job, threads: int, progress: Progress, stages: Callable[[Job], Iterator[Stage]]) -> None:
+def _write(job: Job, threads: int, progress: Progress, stages: Stages) -> None:
     """Write all outputs of a job."""
     model, plans = job.model, [output.plan for output in job.outputs]
     with ExitStack() as stack:
         # Every output is created and allocated first: a full disk or an existing file shows before any work is done.
         for output in job.outputs:
             stack.enter_context(output.writer)
-        started = False
         for stage in stages(job):
             compile_kernels(*kernels_needed(plans, stage.encoders))
-            if not started:
-                progress.start(sum(tensor.nbytes for tensor in model.tensors.values()))
-                started = True
+            places = range(len(plans[0])) if stage.only is None else stage.only
+            progress.start(sum(model.tensors[plans[0][place].name].nbytes for place in places))
             outputs = [
                 Output(output.plan, chosen, output.writer)
                 for output, chosen in zip(job.outputs, stage.encoders, strict=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -80,16 +79,23 @@ class ImportanceEncoder:
         return set(), {(self.type, True)}
 
 
+class FactorsOf(Protocol):
+    """The factors of each of the stacked matrices of a tensor."""
+
+    def __getitem__(self, matrix: int, /) -> MomentFactor:
+        """Those of one matrix."""
+
+
 @dataclass(frozen=True, eq=False)
 class FeedbackEncoder:
     """Rounding with error feedback.
 
-    factors   the factors of the second moment of the inputs, of each stacked matrix
+    factors   gives the factors of the second moment of the inputs of a stacked matrix
     height    rows of one matrix
     """
 
     type: BlockType
-    factors: Sequence[MomentFactor]
+    factors: FactorsOf
     height: int
     effort: Effort
 

@@ -1,66 +1,103 @@
-"""Conversion with calibration. Layer by layer, the calibration tokens go through a layer, the second moments of the inputs
-of its products are accumulated, and its tensors are quantized with error feedback.
-
-Memory holds one layer's moments and the hidden states of all calibration tokens. The moments are those of the model before
-quantization: collecting them again behind quantized layers gained nothing.
+"""Conversion with calibration. Layer by layer, the second moments of the inputs of its products are taken from a run of the
+model on calibration text, and its tensors are quantized with error feedback.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from quantcli.conversion.convert import Stage
+from quantcli.conversion.convert import Stage, at_once
 from quantcli.conversion.encode import Encoder, FeedbackEncoder, ImportanceEncoder, ReferenceEncoder, encoder_for
 from quantcli.conversion.job import Job
 from quantcli.conversion.plan import PlannedTensor
+from quantcli.core.block_types import BlockType
+from quantcli.core.listing import listed
+from quantcli.formats.gguf.spec import Metadata, string, u32
 from quantcli.formats.imatrix import Imatrix
 from quantcli.kernels import rows
-from quantcli.kernels.rounding.feedback import Effort, has_feedback
-from quantcli.kernels.rounding.moment_factor import MomentFactor, factorize
-from quantcli.quality.imatrix import cut_texts
-from quantcli.quality.moments import Inputs, MomentCollector
-from quantcli.quality.source_file import SourceFile
-from quantcli.runner.cache import Cache
-from quantcli.runner.load import prepare_model
-from quantcli.runner.model import Model
+from quantcli.kernels.compilation import compile_ahead
+from quantcli.kernels.products.outer_sums import MULTIPLE
+from quantcli.kernels.rounding.coordinate_descent import STRETCH
+from quantcli.kernels.rounding.feedback import BEST, GOOD, Effort, has_feedback, quantize_with_feedback
+from quantcli.kernels.rounding.moment_factor import factorize
+from quantcli.kernels.threads import use_threads
+from quantcli.quality.moment_run import MomentRun
+from quantcli.quality.moments import Factors, Inputs
+from quantcli.quality.source_file import SourceFile, identity
+from quantcli.quality.stored_moments import Found, StoredMoments
 from quantcli.tensors.tensor import Tensor
-
-Floats = NDArray[np.float32]
-
-CONTEXT: Final = 512
-"""Tokens of a chunk of calibration text, as llama-imatrix's."""
-
-HELD_OUT: Final = 16
-"""One chunk of so many is held out: results are tried on it."""
 
 DAMPING: Final = 0.01
 """Added to the diagonal of a second moment, relative to its mean, as in GPTQ."""
 
 SAMPLED_ROWS: Final = 64
-"""The rows of a tensor on which its two roundings are compared."""
+"""The rows of a matrix on which its two roundings are compared."""
+
+_PLACES: Final = 4
+"""The rows are taken at so many places."""
+
+_MATRICES: Final = 4
+"""The matrices of a stacked tensor that are compared."""
+
+EFFORTS: Final[Mapping[str, Effort]] = MappingProxyType({"good": GOOD, "best": BEST})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
     """How a conversion is calibrated.
 
-    texts   names and contents of the calibration texts
-    tokens  the most calibration tokens
-    effort  how many scales are tried
-    kept    called for each tensor that keeps the reference's rounding, with the reason
+    texts    names and contents of the calibration texts
+    tokens   the most calibration tokens
+    quality  a key of `EFFORTS`
+    moments  the directory of second moments, read where it has them and written where not
+    threads  of the forward pass; None for one per processor
+    kept     called for each tensor that keeps the reference's rounding, with the reason
+    begin    called before a layer is run, with a description and the number of chunks. What it returns is called with 1
+             after each chunk
     """
 
     texts: Sequence[tuple[str, str]]
     tokens: int
-    effort: Effort
+    quality: str = "best"
+    moments: Path | None = None
+    threads: int | None = None
     kept: Callable[[str, str], None] = lambda tensor, reason: None
-    advance: Callable[[int, int], None] = lambda done, layers: None
+    begin: Callable[[str, int], Callable[[int], Any]] = lambda what, chunks: lambda done: None
+
+    @property
+    def effort(self) -> Effort:
+        """How much rounding tries."""
+        return EFFORTS[self.quality]
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of the texts, in hexadecimal digits."""
+        return hashlib.sha256("".join(text for _, text in self.texts).encode()).hexdigest()
+
+    def stored(self, file: SourceFile) -> StoredMoments | None:
+        """The stored moments of a model; None if none are asked for."""
+        if self.moments is None:
+            return None
+        made_from = {"model": identity(file), "text": self.digest, "number of tokens": str(self.tokens)}
+        return StoredMoments(self.moments, made_from)
+
+    def notes(self) -> Metadata:
+        """Metadata that say how a file was made."""
+        return {
+            "quantize.calibration.quality": string(self.quality),
+            "quantize.calibration.dataset": string(listed([name for name, _ in self.texts])),
+            "quantize.calibration.sha256": string(self.digest),
+            "quantize.calibration.tokens": u32(self.tokens),
+        }
 
 
 def calibrated_stages(calibration: Calibration, job: Job) -> Iterator[Stage]:
@@ -69,20 +106,29 @@ def calibrated_stages(calibration: Calibration, job: Job) -> Iterator[Stage]:
     Raises:
         UnsupportedError, ModelError: if the model cannot be run.
         GenerationError: for a text of less than two chunks, or activations that are not finite.
+        FormatError: for stored moments that are damaged, or made from something else.
     """
-    run = _Run(calibration, job)
-    last = run.names_of_output()
-    layers = run.model.sizes.layers
+    use_threads(calibration.threads)
+    quantized = quantized_names(job)
+    if not quantized:
+        yield from at_once(job)
+        return
+    model = job.model
+    file = SourceFile(model.source.path, {**model.metadata, **model.block_count}, model.tensors)
+    stored = calibration.stored(file)
+    run = MomentRun(
+        file, calibration.texts, calibration.tokens, begin=calibration.begin, stored=stored,
+        wanted=quantized.__contains__ if stored is None else lambda name: True,
+        architecture_file=job.request.architecture_file,
+    )  # fmt: skip
+    compile_ahead(partial(_call_kernels, _feedback_types(job), calibration.effort))
     by_layer: dict[int, list[int]] = defaultdict(list)
     for place, planned in enumerate(job.outputs[0].plan):
-        by_layer[layers if planned.name in last else _layer_of(planned.name, layers)].append(place)
-    yield run.stage(by_layer.pop(-1, []), {})
-    for layer in range(layers):
-        run.run_layer(layer)
-        calibration.advance(layer + 1, layers)
-        yield run.stage(by_layer[layer], run.collector.take())
-    run.run_output()
-    yield run.stage(by_layer[layers], run.collector.take())
+        by_layer[run.layers if planned.name == run.output else _layer_of(planned.name, run.layers)].append(place)
+    choice = _Choice(calibration, model.tensors)
+    yield choice.stage(job, by_layer.pop(-1, []), {})
+    for layer in range(run.layers + 1):
+        yield choice.stage(job, by_layer[layer], run.inputs_of(layer))
 
 
 def _layer_of(name: str, layers: int) -> int:
@@ -92,87 +138,71 @@ def _layer_of(name: str, layers: int) -> int:
     return number if number < layers else -1
 
 
-class _Run:
-    """The model, the hidden states of the calibration tokens, and the collector of moments."""
+def quantized_names(job: Job) -> set[str]:
+    """The names of the tensors that some output quantizes."""
+    return {
+        planned.name
+        for output in job.outputs
+        for planned in output.plan
+        if planned.type.is_quantized and planned.type is not planned.source_type
+    }
 
-    def __init__(self, calibration: Calibration, job: Job) -> None:
-        changed = job.model
-        self._calibration, self._job = calibration, job
-        file = SourceFile(changed.source.path, {**changed.metadata, **changed.block_count}, changed.tensors)
-        quantized = {
-            planned.name
-            for output in job.outputs
-            for planned in output.plan
-            if planned.type.is_quantized and planned.type is not planned.source_type
-        }
-        self.collector = MomentCollector(quantized.__contains__)
-        loaded = prepare_model(file, None, self.collector, architecture_file=job.request.architecture_file)
-        self.model: Model = loaded.model
-        context = min(CONTEXT, self.model.sizes.context or CONTEXT)
-        chunks = cut_texts(loaded.tokenizer, calibration.texts, context, max(2, calibration.tokens // context))
-        self._cache = Cache(self.model.sizes, context, "f32")
-        self._hidden = [self.model.embed(chunk) for chunk in chunks]
 
-    def names_of_output(self) -> set[str]:
-        """The names of the output matrix, which is the token embedding where they are tied."""
-        return {self.model.output.name}
+def _feedback_types(job: Job) -> list[BlockType]:
+    kinds = {planned.type for output in job.outputs for planned in output.plan if has_feedback(planned.type)}
+    return sorted(kinds, key=lambda kind: kind.name)
 
-    def _held_out(self, chunk: int) -> bool:
-        return chunk % HELD_OUT == HELD_OUT // 2 or (len(self._hidden) <= HELD_OUT // 2 and chunk == len(self._hidden) - 1)
 
-    @np.errstate(all="ignore")
-    def run_layer(self, layer: int) -> None:
-        """Send all chunks through a layer."""
-        for number, hidden in enumerate(self._hidden):
-            self.collector.holding = self._held_out(number)
-            self._cache.rewind(0)
-            self.model.run_layer(layer, hidden, self._cache)
+def _call_kernels(kinds: Sequence[BlockType], effort: Effort) -> None:
+    """Call the kernels of rounding with error feedback."""
+    width = 2 * STRETCH
+    x, factor = np.zeros((MULTIPLE, width), np.float32), factorize(np.zeros((width, width), np.float32), DAMPING)
+    for kind in kinds:
+        quantize_with_feedback(x, kind, factor, effort, np.empty((MULTIPLE, kind.row_bytes(width)), np.uint8))
 
-    @np.errstate(all="ignore")
-    def run_output(self) -> None:
-        """Collect the inputs of the output matrix."""
-        for number, hidden in enumerate(self._hidden):
-            self.collector.holding = self._held_out(number)
-            self.collector(self.model.output.name, self.model.normed(hidden), None)
 
-    def stage(self, places: Sequence[int], found: Mapping[tuple[str, int], Inputs]) -> Stage:
+@dataclass(frozen=True, eq=False)
+class _Choice:
+    """Chooses the encoder of each tensor."""
+
+    calibration: Calibration
+    tensors: Mapping[str, Tensor]
+
+    def stage(self, job: Job, places: Sequence[int], found: Found) -> Stage:
         """The stage of some tensors, with the inputs of their products."""
-        factors: dict[int, MomentFactor] = {}
+        factors: dict[int, Factors] = {}
         encoders = []
-        for output in self._job.outputs:
+        for output in job.outputs:
             chosen: list[Encoder | None] = [None] * len(output.plan)
             for place in places:
-                planned = output.plan[place]
-                matrices = planned.shape[-3] if len(planned.shape) > 2 else 1
-                inputs = [found.get((planned.name, matrix)) for matrix in range(matrices)]
-                chosen[place] = self._encoder(planned, inputs, factors)
+                chosen[place] = self._encoder(output.plan[place], found, factors)
             encoders.append(chosen)
         return Stage(places, encoders)
 
-    def _encoder(
-        self, planned: PlannedTensor, inputs: Sequence[Inputs | None], factors: dict[int, MomentFactor]
-    ) -> Encoder | None:
+    def _encoder(self, planned: PlannedTensor, found: Found, factors: dict[int, Factors]) -> Encoder | None:
         """The encoder of a tensor: with error feedback where it is better on the inputs that were held out."""
+        matrices = planned.shape[-3] if len(planned.shape) > 2 else 1
+        inputs = [found.get((planned.name, matrix)) for matrix in range(matrices)]
         reference = encoder_for(planned, _importance(planned, inputs))
         if not isinstance(reference, ReferenceEncoder | ImportanceEncoder) or not planned.type.is_quantized:
             return reference
-        known = [given for given in inputs if given is not None and given.count]
-        if len(known) < len(inputs):
-            self._calibration.kept(planned.name, "no calibration tokens reach it")
-            return reference
+        reached = [given for given in inputs if given is not None and given.count]
+        if not reached:
+            return self._kept(planned, reference, "no calibration tokens reach it")
         if not has_feedback(planned.type):
-            self._calibration.kept(planned.name, f"{planned.type.name} has no error feedback")
-            return reference
-        for given in known:
-            if id(given) not in factors:
-                factors[id(given)] = factorize(given.moment, DAMPING)
-        feedback = FeedbackEncoder(
-            planned.type, [factors[id(given)] for given in known], planned.shape[-2], self._calibration.effort
-        )
-        tensor = self._job.model.tensors[planned.name]
-        if _loss(tensor, feedback, known) < _loss(tensor, reference, known):
+            return self._kept(planned, reference, f"{planned.type.name} has no error feedback")
+        if len(reached) < matrices:
+            self.calibration.kept(planned.name, "some experts get no calibration tokens, and the moments of all experts")
+        # Products of the same inputs share their factors.
+        shared = factors.setdefault(id(reached[0]), Factors(inputs, DAMPING))
+        feedback = FeedbackEncoder(planned.type, shared, planned.shape[-2], self.calibration.effort)
+        tensor = self.tensors[planned.name]
+        if _loss(tensor, planned.type, feedback, inputs) < _loss(tensor, planned.type, reference, inputs):
             return feedback
-        self._calibration.kept(planned.name, "error feedback is not better on the text held out")
+        return self._kept(planned, reference, "error feedback is not better on the text held out")
+
+    def _kept(self, planned: PlannedTensor, reference: Encoder, reason: str) -> Encoder:
+        self.calibration.kept(planned.name, f"rounded as llama.cpp does: {reason}")
         return reference
 
 
@@ -184,19 +214,18 @@ def _importance(planned: PlannedTensor, inputs: Sequence[Inputs | None]) -> Imat
     return Imatrix("", (), 0, {planned.name: np.stack(values)})
 
 
-def _loss(tensor: Tensor, encoder: Encoder, inputs: Sequence[Inputs]) -> float:
-    """The squared error of a tensor's outputs on the inputs held out, on a sample of rows of each of its first matrices."""
-    kind, total = encoder.type, 0.0  # type: ignore[attr-defined]
-    height = tensor.shape[-2]
-    for matrix, given in enumerate(inputs[:4]):
-        held = given.held_rows
-        for start in np.linspace(0, max(0, height - 16), 4).astype(int) + matrix * height:
-            count = min(16, height)
+def _loss(tensor: Tensor, kind: BlockType, encoder: Encoder, inputs: Sequence[Inputs | None]) -> float:
+    """The squared error of a tensor's outputs on the inputs held out: on a sample of rows, of its first matrices that have
+    such inputs."""
+    height, total = tensor.shape[-2], 0.0
+    tried = [(matrix, given.held_rows) for matrix, given in enumerate(inputs) if given is not None and given.held]
+    count = min(SAMPLED_ROWS // _PLACES, height)
+    for matrix, held in tried[:_MATRICES]:
+        for first in np.linspace(0, height - count, _PLACES).astype(int).tolist():
+            start = matrix * height + first
             raw = np.empty((count, tensor.row_bytes), np.uint8)
-            tensor.read(int(start), int(start) + count, raw)
-            values = rows.dequantize(raw, tensor.type)
-            data = np.empty((count, kind.row_bytes(tensor.row_length)), np.uint8)
-            encoder.encode(values, int(start), data)
-            error = values - rows.dequantize(data, kind)
-            total += float(np.square(held @ error.T).sum())
+            tensor.read(start, start + count, raw)
+            values, data = rows.dequantize(raw, tensor.type), np.empty((count, kind.row_bytes(tensor.row_length)), np.uint8)
+            encoder.encode(values, start, data)
+            total += float(np.square(held @ (values - rows.dequantize(data, kind)).T).sum())
     return total

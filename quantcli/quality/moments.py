@@ -5,8 +5,10 @@ Rounding with error feedback minimizes the error of a product's outputs under th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from threading import Lock
 from typing import Final
 
 import numpy as np
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 
 from quantcli.core.errors import GenerationError
 from quantcli.kernels.products.outer_sums import MULTIPLE, add_upper_products
+from quantcli.kernels.rounding.moment_factor import MomentFactor, factorize
 
 Floats = NDArray[np.float32]
 
@@ -105,3 +108,48 @@ class MomentCollector:
             if not np.isfinite(inputs.importance).all():
                 raise GenerationError(f"{tensor}: the sums of its squared inputs are not finite")
         return found
+
+
+SHRINKING: Final = 256
+"""As many inputs of all experts are added to those of each: an expert with few tokens has a poor moment of its own."""
+
+
+_KEPT: Final = 2
+"""Threads quantize neighbouring rows, of one matrix or two."""
+
+
+class Factors:
+    """The factors of the moments of a tensor's matrices, made when they are asked for. Safe to call from several threads.
+
+    An expert's moment is shrunk towards that of all experts of the layer. Those of the last few matrices are kept.
+    """
+
+    def __init__(self, inputs: Sequence[Inputs | None], damping: float) -> None:
+        self._inputs, self._damping, self._lock = list(inputs), damping, Lock()
+        self._made: dict[int, MomentFactor] = {}
+
+    def __getitem__(self, matrix: int) -> MomentFactor:
+        with self._lock:
+            if matrix not in self._made:
+                if len(self._made) >= _KEPT:
+                    del self._made[next(iter(self._made))]
+                self._made[matrix] = factorize(self._moment(matrix), self._damping)
+            return self._made[matrix]
+
+    def _moment(self, matrix: int) -> Floats:
+        own = self._inputs[matrix]
+        if len(self._inputs) == 1 and own is not None:
+            return own.moment
+        moment, count = self._pooled
+        pooled = moment * np.float32(SHRINKING / max(1, count))
+        return pooled if own is None else pooled + own.moment
+
+    @cached_property
+    def _pooled(self) -> tuple[Floats, int]:
+        """The sum of the moments of all matrices, and the number of inputs."""
+        reached = [given for given in self._inputs if given is not None and given.count]
+        moment = np.zeros_like(reached[0].moment)
+        for given in reached:
+            moment += given.moment
+        return moment, sum(given.count for given in reached)
+

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,3 +63,14 @@ class SourceFile:
         if file not in self.mappings:
             self.mappings[file] = mmap.mmap(file.fileno(), file.size, access=mmap.ACCESS_READ)
         return self.mappings[file]
+
+
+def identity(file: SourceFile) -> str:
+    """A digest that tells models apart: of the names, types and shapes of the tensors, and of each one's first row."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(file.tensors.items()):
+        digest.update(f"{name} {tensor.type.name} {tensor.shape}\n".encode())
+        row = np.empty((min(1, tensor.rows), tensor.row_bytes), np.uint8)
+        tensor.read(0, len(row), row)
+        digest.update(row.tobytes())
+    return digest.hexdigest()

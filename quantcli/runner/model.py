@@ -129,7 +129,7 @@ class Model:
             GenerationError: as `forward`.
         """
         ids = self._checked(tokens, cache)
-        with expecting(partial(self._call_kernels_of_hidden, len(ids), cache.type)):
+        with expecting(partial(self.call_kernels_of_hidden, len(ids), cache.type)):
             return self._hidden(ids, cache)
 
     def steps(self, count: int, cache: Cache) -> Iterator[tuple[slice, Step]]:
@@ -211,7 +211,7 @@ class Model:
         for tokens in dict.fromkeys([min(count, BATCH), *following]):
             self._forward(np.zeros(tokens, np.int64), Cache(self.sizes, tokens, cache_type), every)
 
-    def _call_kernels_of_hidden(self, count: int, cache_type: str) -> None:
+    def call_kernels_of_hidden(self, count: int, cache_type: str) -> None:
         """Call the kernels that `hidden` calls."""
         tokens = min(count, BATCH) if self.sizes.causal else count
         self._hidden(np.zeros(tokens, np.int64), Cache(self.sizes, tokens, cache_type))

@@ -14,6 +14,7 @@ from quantcli.cli.calibration import AUTO, FileOrAuto, FileOrAutoType, announce_
 from quantcli.cli.commands import described
 from quantcli.cli.compiling import announce_compiling
 from quantcli.cli.completions import complete_files, complete_recipes, complete_types
+from quantcli.cli.fidelity import REFERENCE, calibrated, fidelity_options, report, stages_of, with_notes
 from quantcli.cli.habits import read_positions
 from quantcli.cli.options import arch_file_option, json_option, overwrite_option, threads_option
 from quantcli.cli.output import byte_progress, columns, count_running_time, print_json, say, show
@@ -25,17 +26,19 @@ from quantcli.core.listing import counted
 from quantcli.formats.gguf.spec import Metadata, replace_keys
 
 if TYPE_CHECKING:
-    from quantcli.conversion.convert import Conversion, Progress, RequestFields
+    from quantcli.conversion.convert import Conversion, Progress, RequestFields, Stages
     from quantcli.conversion.model_changes import Changes
     from quantcli.conversion.plan import PlanOptions
+    from quantcli.quality.calibrate import Calibration
 
 Value = TypeVar("Value")
 
 
 GROUPS: Final = {
     "Output": ("types", "output", "split_max_size", "overwrite", "dry_run", "as_json"),
+    "Fidelity": ("quality", "texts", "tokens", "moments", "imatrix"),
     "Types of tensors": (
-        "imatrix", "overrides", "tensor_type_file", "output_tensor_type", "token_embedding_type", "pure",
+        "overrides", "tensor_type_file", "output_tensor_type", "token_embedding_type", "pure",
         "leave_output_tensor", "allow_requantize", "no_fallback",
     ),
     "Model": ("remote", "adapters", "override_kv", "prune_layers", "arch_file", "pre_tokenizer", "as_reference"),
@@ -60,6 +63,7 @@ GROUPS: Final = {
 @click.option("--dry-run", is_flag=True, help="Show the type of each tensor and why; write nothing.")
 @json_option()
 @threads_option
+@fidelity_options
 @click.option(
     "--imatrix", type=FileOrAutoType(), metavar="FILE",
     help="Importance matrix (GGUF or .dat), or `auto`: collect one from the built-in text.",
@@ -89,6 +93,10 @@ def command(
     dry_run: bool,
     as_json: bool,
     threads: int | None,
+    quality: str,
+    texts: Sequence[FileOrAuto],
+    tokens: int | None,
+    moments: Path | None,
     imatrix: FileOrAuto | None,
     adapters: Sequence[str],
     override_kv: Sequence[str],
@@ -106,6 +114,7 @@ def command(
     quantize Qwen/Qwen3-0.6B --type Q4_K_M,Q8_0 -o models/
     quantize model-F16.gguf --type IQ4_XS --imatrix imatrix.gguf
     quantize ./Llama-3.2-1B --type IQ4_XS --imatrix auto
+    quantize ./Llama-3.2-1B --type Q4_K_M --quality best
     quantize model-F16.gguf model-Q5_K_M.gguf Q5_K_M       as llama-quantize
     quantize ./Llama-3.2-1B --type Q4_K_M --dry-run
     """
@@ -129,7 +138,12 @@ def command(
         remote=remote,
         overwrite=overwrite,
     )
-    results = _converted(model, names, output, request, threads, dry_run=dry_run, auto=imatrix == AUTO)
+    if imatrix == AUTO and quality != REFERENCE:
+        raise UsageError(f"--quality {quality} and --imatrix exclude each other")
+    feedback = calibrated(request, quality, texts, tokens, moments, threads)
+    results = _converted(
+        model, names, output, request, threads, dry_run=dry_run, auto=imatrix == AUTO, feedback=feedback
+    )
     _report(results, with_importance=imatrix is not None, as_json=as_json)
 
 
@@ -142,18 +156,26 @@ def _converted(
     *,
     dry_run: bool,
     auto: bool,
+    feedback: Calibration | None,
 ) -> list[Conversion]:
     """Convert, with progress. With `auto` an importance matrix is collected first."""
-    from quantcli.conversion.convert import convert
+    from quantcli.conversion.convert import at_once, convert
 
     announce_compiling()
     # A dry run makes no directory. Without one, its result is the same.
     folder = made_folder(None if dry_run and output and is_folder(output) else output)
-    with folder as path, _progress() as (progress, collecting):
-        calibrate = calibration(request, threads, collecting) if auto else None
+    kept: dict[str, list[str]] = {}
+    with folder as path, _progress() as (progress, begin):
+        calibrate = calibration(request, threads, partial(begin, "collecting importance")) if auto else None
+        stages: Stages = at_once
+        if feedback is not None:
+            request, stages = with_notes(request, feedback), stages_of(feedback, begin, kept)
         results = convert(
-            model, names, path, threads=threads, dry_run=dry_run, progress=progress, calibrate=calibrate, **request
-        )
+            model, names, path, threads=threads, dry_run=dry_run, progress=progress, calibrate=calibrate, stages=stages,
+            **request,
+        )  # fmt: skip
+    if feedback is not None:
+        report(feedback, kept, dry_run=dry_run)
     if auto and dry_run:
         announce_calibration()
     return results
@@ -228,7 +250,7 @@ def _changes(override_kv: Sequence[str], prune_layers: str | None) -> Changes:
 
 
 @contextmanager
-def _progress() -> Iterator[tuple[Progress, Callable[[int], Callable[[int], Any]]]]:
+def _progress() -> Iterator[tuple[Progress, Callable[[str, int], Callable[[int], Any]]]]:
     """A progress bar in bytes, for the download and the conversion, and in chunks, for the collecting in between."""
     from quantcli.conversion.convert import Progress
 
@@ -240,11 +262,11 @@ def _progress() -> Iterator[tuple[Progress, Callable[[int], Callable[[int], Any]
             bar.reset(total)
             return bar.update  # type: ignore[no-any-return]
 
-        def collecting(chunks: int) -> Callable[[int], Any]:
+        def running(what: str, chunks: int) -> Callable[[int], Any]:
             count_running_time(bar)
-            return begin("collecting importance", chunks, "chunk")
+            return begin(what, chunks, "chunk")
 
-        yield Progress(partial(begin, "downloading"), partial(begin, "quantizing"), bar.update), collecting
+        yield Progress(partial(begin, "downloading"), partial(begin, "quantizing"), bar.update), running
 
 
 def _warn_of_missing_importance(results: Sequence[Conversion]) -> None:

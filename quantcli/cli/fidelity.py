@@ -1,0 +1,111 @@
+"""The options `--quality`, `--calibration` and `--tokens`: conversion with error feedback from calibration text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from quantcli.cli.calibration import AUTO, TOKENS, FileOrAuto, FileOrAutoType, named_text
+from quantcli.cli.output import say
+from quantcli.core.errors import UsageError
+from quantcli.core.listing import counted, listed
+
+if TYPE_CHECKING:
+    from quantcli.conversion.convert import RequestFields, Stage
+    from quantcli.conversion.job import Job
+    from quantcli.quality.calibrate import Calibration
+
+REFERENCE: Final = "reference"
+QUALITIES: Final = (REFERENCE, "good", "best")
+
+Begin = Callable[[str, int], Callable[[int], Any]]
+
+
+def fidelity_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options, for a command."""
+    for option in reversed(
+        (
+            click.option(
+                "--quality", type=click.Choice(QUALITIES), default=REFERENCE, show_default=True,
+                help="llama.cpp's rounding, or less error at the same size, from calibration text.",
+            ),
+            click.option(
+                "--calibration", "texts", type=FileOrAutoType(exists=True, dir_okay=False), multiple=True, metavar="F",
+                help="Calibration text, UTF-8, or `auto`: the built-in one; repeatable. Default: auto.",
+            ),
+            click.option(
+                "--moments", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+                help="Keep second moments in DIR, and use those that it has.",
+            ),
+            click.option(
+                "--tokens", type=click.IntRange(min=1), metavar="N",
+                help=f"Maximum number of calibration tokens. Default: {TOKENS:,}.",
+            ),
+        )
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def calibrated(
+    request: RequestFields,
+    quality: str,
+    texts: Sequence[FileOrAuto],
+    tokens: int | None,
+    moments: Path | None,
+    threads: int | None,
+) -> Calibration | None:
+    """The calibration that the options ask for; None for the reference's rounding.
+
+    Raises:
+        UsageError: for options that contradict each other, or a text that is not UTF-8.
+    """
+    if quality == REFERENCE:
+        options = {"--calibration": texts, "--tokens": tokens, "--moments": moments}
+        for name in (name for name, value in options.items() if value):
+            raise UsageError(f"{name} needs --quality good or best", hint="for an importance matrix: --imatrix auto")
+        return None
+    others = {"--imatrix": request.get("imatrix"), "--as-reference": request.get("as_reference")}
+    for name in (name for name, value in others.items() if value):
+        raise UsageError(f"--quality {quality} and {name} exclude each other")
+    if request.get("remote"):
+        raise UsageError(f"--quality {quality} runs the model, which --remote does not download", hint="leave out --remote")
+    from quantcli.quality.calibrate import Calibration
+
+    named = [named_text(text) for text in texts or (AUTO,)]
+    return Calibration(texts=named, tokens=tokens or TOKENS, quality=quality, moments=moments, threads=threads)
+
+
+def with_notes(request: RequestFields, calibration: Calibration) -> RequestFields:
+    """The request with metadata that say how the files are made, and with types as with an importance matrix."""
+    changes = request["changes"]
+    noted = replace(changes, metadata={**changes.metadata, **calibration.notes()})
+    return {**request, "changes": noted, "options": replace(request["options"], calibrated=True)}
+
+
+def stages_of(
+    calibration: Calibration, begin: Begin, kept: dict[str, list[str]]
+) -> Callable[[Job], Iterator[Stage]]:
+    """The stages of a conversion with calibration. `kept` receives tensors with the reference's rounding, by reason."""
+    from quantcli.quality.calibrate import calibrated_stages
+
+    def note(tensor: str, reason: str) -> None:
+        names = kept.setdefault(reason, [])
+        if tensor not in names:
+            names.append(tensor)
+
+    return partial(calibrated_stages, replace(calibration, kept=note, begin=begin))
+
+
+def report(calibration: Calibration, kept: dict[str, list[str]], *, dry_run: bool) -> None:
+    """Say on stderr what was used, and which tensors have the reference's rounding."""
+    names = listed([name for name, _ in calibration.texts])
+    if dry_run:
+        say(f"quality {calibration.quality}: would run at most {calibration.tokens:,} tokens of {names}", err=True)
+    for reason, tensors in kept.items():
+        say(f"{reason} ({counted(len(tensors), 'tensor')}: {listed(tensors, most=3)})", err=True)

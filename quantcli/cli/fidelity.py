@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -52,33 +52,45 @@ def fidelity_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def calibrated(
-    request: RequestFields,
-    quality: str,
-    texts: Sequence[FileOrAuto],
-    tokens: int | None,
-    moments: Path | None,
-    threads: int | None,
-) -> Calibration | None:
-    """The calibration that the options ask for; None for the reference's rounding.
+@dataclass(frozen=True)
+class Fidelity:
+    """The values of the options."""
 
-    Raises:
-        UsageError: for options that contradict each other, or a text that is not UTF-8.
-    """
-    if quality == REFERENCE:
-        options = {"--calibration": texts, "--tokens": tokens, "--moments": moments}
+    quality: str
+    texts: Sequence[FileOrAuto]
+    tokens: int | None
+    moments: Path | None
+
+    @classmethod
+    def taken_from(cls, options: dict[str, Any]) -> Fidelity:
+        """The values, removed from those of all options."""
+        return cls(**{field.name: options.pop(field.name) for field in fields(cls)})
+
+    def calibration(self, request: RequestFields, threads: int | None, *, imatrix: bool) -> Calibration | None:
+        """The calibration that the options ask for; None for the reference's rounding.
+
+        Raises:
+            UsageError: for options that contradict each other, or a text that is not UTF-8.
+        """
+        if self.quality == REFERENCE:
+            self._refuse_unused()
+            return None
+        others = {"--imatrix": imatrix, "--as-reference": request.get("as_reference")}
+        for name in (name for name, value in others.items() if value):
+            raise UsageError(f"--quality {self.quality} and {name} exclude each other")
+        if request.get("remote"):
+            what = f"--quality {self.quality} runs the model, which --remote does not download"
+            raise UsageError(what, hint="leave out --remote")
+        from quantcli.quality.calibrate import Calibration
+
+        named = [named_text(text) for text in self.texts or (AUTO,)]
+        tokens = self.tokens or TOKENS
+        return Calibration(texts=named, tokens=tokens, quality=self.quality, moments=self.moments, threads=threads)
+
+    def _refuse_unused(self) -> None:
+        options = {"--calibration": self.texts, "--tokens": self.tokens, "--moments": self.moments}
         for name in (name for name, value in options.items() if value):
             raise UsageError(f"{name} needs --quality good or best", hint="for an importance matrix: --imatrix auto")
-        return None
-    others = {"--imatrix": request.get("imatrix"), "--as-reference": request.get("as_reference")}
-    for name in (name for name, value in others.items() if value):
-        raise UsageError(f"--quality {quality} and {name} exclude each other")
-    if request.get("remote"):
-        raise UsageError(f"--quality {quality} runs the model, which --remote does not download", hint="leave out --remote")
-    from quantcli.quality.calibrate import Calibration
-
-    named = [named_text(text) for text in texts or (AUTO,)]
-    return Calibration(texts=named, tokens=tokens or TOKENS, quality=quality, moments=moments, threads=threads)
 
 
 def with_notes(request: RequestFields, calibration: Calibration) -> RequestFields:

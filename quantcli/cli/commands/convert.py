@@ -14,7 +14,7 @@ from quantcli.cli.calibration import AUTO, FileOrAuto, FileOrAutoType, announce_
 from quantcli.cli.commands import described
 from quantcli.cli.compiling import announce_compiling
 from quantcli.cli.completions import complete_files, complete_recipes, complete_types
-from quantcli.cli.fidelity import REFERENCE, calibrated, fidelity_options, report, stages_of, with_notes
+from quantcli.cli.fidelity import Fidelity, fidelity_options, report, stages_of, with_notes
 from quantcli.cli.habits import read_positions
 from quantcli.cli.options import arch_file_option, json_option, overwrite_option, threads_option
 from quantcli.cli.output import byte_progress, columns, count_running_time, print_json, say, show
@@ -93,10 +93,6 @@ def command(
     dry_run: bool,
     as_json: bool,
     threads: int | None,
-    quality: str,
-    texts: Sequence[FileOrAuto],
-    tokens: int | None,
-    moments: Path | None,
     imatrix: FileOrAuto | None,
     adapters: Sequence[str],
     override_kv: Sequence[str],
@@ -104,7 +100,7 @@ def command(
     arch_file: Path | None,
     pre_tokenizer: str | None,
     as_reference: bool,
-    **plan: Any,
+    **more: Any,
 ) -> None:
     """MODEL is a Hugging Face directory, a safetensors or PyTorch file, a GGUF file or the first shard of one, or a model
     on the Hugging Face hub: ORG/NAME or ORG/NAME@REVISION. Hub models are downloaded to the hub's cache.
@@ -126,8 +122,9 @@ def command(
     from quantcli.formats.gguf.shards import parse_size
     from quantcli.formats.imatrix import read_imatrix
 
+    fidelity = Fidelity.taken_from(more)
     request = RequestFields(
-        options=_plan_options(**plan),
+        options=_plan_options(**more),
         imatrix=read_imatrix(imatrix) if isinstance(imatrix, Path) else None,
         changes=_changes(override_kv, prune_layers),
         adapters=[parse_adapter(text) for text in adapters],
@@ -138,9 +135,7 @@ def command(
         remote=remote,
         overwrite=overwrite,
     )
-    if imatrix == AUTO and quality != REFERENCE:
-        raise UsageError(f"--quality {quality} and --imatrix exclude each other")
-    feedback = calibrated(request, quality, texts, tokens, moments, threads)
+    feedback = fidelity.calibration(request, threads, imatrix=imatrix is not None)
     results = _converted(
         model, names, output, request, threads, dry_run=dry_run, auto=imatrix == AUTO, feedback=feedback
     )

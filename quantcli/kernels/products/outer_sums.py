@@ -60,6 +60,8 @@ def _panel_adder(dtype: Any) -> Callable[..., None]:
                     for j in range(depth):
                         total = add(total, own, j * _PANEL + r, others, j * _ABREAST, 1)
                     write(total, out, place, out_width)
+        # An array is freed after its last use, and taking its address is one: these keep the memory until here.
+        panel[0] = columns[0] = 0
 
     return add_panel
 

@@ -221,11 +221,11 @@ def _loss(tensor: Tensor, kind: BlockType, encoder: Encoder, inputs: Sequence[In
     tried = [(matrix, given.held_rows) for matrix, given in enumerate(inputs) if given is not None and given.held]
     count = min(SAMPLED_ROWS // _PLACES, height)
     for matrix, held in tried[:_MATRICES]:
-        for first in np.linspace(0, height - count, _PLACES).astype(int).tolist():
-            start = matrix * height + first
-            raw = np.empty((count, tensor.row_bytes), np.uint8)
-            tensor.read(start, start + count, raw)
-            values, data = rows.dequantize(raw, tensor.type), np.empty((count, kind.row_bytes(tensor.row_length)), np.uint8)
-            encoder.encode(values, start, data)
-            total += float(np.square(held @ (values - rows.dequantize(data, kind)).T).sum())
+        firsts = matrix * height + np.linspace(0, height - count, _PLACES).astype(int)
+        raw = np.empty((_PLACES * count, tensor.row_bytes), np.uint8)
+        for place, first in enumerate(firsts.tolist()):
+            tensor.read(first, first + count, raw[place * count : (place + 1) * count])
+        values, data = rows.dequantize(raw, tensor.type), np.empty((len(raw), kind.row_bytes(tensor.row_length)), np.uint8)
+        encoder.encode(values, matrix * height, data)
+        total += float(np.square(held @ (values - rows.dequantize(data, kind)).T).sum())
     return total

@@ -14,8 +14,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from quantcli.core.errors import warn
 from quantcli.kernels.compilation import compile_ahead
 from quantcli.kernels.products.outer_sums import MULTIPLE, add_upper_products
+from quantcli.kernels.scoring import score
 from quantcli.quality.imatrix import cut_texts
 from quantcli.quality.moments import MomentCollector
 from quantcli.quality.stored_moments import Found, StoredMoments
@@ -30,6 +32,14 @@ CONTEXT: Final = 512
 
 HELD_OUT: Final = 16
 """One chunk of so many is held out: results are tried on it."""
+
+
+STRANGE: Final = 1000.0
+"""A perplexity that says that a text is of a language or a kind that the model does not know."""
+
+_TRIED_CHUNKS: Final = 8
+_TRIED_TOKENS: Final = 32
+"""It is measured on so many tokens of so many chunks."""
 
 
 class MomentRun:
@@ -104,10 +114,28 @@ class MomentRun:
 
     @np.errstate(all="ignore")
     def _run_output(self) -> None:
-        """Collect the inputs of the output matrix. Its product is not needed."""
+        """Collect the inputs of the output matrix. Its product is needed for a part of the text only, for a perplexity."""
+        self._warn_of_strange_text()
         for number, hidden in enumerate(self._hidden):
             self._collector.holding = self._held_out(number)
             self._collector(self.output, self._model.normed(hidden), None)
+
+    def _warn_of_strange_text(self) -> None:
+        """Warn of a text that the model predicts badly: it stands for other inputs than the model will get."""
+        if not self._model.sizes.causal:
+            return
+        losses, every = [], -(-len(self._chunks) // _TRIED_CHUNKS)
+        for chunk, hidden in zip(self._chunks[::every], self._hidden[::every], strict=True):
+            half = len(chunk) // 2
+            logits = self._model.logits(hidden[half : half + _TRIED_TOKENS])
+            expected = np.array(chunk[half + 1 : half + 1 + len(logits)], np.int64)
+            loss, top = np.empty(len(logits)), np.empty(len(logits), np.int32)
+            score(logits, expected, loss, top)
+            losses.append(loss)
+        perplexity = float(np.exp(min(np.concatenate(losses).mean(), 99)))
+        if perplexity > STRANGE:
+            what = "it is unlike what this model was trained on; --calibration gives another"
+            warn(f"the perplexity of the calibration text is {perplexity:,.0f}: {what}")
 
     def _held_out(self, chunk: int) -> bool:
         """Whether a chunk is held out: one of `HELD_OUT`, and the last of a few."""

@@ -14,6 +14,7 @@ from quantcli.conversion.convert import convert
 from quantcli.conversion.encode import FeedbackEncoder
 from quantcli.conversion.plan import PlanOptions
 from quantcli.core.block_types import TYPES
+from quantcli.core.errors import QuantcliWarning
 from quantcli.formats.gguf.reader import open_gguf
 from quantcli.kernels.rounding.feedback import GOOD, quantize_with_feedback
 from quantcli.quality.calibrate import Calibration, calibrated_stages
@@ -25,6 +26,8 @@ from quantcli.quality.subjects import SUBJECTS
 from quantcli.runner.load import load_model
 
 TEXTS = Path(__file__).parents[2] / "examples"
+pytestmark = pytest.mark.filterwarnings("ignore:the perplexity of the calibration text")
+
 CALIBRATED = PlanOptions(calibrated=True)
 
 
@@ -103,6 +106,15 @@ def test_an_interrupted_run_continues(
     assert len(list((tmp_path / "moments").iterdir())) == 2
     again = made(storyteller, "Q4_K_M", tmp_path / "model.gguf", how)
     assert again == made(storyteller, "Q4_K_M", tmp_path / "other.gguf", replace(how, moments=None))
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_text_that_the_model_does_not_know_is_named(storyteller: Path, story: str, tmp_path: Path) -> None:
+    """The storyteller knows children's stories, and no code or Chinese."""
+    with pytest.warns(QuantcliWarning, match=r"the perplexity of the calibration text is [\d,]{5,}: it is unlike"):
+        made(storyteller, "Q4_0", tmp_path / "model.gguf", calibration(story))
+    tale = "Once upon a time, there was a little girl named Lily. She loved to play outside in the sun. One day, she saw a "
+    made(storyteller, "Q4_0", tmp_path / "other.gguf", calibration(tale * 300))
 
 
 def test_what_has_no_feedback_keeps_the_rounding_of_llama_cpp(storyteller: Path, story: str, tmp_path: Path) -> None:

@@ -34,11 +34,11 @@ HELD_OUT: Final = 16
 """One chunk of so many is held out: results are tried on it."""
 
 
-STRANGE: Final = 1000.0
+STRANGE: Final = 500.0
 """A perplexity that says that a text is of a language or a kind that the model does not know."""
 
-_TRIED_CHUNKS: Final = 8
-_TRIED_TOKENS: Final = 32
+_TRIED_CHUNKS: Final = 64
+_TRIED_TOKENS: Final = 16
 """It is measured on so many tokens of so many chunks."""
 
 

@@ -111,8 +111,8 @@ def test_an_interrupted_run_continues(
 @pytest.mark.filterwarnings("error")
 def test_a_text_that_the_model_does_not_know_is_named(storyteller: Path, story: str, tmp_path: Path) -> None:
     """The storyteller knows children's stories, and no code or Chinese."""
-    with pytest.warns(QuantcliWarning, match=r"the perplexity of the calibration text is [\d,]{5,}: it is unlike"):
-        made(storyteller, "Q4_0", tmp_path / "model.gguf", calibration(story))
+    with pytest.warns(QuantcliWarning, match=r"the perplexity of the calibration text is [\d,]{3,}: it is unlike"):
+        made(storyteller, "Q4_0", tmp_path / "model.gguf", calibration(story, tokens=16384))
     tale = "Once upon a time, there was a little girl named Lily. She loved to play outside in the sun. One day, she saw a "
     made(storyteller, "Q4_0", tmp_path / "other.gguf", calibration(tale * 300))
 

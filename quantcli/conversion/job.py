@@ -125,7 +125,8 @@ def open_job(
     """
     recipes = tuple(find_recipe(name) for name in request.types)
     located = locate(request.model, remote=request.remote, dry_run=dry_run, started=fetching)
-    paths = tuple(output_paths(located.name, recipes, request.output))
+    labels = [request.label or recipe.name for recipe in recipes]
+    paths = tuple(output_paths(located.name, labels, request.output))
     with open_source(
         located.place,
         model_id=located.model_id,
@@ -174,8 +175,8 @@ def _planned(
     return Job(request, model, tuple(outputs), recipes, paths, threads, read)
 
 
-def output_paths(name: str, recipes: Sequence[Recipe], output: Path | None) -> list[Path]:
-    """The output path of each recipe for the model called `name`: see `Request.output`.
+def output_paths(name: str, types: Sequence[str], output: Path | None) -> list[Path]:
+    """The output path of each type for the model called `name`: see `Request.output`.
 
     Raises:
         UsageError: if several files would go to one path.
@@ -187,7 +188,7 @@ def output_paths(name: str, recipes: Sequence[Recipe], output: Path | None) -> l
         pattern = str(output / usual)
     else:
         pattern = str(output)
-    paths = [Path(pattern.replace("{type}", recipe.name)) for recipe in recipes]
+    paths = [Path(pattern.replace("{type}", type)) for type in types]
     if len(set(paths)) < len(paths):
         raise UsageError(
             f"several files would be written to {paths[0]}", hint="give -o a directory, or put {type} into the name"

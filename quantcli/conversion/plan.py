@@ -25,10 +25,11 @@ from quantcli.tensors.tensor import TensorInfo
 
 @dataclass(frozen=True)
 class Override:
-    """Gives `type` to every tensor whose name matches `pattern` anywhere."""
+    """Gives `type` to every tensor whose name matches `pattern` anywhere. `reason` is for the plan."""
 
     pattern: re.Pattern[str]
     type: BlockType
+    reason: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -341,7 +342,8 @@ class _Planner:
         if role and demanded and not (override and role.yields_to_override and role.yields_to_override.search(tensor.name)):
             return _Choice(demanded, "option", f"{demanded.name} is requested for {role.label}", exact=True)
         if override:
-            reason = f"{override.type.name} is requested for tensors matching {override.pattern.pattern!r}"
+            requested = f"{override.type.name} is requested for tensors matching {override.pattern.pattern!r}"
+            reason = override.reason or requested
             return _Choice(override.type, "override", reason)
         if base.is_quantized and not self._options.pure:
             ruled = self._ask_rules(tensor, role, base)

@@ -20,6 +20,7 @@ class Request:
     model               a path; or, as a string that is not an existing path, a model of the Hugging Face hub: ORG/NAME or
                         ORG/NAME@REVISION
     types               names such as `Q4_K_M`, one file for each
+    label               stands for the type in the names of files, instead of the recipe's name
     output              a file or an existing directory; by default `MODEL-TYPE.gguf` in the current directory. For several
                         types a directory, or a file name with `{type}` in it
     options             options of the plan
@@ -36,6 +37,7 @@ class Request:
 
     model: str | PathLike[str]
     types: tuple[str, ...]
+    label: str = ""
     output: Path | None = None
     options: PlanOptions = DEFAULT_OPTIONS
     imatrix: Imatrix | None = field(default=None, repr=False)

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from quantcli.conversion.convert import Stage, at_once
 from quantcli.conversion.encode import Encoder, FeedbackEncoder, ImportanceEncoder, ReferenceEncoder, encoder_for
@@ -35,6 +36,8 @@ from quantcli.quality.moments import Factors, Inputs
 from quantcli.quality.source_file import SourceFile, identity
 from quantcli.quality.stored_moments import Found, StoredMoments
 from quantcli.tensors.tensor import Tensor
+
+Floats = NDArray[np.float32]
 
 DAMPING: Final = 0.01
 """Added to the diagonal of a second moment, relative to its mean, as in GPTQ."""
@@ -113,22 +116,36 @@ def calibrated_stages(calibration: Calibration, job: Job) -> Iterator[Stage]:
     if not quantized:
         yield from at_once(job)
         return
-    model = job.model
-    file = SourceFile(model.source.path, {**model.metadata, **model.block_count}, model.tensors)
-    stored = calibration.stored(file)
-    run = MomentRun(
-        file, calibration.texts, calibration.tokens, begin=calibration.begin, stored=stored,
-        wanted=quantized.__contains__ if stored is None else lambda name: True,
-        architecture_file=job.request.architecture_file,
-    )  # fmt: skip
+    run = moment_run(calibration, job)
     compile_ahead(partial(_call_kernels, _feedback_types(job), calibration.effort))
     by_layer: dict[int, list[int]] = defaultdict(list)
     for place, planned in enumerate(job.outputs[0].plan):
         by_layer[run.layers if planned.name == run.output else _layer_of(planned.name, run.layers)].append(place)
-    choice = _Choice(calibration, model.tensors)
+    choice = Choice(calibration, job.model.tensors)
     yield choice.stage(job, by_layer.pop(-1, []), {})
     for layer in range(run.layers + 1):
         yield choice.stage(job, by_layer[layer], run.inputs_of(layer))
+
+
+def moment_run(calibration: Calibration, job: Job) -> MomentRun:
+    """The run of a job's model on the calibration tokens.
+
+    Raises:
+        As `MomentRun`.
+    """
+    file, quantized = source_file(job), quantized_names(job)
+    stored = calibration.stored(file)
+    return MomentRun(
+        file, calibration.texts, calibration.tokens, begin=calibration.begin, stored=stored,
+        wanted=quantized.__contains__ if stored is None else lambda name: True,
+        architecture_file=job.request.architecture_file,
+    )  # fmt: skip
+
+
+def source_file(job: Job) -> SourceFile:
+    """A job's model, to run it."""
+    model = job.model
+    return SourceFile(model.source.path, {**model.metadata, **model.block_count}, model.tensors)
 
 
 def _layer_of(name: str, layers: int) -> int:
@@ -162,8 +179,8 @@ def _call_kernels(kinds: Sequence[BlockType], effort: Effort) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class _Choice:
-    """Chooses the encoder of each tensor."""
+class Choice:
+    """Chooses the encoder of each tensor of a calibrated conversion."""
 
     calibration: Calibration
     tensors: Mapping[str, Tensor]
@@ -175,11 +192,11 @@ class _Choice:
         for output in job.outputs:
             chosen: list[Encoder | None] = [None] * len(output.plan)
             for place in places:
-                chosen[place] = self._encoder(output.plan[place], found, factors)
+                chosen[place] = self.encoder(output.plan[place], found, factors)
             encoders.append(chosen)
         return Stage(places, encoders)
 
-    def _encoder(self, planned: PlannedTensor, found: Found, factors: dict[int, Factors]) -> Encoder | None:
+    def encoder(self, planned: PlannedTensor, found: Found, factors: dict[int, Factors]) -> Encoder | None:
         """The encoder of a tensor: with error feedback where it is better on the inputs that were held out."""
         matrices = planned.shape[-3] if len(planned.shape) > 2 else 1
         inputs = [found.get((planned.name, matrix)) for matrix in range(matrices)]
@@ -197,7 +214,7 @@ class _Choice:
         shared = factors.setdefault(id(reached[0]), Factors(inputs, DAMPING))
         feedback = FeedbackEncoder(planned.type, shared, planned.shape[-2], self.calibration.effort)
         tensor = self.tensors[planned.name]
-        if _loss(tensor, planned.type, feedback, inputs) < _loss(tensor, planned.type, reference, inputs):
+        if held_out_loss(tensor, planned.type, feedback, inputs) < held_out_loss(tensor, planned.type, reference, inputs):
             return feedback
         return self._kept(planned, reference, "error feedback is not better on the text held out")
 
@@ -214,18 +231,24 @@ def _importance(planned: PlannedTensor, inputs: Sequence[Inputs | None]) -> Imat
     return Imatrix("", (), 0, {planned.name: np.stack(values)})
 
 
-def _loss(tensor: Tensor, kind: BlockType, encoder: Encoder, inputs: Sequence[Inputs | None]) -> float:
+def held_out_loss(tensor: Tensor, kind: BlockType, encoder: Encoder, inputs: Sequence[Inputs | None]) -> float:
     """The squared error of a tensor's outputs on the inputs held out: on a sample of rows, of its first matrices that have
     such inputs."""
-    height, total = tensor.shape[-2], 0.0
     tried = [(matrix, given.held_rows) for matrix, given in enumerate(inputs) if given is not None and given.held]
+    return sum(
+        float(np.square(held @ sampled_errors(tensor, matrix, kind, encoder).T).sum()) for matrix, held in tried[:_MATRICES]
+    )
+
+
+def sampled_errors(tensor: Tensor, matrix: int, kind: BlockType, encoder: Encoder) -> Floats:
+    """What rounding changes in a sample of the rows of a stacked matrix, float32 (rows, row length)."""
+    height = tensor.shape[-2]
     count = min(SAMPLED_ROWS // _PLACES, height)
-    for matrix, held in tried[:_MATRICES]:
-        firsts = matrix * height + np.linspace(0, height - count, _PLACES).astype(int)
-        raw = np.empty((_PLACES * count, tensor.row_bytes), np.uint8)
-        for place, first in enumerate(firsts.tolist()):
-            tensor.read(first, first + count, raw[place * count : (place + 1) * count])
-        values, data = rows.dequantize(raw, tensor.type), np.empty((len(raw), kind.row_bytes(tensor.row_length)), np.uint8)
-        encoder.encode(values, matrix * height, data)
-        total += float(np.square(held @ (values - rows.dequantize(data, kind)).T).sum())
-    return total
+    firsts = matrix * height + np.linspace(0, height - count, _PLACES).astype(int)
+    raw = np.empty((_PLACES * count, tensor.row_bytes), np.uint8)
+    for place, first in enumerate(firsts.tolist()):
+        tensor.read(first, first + count, raw[place * count : (place + 1) * count])
+    values, data = rows.dequantize(raw, tensor.type), np.empty((len(raw), kind.row_bytes(tensor.row_length)), np.uint8)
+    encoder.encode(values, matrix * height, data)
+    errors: Floats = values - rows.dequantize(data, kind)
+    return errors

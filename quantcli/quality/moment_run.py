@@ -48,6 +48,8 @@ class MomentRun:
     layers   the number of layers
     output   the name of the output matrix, which is the token embedding where they are tied
     tokens   how many tokens are run
+    model    the model. Its observer ignores the inputs of other runs
+    chunks   the tokens
 
     Raises:
         UnsupportedError, ModelError: if the model cannot be run.
@@ -65,14 +67,14 @@ class MomentRun:
         stored: StoredMoments | None = None,
         architecture_file: Path | None = None,
     ) -> None:
-        self._collector, self._begin, self._stored = MomentCollector(wanted), begin, stored
+        self._collector, self._begin, self._stored = MomentCollector(wanted, paused=True), begin, stored
         loaded = prepare_model(file, None, self._collector, architecture_file=architecture_file)
-        self._model = loaded.model
-        self.layers, self.output = self._model.sizes.layers, self._model.output.name
-        context = min(CONTEXT, self._model.sizes.context or CONTEXT)
-        self._chunks = cut_texts(loaded.tokenizer, texts, context, max(2, tokens // context))
-        self.tokens = context * len(self._chunks)
-        self._cache = Cache(self._model.sizes, context, "f32")
+        self.model = loaded.model
+        self.layers, self.output = self.model.sizes.layers, self.model.output.name
+        context = min(CONTEXT, self.model.sizes.context or CONTEXT)
+        self.chunks = cut_texts(loaded.tokenizer, texts, context, max(2, tokens // context))
+        self.tokens = context * len(self.chunks)
+        self._cache = Cache(self.model.sizes, context, "f32")
         self._hidden: list[Floats] = []
         self._done = 0
         compile_ahead(partial(self._call_kernels, context))
@@ -88,7 +90,7 @@ class MomentRun:
         if found is not None:
             return found
         if not self._hidden:
-            self._hidden = [self._model.embed(chunk) for chunk in self._chunks]
+            self._hidden = [self.model.embed(chunk) for chunk in self.chunks]
         while self._done < min(layer, self.layers):
             self._run_layer(self._done)
             self._collector.take()
@@ -104,30 +106,34 @@ class MomentRun:
     @np.errstate(all="ignore")
     def _run_layer(self, layer: int) -> None:
         """Send all chunks through a layer."""
+        self._collector.paused = False
         advance = self._begin(f"layer {layer + 1} of {self.layers}", len(self._hidden))
         for number, hidden in enumerate(self._hidden):
-            self._collector.holding = self._held_out(number)
+            self._collector.holding = self.is_held_out(number)
             self._cache.rewind(0)
-            self._model.run_layer(layer, hidden, self._cache)
+            self.model.run_layer(layer, hidden, self._cache)
             advance(1)
+        self._collector.paused = True
         self._done = layer + 1
 
     @np.errstate(all="ignore")
     def _run_output(self) -> None:
         """Collect the inputs of the output matrix. Its product is needed for a part of the text only, for a perplexity."""
         self._warn_of_strange_text()
+        self._collector.paused = False
         for number, hidden in enumerate(self._hidden):
-            self._collector.holding = self._held_out(number)
-            self._collector(self.output, self._model.normed(hidden), None)
+            self._collector.holding = self.is_held_out(number)
+            self._collector(self.output, self.model.normed(hidden), None)
+        self._collector.paused = True
 
     def _warn_of_strange_text(self) -> None:
         """Warn of a text that the model predicts badly: it stands for other inputs than the model will get."""
-        if not self._model.sizes.causal:
+        if not self.model.sizes.causal:
             return
-        losses, every = [], -(-len(self._chunks) // _TRIED_CHUNKS)
-        for chunk, hidden in zip(self._chunks[::every], self._hidden[::every], strict=True):
+        losses, every = [], -(-len(self.chunks) // _TRIED_CHUNKS)
+        for chunk, hidden in zip(self.chunks[::every], self._hidden[::every], strict=True):
             half = len(chunk) // 2
-            logits = self._model.logits(hidden[half : half + _TRIED_TOKENS])
+            logits = self.model.logits(hidden[half : half + _TRIED_TOKENS])
             expected = np.array(chunk[half + 1 : half + 1 + len(logits)], np.int64)
             loss, top = np.empty(len(logits)), np.empty(len(logits), np.int32)
             score(logits, expected, loss, top)
@@ -137,12 +143,12 @@ class MomentRun:
             what = "it is unlike what this model was trained on; --calibration gives another"
             warn(f"the perplexity of the calibration text is {perplexity:,.0f}: {what}")
 
-    def _held_out(self, chunk: int) -> bool:
+    def is_held_out(self, chunk: int) -> bool:
         """Whether a chunk is held out: one of `HELD_OUT`, and the last of a few."""
-        few = len(self._hidden) <= HELD_OUT // 2
-        return chunk == len(self._hidden) - 1 if few else chunk % HELD_OUT == HELD_OUT // 2
+        few = len(self.chunks) <= HELD_OUT // 2
+        return chunk == len(self.chunks) - 1 if few else chunk % HELD_OUT == HELD_OUT // 2
 
     def _call_kernels(self, context: int) -> None:
-        self._model.call_kernels_of_hidden(context, "f32")
+        self.model.call_kernels_of_hidden(context, "f32")
         x = np.zeros((context, MULTIPLE), np.float32)
         add_upper_products(x, x, np.zeros((MULTIPLE, MULTIPLE), np.float32))

@@ -69,17 +69,19 @@ class MomentCollector:
 
     wanted    whether a tensor's inputs are wanted
     holding   whether inputs are held out at the moment, instead of being added
+    paused    whether inputs are ignored at the moment
     found     (tensor, index of its matrix) -> its inputs. Products of one input, such as Q, K and V, share an object
     """
 
     wanted: Callable[[str], bool]
     holding: bool = False
+    paused: bool = False
     found: dict[tuple[str, int], Inputs] = field(default_factory=dict)
     _last: _Observed | None = None
 
     def __call__(self, tensor: str, rows: Floats, index: int | None, /) -> None:
         """See `runner.weights.Observer`."""
-        if not self.wanted(tensor) or rows.shape[1] % MULTIPLE:
+        if self.paused or not self.wanted(tensor) or rows.shape[1] % MULTIPLE:
             return
         key = tensor, _ONLY if index is None else index
         last = self._last

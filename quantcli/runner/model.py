@@ -7,6 +7,7 @@ allocates a few activation rows per token.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +26,12 @@ from quantcli.runner.layers import read_layer
 from quantcli.runner.model_file import ModelFile
 from quantcli.runner.step import Step, read_positions
 from quantcli.runner.weights import Floats, Matrix, Norms, Observer, Weights
+
+
+def layer_number(name: str) -> int | None:
+    """The layer that a tensor of this name is of; None outside of layers."""
+    parts = name.split(".")
+    return int(parts[1]) if parts[0] == "blk" and parts[1].isdigit() else None
 
 
 def _check_vocabulary(file: ModelFile, rows: int) -> None:
@@ -58,8 +65,7 @@ class Model:
     ) -> None:
         self.sizes, self.graph = read_hyperparameters(file, architecture_file)
         sizes, graph, weights = self.sizes, self.graph, Weights(file, packing, observer)
-        centred, weighed = graph.norm != "rms", graph.norm != "layer_without_weight"
-        norms = Norms(weights, sizes.norm_epsilon, centred, weighed)
+        norms = self._norms(weights)
         self.embedding = weights.matrix("token_embd", None, sizes.width)
         self.vocabulary = self.embedding.weights.shape[0]
         _check_vocabulary(file, self.vocabulary)
@@ -79,6 +85,33 @@ class Model:
             names = listed([repr(name) for name in unused], most=1)
             what = f"the graph of architecture {sizes.architecture!r} does not use tensor {names}"
             raise UnsupportedError(f"{file.path}: {what}")
+
+    def _norms(self, weights: Weights) -> Norms:
+        kind = self.graph.norm
+        return Norms(weights, self.sizes.norm_epsilon, kind != "rms", kind != "layer_without_weight")
+
+    def with_tensor(self, file: ModelFile, name: str) -> Model:
+        """The model with one matrix as it is in another file: of a layer, the token embedding or the output matrix.
+
+        All other layers are shared with this model. The layer has no observer.
+
+        Raises:
+            KeyError: for a tensor that is none of these.
+        """
+        changed, weights, layer = copy(self), Weights(file), layer_number(name)
+        if layer is not None:
+            layers = list(self.layers)
+            layers[layer] = read_layer(weights, self._norms(weights), self.graph, self.sizes, layer)
+            changed.layers = layers
+        elif name == self.embedding.name:
+            changed.embedding = weights.matrix("token_embd", self.vocabulary, self.sizes.width)
+            if self.output is self.embedding:
+                changed.output = changed.embedding
+        elif name == self.output.name:
+            changed.output = weights.matrix("output", self.vocabulary, self.sizes.width)
+        else:
+            raise KeyError(name)
+        return changed
 
     def _read_learned_positions(self, weights: Weights) -> Matrix | None:
         name = "position_embd"

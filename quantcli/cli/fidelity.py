@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from quantcli.quality.calibrate import Calibration
 
 REFERENCE: Final = "reference"
-QUALITIES: Final = (REFERENCE, "good", "best")
+GOOD: Final = "good"
+QUALITIES: Final = (REFERENCE, GOOD, "best")
 
 Begin = Callable[[str, int], Callable[[int], Any]]
 
@@ -66,14 +67,18 @@ class Fidelity:
         """The values, removed from those of all options."""
         return cls(**{field.name: options.pop(field.name) for field in fields(cls)})
 
-    def calibration(self, request: RequestFields, threads: int | None, *, imatrix: bool) -> Calibration | None:
-        """The calibration that the options ask for; None for the reference's rounding.
+    def calibration(
+        self, request: RequestFields, threads: int | None, *, imatrix: bool, target: bool = False
+    ) -> Calibration | None:
+        """The calibration that the options ask for; None for the reference's rounding. A `target` is also measured on
+        calibration text.
 
         Raises:
             UsageError: for options that contradict each other, or a text that is not UTF-8.
         """
         if self.quality == REFERENCE:
-            self._refuse_unused()
+            if not target:
+                self._refuse_unused()
             return None
         others = {"--imatrix": imatrix, "--as-reference": request.get("as_reference")}
         for name in (name for name, value in others.items() if value):
@@ -81,11 +86,20 @@ class Fidelity:
         if request.get("remote"):
             what = f"--quality {self.quality} runs the model, which --remote does not download"
             raise UsageError(what, hint="leave out --remote")
+        return self.measuring(threads)
+
+    def measuring(self, threads: int | None) -> Calibration:
+        """The calibration with which a model is measured, also where it is rounded as the reference does.
+
+        Raises:
+            UsageError: for a text that is not UTF-8.
+        """
         from quantcli.quality.calibrate import Calibration
 
         named = [named_text(text) for text in self.texts or (AUTO,)]
         tokens = self.tokens or TOKENS
-        return Calibration(texts=named, tokens=tokens, quality=self.quality, moments=self.moments, threads=threads)
+        quality = GOOD if self.quality == REFERENCE else self.quality
+        return Calibration(texts=named, tokens=tokens, quality=quality, moments=self.moments, threads=threads)
 
     def _refuse_unused(self) -> None:
         options = {"--calibration": self.texts, "--tokens": self.tokens, "--moments": self.moments}

@@ -27,6 +27,7 @@ from quantcli.tensors.files import expect_unchanged
 class RequestFields(TypedDict, total=False):
     """The keyword arguments of `convert` that it passes on: fields of `Request`."""
 
+    label: str
     options: PlanOptions
     imatrix: Imatrix | None
     changes: Changes

@@ -167,8 +167,11 @@ class _Measuring:
             inputs = run.inputs_of(layer)
             probe.advance_to(layer)
             factors: dict[int, Factors] = {}
+            where = f"layer {layer + 1}" if layer < run.layers else "the output"
+            advance = self._measurement.calibration.begin(f"tensors of {where}", len(tensors))
             for planned in tensors:
                 self._found[planned.name] = self._sensitivity(planned, inputs, factors, probe)
+                advance(1)
             self._save()
 
     def _cost(self, todo: Sequence[PlannedTensor]) -> Cost:

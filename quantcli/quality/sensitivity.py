@@ -110,7 +110,7 @@ def _interpolated(name: str, one: Sensitivity, found: Mapping[str, Sensitivity])
 
 
 def output_error(tensor: Tensor, encoder: Encoder, kind: BlockType, inputs: Sequence[Inputs | None]) -> float:
-    """The squared error of a tensor's outputs on the inputs that were held out. Without such inputs, that of its weights."""
+    """The squared error of a tensor's outputs on the inputs that were held out; of its weights, where there are none."""
     if any(given is not None and given.held for given in inputs):
         return held_out_loss(tensor, kind, encoder, inputs)
     return float(np.square(sampled_errors(tensor, 0, kind, encoder)).sum())

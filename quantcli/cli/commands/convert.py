@@ -19,6 +19,7 @@ from quantcli.cli.habits import read_positions
 from quantcli.cli.options import arch_file_option, json_option, overwrite_option, threads_option
 from quantcli.cli.output import byte_progress, columns, count_running_time, print_json, say, show
 from quantcli.cli.output_paths import OutputPath, is_folder, made_folder
+from quantcli.cli.target import TargetOptions, target_options
 from quantcli.cli.texts import read_text
 from quantcli.core.display import binary_size, decimal_count
 from quantcli.core.errors import UsageError
@@ -33,10 +34,14 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 
+Choose = Callable[..., tuple[list[str], "RequestFields"]]
+"""Chooses types for a target: `TargetOptions.choose` without its last arguments."""
+
 
 GROUPS: Final = {
     "Output": ("types", "output", "split_max_size", "overwrite", "dry_run", "as_json"),
     "Fidelity": ("quality", "texts", "tokens", "moments", "imatrix"),
+    "Size": ("target_size", "target_bpw", "target_ram", "ctx", "effort", "save_types"),
     "Types of tensors": (
         "overrides", "tensor_type_file", "output_tensor_type", "token_embedding_type", "pure",
         "leave_output_tensor", "allow_requantize", "no_fallback",
@@ -51,7 +56,7 @@ GROUPS: Final = {
 @click.argument("positions", nargs=-1, metavar="", shell_complete=complete_recipes)
 @click.option(
     "-t", "--type", "types", metavar="T[,T...]", shell_complete=complete_recipes,
-    help="Recipe, or several; `quantize types` lists all. Required.",
+    help="Recipe, or several; `quantize types` lists all. Required without a target.",
 )  # fmt: skip
 @click.option(
     "-o", "--output", type=OutputPath(folder=True), metavar="FILE",
@@ -64,6 +69,7 @@ GROUPS: Final = {
 @json_option()
 @threads_option
 @fidelity_options
+@target_options
 @click.option(
     "--imatrix", type=FileOrAutoType(), metavar="FILE",
     help="Importance matrix (GGUF or .dat), or `auto`: collect one from the built-in text.",
@@ -111,11 +117,13 @@ def command(
     quantize model-F16.gguf --type IQ4_XS --imatrix imatrix.gguf
     quantize ./Llama-3.2-1B --type IQ4_XS --imatrix auto
     quantize ./Llama-3.2-1B --type Q4_K_M --quality best
+    quantize ./Llama-3.2-1B --target-size 700MB --quality best
     quantize model-F16.gguf model-Q5_K_M.gguf Q5_K_M       as llama-quantize
     quantize ./Llama-3.2-1B --type Q4_K_M --dry-run
     """
     given = read_positions(positions)
-    names, threads = _names(_one(types, given.types, "--type")), _one(threads, given.threads, "--threads")
+    goal, threads = TargetOptions.taken_from(more), _one(threads, given.threads, "--threads")
+    names = _names(_one(types, given.types, "--type"), required=not goal.given)
     output = _one(output, given.output, "--output")
     from quantcli.conversion.convert import RequestFields
     from quantcli.conversion.lora.merge import parse_adapter
@@ -135,9 +143,14 @@ def command(
         remote=remote,
         overwrite=overwrite,
     )
-    feedback = fidelity.calibration(request, threads, imatrix=imatrix is not None)
+    feedback = fidelity.calibration(request, threads, imatrix=imatrix is not None, target=goal.given)
+    choose: Choose | None = None
+    if goal.given:
+        if imatrix == AUTO or remote:
+            raise UsageError(f"a target and {'--remote' if remote else '--imatrix auto'} exclude each other")
+        choose = partial(goal.choose, model, names, calibration=fidelity.measuring(threads), rounds=feedback is not None)
     results = _converted(
-        model, names, output, request, threads, dry_run=dry_run, auto=imatrix == AUTO, feedback=feedback
+        model, names, output, request, threads, dry_run=dry_run, auto=imatrix == AUTO, feedback=feedback, choose=choose
     )
     _report(results, with_importance=imatrix is not None, as_json=as_json)
 
@@ -152,8 +165,9 @@ def _converted(
     dry_run: bool,
     auto: bool,
     feedback: Calibration | None,
+    choose: Choose | None,
 ) -> list[Conversion]:
-    """Convert, with progress. With `auto` an importance matrix is collected first."""
+    """Convert, with progress. With `auto` an importance matrix is collected first. `choose` chooses the types."""
     from quantcli.conversion.convert import at_once, convert
 
     announce_compiling()
@@ -165,6 +179,8 @@ def _converted(
         stages: Stages = at_once
         if feedback is not None:
             request, stages = with_notes(request, feedback), stages_of(feedback, begin, kept)
+        if choose is not None:
+            names, request = choose(request=request, begin=begin)
         results = convert(
             model, names, path, threads=threads, dry_run=dry_run, progress=progress, calibrate=calibrate, stages=stages,
             **request,
@@ -191,8 +207,10 @@ def _report(results: Sequence[Conversion], *, with_importance: bool, as_json: bo
             _show(result)
 
 
-def _names(types: str | None) -> list[str]:
+def _names(types: str | None, *, required: bool) -> list[str]:
     if types is None:
+        if not required:
+            return []
         raise UsageError("no --type given", hint="a good first choice is --type Q4_K_M; `quantize types` lists all")
     return [name.strip() for name in types.split(",") if name.strip()]
 

@@ -174,8 +174,9 @@ def _check_bounds(
         low, high = (f"{_bits_per_weight(output, types):.2f}" for types in extremes)
     else:
         low, high = binary_size(least + beside), binary_size(most + beside)
-    side = "below the smallest" if goal < least else "above the largest"
-    hint = "another model" if goal < least else "--type Q8_0, or F16"
+    side, hint = "above the largest", "for more: --type F16, without a target"
+    if goal < least:
+        side, hint = "below the smallest", "a smaller model" + ("" if target.memory is None else ", or a smaller --ctx")
     raise UsageError(f"{target.shown} is {side} useful target: from {low} to {high}", hint=hint)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -99,6 +99,15 @@ class TargetOptions:
         for name in (name for name, value in others.items() if value is not None and not self._targets):
             raise UsageError(f"{name} needs --target-size, --target-bpw or --target-ram")
 
+    def refuse(self, others: Mapping[str, bool]) -> None:
+        """Refuse options that a target excludes.
+
+        Raises:
+            UsageError: for the first that is given.
+        """
+        for name in (name for name, given in others.items() if given and self.given):
+            raise UsageError(f"a target and {name} exclude each other")
+
     def target(self) -> Target:
         """The target.
 
@@ -118,15 +127,15 @@ class TargetOptions:
         self,
         model: str,
         names: Sequence[str],
-        request: RequestFields,
         calibration: Calibration,
+        feedback: Calibration | None,
+        request: RequestFields,
         begin: Begin,
-        *,
-        rounds: bool,
     ) -> tuple[list[str], RequestFields]:
         """The type and the request with types chosen for the target. Says what that costs, and what is expected of it.
 
-        rounds   whether tensors are rounded with error feedback, else as the reference does
+        calibration   the texts that are measured
+        feedback      None where tensors are rounded as the reference does
 
         Raises:
             UsageError, FormatError, ModelError, UnsupportedError, HubError, GenerationError: as `allocated`.
@@ -142,7 +151,7 @@ class TargetOptions:
             raise OutputError(f"{self.save_types}: the file exists", hint="--overwrite replaces it")
         measurement = Measurement(
             calibration=replace(calibration, begin=lambda what, count: begin(f"measuring {what}", count)),
-            rounds=rounds,
+            rounds=feedback is not None,
             sampling=SAMPLINGS[self.effort or NORMAL],
             announce=_announce,
         )

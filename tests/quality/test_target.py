@@ -20,6 +20,8 @@ from quantcli.quality.target import Target, allocated, parse_bytes
 
 STORYTELLER = Path(__file__).parents[2] / "examples" / "storyteller"
 
+pytestmark = pytest.mark.filterwarnings("ignore:the perplexity of the calibration text")
+
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

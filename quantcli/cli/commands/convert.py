@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 Value = TypeVar("Value")
 
 Choose = Callable[..., tuple[list[str], "RequestFields"]]
-"""Chooses types for a target: `TargetOptions.choose` without its last arguments."""
+"""Chooses types for a target: `TargetOptions.choose` with its last arguments, `request` and `begin`."""
 
 
 GROUPS: Final = {
@@ -122,15 +122,14 @@ def command(
     quantize ./Llama-3.2-1B --type Q4_K_M --dry-run
     """
     given = read_positions(positions)
-    goal, threads = TargetOptions.taken_from(more), _one(threads, given.threads, "--threads")
+    goal, fidelity = TargetOptions.taken_from(more), Fidelity.taken_from(more)
     names = _names(_one(types, given.types, "--type"), required=not goal.given)
-    output = _one(output, given.output, "--output")
+    output, threads = _one(output, given.output, "--output"), _one(threads, given.threads, "--threads")
     from quantcli.conversion.convert import RequestFields
     from quantcli.conversion.lora.merge import parse_adapter
     from quantcli.formats.gguf.shards import parse_size
     from quantcli.formats.imatrix import read_imatrix
 
-    fidelity = Fidelity.taken_from(more)
     request = RequestFields(
         options=_plan_options(**more),
         imatrix=read_imatrix(imatrix) if isinstance(imatrix, Path) else None,
@@ -144,14 +143,10 @@ def command(
         overwrite=overwrite,
     )
     feedback = fidelity.calibration(request, threads, imatrix=imatrix is not None, target=goal.given)
-    choose: Choose | None = None
-    if goal.given:
-        if imatrix == AUTO or remote:
-            raise UsageError(f"a target and {'--remote' if remote else '--imatrix auto'} exclude each other")
-        choose = partial(goal.choose, model, names, calibration=fidelity.measuring(threads), rounds=feedback is not None)
-    results = _converted(
-        model, names, output, request, threads, dry_run=dry_run, auto=imatrix == AUTO, feedback=feedback, choose=choose
-    )
+    goal.refuse({"--remote": remote, "--imatrix auto": imatrix == AUTO})
+    choose = partial(goal.choose, model, names, fidelity.measuring(threads), feedback) if goal.given else None
+    flags = {"dry_run": dry_run, "auto": imatrix == AUTO}
+    results = _converted(model, names, output, request, threads, feedback=feedback, choose=choose, **flags)
     _report(results, with_importance=imatrix is not None, as_json=as_json)
 
 
@@ -180,7 +175,7 @@ def _converted(
         if feedback is not None:
             request, stages = with_notes(request, feedback), stages_of(feedback, begin, kept)
         if choose is not None:
-            names, request = choose(request=request, begin=begin)
+            names, request = choose(request, begin)
         results = convert(
             model, names, path, threads=threads, dry_run=dry_run, progress=progress, calibrate=calibrate, stages=stages,
             **request,

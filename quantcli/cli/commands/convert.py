@@ -56,7 +56,7 @@ GROUPS: Final = {
 @click.argument("positions", nargs=-1, metavar="", shell_complete=complete_recipes)
 @click.option(
     "-t", "--type", "types", metavar="T[,T...]", shell_complete=complete_recipes,
-    help="Recipe, or several; `quantize types` lists all. Required without a target.",
+    help="Recipe, or several; `quantize types` lists all. Required, or a --target.",
 )  # fmt: skip
 @click.option(
     "-o", "--output", type=OutputPath(folder=True), metavar="FILE",

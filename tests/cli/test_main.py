@@ -211,7 +211,7 @@ def test_the_help_of_the_conversion_has_groups_and_examples_and_says_that_a_type
     text = run("convert", "--help").stdout
     assert text.startswith("Usage: quantize convert MODEL --type T[,T...] [OPTIONS]\n")
     assert "Required, or a --target" in " ".join(text.split())
-    titles = ["Output:", "Types of tensors:", "Model:", "Other options:"]
+    titles = ["Output:", "Fidelity:", "Size:", "Types of tensors:", "Model:", "Other options:"]
     assert [line for line in text.splitlines() if line.endswith(":") and not line.startswith(" ")] == titles
     assert "\n  quantize Qwen/Qwen3-0.6B --type Q4_K_M,Q8_0 -o models/\n" in text
     parameters = import_module("quantcli.cli.commands.convert").command.params[2:]

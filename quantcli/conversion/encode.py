@@ -12,8 +12,9 @@ from quantcli.conversion.plan import PlannedTensor
 from quantcli.core.block_types import BlockType
 from quantcli.formats.imatrix import Imatrix
 from quantcli.kernels import rows
-from quantcli.kernels.rounding.feedback import Effort, quantize_with_feedback
+from quantcli.kernels.rounding.feedback import quantize_with_feedback
 from quantcli.kernels.rounding.moment_factor import MomentFactor
+from quantcli.kernels.rounding.stretch import Effort
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]

@@ -27,9 +27,9 @@ from quantcli.formats.imatrix import Imatrix
 from quantcli.kernels import rows
 from quantcli.kernels.compilation import compile_ahead
 from quantcli.kernels.products.outer_sums import MULTIPLE
-from quantcli.kernels.rounding.coordinate_descent import STRETCH
-from quantcli.kernels.rounding.feedback import BEST, GOOD, Effort, has_feedback, quantize_with_feedback
+from quantcli.kernels.rounding.feedback import has_feedback, quantize_with_feedback
 from quantcli.kernels.rounding.moment_factor import factorize
+from quantcli.kernels.rounding.stretch import BEST, GOOD, STRETCH, Effort
 from quantcli.kernels.threads import use_threads
 from quantcli.quality.moment_run import MomentRun
 from quantcli.quality.moments import Factors, Inputs

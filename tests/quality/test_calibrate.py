@@ -16,7 +16,8 @@ from quantcli.conversion.plan import PlanOptions
 from quantcli.core.block_types import TYPES
 from quantcli.core.errors import QuantcliWarning
 from quantcli.formats.gguf.reader import open_gguf
-from quantcli.kernels.rounding.feedback import GOOD, quantize_with_feedback
+from quantcli.kernels.rounding.feedback import quantize_with_feedback
+from quantcli.kernels.rounding.stretch import GOOD
 from quantcli.quality.calibrate import Calibration, calibrated_stages
 from quantcli.quality.calibration_text import calibration_text
 from quantcli.quality.evaluate import evaluate

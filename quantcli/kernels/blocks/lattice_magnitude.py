@@ -476,16 +476,16 @@ def _plain(name: str, rows: Any) -> Callable[[Scratch, Bytes], None]:
     return quantize
 
 
-_ROWS: Final = {
-    name: _quantizer(name, pack)
-    for name, pack in (
-        ("IQ2_XXS", _pack_iq2_xxs),
-        ("IQ2_XS", _pack_iq2_xs),
-        ("IQ2_S", _pack_iq2_s),
-        ("IQ3_XXS", _pack_iq3_xxs),
-        ("IQ3_S", _pack_iq3_s),
-    )
+PACK: Final = {
+    "IQ2_XXS": _pack_iq2_xxs,
+    "IQ2_XS": _pack_iq2_xs,
+    "IQ2_S": _pack_iq2_s,
+    "IQ3_XXS": _pack_iq3_xxs,
+    "IQ3_S": _pack_iq3_s,
 }
+"""The `inline` function (levels, block, indices, signs, out, at) of each type that packs a super-block, all but its d."""
+
+_ROWS: Final = {name: _quantizer(name, pack) for name, pack in PACK.items()}
 
 QUANTIZE: Final = {name: _plain(name, _ROWS[name]) for name in ("IQ3_XXS", "IQ3_S")}
 """The `quantize` of the types that are usable without an importance matrix."""

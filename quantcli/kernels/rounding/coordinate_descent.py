@@ -19,11 +19,9 @@ from quantcli.kernels.blocks.reader import MAX_GROUPS, PackedReader
 from quantcli.kernels.jit import inline, inline_once, kernel
 from quantcli.kernels.products.outer_sums import add_products
 from quantcli.kernels.rounding.levels import Levels, levels_of
+from quantcli.kernels.rounding.stretch import STRETCH
 from quantcli.kernels.shorthand import F32, Bytes, Floats
 from quantcli.kernels.simd import LANES, absolute, address, any_lane, fma, load, local, select, splat, store
-
-STRETCH: Final = 256
-"""Columns that are rounded together. What their errors contribute to other columns is then one matrix product."""
 
 _PASSES: Final = 2
 """How often the columns of a stretch are visited. A second time costs little beside the product for the gradients."""

@@ -19,7 +19,6 @@ on the machine nor on the number of threads. Each lane has a row of its own.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
 
@@ -34,10 +33,13 @@ from quantcli.kernels.half import float_to_half, half_to_float
 from quantcli.kernels.jit import inline, inline_once, kernel
 from quantcli.kernels.products.outer_sums import MULTIPLE, add_products
 from quantcli.kernels.rounding.candidate_scales import TRIED, CandidateScales, candidate_scales
-from quantcli.kernels.rounding.coordinate_descent import STRETCH, descend
+from quantcli.kernels.rounding.coordinate_descent import descend
+from quantcli.kernels.rounding.lattice_feedback import lattice_rounder
+from quantcli.kernels.rounding.lattice_schemes import SCHEMES
 from quantcli.kernels.rounding.levels import Levels, levels_of
 from quantcli.kernels.rounding.moment_factor import MomentFactor
 from quantcli.kernels.rounding.scale_fit import scale_fit
+from quantcli.kernels.rounding.stretch import STRETCH, Effort, feed, keep
 from quantcli.kernels.shorthand import F32, Bytes, Floats
 from quantcli.kernels.simd import (
     LANES,
@@ -53,9 +55,6 @@ from quantcli.kernels.simd import (
     store,
 )
 
-_AHEAD: Final = 8
-"""Columns that receive errors at once."""
-
 _PLACES: Final = STRETCH * LANES
 _TRIED_PLACES: Final = TRIED * STRETCH * LANES
 _TRIED_LANES: Final = TRIED * LANES
@@ -69,28 +68,8 @@ _SCALES: Final = _SCALE_PLACES // LANES
 _INFINITY: Final = F32(np.inf)
 _LEAST: Final = F32(np.finfo(np.float32).tiny)
 
-_several, _single, _ahead = (
-    grid_operations(TRIED, 1, LANES),
-    grid_operations(1, 1, LANES),
-    grid_operations(1, _AHEAD, LANES),
-)
-_read_ahead, _write_ahead, _add_ahead = _ahead.read, _ahead.write, _ahead.add_outer
+_several, _single = grid_operations(TRIED, 1, LANES), grid_operations(1, 1, LANES)
 
-
-@dataclass(frozen=True)
-class Effort:
-    """How much rounding with error feedback tries.
-
-    scales   how many super-block scales are tried around the one that the fit gives; odd
-    sweeps   how often coordinate descent on the codes follows
-    """
-
-    scales: int = 1
-    sweeps: int = 0
-
-
-GOOD: Final = Effort(1, 1)
-BEST: Final = Effort(5, 2)
 
 _FEW_LEVELS: Final = 8
 
@@ -102,7 +81,9 @@ def _factors(count: int, levels: Levels) -> NDArray[np.float32]:
 
 
 def has_feedback(kind: BlockType) -> bool:
-    """Whether `quantize_with_feedback` supports a type: those whose codes stand for single weights."""
+    """Whether `quantize_with_feedback` supports a type: all that are quantized, but not those that are only stored."""
+    if kind.name in SCHEMES:
+        return True
     functions = None if kind.family is None else codec(kind)
     return functions is not None and functions.writer is not None and functions.scales is not None
 
@@ -119,9 +100,10 @@ def quantize_with_feedback(
     The call is serial and releases the GIL in its kernels. The result does not depend on how rows are chunked.
 
     Raises:
-        ValueError: for a type that is only stored, or whose codes do not stand for single weights.
+        ValueError: for a type that is only stored, or that is not quantized.
     """
-    round_stretch = stretch_rounder(kind, effort)
+    is_lattice = kind.name in SCHEMES
+    round_stretch = (lattice_rounder if is_lattice else stretch_rounder)(kind, effort)
     rows, n = x.shape
     padded = -rows % MULTIPLE + rows
     weights = np.zeros((n, padded), np.float32)
@@ -137,19 +119,9 @@ def quantize_with_feedback(
         after = first + width
         if after < n:
             add_products(factor.upper, first, after, errors[first:after], targets[after:])
-    for _ in range(effort.sweeps):
+    for _ in range(0 if is_lattice else effort.sweeps):
         descend(weights, errors, factor.moment, kind, data)
     out[...] = data[:rows]
-
-
-@inline_once
-def _feed(values: Any, errors: Any, near: Any, first: Any, last: Any, after: Any, end: Any) -> None:
-    """Add to columns `after` to `end` of a stretch what the errors of columns `first` to `last` contribute."""
-    for k in range(after, end, _AHEAD):
-        total = _read_ahead(values, k * LANES, LANES)
-        for i in range(first, last):
-            total = _add_ahead(total, errors, i * LANES, near, k * STRETCH + i, STRETCH)
-        _write_ahead(total, values, k * LANES, LANES)
 
 
 def _simulation(levels: Levels, group: int, count: int) -> Callable[..., None]:
@@ -266,14 +238,6 @@ def _super_scales(fields: ScaleFields, groups: int, candidates: CandidateScales)
     return super_scales
 
 
-@inline
-def _keep(better: Any, new: Any, kept: Any, first: Any, stop: Any) -> None:
-    """Copy the vectors `first` to `stop` of an array, in the lanes that are better."""
-    for number in range(first, stop):
-        place = number * LANES
-        store(kept, place, select(better, load(new, place, LANES), load(kept, place, LANES)))
-
-
 def _packing(writer: CodeWriter, fields: ScaleFields, zero: int, kind: BlockType, floating: bool) -> Callable[..., None]:
     """The `inline_once` function that packs a block of each of `LANES` rows, which are `stride` bytes apart."""
     write, store_fields, length = writer.store, fields.store, kind.block_length
@@ -363,7 +327,7 @@ def _block_rounder(levels: Levels, fields: ScaleFields, length: int, effort: Eff
                         trial, own, near, weight_of, at, g * group * LANES, fitted, d, dmin, new_error, new_codes, new, g,
                         scratch,
                     )  # fmt: skip
-                    _feed(trial, new_error, near, at, at + group, at + group, block + length)
+                    feed(trial, new_error, near, at, at + group, at + group, block + length)
             if number < 0:
                 largest, highest = super_scales(fitted, advance(fitted, _MINIMUMS))
             else:
@@ -371,9 +335,9 @@ def _block_rounder(levels: Levels, fields: ScaleFields, length: int, effort: Eff
                 best = select(better, loss, best)
                 store(new, _D, d)
                 store(new, _DMIN, dmin)
-                _keep(better, new, kept, 0, _SCALES)
-                _keep(better, new_codes, codes, 0, length)
-                _keep(better, new_error, error, block, block + length)
+                keep(better, new, kept, 0, _SCALES)
+                keep(better, new_codes, codes, 0, length)
+                keep(better, new_error, error, block, block + length)
 
     return round_block
 
@@ -399,7 +363,7 @@ def _rounder(levels: Levels, writer: CodeWriter, fields: ScaleFields, kind: Bloc
                 store(own, k * LANES, load(all_weights, (first + k) * rows + row, LANES))
             for block in range(0, width, length):
                 round_block(block, feedback, weight, memory)
-                _feed(target, error, feedback, block, block + length, block + length, width)
+                feed(target, error, feedback, block, block + length, block + length, width)
                 offset = row * data.shape[1] + (first + block) // length * block_bytes
                 pack(codes, kept, packed, offset, data.shape[1])
             for k in range(width):

@@ -38,6 +38,11 @@ def levels_of(reader: PackedReader, writer: CodeWriter) -> Levels:
     return Levels(values, reader.zero, _uniform(values) if uniform else _table(values))
 
 
+def levels_from(values: tuple[int, ...]) -> Levels:
+    """These levels, ascending."""
+    return Levels(values, 0, _table(values))
+
+
 def _uniform(values: tuple[int, ...]) -> Callable[..., Vec]:
     lowest, highest = F32(values[0]), F32(values[-1])
 

@@ -10,6 +10,7 @@ from typing import Final
 from quantcli.conversion.encode import encoder_for
 from quantcli.conversion.job import Job
 from quantcli.conversion.plan import PlannedTensor
+from quantcli.conversion.recipes import Recipe
 from quantcli.core.block_types import SUPER_BLOCK, TYPES, BlockType
 from quantcli.kernels.rounding.feedback import has_feedback
 from quantcli.kernels.rows import compile_kernels
@@ -123,17 +124,14 @@ def is_chosen(planned: PlannedTensor) -> bool:
     return changes and inside and planned.rule not in ("keep", "option", "override")
 
 
-def candidates_of(planned: PlannedTensor, *, rounds: bool) -> list[BlockType]:
+def candidates_of(planned: PlannedTensor, recipe: Recipe, *, rounds: bool) -> list[BlockType]:
     """The types that a tensor may have. None needs importance values that are missing. With `rounds`, all support error
     feedback."""
     names = LONG_ROWS if planned.shape[-1] % SUPER_BLOCK == 0 else SHORT_ROWS
     kinds = [TYPES[name] for name in names if planned.shape[-1] % TYPES[name].block_length == 0]
     if not planned.importance:
-        kinds = [kind for kind in kinds if kind.name not in _NEED_IMPORTANCE]
+        kinds = [kind for kind in kinds if kind not in recipe.importance_required]
     return [kind for kind in kinds if not rounds or has_feedback(kind)]
-
-
-_NEED_IMPORTANCE: Final = frozenset({"IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS"})
 
 
 class _Measuring:
@@ -186,7 +184,7 @@ class _Measuring:
         return Cost(len(probed), types, tokens, round(tokens * sum(shares)), self._run.tokens)
 
     def _candidates(self, planned: PlannedTensor) -> list[BlockType]:
-        return candidates_of(planned, rounds=self._measurement.rounds)
+        return candidates_of(planned, self._job.recipes[0], rounds=self._measurement.rounds)
 
     def _probes(self, planned: PlannedTensor) -> list[BlockType]:
         """The types whose divergence is measured for a tensor; none in a layer that is interpolated."""

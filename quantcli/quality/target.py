@@ -111,7 +111,7 @@ def allocated(request: Request, target: Target, measurement: Measurement, *, thr
     known = replace(request, types=request.types or BASES, output=None)
     with open_job(known, threads=threads) as job:
         kinds = {
-            planned.name: candidates_of(planned, rounds=measurement.rounds)
+            planned.name: candidates_of(planned, job.recipes[0], rounds=measurement.rounds)
             for planned in job.outputs[0].plan
             if is_chosen(planned)
         }

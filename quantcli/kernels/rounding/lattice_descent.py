@@ -96,6 +96,35 @@ def _set_best_weights(residuals: Any, white: Any, factors: Any, at: Any, current
     return loss
 
 
+@inline_once
+def _refit(weights: Any, white: Any, d: Any, errors: Any, memory: Any, sums: Any) -> Any:
+    """Fit d anew, with all points and quantized scales as they are. Returns it; residuals, errors and weights follow."""
+    residuals, current, _ = memory
+    zero = splat(F32(0), LANES)
+    for k in range(SUPER_BLOCK):
+        store(sums, k * LANES, zero)
+    for at in range(0, SUPER_BLOCK, OCTET):
+        feed(sums, current, white, at, at + OCTET, at, SUPER_BLOCK)
+    squared = both = zero
+    for k in range(SUPER_BLOCK):
+        value = load(sums, k * LANES, LANES)
+        squared = squared + value * value
+        both = both + value * load(residuals, k * LANES, LANES)
+    usable = (squared > zero) & (d > zero)
+    step = select(usable, both / select(usable, squared, splat(F32(1), LANES)), zero)
+    new = half_to_float(float_to_half(d + d * step))
+    step = select(usable, (new - d) / select(usable, d, splat(F32(1), LANES)), zero)
+    usable = usable & (step * step * squared < step * both * F32(2))
+    step = select(usable, step, zero)
+    for k in range(SUPER_BLOCK):
+        place = k * LANES
+        store(residuals, place, load(residuals, place, LANES) - step * load(sums, place, LANES))
+        value = load(current, place, LANES) + step * load(current, place, LANES)
+        store(current, place, value)
+        store(errors, place, load(weights, place, LANES) - value)
+    return select(usable, new, d)
+
+
 def descent(scheme: LatticeScheme, round_octet: Callable[..., Any]) -> Callable[..., Any]:
     """The `inline_once` function that goes over a super-block `sweeps` times, and fits d anew after each. It returns d.
 
@@ -138,33 +167,6 @@ def descent(scheme: LatticeScheme, round_octet: Callable[..., Any]) -> Callable[
                 feed(residuals, changes, white, at, at + OCTET, at, SUPER_BLOCK)
 
     @inline_once
-    def refit(weights: Any, white: Any, d: Any, errors: Any, memory: Any, sums: Any) -> Any:
-        residuals, current, _ = memory
-        zero = splat(F32(0), LANES)
-        for k in range(SUPER_BLOCK):
-            store(sums, k * LANES, zero)
-        for at in range(0, SUPER_BLOCK, OCTET):
-            feed(sums, current, white, at, at + OCTET, at, SUPER_BLOCK)
-        squared = both = zero
-        for k in range(SUPER_BLOCK):
-            value = load(sums, k * LANES, LANES)
-            squared = squared + value * value
-            both = both + value * load(residuals, k * LANES, LANES)
-        usable = (squared > zero) & (d > zero)
-        step = select(usable, both / select(usable, squared, splat(F32(1), LANES)), zero)
-        new = half_to_float(float_to_half(d + d * step))
-        step = select(usable, (new - d) / select(usable, d, splat(F32(1), LANES)), zero)
-        usable = usable & (step * step * squared < step * both * F32(2))
-        step = select(usable, step, zero)
-        for k in range(SUPER_BLOCK):
-            place = k * LANES
-            store(residuals, place, load(residuals, place, LANES) - step * load(sums, place, LANES))
-            value = load(current, place, LANES) + step * load(current, place, LANES)
-            store(current, place, value)
-            store(errors, place, load(weights, place, LANES) - value)
-        return select(usable, new, d)
-
-    @inline_once
     def descend(
         targets: Any, weights: Any, white: Any, factors: Any, d: Any, scales: Any, kept: Any, memory: Any, tried: Any,
         space: Any, sweeps: Any,
@@ -174,7 +176,7 @@ def descent(scheme: LatticeScheme, round_octet: Callable[..., Any]) -> Callable[
             store(memory[1], k * LANES, load(weights, k * LANES, LANES) - load(kept[0], k * LANES, LANES))
         for _ in range(sweeps):
             sweep(white, factors, d, scales, kept, memory, tried, space)
-            d = refit(weights, white, d, kept[0], memory, memory[2])
+            d = _refit(weights, white, d, kept[0], memory, memory[2])
         return d
 
     return descend

@@ -105,7 +105,7 @@ def stages(model: Path, folder: Path, options: argparse.Namespace) -> None:
 
     moments.add_upper_products = timing("second moments", moments.add_upper_products)
     moments.factorize = timing("factorizations", moments.factorize)
-    calibrate._loss = timing("comparing on held-out text", calibrate._loss)
+    calibrate.held_out_loss = timing("comparing on held-out text", calibrate.held_out_loss)
     converting.execute = timing("rounding and writing", converting.execute)
     layer = timing("forward pass, with second moments", moment_run.MomentRun._run_layer)
     moment_run.MomentRun._run_layer = layer  # type: ignore[method-assign, assignment]

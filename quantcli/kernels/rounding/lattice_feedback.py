@@ -237,7 +237,7 @@ def lattice_rounder(kind: BlockType, effort: Effort) -> Callable[..., None]:
             offset = row * data.shape[1] + first // SUPER_BLOCK * block_bytes
             pack(d, points, signs, scales, packed, offset, data.shape[1])
             for k in range(SUPER_BLOCK):
-                store(all_errors, k * rows + row, load(error, k * LANES, LANES))
+                store(all_errors, (first + k) * rows + row, load(error, k * LANES, LANES))
         matrix[0] = 0  # an array is freed after its last use, and taking its address is one
 
     return round_stretch

@@ -23,6 +23,14 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not instal
 WITHOUT_POLICY = re.compile(r'<meta http-equiv="Content-Security-Policy"[^>]*>')
 PROBE = """
 <script>
+// A page whose window is not active yet gets no events of focus: they are sent to it then.
+for (const kind of [HTMLElement, SVGElement]) for (const name of ["focus", "blur"]) {
+  const own = kind.prototype[name];
+  kind.prototype[name] = function (...given) {
+    own.apply(this, given);
+    if (!document.hasFocus()) this.dispatchEvent(new FocusEvent(name));
+  };
+}
 const seen = {};
 const key = (target, key) => target.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
 const tipText = () => tip.hidden ? null : tip.textContent;

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.conversion.plan import PlannedTensor
+from quantcli.conversion.plan import PlannedTensor, stacked_matrices
 from quantcli.core.block_types import BlockType
 from quantcli.formats.imatrix import Imatrix
 from quantcli.kernels import rows
@@ -137,6 +137,6 @@ def encoder_for(planned: PlannedTensor, imatrix: Imatrix | None) -> Encoder | No
         return None
     encoder: ReferenceEncoder | ImportanceEncoder = ReferenceEncoder(planned.type)
     if imatrix is not None and planned.importance:
-        matrices = planned.shape[-3] if len(planned.shape) > 2 else 1
+        matrices = stacked_matrices(planned.shape)
         encoder = ImportanceEncoder(planned.type, imatrix.values(planned.name, matrices), planned.shape[-2])
     return ExactEncoder(encoder, planned.source_type) if planned.exact else encoder

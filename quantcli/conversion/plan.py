@@ -365,7 +365,7 @@ class _Planner:
             role=role,
             occurrence=self._judged[role.name] if role else 0,
             role_tensors=self._totals[role.name] if role else 0,
-            matrices=_matrices(tensor),
+            matrices=stacked_matrices(tensor.shape),
             row=tensor.row_length,
             base_block=base.block_length,
         )
@@ -405,7 +405,7 @@ class _Planner:
         if self._options.calibrated:
             return tensor.name.startswith("blk.") and len(tensor.shape) > 1
         count = (self._options.importance or {}).get(tensor.name)
-        expected = tensor.row_length * _matrices(tensor)
+        expected = tensor.row_length * stacked_matrices(tensor.shape)
         if count is None or count == expected:
             return count is not None
         # The input embedding is a table, not a matrix product: values for it were collected on a tied output.
@@ -429,9 +429,9 @@ def _dimensions(tensor: TensorInfo) -> int:
     return len(lengths)
 
 
-def _matrices(tensor: TensorInfo) -> int:
-    """The number of matrices stacked in a tensor, such as experts."""
-    return tensor.shape[-3] if len(tensor.shape) > 2 else 1
+def stacked_matrices(shape: tuple[int, ...]) -> int:
+    """The number of matrices stacked in a tensor of this shape, such as experts."""
+    return shape[-3] if len(shape) > 2 else 1
 
 
 def _blocks(type: BlockType) -> str:

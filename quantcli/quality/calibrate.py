@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from quantcli.conversion.convert import Stage, at_once
 from quantcli.conversion.encode import Encoder, FeedbackEncoder, ImportanceEncoder, ReferenceEncoder, encoder_for
 from quantcli.conversion.job import Job
-from quantcli.conversion.plan import PlannedTensor
+from quantcli.conversion.plan import PlannedTensor, stacked_matrices
 from quantcli.core.block_types import BlockType
 from quantcli.core.listing import listed
 from quantcli.formats.gguf.spec import Metadata, string, u32
@@ -35,6 +35,7 @@ from quantcli.quality.moment_run import MomentRun
 from quantcli.quality.moments import Factors, Inputs
 from quantcli.quality.source_file import SourceFile, identity
 from quantcli.quality.stored_moments import Found, StoredMoments
+from quantcli.runner.model import layer_number
 from quantcli.tensors.tensor import Tensor
 
 Floats = NDArray[np.float32]
@@ -150,9 +151,8 @@ def source_file(job: Job) -> SourceFile:
 
 def _layer_of(name: str, layers: int) -> int:
     """The layer that a tensor belongs to; -1 for none of those that are run."""
-    parts = name.split(".")
-    number = int(parts[1]) if parts[0] == "blk" and parts[1].isdigit() else -1
-    return number if number < layers else -1
+    number = layer_number(name)
+    return -1 if number is None or number >= layers else number
 
 
 def quantized_names(job: Job) -> set[str]:
@@ -198,8 +198,7 @@ class Choice:
 
     def encoder(self, planned: PlannedTensor, found: Found, factors: dict[int, Factors]) -> Encoder | None:
         """The encoder of a tensor: with error feedback where it is better on the inputs that were held out."""
-        matrices = planned.shape[-3] if len(planned.shape) > 2 else 1
-        inputs = [found.get((planned.name, matrix)) for matrix in range(matrices)]
+        inputs = inputs_of(planned, found)
         reference = encoder_for(planned, _importance(planned, inputs))
         if not isinstance(reference, ReferenceEncoder | ImportanceEncoder) or not planned.type.is_quantized:
             return reference
@@ -208,7 +207,7 @@ class Choice:
             return self._kept(planned, reference, "no calibration tokens reach it")
         if not has_feedback(planned.type):
             return self._kept(planned, reference, f"{planned.type.name} has no error feedback")
-        if len(reached) < matrices:
+        if len(reached) < len(inputs):
             self.calibration.kept(planned.name, "some experts get no calibration tokens, and the moments of all experts")
         # Products of the same inputs share their factors.
         shared = factors.setdefault(id(reached[0]), Factors(inputs, DAMPING))
@@ -221,6 +220,11 @@ class Choice:
     def _kept(self, planned: PlannedTensor, reference: Encoder, reason: str) -> Encoder:
         self.calibration.kept(planned.name, f"rounded as llama.cpp does: {reason}")
         return reference
+
+
+def inputs_of(planned: PlannedTensor, found: Found) -> list[Inputs | None]:
+    """The inputs of each of a tensor's stacked matrices; None where there are none."""
+    return [found.get((planned.name, matrix)) for matrix in range(stacked_matrices(planned.shape))]
 
 
 def _importance(planned: PlannedTensor, inputs: Sequence[Inputs | None]) -> Imatrix | None:

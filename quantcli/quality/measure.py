@@ -15,7 +15,7 @@ from quantcli.core.block_types import SUPER_BLOCK, TYPES, BlockType
 from quantcli.kernels.rounding.feedback import has_feedback
 from quantcli.kernels.rows import compile_kernels
 from quantcli.kernels.threads import use_threads
-from quantcli.quality.calibrate import Calibration, Choice, moment_run, source_file
+from quantcli.quality.calibrate import Calibration, Choice, inputs_of, moment_run, source_file
 from quantcli.quality.moments import Factors
 from quantcli.quality.sensitivity import Probe, Sensitivity, completed, output_error
 from quantcli.quality.sensitivity_file import read_sensitivities, sensitivity_path, write_sensitivities
@@ -198,8 +198,7 @@ class _Measuring:
         self, planned: PlannedTensor, found: Found, factors: dict[int, Factors], probe: Probe
     ) -> Sensitivity:
         tensor = self._job.model.tensors[planned.name]
-        matrices = planned.shape[-3] if len(planned.shape) > 2 else 1
-        inputs = [found.get((planned.name, matrix)) for matrix in range(matrices)]
+        inputs = inputs_of(planned, found)
         errors, divergences, probes = {}, {}, self._probes(planned)
         for kind in self._candidates(planned):
             typed = replace(planned, type=kind, wanted=kind, exact=False)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.conversion.execute import row_chunks
+from quantcli.conversion.plan import stacked_matrices
 from quantcli.core.block_types import BlockType
 from quantcli.core.errors import ModelError, ValueRangeError
 from quantcli.formats.imatrix import Imatrix
@@ -162,7 +163,7 @@ class _Pair:
     def of(cls, first: Tensor, second: Tensor, importance: Imatrix | None) -> _Pair:
         if importance is None or first.name not in importance.entries:
             return cls(first, second, None)
-        matrices = first.shape[-3] if len(first.shape) > 2 else 1
+        matrices = stacked_matrices(first.shape)
         count, expected = importance.entries[first.name].size, first.row_length * matrices
         if count != expected:
             what = f"tensor {first.name!r}: the importance matrix has {count} values, not {expected}"

@@ -139,7 +139,7 @@ def test_the_picture_shows_these_rooms() -> None:
 
 LIBRARIES = {
     "cli": {"click", "numba", "numpy", "tqdm"},
-    "quality": {"jinja2", "numpy", "safetensors"},
+    "quality": {"jinja2", "numpy", "safetensors", "torch", "transformers"},
     "conversion": {"numpy", "tokenizers", "yaml"},
     "runner": {"jinja2", "numpy", "tokenizers"},
     "architectures": {"numpy"},

@@ -1,4 +1,4 @@
-"""The options `--quality`, `--calibration` and `--tokens`: conversion with error feedback from calibration text."""
+"""The options of rounding with error feedback: `--quality`, `--calibration`, `--tokens`, `--moments`, `--gradients`."""
 
 from __future__ import annotations
 
@@ -44,6 +44,11 @@ def fidelity_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 help="Keep second moments in DIR, and use those that it has.",
             ),
             click.option(
+                "--gradients", "device", metavar="DEVICE",
+                help="Also take gradients, by torch on this device: cpu, cuda, mps; or `none`. Default for `best`: cpu, if"
+                " installed and the memory suffices.",
+            ),
+            click.option(
                 "--tokens", type=click.IntRange(min=1), metavar="N",
                 help=f"Maximum number of calibration tokens. Default: {TOKENS:,}.",
             ),
@@ -61,6 +66,7 @@ class Fidelity:
     texts: Sequence[FileOrAuto]
     tokens: int | None
     moments: Path | None
+    device: str | None
 
     @classmethod
     def taken_from(cls, options: dict[str, Any]) -> Fidelity:
@@ -94,16 +100,19 @@ class Fidelity:
         Raises:
             UsageError: for a text that is not UTF-8.
         """
-        from quantcli.quality.calibrate import Calibration
+        from quantcli.quality.calibrate import NO_DEVICE, Calibration
 
         named = [named_text(text) for text in self.texts or (AUTO,)]
         tokens = self.tokens or TOKENS
         quality = GOOD if self.quality == REFERENCE else self.quality
-        return Calibration(texts=named, tokens=tokens, quality=quality, moments=self.moments, threads=threads)
+        device = NO_DEVICE if quality == GOOD and self.device is None else self.device
+        return Calibration(
+            texts=named, tokens=tokens, quality=quality, moments=self.moments, device=device, threads=threads
+        )  # fmt: skip
 
     def _refuse_unused(self) -> None:
         options = {"--calibration": self.texts, "--tokens": self.tokens, "--moments": self.moments}
-        for name in (name for name, value in options.items() if value):
+        for name in (name for name, value in {**options, "--gradients": self.device}.items() if value):
             raise UsageError(f"{name} needs --quality good or best", hint="for an importance matrix: --imatrix auto")
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +15,24 @@ from quantcli.formats.imatrix import Imatrix
 from quantcli.kernels import rows
 from quantcli.kernels.rounding.feedback import quantize_with_feedback
 from quantcli.kernels.rounding.moment_factor import MomentFactor
+from quantcli.kernels.rounding.row_feedback import RowFactor, quantize_two_sided
 from quantcli.kernels.rounding.stretch import Effort
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
+
+
+class Needs(NamedTuple):
+    """What an encoder needs.
+
+    decoded   the types that it dequantizes
+    encoded   the types that it quantizes to, each with whether with importance
+    matrices  whether it needs all rows of a matrix at once
+    """
+
+    decoded: set[BlockType]
+    encoded: set[tuple[BlockType, bool]]
+    matrices: bool = False
 
 
 class Encoder(Protocol):
@@ -33,8 +48,8 @@ class Encoder(Protocol):
         """See above."""
 
     @property
-    def needs(self) -> tuple[set[BlockType], set[tuple[BlockType, bool]]]:
-        """The kernels it calls: types to dequantize; types to quantize to, each with or without importance."""
+    def needs(self) -> Needs:
+        """What it needs."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +63,9 @@ class ReferenceEncoder:
         rows.quantize(values, self.type, None, out)
 
     @property
-    def needs(self) -> tuple[set[BlockType], set[tuple[BlockType, bool]]]:
+    def needs(self) -> Needs:
         """See `Encoder`."""
-        return set(), {(self.type, False)}
+        return Needs(set(), {(self.type, False)})
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,9 +90,9 @@ class ImportanceEncoder:
         return vector
 
     @property
-    def needs(self) -> tuple[set[BlockType], set[tuple[BlockType, bool]]]:
+    def needs(self) -> Needs:
         """See `Encoder`."""
-        return set(), {(self.type, True)}
+        return Needs(set(), {(self.type, True)})
 
 
 class FactorsOf(Protocol):
@@ -105,9 +120,31 @@ class FeedbackEncoder:
         quantize_with_feedback(values, self.type, self.factors[start // self.height], self.effort, out)
 
     @property
-    def needs(self) -> tuple[set[BlockType], set[tuple[BlockType, bool]]]:
+    def needs(self) -> Needs:
         """See `Encoder`."""
-        return set(), set()
+        return Needs(set(), set())
+
+
+@dataclass(frozen=True, eq=False)
+class TwoSidedEncoder:
+    """Rounding with error feedback between columns and between rows.
+
+    columns      the same between columns only
+    row_factor   makes the factor of the second moment of the output's gradients
+    """
+
+    columns: FeedbackEncoder
+    row_factor: Callable[[], RowFactor]
+
+    def encode(self, values: Floats, start: int, out: Bytes) -> None:
+        """See `Encoder`."""
+        own = self.columns
+        quantize_two_sided(values, own.type, own.factors[start // own.height], self.row_factor(), own.effort, out)
+
+    @property
+    def needs(self) -> Needs:
+        """See `Encoder`."""
+        return Needs(set(), set(), matrices=True)
 
 
 @dataclass(frozen=True)
@@ -126,9 +163,9 @@ class ExactEncoder:
         rows.repack_inexact(values, self.otherwise.type, self.source_type, out)
 
     @property
-    def needs(self) -> tuple[set[BlockType], set[tuple[BlockType, bool]]]:
+    def needs(self) -> Needs:
         """See `Encoder`."""
-        return {self.otherwise.type}, self.otherwise.needs[1]
+        return Needs({self.otherwise.type}, self.otherwise.needs.encoded)
 
 
 def encoder_for(planned: PlannedTensor, imatrix: Imatrix | None) -> Encoder | None:

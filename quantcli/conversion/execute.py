@@ -70,8 +70,8 @@ def kernels_needed(
     for plan, chosen in zip(plans, encoders, strict=True):
         for planned, encoder in zip(plan, chosen, strict=True):
             if encoder is not None:
-                decoded |= {planned.source_type} | encoder.needs[0]
-                encoded |= encoder.needs[1]
+                decoded |= {planned.source_type} | encoder.needs.decoded
+                encoded |= encoder.needs.encoded
     return decoded, encoded
 
 
@@ -151,9 +151,12 @@ def _run(work: Callable[[], None], threads: int, give_up: Callable[[], None]) ->
         raise
 
 
-def row_chunks(rows: int, row_length: int, height: int) -> Iterator[tuple[int, int]]:
-    """Cut the rows of a tensor into chunks, each within one of its stacked matrices of `height` rows: start and stop."""
-    step = max(1, CHUNK_WEIGHTS // max(1, row_length))
+def row_chunks(rows: int, row_length: int, height: int, *, matrices: bool = False) -> Iterator[tuple[int, int]]:
+    """Cut the rows of a tensor into chunks, each within one of its stacked matrices of `height` rows: start and stop.
+
+    With `matrices` a chunk is a whole matrix.
+    """
+    step = max(1, height) if matrices else max(1, CHUNK_WEIGHTS // max(1, row_length))
     for matrix in range(0, rows, max(1, height)):
         for start in range(matrix, matrix + height, step):
             yield start, min(start + step, matrix + height)
@@ -162,12 +165,15 @@ def row_chunks(rows: int, row_length: int, height: int) -> Iterator[tuple[int, i
 def _chunks(tensors: Sequence[tuple[int, Tensor]], outputs: Sequence[Output]) -> Iterator[Chunk]:
     """Cut every tensor into chunks. With importance values a chunk stays within one stacked matrix, which has its own.
 
-    All outputs count: one in F16 takes no importance values, another of the same chunk may.
+    All outputs count: one in F16 takes no importance values, another of the same chunk may. A chunk is a whole matrix where
+    an encoder needs it.
     """
     for index, tensor in tensors:
         importance = any(output.plan[index].importance for output in outputs)
-        per_matrix = tensor.shape[-2] if importance and len(tensor.shape) > 2 else tensor.rows
-        for start, stop in row_chunks(tensor.rows, tensor.row_length, per_matrix):
+        encoders = [output.encoders[index] for output in outputs]
+        matrices = any(encoder is not None and encoder.needs.matrices for encoder in encoders)
+        per_matrix = tensor.shape[-2] if (importance or matrices) and len(tensor.shape) > 2 else tensor.rows
+        for start, stop in row_chunks(tensor.rows, tensor.row_length, per_matrix, matrices=matrices):
             yield Chunk(index, start, stop)
 
 

@@ -8,7 +8,7 @@ file from the same directory. An interrupted run continues after the last comple
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,11 +18,15 @@ from numpy.typing import NDArray
 
 from quantcli.core.errors import FormatError
 from quantcli.formats.output_file import OutputFile
+from quantcli.quality.gradients import Gradients, OutputGradients
 from quantcli.quality.moments import Inputs
+
+Floats = NDArray[np.float32]
 
 Found = dict[tuple[str, int], Inputs]
 
 _KEY: Final = "quantcli.moments"
+_GRADIENTS: Final = "gradients.safetensors"
 
 
 @dataclass(frozen=True)
@@ -61,9 +65,6 @@ class StoredMoments:
 
     def write(self, layer: int, found: Found) -> None:
         """Store the inputs of a layer's products."""
-        from safetensors.numpy import save
-
-        self.directory.mkdir(parents=True, exist_ok=True)
         groups: dict[int, tuple[Inputs, list[tuple[str, int]]]] = {}
         for key, inputs in found.items():
             groups.setdefault(id(inputs), (inputs, []))[1].append(key)
@@ -72,9 +73,43 @@ class StoredMoments:
             arrays[f"{number}.moment"] = inputs.moment[np.triu_indices(len(inputs.moment))]
             arrays[f"{number}.held_out"] = inputs.held_rows
             described.append({"products": keys, "count": inputs.count, "columns": len(inputs.moment)})
-        note = json.dumps({"made_from": dict(self.made_from), "inputs": described})
+        self._save(self.path(layer), arrays, {"inputs": described})
+
+    def read_gradients(self) -> Gradients | None:
+        """The gradients, each read when it is asked for; None where they are not stored yet.
+
+        Raises:
+            FormatError: for a damaged file, or one that is made from something else.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        path = self.directory / _GRADIENTS
+        if not path.exists():
+            return None
+        try:
+            with safe_open(path, framework="numpy") as file:
+                document = json.loads((file.metadata() or {})[_KEY])
+                self._check(path, document["made_from"])
+                return _StoredGradients(path, {str(name): int(count) for name, count in document["tokens"].items()})
+        except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+            raise FormatError(path, f"not a file of gradients, or damaged: {error}") from error
+
+    def write_gradients(self, gradients: Mapping[str, OutputGradients]) -> None:
+        """Store the gradients."""
+        arrays: dict[str, Floats] = {}
+        for name, found in gradients.items():
+            arrays[f"{name}.moment"] = found.moment[np.triu_indices(len(found.moment))]
+            arrays[f"{name}.held_out"] = found.sketch
+        counts = {name: found.count for name, found in gradients.items()}
+        self._save(self.directory / _GRADIENTS, arrays, {"tokens": counts})
+
+    def _save(self, path: Path, arrays: dict[str, Floats], described: dict[str, Any]) -> None:
+        from safetensors.numpy import save
+
+        self.directory.mkdir(parents=True, exist_ok=True)
+        note = json.dumps({"made_from": dict(self.made_from), **described})
         data = save(arrays, {_KEY: note})
-        with OutputFile(self.path(layer), len(data), overwrite=True) as file:
+        with OutputFile(path, len(data), overwrite=True) as file:
             file.write_at(memoryview(data), 0)
 
     def _check(self, path: Path, made_from: Any) -> None:
@@ -83,12 +118,46 @@ class StoredMoments:
                 raise FormatError(path, f"made from another {what}", hint="give another directory, or remove this one")
 
 
+@dataclass(frozen=True)
+class _StoredGradients(Mapping[str, OutputGradients]):
+    """The gradients in a file, by tensor.
+
+    counts   of how many tokens each one's are
+    """
+
+    path: Path
+    counts: Mapping[str, int]
+
+    def __getitem__(self, name: str) -> OutputGradients:
+        from safetensors import SafetensorError, safe_open
+
+        count = self.counts[name]
+        try:
+            with safe_open(self.path, framework="numpy") as file:
+                sketch = file.get_tensor(f"{name}.held_out")
+                moment = _symmetric(file.get_tensor(f"{name}.moment"), sketch.shape[1])
+        except (SafetensorError, ValueError, OSError) as error:
+            raise FormatError(self.path, f"not a file of gradients, or damaged: {error}") from error
+        return OutputGradients(moment, count, sketch)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.counts)
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+
+def _symmetric(upper: Floats, n: int) -> Floats:
+    """The part on and above the diagonal of an n x n matrix, row by row, as a matrix."""
+    matrix = np.zeros((n, n), np.float32)
+    matrix[np.triu_indices(n)] = upper
+    return matrix
+
+
 def _found(described: Any, file: Any) -> Found:
     found: Found = {}
     for number, entry in enumerate(described):
-        n = int(entry["columns"])
-        moment: NDArray[np.float32] = np.zeros((n, n), np.float32)
-        moment[np.triu_indices(n)] = file.get_tensor(f"{number}.moment")
+        moment = _symmetric(file.get_tensor(f"{number}.moment"), int(entry["columns"]))
         inputs = Inputs(moment, int(entry["count"]), [file.get_tensor(f"{number}.held_out")])
         found |= {(str(name), int(index)): inputs for name, index in entry["products"]}
     return found

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from command_line import run_command
 
+from quantcli.core.errors import UnsupportedError
 from quantcli.formats.gguf.reader import open_gguf
 from quantcli.quality.calibration_text import CALIBRATION, calibration_text
 
@@ -74,6 +75,7 @@ def test_moments_are_kept_and_those_of_other_texts_refused(quantize, tmp_path):
         (("--calibration", "auto"), "--calibration needs --quality good or best"),
         (("--tokens", "512"), "--tokens needs --quality good or best"),
         (("--moments", "m"), "--moments needs --quality good or best"),
+        (("--gradients", "cpu"), "--gradients needs --quality good or best"),
         (("--quality", "best", "--imatrix", "auto"), "--quality best and --imatrix exclude each other"),
         (("--quality", "good", "--as-reference"), "--quality good and --as-reference exclude each other"),
         (("--quality", "good", "--remote"), "runs the model, which --remote does not download"),
@@ -84,6 +86,37 @@ def test_wrong_options(quantize, words, message):
     status, said, errors = quantize(STORYTELLER, "--type", "Q4_0", *words)
     assert (status, said) == (2, "")
     assert message in errors
+
+
+def test_gradients_are_used_where_they_can_be_had(quantize, tmp_path, monkeypatch):
+    words = (STORYTELLER, "--type", "Q4_0", "--quality", "best", *FEW, "--overwrite")
+
+    def unable(*given, **more):
+        raise UnsupportedError("transformers does not run this model: why")
+
+    monkeypatch.setattr("quantcli.quality.calibrate.is_installed", lambda: True)
+    monkeypatch.setattr("quantcli.quality.calibrate.collect_gradients", unable)
+    status, _, errors = quantize(*words)
+    assert status == 0
+    assert "warning: rounded without gradients: transformers does not run this model: why" in errors
+    status, _, errors = quantize(*words, "--gradients", "none")
+    assert (status, "gradients" in errors) == (0, False)
+    with open_gguf(tmp_path / "storyteller-Q4_0.gguf") as file:
+        assert file.get("quantize.calibration.gradients") == "none"
+    status, _, errors = quantize(*words, "--gradients", "cuda")
+    assert status == 1
+    assert errors.startswith("error: transformers does not run this model: why")
+
+
+def test_gradients_by_torch(quantize, tmp_path):
+    pytest.importorskip("torch", reason="gradients are torch's")
+    pytest.importorskip("transformers", reason="the model is that of transformers")
+    words = (STORYTELLER, "--type", "Q4_0", "--quality", "best", "--overwrite", "--moments", "moments", *FEW)
+    assert quantize(*words)[0] == 0
+    with_gradients = (tmp_path / "storyteller-Q4_0.gguf").read_bytes()
+    assert (tmp_path / "moments" / "gradients.safetensors").exists()
+    assert quantize(*words, "--gradients", "none")[0] == 0
+    assert (tmp_path / "storyteller-Q4_0.gguf").read_bytes() != with_gradients
 
 
 def test_a_text_shorter_than_two_chunks_and_one_that_is_not_utf_8(quantize, tmp_path):

@@ -40,7 +40,7 @@ Choose = Callable[..., tuple[list[str], "RequestFields"]]
 
 GROUPS: Final = {
     "Output": ("types", "output", "split_max_size", "overwrite", "dry_run", "as_json"),
-    "Fidelity": ("quality", "texts", "tokens", "moments", "imatrix"),
+    "Fidelity": ("quality", "texts", "tokens", "moments", "device", "imatrix"),
     "Size": ("target_size", "target_bpw", "target_ram", "ctx", "effort", "save_types"),
     "Types of tensors": (
         "overrides", "tensor_type_file", "output_tensor_type", "token_embedding_type", "pure",

@@ -136,7 +136,10 @@ class _Collector:
         logits = model(inputs_embeds=embedded, use_cache=False).logits
         # The gradient of -log p(y) at the logits: p, less one at y.
         slope = torch.softmax(logits.detach()[0].float(), -1)
-        sampled = torch.multinomial(slope.cpu(), 1, generator=self._draw).to(slope.device)
+        sums = slope.cumsum(-1)  # torch.multinomial draws a random number for each token of the vocabulary
+        drawn = torch.rand(len(chunk), 1, generator=self._draw).to(slope.device) * sums[:, -1:]
+        sampled = torch.searchsorted(sums, drawn).clamp_(max=slope.shape[-1] - 1)
+        del sums
         slope.scatter_add_(1, sampled, torch.full_like(slope[:, :1], -1.0))
         logits.backward(slope[None].to(logits.dtype))
         self._count += 0 if self.holding else len(chunk)

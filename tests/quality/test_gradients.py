@@ -49,7 +49,8 @@ def expected_gradients(model: Any) -> tuple[dict[str, Doubles], dict[str, Double
     for number, chunk in enumerate(CHUNKS):
         signs = 2 * torch.randint(0, 2, (SKETCHED, len(chunk)), generator=draw) - 1
         logits = model(torch.tensor([chunk])).logits[0]
-        labels = torch.multinomial(torch.softmax(logits.detach(), -1), 1, generator=draw)[:, 0]
+        upto = torch.softmax(logits.detach(), -1).cumsum(-1)
+        labels = (upto < torch.rand(len(chunk), 1, generator=draw) * upto[:, -1:]).sum(-1)
         loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
         found = torch.autograd.grad(loss, list(outputs.values()), allow_unused=True)
         for name, gradient in zip(outputs, found, strict=True):

@@ -84,8 +84,8 @@ class Collector:
 def cut_texts(
     tokenizer: Tokenizer, texts: Sequence[tuple[str, str]], context: int, limit: int | None, *, parse_special: bool = False
 ) -> list[list[int]]:
-    """The chunks of texts, given with their names, `context` tokens each and at most `limit` in all. What is left of a text
-    is ignored.
+    """The chunks of texts, given with their names, `context` tokens each and at most `limit` in all, of each text equally
+    many. What is left of a text is ignored.
 
     Raises:
         UsageError: for a context of fewer than `SHORTEST_CONTEXT` tokens.
@@ -94,15 +94,25 @@ def cut_texts(
     if context < SHORTEST_CONTEXT:
         raise UsageError(f"a context of {context} tokens is too short, expected {SHORTEST_CONTEXT} or more")
     need = f"chunks of {context} need"
-    chunks = [
-        chunk
-        for name, text in texts
-        for chunk in cut(
+    by_text = [
+        cut(
             tokenizer, text, context, limit,
             name=f"{name}: the text", need=need, shortest=SHORTEST_CONTEXT, parse_special=parse_special,
         )
+        for name, text in texts
     ]  # fmt: skip
-    return chunks[:limit]
+    shares = even_shares([len(chunks) for chunks in by_text], limit)
+    return [chunk for chunks, share in zip(by_text, shares, strict=True) for chunk in chunks[:share]]
+
+
+def even_shares(counts: Sequence[int], limit: int | None) -> list[int]:
+    """How many of each of some lists are taken, at most `limit` in all: equally many, or all of those that have fewer."""
+    shares = list(counts)
+    room = sum(counts) if limit is None else limit
+    for left, place in zip(range(len(counts), 0, -1), sorted(range(len(counts)), key=counts.__getitem__), strict=True):
+        shares[place] = min(counts[place], room // left)
+        room -= shares[place]
+    return shares
 
 
 def collect(

@@ -16,7 +16,7 @@ from quantcli.core.errors import FormatError, GenerationError, UsageError
 from quantcli.formats.gguf.reader import open_gguf
 from quantcli.formats.imatrix import read_imatrix
 from quantcli.formats.imatrix_sums import ImatrixSums, Sums, merge_sums, read_sums, write_legacy, write_sums
-from quantcli.quality.imatrix import Collector, collect, cut_texts
+from quantcli.quality.imatrix import Collector, collect, cut_texts, even_shares
 from quantcli.quality.source_file import SourceFile
 from quantcli.runner.cache import Cache
 from quantcli.runner.load import prepare_model
@@ -168,6 +168,20 @@ def test_a_checkpoint_gives_what_its_file_gives(golden, stories):
     same(collect(loaded.model, collector, pieces), collected(stories, chunks=2))
 
 
+@pytest.mark.parametrize(
+    ("counts", "limit", "shares"),
+    [
+        ([9, 9], None, [9, 9]),
+        ([9, 9], 7, [3, 4]),
+        ([9, 2, 9], 12, [5, 2, 5]),  # what a short text leaves goes to the others
+        ([1, 1], 12, [1, 1]),
+        ([4, 4, 4], 2, [0, 1, 1]),
+    ],
+)
+def test_texts_have_equal_shares_of_the_chunks(counts, limit, shares):
+    assert even_shares(counts, limit) == shares
+
+
 def test_texts_are_cut_one_by_one(stories):
     with open_gguf(stories) as file:
         tokenizer = prepare_model(file).tokenizer
@@ -175,7 +189,7 @@ def test_texts_are_cut_one_by_one(stories):
     both = cut_texts(tokenizer, [("a", STORY), ("b", STORY)], 32, None)
     assert both == alone * 2
     assert {chunk[0] for chunk in both} == {tokenizer.bos}
-    assert len(cut_texts(tokenizer, [("a", STORY), ("b", STORY)], 32, 5)) == 5
+    assert cut_texts(tokenizer, [("a", STORY), ("b", STORY)], 32, 5) == alone[:2] + alone[:3]
     with pytest.raises(GenerationError, match=r"b: the text has \d+ tokens, and chunks of 32 need 64 or more"):
         cut_texts(tokenizer, [("a", STORY), ("b", STORY[:100])], 32, None)
     with pytest.raises(UsageError, match="context of 8 tokens is too short"):

@@ -46,7 +46,7 @@ def fidelity_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--gradients", "device", metavar="DEVICE",
                 help="Also take gradients, by torch on this device: cpu, cuda, mps; or `none`. Default for `best`: cpu, if"
-                " installed and the memory suffices.",
+                " installed and the model is small.",
             ),
             click.option(
                 "--tokens", type=click.IntRange(min=1), metavar="N",

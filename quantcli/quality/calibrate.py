@@ -40,7 +40,7 @@ from quantcli.kernels.rounding.moment_factor import factorize
 from quantcli.kernels.rounding.row_feedback import factorize_rows
 from quantcli.kernels.rounding.stretch import BEST, GOOD, STRETCH, Effort
 from quantcli.kernels.threads import use_threads
-from quantcli.quality.gradients import Gradients, collect_gradients, is_installed
+from quantcli.quality.gradients import Gradients, check_unasked, collect_gradients, is_installed
 from quantcli.quality.moment_run import MomentRun
 from quantcli.quality.moments import Factors, Inputs
 from quantcli.quality.source_file import SourceFile, identity
@@ -181,8 +181,13 @@ def gradients_of(calibration: Calibration, job: Job, run: MomentRun) -> Gradient
     if calibration.device is None and not is_installed():
         return {}
     try:
+        if calibration.device is None:
+            tensors = job.model.tensors
+            heights = [tensors[name].shape[-2] for name in wanted]
+            logits = tensors[run.output].rows * max(map(len, run.chunks))
+            check_unasked(sum(tensor.size for tensor in tensors.values()), heights, logits)
         collected = collect_gradients(
-            job.model.source.path, run.chunks, run.is_held_out, wanted.__contains__, device=calibration.device,
+            job.model.source.path, run.chunks, run.is_held_out, wanted.__contains__, device=calibration.device or "cpu",
             threads=calibration.threads, architecture_file=job.request.architecture_file, begin=calibration.begin,
         )  # fmt: skip
     except UnsupportedError as error:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,9 +33,13 @@ EXTRA: Final = "quantcli-gguf[calibrate]"
 SKETCHED: Final = 64
 """Random sums of the gradients that are held out: S^T S / count is an unbiased estimate of their second moment."""
 
+MOST_UNASKED: Final = 4 << 30
+"""Bytes of weights and moments for which gradients are taken without being asked for. Beyond it they cost more time and
+memory than all the rest of a conversion."""
+
 _SEED: Final = 0
 _MEMORY_SHARE: Final = 0.7
-"""The part of the free memory that `auto` may use."""
+"""The part of the free memory that they may then use."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,13 +65,29 @@ def is_installed() -> bool:
     return all(find_spec(name) is not None for name in PACKAGES)
 
 
+def check_unasked(weights: int, heights: Iterable[int], logits: int) -> None:
+    """Refuse a model whose gradients cost too much to take them without being asked for.
+
+    weights   of the model
+    heights   rows of the matrices whose gradients are wanted
+    logits    of one chunk of tokens
+
+    Raises:
+        UnsupportedError: naming the memory.
+    """
+    kept, free = 4 * (weights + sum(height * height for height in heights)), _free_memory()
+    need = kept + 4 * 4 * logits  # the logits, their gradient, and what sampling from them needs
+    if kept > MOST_UNASKED or (free is not None and need > free * _MEMORY_SHARE):
+        raise UnsupportedError(f"gradients take {need / 2**30:.1f} GiB of memory; --gradients cpu takes them all the same")
+
+
 def collect_gradients(
     path: Path,
     chunks: Sequence[Sequence[int]],
     is_held_out: Callable[[int], bool],
     wanted: Callable[[str], bool],
     *,
-    device: str | None,
+    device: str,
     threads: int | None = None,
     architecture_file: Path | None = None,
     begin: Callable[[str, int], Callable[[int], Any]] = lambda what, chunks: lambda done: None,
@@ -79,23 +99,21 @@ def collect_gradients(
         chunks: the tokens.
         is_held_out: whether a chunk, by number, is held out.
         wanted: whether a GGUF tensor is wanted.
-        device: of torch; None for the processor, if there is memory for it.
+        device: of torch.
         threads: of torch on the processor; None for its own choice.
         architecture_file: describes an unknown architecture.
         begin: called before the first chunk, with what is done and the number of chunks. What it returns is called with 1
             after each chunk.
 
     Raises:
-        UnsupportedError: if the extra is not installed, or the model does not run in it, or not in this memory.
+        UnsupportedError: if the extra is not installed, or the model does not run in it.
     """
     if not is_installed():
         raise UnsupportedError("gradients need torch and transformers", hint=f"pip install '{EXTRA}'")
     with _foreign_errors(), _passive_waiting(), _quiet(), _torch_threads(threads):
         model = _loaded(path)
         collector = _Collector(model, _products(model, wanted, architecture_file))
-        if device is None:
-            _check_memory(model, collector, max(map(len, chunks)))
-        model.to(device or "cpu")
+        model.to(device)
         advance = begin("gradients", len(chunks))
         for number, chunk in enumerate(chunks):
             collector.holding = is_held_out(number)
@@ -115,16 +133,10 @@ class _Collector:
         self._moments: dict[str, Any] = {}
         self._sketches: dict[str, Any] = {}
         self._signs: Any = None
-        self._products = products
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         for name, module, rows in products:
             module.register_forward_hook(self._hook(name, torch.from_numpy(rows)))
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all moments."""
-        return sum(4 * len(rows) * len(rows) for _, _, rows in self._products)
 
     def run(self, chunk: Sequence[int]) -> None:
         """Send a chunk of tokens forward and backward."""
@@ -201,19 +213,6 @@ def _products(
     config = {**model.config.to_dict(), "architectures": [type(model).__name__]}
     found = checkpoint_rows(config, shapes, linear.__contains__, wanted, architecture_file)
     return [(name, linear[source], rows) for name, source, rows in found]
-
-
-def _check_memory(model: Any, collector: _Collector, context: int) -> None:
-    """Refuse a model that the free memory does not hold, with its gradients.
-
-    Raises:
-        UnsupportedError: naming what it needs and what there is.
-    """
-    free = _free_memory()
-    logits = 4 * context * model.config.get_text_config().vocab_size
-    need = collector.nbytes + 4 * logits
-    if free is not None and need > free * _MEMORY_SHARE:
-        raise UnsupportedError(f"gradients need {need / 2**30:.1f} GiB more, and {free / 2**30:.1f} GiB are free")
 
 
 def _free_memory() -> int | None:

@@ -20,7 +20,7 @@ from quantcli.quality import calibrate, gradients
 from quantcli.quality.calibrate import Calibration, calibrated_stages
 from quantcli.quality.calibration_text import calibration_text
 from quantcli.quality.checkpoint_rows import checkpoint_rows
-from quantcli.quality.gradients import SKETCHED, OutputGradients, collect_gradients
+from quantcli.quality.gradients import SKETCHED, OutputGradients, check_unasked, collect_gradients
 from quantcli.quality.stored_moments import StoredMoments
 
 SIZES = {
@@ -202,11 +202,13 @@ def test_a_model_that_transformers_does_not_run(tmp_path: Path) -> None:
     pytest.importorskip("transformers", reason="it refuses the model")
     (tmp_path / "config.json").write_text('{"model_type": "unheard-of"}')
     with pytest.raises(UnsupportedError, match="transformers does not run this model"):
-        collected(tmp_path, device=None)
+        collected(tmp_path, device="cpu")
 
 
-def test_without_memory_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    random_model(tmp_path, "llama", SIZES)
-    monkeypatch.setattr(gradients, "_free_memory", lambda: 1 << 16)
-    with pytest.raises(UnsupportedError, match=r"gradients need .* GiB more, and 0.0 GiB are free"):
-        collected(tmp_path, device=None)
+def test_large_models_have_gradients_only_where_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_unasked(270_000_000, [2048] * 36, 512 * 262144)
+    with pytest.raises(UnsupportedError, match=r"gradients take 9.9 GiB of memory; --gradients cpu takes them"):
+        check_unasked(1_100_000_000, [5632, 5632, 2048] * 22, 512 * 32000)
+    monkeypatch.setattr(gradients, "_free_memory", lambda: 1 << 30)
+    with pytest.raises(UnsupportedError, match="gradients take"):
+        check_unasked(270_000_000, [2048] * 36, 512 * 262144)

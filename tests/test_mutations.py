@@ -20,9 +20,10 @@ from quantcli.formats.gguf.reader import GGUFFile, open_gguf
 from quantcli.formats.gguf.spec import Field, ValueType, array, string, u32
 from quantcli.formats.gguf.vocabulary import BYTES
 from quantcli.runner.cache import Cache
-from quantcli.runner.embed import POOLINGS, pooling_of
+from quantcli.runner.embed import pooling_of
 from quantcli.runner.load import LoadedModel
 from quantcli.runner.model import Model
+from quantcli.runner.pooling import POOLINGS
 from quantcli.runner.text.sampling import Sampler
 from quantcli.runner.text.sampling_options import SamplingOptions
 from quantcli.runner.text.tokenizer import load_tokenizer

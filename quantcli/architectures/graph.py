@@ -151,7 +151,13 @@ class Graph:
     expert_scale: Expression = _formula("scale of expert weights; 1 where absent or 0")
     expert_weights_before: bool = _truth("whether expert weights multiply the inputs of experts, not their outputs")
 
-    heads: tuple[str, ...] = _names("name prefixes of tensors that the forward pass does not use, such as classifiers")
+    classifier: str = _choice(
+        "the activation function after the dense layer of a classifier or reranker; `none`: files have no such head",
+        "none", "tanh", "gelu", default="none",
+    )  # fmt: skip
+    classifier_pooling: Expression = _formula(
+        "the pooling before a classifier: 1 for the mean of all tokens, else the first token", "classifier_pooling_type"
+    )
     missing: tuple[str, ...] = _names("unsupported features of the graph: the model cannot be run")
     variants: tuple[tuple[Expression, Graph], ...] = field(default=(), metadata={"meaning": "see above", "kind": None})
 

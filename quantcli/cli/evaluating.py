@@ -93,3 +93,15 @@ def text_progress() -> Iterator[Callable[[int, int, float], None]]:
             bar.update(done - bar.n)
 
         yield advance
+
+
+@contextmanager
+def counted_progress(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar of `unit`s on stderr, only on a terminal: a function of the number done and that of all."""
+    with chunk_progress(what, unit=unit) as bar:
+
+        def advance(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield advance

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from quantcli.cli.output import columns, heading
 from quantcli.cli.text_tables import View
@@ -14,6 +14,27 @@ from quantcli.core.listing import counted
 if TYPE_CHECKING:
     from quantcli.quality.evaluate import TextEvaluation
     from quantcli.quality.statistics import Difference, Divergence, Estimate, Evaluation
+
+
+E_co = TypeVar("E_co", covariant=True)
+D_co = TypeVar("D_co", covariant=True)
+
+E = TypeVar("E")
+D = TypeVar("D")
+
+Row = dict[str, Any]
+
+
+class Compared(Protocol[E_co, D_co]):
+    """The evaluations of several files, and how each but the first differs from the first."""
+
+    @property
+    def evaluations(self) -> Sequence[E_co]:
+        """One per file."""
+
+    @property
+    def differences(self) -> Sequence[D_co]:
+        """One per file but the first."""
 
 
 @dataclass(frozen=True)
@@ -41,17 +62,31 @@ def document(results: Sequence[TextEvaluation], request: Request, seconds: float
     return parts | {
         "context": request.context,
         "seconds": seconds,
-        "results": [
-            {"text": str(text)} | figures(file, found)
-            for text, result in zip(request.texts, results, strict=True)
-            for file, found in zip(request.files, result.evaluations, strict=True)
-        ],
-        "differences": [
-            {"text": str(text), "first": str(request.files[0]), "path": str(file)} | difference_figures(found)
-            for text, result in zip(request.texts, results, strict=True)
-            for file, found in zip(request.files[1:], result.differences, strict=True)
-        ],
+        "results": result_rows("text", request.texts, results, request, figures),
+        "differences": difference_rows("text", request.texts, results, request, difference_figures),
     }
+
+
+def result_rows(
+    kind: str, names: Iterable[object], results: Iterable[Compared[E, D]], request: Request, show: Callable[[Path, E], Row]
+) -> list[Row]:
+    """The rows of a document: one for each result, whose name is the field `kind`, and each file."""
+    return [
+        {kind: str(name)} | show(file, found)
+        for name, result in zip(names, results, strict=True)
+        for file, found in zip(request.files, result.evaluations, strict=True)
+    ]
+
+
+def difference_rows(
+    kind: str, names: Iterable[object], results: Iterable[Compared[E, D]], request: Request, show: Callable[[D], Row]
+) -> list[Row]:
+    """The rows of a document: one for each result and each file but the first, which it is compared with."""
+    return [
+        {kind: str(name), "first": str(request.files[0]), "path": str(file)} | show(found)
+        for name, result in zip(names, results, strict=True)
+        for file, found in zip(request.files[1:], result.differences, strict=True)
+    ]
 
 
 def figures(file: Path, found: Evaluation) -> dict[str, Any]:
@@ -90,11 +125,12 @@ def _divergence(found: Divergence) -> dict[str, Any]:
 
 def difference_figures(found: Difference) -> dict[str, Any]:
     """How a file differs from the first one on a text, as fields of a document."""
-    facts = {"log_perplexity": _interval(found.log_perplexity)}
-    return facts if found.divergence is None else facts | {"kl_divergence": _interval(found.divergence)}
+    facts = {"log_perplexity": interval(found.log_perplexity)}
+    return facts if found.divergence is None else facts | {"kl_divergence": interval(found.divergence)}
 
 
-def _interval(found: Estimate) -> dict[str, Any]:
+def interval(found: Estimate) -> Row:
+    """A difference, with its 95 % confidence interval."""
     return {"mean": found.value, "stderr": found.stderr, "interval_95": list(found.interval)}
 
 
@@ -165,11 +201,12 @@ def _differences(result: TextEvaluation, request: Request) -> View:
     table = columns("file", *names, right=names)
     for file, found in zip(request.files[1:], result.differences, strict=True):
         values = [value for value in (found.divergence, found.log_perplexity) if value is not None]
-        table.add_row(str(file), *map(_shown_interval, values))
+        table.add_row(str(file), *map(shown_interval, values))
     return table
 
 
-def _shown_interval(found: Estimate) -> str:
+def shown_interval(found: Estimate) -> str:
+    """The same for a table."""
     low, high = found.interval
     return f"{found.value:+.6f} [{low:+.6f}, {high:+.6f}]"
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from quantcli.cli.evaluations import Request, difference_figures, figures
+from quantcli.cli.evaluations import Request, difference_figures, difference_rows, figures
 from quantcli.cli.output import columns, heading
 from quantcli.cli.text_tables import View
 
@@ -28,12 +28,11 @@ def subject_document(results: Results, request: Request) -> dict[str, Any]:
             for subject, result in results
             for number, file in enumerate(request.files)
         ],
-        "subject_differences": [
-            {"subject": subject.name, "first": str(request.files[0]), "path": str(file)} | difference_figures(found)
-            for subject, result in results
-            for file, found in zip(request.files[1:], result.differences, strict=True)
-        ],
-    }
+        "subject_differences": difference_rows(
+            "subject", [subject.name for subject, _ in results], [result for _, result in results], request,
+            difference_figures,
+        ),
+    }  # fmt: skip
 
 
 def _row(file: Path, result: TextEvaluation, number: int) -> dict[str, Any]:

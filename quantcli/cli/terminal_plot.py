@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from quantcli.cli.text_tables import Paint
@@ -11,6 +12,7 @@ from quantcli.core.display import printable
 from quantcli.core.errors import clipped
 
 if TYPE_CHECKING:
+    from quantcli.quality.evaluate import TextEvaluation
     from quantcli.quality.report.prices import Price
     from quantcli.quality.report.scales import Scale
 
@@ -20,6 +22,19 @@ _MARGIN: Final = 9
 """Columns of the numbers at the vertical axis, with the axis."""
 
 _LONGEST_LABEL: Final = 24
+
+
+def plotted(files: Sequence[Path], results: Sequence[TextEvaluation]) -> TerminalPlot:
+    """The plot of files that were evaluated on texts. Their sizes are read."""
+    from quantcli.formats.gguf.reader import open_gguf
+    from quantcli.quality.report.files import labels
+    from quantcli.quality.report.prices import prices
+
+    sizes = []
+    for path in files:
+        with open_gguf(path) as file:
+            sizes.append(file.file_bytes)
+    return TerminalPlot(prices(labels(files), sizes, results))
 
 
 @dataclass(frozen=True)

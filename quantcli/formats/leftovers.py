@@ -181,7 +181,7 @@ def _create(target: Path, kind: str, create: Callable[[Path], int]) -> tuple[Pat
         path = target.with_name(f".{label_of(target.name)}.{secrets.token_hex(4)}.{kind}")
         descriptor = create(path)
         # Before it is locked, another process may take it for one that was left, and remove it.
-        if descriptor < 0 or (_lock(descriptor) is not False and path.exists()):
+        if descriptor < 0 or (lock(descriptor) is not False and path.exists()):
             return path, descriptor
         _close(descriptor)
 
@@ -195,7 +195,7 @@ def _make_directory(path: Path) -> int:
         raise
 
 
-def _lock(descriptor: int) -> bool | None:
+def lock(descriptor: int) -> bool | None:
     """Lock a file until it is closed. False if another process has locked it, None where there are no locks."""
     if fcntl is None:
         return None
@@ -215,7 +215,7 @@ def _locked(path: Path) -> Iterator[bool]:
     try:
         with suppress(OSError):
             descriptor = os.open(path, _OPENING)
-        yield descriptor >= 0 and _is_ours(path, descriptor) and _lock(descriptor) is True and path.exists()
+        yield descriptor >= 0 and _is_ours(path, descriptor) and lock(descriptor) is True and path.exists()
     finally:
         _close(descriptor)
 

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.core.errors import GenerationError
 from quantcli.kernels.scoring import score
-from quantcli.quality.evaluate import LOGITS_AT_ONCE, check_same_vocabulary
+from quantcli.quality.evaluate import LOGITS_AT_ONCE
+from quantcli.quality.journal import Steps, computed
 from quantcli.quality.questions import Question
+from quantcli.quality.reference import check_vocabulary
 from quantcli.quality.statistics import Estimate, mean
 from quantcli.runner.cache import Cache
 from quantcli.runner.load import LoadedModel
@@ -80,12 +83,13 @@ def evaluate_choices(
     questions: Sequence[Question],
     *,
     base: LoadedModel | None = None,
+    steps: Steps = computed,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[ChoiceEvaluation]:
     """Answer questions with each model, and with `base` compare the answers with those of that file.
 
     `advance` is called with the number of answers so far and that of all. The base, if any, answers first, and its
-    evaluation is the first of the results.
+    evaluation is the first of the results. `steps` is how the answer to a question is computed, or found in a journal.
 
     Raises:
         ModelError: if a file has no tokenizer, or another vocabulary than the first.
@@ -93,7 +97,7 @@ def evaluate_choices(
     """
     everyone = [*([] if base is None else [base]), *models]
     for model in everyone[1:]:
-        check_same_vocabulary(model, everyone[0])
+        check_vocabulary(model, everyone[0])
     asked = [tokenized(models[0].tokenizer, question) for question in questions]
     right = np.array([question.answer for question in questions], np.int64)
     answers = []
@@ -102,7 +106,7 @@ def evaluate_choices(
         def count(done: int, before: int = number * len(asked)) -> None:
             advance(before + done, len(everyone) * len(asked))
 
-        answers.append(answer(model, asked, count))
+        answers.append(answer(model, asked, steps, count))
     first = None if base is None else answers[0]
     return [_evaluation(found, right, None if found is first else first) for found in answers]
 
@@ -123,7 +127,12 @@ def tokenized(tokenizer: Tokenizer, question: Question) -> Tokens:
     return Tokens(tuple(map(tuple, sequences)), shared)
 
 
-def answer(loaded: LoadedModel, asked: Sequence[Tokens], advance: Callable[[int], None] = lambda done: None) -> Answers:
+def answer(
+    loaded: LoadedModel,
+    asked: Sequence[Tokens],
+    steps: Steps = computed,
+    advance: Callable[[int], None] = lambda done: None,
+) -> Answers:
     """A model's answers to questions.
 
     Raises:
@@ -133,11 +142,16 @@ def answer(loaded: LoadedModel, asked: Sequence[Tokens], advance: Callable[[int]
     cache = Cache(loaded.model.sizes, longest)
     picks = []
     for number, question in enumerate(asked, start=1):
-        losses = ending_losses(loaded, question, cache)
-        picks.append((np.argmin([found.sum() for found in losses]), np.argmin([found.mean() for found in losses])))
+        picks += steps(Answers, partial(_picks, loaded, question, cache))
         advance(number)
-    by_sum, by_mean = np.array(picks, np.int64).T
-    return Answers(by_sum, by_mean)
+    return Answers(np.concatenate([pick.by_sum for pick in picks]), np.concatenate([pick.by_mean for pick in picks]))
+
+
+def _picks(loaded: LoadedModel, question: Tokens, cache: Cache) -> list[Answers]:
+    """The answers to one question."""
+    losses = ending_losses(loaded, question, cache)
+    by_sum, by_mean = np.argmin([found.sum() for found in losses]), np.argmin([found.mean() for found in losses])
+    return [Answers(np.array([by_sum]), np.array([by_mean]))]
 
 
 def ending_losses(loaded: LoadedModel, question: Tokens, cache: Cache) -> list[NDArray[np.float64]]:

@@ -12,15 +12,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.core.errors import GenerationError, ModelError, UsageError
+from quantcli.core.errors import GenerationError, UsageError
 from quantcli.kernels.scoring import compare, entropy, score
 from quantcli.quality.chunks import cut
+from quantcli.quality.journal import Steps, computed
 from quantcli.quality.positions import Band, by_position
+from quantcli.quality.reference import check_vocabulary
 from quantcli.quality.statistics import Difference, Evaluation, Scores, joined
 from quantcli.runner.cache import Cache
 from quantcli.runner.load import LoadedModel
@@ -85,6 +88,7 @@ def evaluate_all(
     base: LoadedModel | None = None,
     entropies: bool = False,
     by_quarter: Collection[str] = (),
+    steps: Steps = computed,
     advance: Callable[[int, int, float], None] = lambda done, total, perplexity: None,
 ) -> list[TextEvaluation]:
     """Score models on texts, and with `base` compare their predictions with those of that file.
@@ -101,6 +105,7 @@ def evaluate_all(
         entropies: whether to measure the entropy of the base's predictions too.
         by_quarter: names of texts for which all positions are scored, to tell the quarters of the context apart. Their
             other figures are still those of the second half.
+        steps: how the scores of a chunk are computed, or found in a journal.
         advance: called after each chunk with the number done, the number of all, and the first model's perplexity on the
             text so far.
 
@@ -110,30 +115,47 @@ def evaluate_all(
     Raises:
         UsageError: for a context of fewer than `SHORTEST_CONTEXT` tokens, or `SHORTEST_BY_QUARTER`.
         ModelError: if a file has no tokenizer, or another vocabulary than the base, or than the first without one.
-        GenerationError: for a text of less than two chunks, or logits that are not finite.
+        GenerationError: for a text of less than two chunks, logits that are not finite, or an infinite divergence.
     """
     _check_context(context, bool(by_quarter))
     for model in models if base is not None else models[1:]:
-        check_same_vocabulary(model, base or models[0])
+        check_vocabulary(model, base or models[0])
     pieces = [cut_text(models[0].tokenizer, text, context, chunks, name) for name, text in texts]
     readers = [_Reader(model.model, context) for model in models]
     base_reader = None if base is None else _Reader(base.model, context)
     done, total = 0, sum(map(len, pieces))
+
+    def score(chunk: Sequence[int], first: int) -> list[Scores]:
+        return steps(Scores, partial(_score_chunk, chunk, first, readers, base_reader, entropies))
+
+    def count(perplexity: float) -> None:
+        nonlocal done
+        done += 1
+        advance(done, total, perplexity)
+
     results = []
     for (name, _), piece in zip(texts, pieces, strict=True):
         whole = name in by_quarter
-        parts: list[list[Scores]] = [[] for _ in models]
-        loss = 0.0
-        for number, chunk in enumerate(piece, start=1):
-            first = 0 if whole else len(chunk) // 2
-            for column, scores in zip(parts, _score_chunk(chunk, first, readers, base_reader, entropies), strict=True):
-                column.append(scores)
-            loss += float(parts[0][-1].losses.mean())
-            done += 1
-            advance(done, total, math.exp(loss / number))
-        scored = [joined(column) for column in parts]
+        scored = _score_text(piece, whole, score, count)
         results.append(_with_quarters(scored, len(piece), context) if whole else _evaluated(scored, len(piece), context))
     return results
+
+
+def _score_text(
+    chunks: Sequence[Sequence[int]],
+    whole: bool,
+    score: Callable[[Sequence[int], int], list[Scores]],
+    advance: Callable[[float], None],
+) -> list[Scores]:
+    """The scores of each model on the chunks of a text. `score` gives those of a chunk from a token on: from the first one
+    with `whole`, else those of the second half. `advance` is called with the first model's perplexity so far."""
+    found = []
+    loss = 0.0
+    for number, chunk in enumerate(chunks, start=1):
+        found.append(score(chunk, 0 if whole else len(chunk) // 2))
+        loss += float(found[-1][0].losses.mean())
+        advance(math.exp(loss / number))
+    return [joined(list(parts)) for parts in zip(*found, strict=True)]
 
 
 def _check_context(context: int, by_quarter: bool) -> None:
@@ -168,21 +190,6 @@ def cut_text(tokenizer: Tokenizer, text: str, context: int, limit: int | None, n
     """
     need = f"a perplexity over chunks of {context} needs"
     return cut(tokenizer, text.removesuffix("\n"), context, limit, name=name, need=need, shortest=SHORTEST_CONTEXT)
-
-
-def check_same_vocabulary(loaded: LoadedModel, base: LoadedModel) -> None:
-    """Check that the predictions of two files can be compared.
-
-    Raises:
-        ModelError: if their vocabularies differ.
-    """
-    if loaded.tokenizer.vocabulary.texts.data != base.tokenizer.vocabulary.texts.data or (
-        loaded.model.vocabulary != base.model.vocabulary
-    ):
-        raise ModelError(
-            f"{loaded.path} and {base.path} have different vocabularies: their predictions cannot be compared",
-            hint="the base is the same model in a better type",
-        )
 
 
 class _Reader:
@@ -244,10 +251,11 @@ def _compared(logits: Floats, base: Floats, expected: NDArray[np.int64], entropi
     losses, tops = np.empty((2, len(logits))), np.empty((2, len(logits)), np.int32)
     divergences = np.empty(len(logits))
     compare(logits, base, expected, losses, tops, divergences)
-    return Scores(_finite(losses[0]), _finite(losses[1]), divergences, tops[0] == tops[1], entropies)
+    return Scores(_finite(losses[0]), _finite(losses[1]), _finite(divergences), tops[0] == tops[1], entropies)
 
 
-def _finite(losses: NDArray[np.float64]) -> NDArray[np.float64]:
-    if not np.isfinite(losses).all():
+def _finite(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The values. A logit of minus infinity makes a loss or a divergence infinite where its token matters."""
+    if not np.isfinite(values).all():
         raise GenerationError(DIVERGED)
-    return losses
+    return values

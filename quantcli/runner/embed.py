@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Final
 
 import numpy as np
@@ -14,19 +13,10 @@ from quantcli.core.errors import GenerationError, UnsupportedError, UsageError
 from quantcli.core.listing import counted
 from quantcli.runner.cache import Cache
 from quantcli.runner.load import LoadedModel
+from quantcli.runner.pooling import POOLINGS
 from quantcli.runner.text.sampling import DIVERGED
 
 Floats = NDArray[np.float32]
-
-POOLINGS: Final[Mapping[str, Callable[[Floats], Floats]]] = MappingProxyType(
-    {
-        "none": lambda rows: rows,
-        "mean": lambda rows: rows.mean(axis=0, dtype=np.float64, keepdims=True).astype(np.float32),
-        "cls": lambda rows: rows[:1],
-        "last": lambda rows: rows[-1:],
-    }
-)
-"""Pooling of a text's hidden states `(tokens, width)`, in the order of the values of `{arch}.pooling_type`."""
 
 DEFAULT_POOLING: Final = "mean"
 """The pooling where neither the user nor the file sets one."""
@@ -40,13 +30,23 @@ class Embedding:
     rows: Floats
 
 
+def is_embedder(loaded: LoadedModel) -> bool:
+    """Whether a model is made for embeddings: an encoder, or a decoder whose file sets a pooling, and not `none`."""
+    key = _pooling_key(loaded)
+    return not loaded.model.sizes.causal or (key in loaded.metadata and loaded.metadata[key].value != 0)
+
+
+def _pooling_key(loaded: LoadedModel) -> str:
+    return f"{loaded.model.sizes.architecture}.pooling_type"
+
+
 def pooling_of(loaded: LoadedModel) -> str:
     """The pooling that the file's metadata set.
 
     Raises:
         UnsupportedError: for a reranker, or an unknown value.
     """
-    key = f"{loaded.model.sizes.architecture}.pooling_type"
+    key = _pooling_key(loaded)
     if key not in loaded.metadata:
         return DEFAULT_POOLING
     value, names = loaded.metadata[key].value, list(POOLINGS)
@@ -75,18 +75,28 @@ def embed(
     name = pooling_of(loaded) if pooling is None else pooling
     if name not in POOLINGS:
         raise UsageError(f"unknown pooling {name!r}, expected one of {', '.join(POOLINGS)}")
-    model, limit = loaded.model, context or loaded.model.sizes.context
+    limit = context or loaded.model.sizes.context
     for text in texts:
         tokens = loaded.tokenizer.encode(text, parse_special=True)
         if not tokens:
             raise GenerationError("the text is empty")
         if len(tokens) > limit:
             raise GenerationError(f"the text has {counted(len(tokens), 'token')}, and the context is {limit}")
-        hidden = model.hidden(tokens, Cache(model.sizes, len(tokens), "f32"))
-        if not np.isfinite(hidden).all():
-            raise GenerationError(DIVERGED)
-        rows = POOLINGS[name](hidden)
+        rows = pooled(loaded, tokens, name)
         yield Embedding(tokens, _normalized(rows) if normalize else rows)
+
+
+def pooled(loaded: LoadedModel, tokens: Sequence[int], pooling: str) -> Floats:
+    """The hidden states of tokens, pooled: float32 `(1, width)`, or `(tokens, width)` for the pooling `none`.
+
+    Raises:
+        GenerationError: for an output that is not finite, and as `Model.hidden`.
+    """
+    model = loaded.model
+    hidden = model.hidden(tokens, Cache(model.sizes, len(tokens), "f32"))
+    if not np.isfinite(hidden).all():
+        raise GenerationError(DIVERGED)
+    return POOLINGS[pooling](hidden)
 
 
 def _normalized(rows: Floats) -> Floats:

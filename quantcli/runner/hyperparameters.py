@@ -49,6 +49,7 @@ def read_hyperparameters(file: ModelFile, architecture_file: Path | None = None)
         residual_scale=read.formula("residual_scale", graph.residual_scale) or 1.0,
         logit_scale=read.formula("logit_scale", graph.logit_scale) or 1.0,
         logit_softcap=read.formula("logit_softcap", graph.logit_softcap),
+        classifier_pooling="mean" if read.formula("classifier_pooling", graph.classifier_pooling) == 1 else "cls",
         rope=read_rope(read, graph, scaling, min((mixer.rotatable for mixer in mixers if mixer.rotatable), default=0)),
         temperature=_temperature(read, graph),
         mixers=mixers,

@@ -21,6 +21,7 @@ from quantcli.formats.gguf import vocabulary as vocabulary_spec
 from quantcli.kernels.compilation import expecting
 from quantcli.kernels.rows import dequantize
 from quantcli.runner.cache import BATCH, Cache
+from quantcli.runner.classifier import read_classifier
 from quantcli.runner.hyperparameters import read_hyperparameters
 from quantcli.runner.layers import read_layer
 from quantcli.runner.model_file import ModelFile
@@ -79,9 +80,10 @@ class Model:
         self.positions = read_positions(
             weights, sizes.rope, sizes.temperature, graph.rope != "none", graph.window_rope == "same"
         )
+        self.classifier = read_classifier(weights, norms, graph, sizes)
         self.weights_bytes = sum(tensor.nbytes for tensor in file.tensors.values()) - sum(weights.saved.values())
         mtp = [f"blk.{index}." for index in range(sizes.layers, sizes.layers + sizes.mtp_layers)]
-        if unused := [name for name in weights.unused() if not name.startswith((*graph.heads, *mtp))]:
+        if unused := [name for name in weights.unused() if not name.startswith(tuple(mtp))]:
             names = listed([repr(name) for name in unused], most=1)
             what = f"the graph of architecture {sizes.architecture!r} does not use tensor {names}"
             raise UnsupportedError(f"{file.path}: {what}")

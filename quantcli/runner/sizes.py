@@ -53,8 +53,8 @@ class Hyperparameters:
     """The hyperparameters of a model.
 
     `layers` is the number of layers that are run. After them a file may have `mtp_layers` for multi-token prediction (MTP).
-    `context` is the trained context length, `width` the embedding length. `mixers` has an entry per layer, `feed_forward`
-    one per kind.
+    `context` is the trained context length, `width` the embedding length. `classifier_pooling` is the pooling
+    before a classifier, a name in `pooling.POOLINGS`. `mixers` has an entry per layer, `feed_forward` one per kind.
     """
 
     architecture: str
@@ -69,6 +69,7 @@ class Hyperparameters:
     residual_scale: float
     logit_scale: float
     logit_softcap: float
+    classifier_pooling: str
     rope: Rope
     temperature: Temperature | None
     mixers: tuple[MixerSizes, ...]

@@ -151,14 +151,16 @@ class Weights:
         matrix is never quantized on load.
         """
         tensor = self._tensor(f"{name}.weight")
-        if len(tensor.shape) != 2 or tensor.shape[1] != columns or rows not in (None, tensor.shape[0]):
+        # GGUF does not tell a matrix of one row from a vector.
+        shape = (1, *tensor.shape) if len(tensor.shape) == 1 else tensor.shape
+        if len(shape) != 2 or shape[1] != columns or rows not in (None, shape[0]):
             self._refuse(tensor, (rows, columns))
-        bias = self.optional_vector(f"{name}.bias", tensor.shape[0])
+        bias = self.optional_vector(f"{name}.bias", shape[0])
         if bias is None and biases and all(self.has(part) for part in biases):
             bias = np.concatenate([self.vector(part, None) for part in biases])
-            if len(bias) != tensor.shape[0]:
+            if len(bias) != shape[0]:
                 found = f"{', '.join(biases)} have {len(bias)} numbers"
-                raise ModelError(f"{self.file.path}: {found}, expected {tensor.shape[0]}")
+                raise ModelError(f"{self.file.path}: {found}, expected {shape[0]}")
         data, kind = self._data(tensor, packs)
         fields = (tensor.name, data, kind, columns, self._multiplier(tensor, kind), bias)
         return Matrix(*fields) if self.observer is None else ObservedMatrix(*fields, self.observer)

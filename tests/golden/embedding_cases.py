@@ -1,5 +1,5 @@
-"""Tiny encoders for the runner, as `logit_cases.py` has decoders: a checkpoint of `architectures/`, what its config.json
-says otherwise, its layers where there are to be more, its matrices' type."""
+"""Tiny encoders and classifiers for the runner, as `logit_cases.py` has decoders: a checkpoint of `architectures/`, what
+its config.json says otherwise, its layers where there are to be more, its matrices' type."""
 
 from __future__ import annotations
 
@@ -19,4 +19,14 @@ CASES: dict[str, Case] = {
     "modern-bert": ("modern-bert", {"local_attention": 8}, None, "F32"),
     "modern-bert-silu": ("modern-bert", {"local_attention": 8, "hidden_activation": "silu"}, None, "F32"),
     "gemma-embedding": ("gemma-embedding", {"sliding_window": 8, "num_hidden_layers": 7}, 7, "F32"),
+}
+
+CLASSIFIERS: dict[str, Case] = {
+    "xlm-roberta-reranker": ("xlm-roberta-reranker", {}, None, "F32"),
+    "xlm-roberta-reranker-packed": ("xlm-roberta-reranker", {}, None, "Q8_0"),
+    "roberta": ("roberta-classifier", {}, None, "F32"),
+    "bert": ("bert-classifier", {}, None, "F32"),
+    "distilbert": ("distilbert-classifier", {}, None, "F32"),
+    "modern-bert-mean": ("modern-bert-classifier", {}, None, "F32"),
+    "modern-bert-first": ("modern-bert-classifier", {"classifier_pooling": "cls"}, None, "F32"),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from quantcli.conversion.convert import convert
 from quantcli.core.errors import GenerationError, ModelError, UsageError
 from quantcli.formats.gguf.arrays import pack_strings
+from quantcli.formats.gguf.vocabulary import TOKENS
 from quantcli.quality.evaluate import cut_text, evaluate, evaluate_all
 from quantcli.runner.load import load_model
 
@@ -130,15 +132,19 @@ def test_texts_and_contexts_that_give_no_figure(stories):
         evaluate(stories["F32"], STORY, context=3)
 
 
-def test_another_vocabulary_is_no_base(stories, tmp_path):
-    path = tmp_path / "other.gguf"
-    path.write_bytes(stories["F32"].path.read_bytes())
-    other = load_model(path)
-    vocabulary = other.tokenizer.vocabulary
-    texts = [*vocabulary.texts.elements(0, 300), "another", *vocabulary.texts.elements(301)]
-    other.tokenizer.vocabulary = replace(vocabulary, texts=pack_strings(texts))
-    with pytest.raises(ModelError, match=r"F32.gguf and .*other.gguf have different vocabularies"):
+@pytest.mark.parametrize("change", [lambda texts: pack_strings([*texts[:-1], "another"]), lambda texts: texts[:-1]])
+def test_another_vocabulary_is_no_base(stories, change):
+    field = stories["F32"].metadata[TOKENS]
+    changed = replace(field, content=change(field.elements()))
+    other = replace(stories["F32"], path=Path("other.gguf"), metadata={**stories["F32"].metadata, TOKENS: changed})
+    with pytest.raises(ModelError, match=r"F32.gguf and other.gguf have different vocabularies"):
         evaluate(stories["F32"], STORY, context=64, base=other)
+
+
+def test_only_the_tokenizer_that_cuts_the_text_is_loaded(stories, tmp_path):
+    first, second, base = (load_model(stories["F32"].path) for _ in range(3))
+    evaluate_all([first, second], [("a", STORY)], context=64, chunks=1, base=base)
+    assert ["tokenizer" in vars(each) for each in (first, second, base)] == [True, False, False]
 
 
 def test_an_output_that_is_no_number_is_said(stories, monkeypatch):
@@ -148,6 +154,37 @@ def test_an_output_that_is_no_number_is_said(stories, monkeypatch):
     )
     with pytest.raises(GenerationError, match="not a number"):
         evaluate(stories["Q4_0"], STORY, context=64)
+
+
+@pytest.mark.parametrize("both", [False, True], ids=["this", "both"])
+def test_a_token_of_no_probability_is_an_error_where_the_base_expects_it(stories, monkeypatch, both):
+    base, model = stories["F32"], stories["Q4_0"]
+    absent = base.model.vocabulary - 1
+    chunks = cut_text(base.tokenizer, STORY, 64, 1)
+    assert absent not in chunks[0]
+
+    def without(forward):
+        def changed(tokens, cache, **options):
+            logits = forward(tokens, cache, **options)
+            logits[:, absent] = -np.inf
+            return logits
+
+        return changed
+
+    def raised(tokens, cache, **options):
+        logits = forward_of_base(tokens, cache, **options)
+        logits[:, absent] = logits.max()
+        return logits
+
+    forward_of_base = base.model.forward
+    monkeypatch.setattr(model.model, "forward", without(model.model.forward))
+    monkeypatch.setattr(base.model, "forward", without(forward_of_base) if both else raised)
+    if both:
+        found = evaluate(model, STORY, context=64, chunks=1, base=base)
+        assert 0 < found.divergence.mean < 1
+    else:
+        with pytest.raises(GenerationError, match="not a number"):
+            evaluate(model, STORY, context=64, chunks=1, base=base)
 
 
 # The reference itself

@@ -13,7 +13,7 @@ from quantcli.core.errors import ModelError, QuantcliWarning
 from quantcli.formats.gguf.arrays import pack_strings
 from quantcli.formats.gguf.reader import open_gguf
 from quantcli.formats.gguf.spec import Field, ValueType, string, u32
-from quantcli.quality.reference import check_reference, warn_of_quantized_reference
+from quantcli.quality.reference import check_reference, check_vocabulary, warn_of_quantized_reference
 from quantcli.tensors.tensor import TensorInfo
 
 
@@ -67,3 +67,12 @@ def test_files_of_one_model_agree(golden, tmp_path):
         convert(golden / "stories260K", kind, tmp_path / f"{kind}.gguf")
     with open_gguf(tmp_path / "F32.gguf") as plain, open_gguf(tmp_path / "Q4_K_M.gguf") as packed:
         check_reference(packed, plain)
+
+
+def test_a_file_without_tokens_has_another_vocabulary():
+    bare, other = header("b.gguf"), header("c.gguf")
+    for each in (bare, other):
+        del each.metadata["tokenizer.ggml.tokens"]
+    with pytest.raises(ModelError, match=r"different vocabularies \(one of them has none\)"):
+        check_vocabulary(header(), bare)
+    check_vocabulary(bare, other)

@@ -13,8 +13,9 @@ from tiny_model import PROMPT, write_model
 from quantcli.core.errors import GenerationError, UnsupportedError, UsageError
 from quantcli.formats.gguf.spec import u32
 from quantcli.runner.cache import Cache
-from quantcli.runner.embed import POOLINGS, embed, pooling_of
+from quantcli.runner.embed import embed, pooling_of
 from quantcli.runner.load import load_model
+from quantcli.runner.pooling import POOLINGS
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CASES = runpy.run_path(str(GOLDEN / "embedding_cases.py"))["CASES"]

@@ -1,34 +1,30 @@
 """`quantize eval FILE...`: perplexity, accuracy, and KL divergence from a less quantized file of the same model.
 
-Texts, the built-in ones by subject, and multiple-choice questions are evaluated in one run.
+Texts, the built-in ones by subject, and multiple-choice questions are evaluated in one run. Of an embedding
+model, a reranker or a classifier, the embeddings or scores of the texts' lines are compared with those of the base.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from quantcli.cli.choice_tables import choice_document, choice_views
 from quantcli.cli.commands import described
-from quantcli.cli.evaluating import named_texts, open_files, text_progress, trained
-from quantcli.cli.evaluations import Request, document, views
+from quantcli.cli.evaluating import named_texts, open_files
+from quantcli.cli.evaluation_kinds import Work, evaluate_lines, evaluate_predictions
+from quantcli.cli.evaluations import Request
 from quantcli.cli.options import PATH, json_option, model_options, text_files_option
-from quantcli.cli.output import chunk_progress, print_json, show
-from quantcli.cli.running import warn_beyond_training
-from quantcli.cli.subject_tables import subject_document, subject_views
-from quantcli.cli.text_tables import View
+from quantcli.cli.output import print_json, show
+from quantcli.cli.resuming import resumed
 from quantcli.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from quantcli.quality.choices import ChoiceEvaluation
-    from quantcli.quality.evaluate import TextEvaluation
-    from quantcli.quality.questions import Question
-    from quantcli.quality.subjects import Subject
+    from quantcli.quality.journal import Steps
     from quantcli.runner.load import LoadedModel
 
 
@@ -44,22 +40,10 @@ if TYPE_CHECKING:
 @click.option("--chunks", type=click.IntRange(min=1), metavar="N", help="Maximum number of chunks per text. Default: all.")
 @click.option("--base", type=PATH, metavar="FILE", help="Base model, such as F16: measure the KL divergence from it.")
 @click.option("--plot", is_flag=True, help="Also draw size against KL divergence, or perplexity without --base.")
+@click.option("--resume", type=PATH, metavar="FILE", help="Keep what is done in FILE, and continue from what it has.")
 @model_options
 @json_option()
-def command(
-    files: tuple[Path, ...],
-    texts: tuple[Path, ...],
-    subjects: bool,
-    choices: tuple[Path, ...],
-    context: int,
-    chunks: int | None,
-    base: Path | None,
-    plot: bool,
-    weights: str | None,
-    arch_file: Path | None,
-    threads: int | None,
-    as_json: bool,
-) -> None:
+def command(**options: Any) -> None:
     """Perplexity is computed as by llama-perplexity. With --base, also the Kullback-Leibler divergence from the base model
     in nats, how often both models have the same top token, and the RMS change of the right token's probability. Results are
     comparable only with the same text, --ctx and --chunks.
@@ -75,6 +59,14 @@ def command(
     or MMLU (question, choices, answer); or prompt, endings and answer: endings continue the prompt as they are, and answer
     is the index of the right one. With --base, also how many answers are different.
 
+    Embedding models are compared with --base on the lines of the texts, at most --chunks of each, cut to --ctx tokens: the
+    cosine of both embeddings of a line, whether its nearest other line is the same, and the rank correlation of its
+    similarities. So are rerankers and classifiers: the change of the scores, whether the highest is the same, and their
+    rank correlation.
+
+    --resume continues an interrupted evaluation of the same files with the same options, with the same figures. FILE is
+    removed in the end.
+
     \b
     quantize eval model-Q4_K_M.gguf --text wiki.test.raw
     quantize eval model-Q4_K_M.gguf --text wiki.test.raw --chunks 50 --base model-F16.gguf
@@ -82,97 +74,68 @@ def command(
     quantize eval model-F16.gguf --weights Q4_K --text wiki.test.raw --base model-F16.gguf
     quantize eval model-Q4_K_M.gguf --subjects --chunks 4 --base model-F16.gguf
     quantize eval model-Q4_K_M.gguf --choices hellaswag_val.jsonl --base model-F16.gguf
+    quantize eval bge-small-Q4_K_M.gguf bge-small-Q8_0.gguf --subjects --base bge-small-F32.gguf
+    quantize eval model-Q4_K_M.gguf --text wiki.test.raw --base model-F16.gguf --resume eval.progress
     """
-    if not (texts or subjects or choices):
-        raise UsageError("nothing to evaluate, expected --text, --subjects or --choices")
-    if plot and as_json:
-        raise UsageError("--plot and --json do not go together: a JSON document has no plot")
-    if plot and not (texts or subjects):
-        raise UsageError("--plot draws divergence or perplexity: it needs --text or --subjects")
-    work = _read(texts, subjects, choices)
+    _check(options)
+    work = _read(options)
+    request = Request(options["files"], options["texts"], options["base"], options["context"])
     started = time.perf_counter()
-    loaded, compared = open_files(files, base, threads=threads, weights=weights, arch_file=arch_file)
-    if texts or subjects:
-        warn_beyond_training(min(loaded, key=trained), context)
-    found = _evaluate(work, loaded, compared, context, chunks)
-    request = Request(files, texts, base, context)
-    if as_json:
-        print_json(_document(found, request, time.perf_counter() - started))
-    else:
-        show(*_views(found, request), *([_plot(found, files)] if plot else []))
+    loaded, base = open_files(
+        request.files, request.base, threads=options["threads"], weights=options["weights"], arch_file=options["arch_file"]
+    )
+    from quantcli.runner.embed import is_embedder
+
+    embedders = [model for model in loaded if is_embedder(model)]
+    if embedders:
+        _check_embedder(embedders[0], options)
+    evaluate = evaluate_lines if embedders else evaluate_predictions
+    with _steps(request, work, options) as steps:
+        found = evaluate(work, loaded, base, context=request.context, limit=options["chunks"], steps=steps)
+        if options["as_json"]:
+            print_json(found.document(request, time.perf_counter() - started))
+        else:
+            show(*found.views(request, plot=options["plot"]))
 
 
-@dataclass(frozen=True)
-class _Work:
-    """What to evaluate: texts with what messages call each, built-in texts, and files of questions."""
-
-    texts: list[tuple[str, str]]
-    subjects: tuple[Subject, ...]
-    questions: list[tuple[Path, list[Question]]]
-
-
-@dataclass(frozen=True)
-class _Found:
-    """The results of the texts, by subject, and of the questions."""
-
-    texts: list[TextEvaluation]
-    subjects: list[tuple[Subject, TextEvaluation]]
-    choices: list[tuple[Path, list[ChoiceEvaluation]]]
+def _check(options: Mapping[str, Any]) -> None:
+    texts = options["texts"] or options["subjects"]
+    if not (texts or options["choices"]):
+        raise UsageError("nothing to evaluate, expected --text, --subjects or --choices")
+    if options["plot"] and options["as_json"]:
+        raise UsageError("--plot and --json do not go together: a JSON document has no plot")
+    if options["plot"] and not texts:
+        raise UsageError("--plot draws divergence or perplexity: it needs --text or --subjects")
 
 
-def _read(texts: Sequence[Path], subjects: bool, choices: Sequence[Path]) -> _Work:
+def _check_embedder(model: LoadedModel, options: Mapping[str, Any]) -> None:
+    kind, what = ("an embedding model", "embeddings") if model.model.classifier is None else ("a classifier", "scores")
+    if options["base"] is None:
+        what = f"its {what} are compared with those of another file"
+        raise UsageError(f"{model.path} is {kind}: {what}", hint="--base FILE")
+    for option in ("choices", "plot"):
+        if options[option]:
+            raise UsageError(f"{model.path} is {kind}: it predicts no tokens, which --{option} needs")
+
+
+def _read(options: Mapping[str, Any]) -> Work:
     from quantcli.quality.questions import read_questions
     from quantcli.quality.subjects import SUBJECTS
 
-    return _Work(named_texts(texts), SUBJECTS if subjects else (), [(file, read_questions(file)) for file in choices])
+    questions = [(file, read_questions(file)) for file in options["choices"]]
+    return Work(named_texts(options["texts"]), SUBJECTS if options["subjects"] else (), questions)
 
 
-def _evaluate(work: _Work, loaded: list[LoadedModel], base: LoadedModel | None, context: int, chunks: int | None) -> _Found:
-    from quantcli.quality.choices import evaluate_choices
-    from quantcli.quality.evaluate import evaluate_all
-
-    built_in = {f"the built-in text {subject.name!r}": subject for subject in work.subjects}
-    with text_progress() as advance:
-        results = evaluate_all(
-            loaded, [*work.texts, *((name, subject.text) for name, subject in built_in.items())],
-            context=context, chunks=chunks, base=base, entropies=bool(built_in),
-            by_quarter=[name for name, subject in built_in.items() if subject.by_quarter], advance=advance,
-        )  # fmt: skip
-    answered = []
-    for file, questions in work.questions:
-        with chunk_progress("answering", unit="question") as bar:
-
-            def answer(done: int, total: int, bar: Any = bar) -> None:
-                bar.total = total
-                bar.update(done - bar.n)
-
-            answered.append((file, evaluate_choices(loaded, questions, base=base, advance=answer)))
-    own = len(work.texts)
-    return _Found(results[:own], list(zip(work.subjects, results[own:], strict=True)), answered)
-
-
-def _document(found: _Found, request: Request, seconds: float) -> dict[str, Any]:
-    parts = document(found.texts, request, seconds)
-    if found.subjects:
-        parts |= subject_document(found.subjects, request)
-    return parts | choice_document(found.choices, request) if found.choices else parts
-
-
-def _views(found: _Found, request: Request) -> Iterator[View]:
-    yield from views(found.texts, request)
-    yield from subject_views(found.subjects, request) if found.subjects else ()
-    yield from choice_views(found.choices, request)
-
-
-def _plot(found: _Found, files: Sequence[Path]) -> View:
-    from quantcli.cli.terminal_plot import TerminalPlot
-    from quantcli.formats.gguf.reader import open_gguf
-    from quantcli.quality.report.files import labels
-    from quantcli.quality.report.prices import prices
-
-    results = [*found.texts, *(result for _, result in found.subjects)]
-    sizes = []
-    for path in files:
-        with open_gguf(path) as file:
-            sizes.append(file.file_bytes)
-    return TerminalPlot(prices(labels(files), sizes, results))
+def _steps(request: Request, work: Work, options: Mapping[str, Any]) -> AbstractContextManager[Steps]:
+    """The steps of the evaluation, those that `--resume` has among them."""
+    models = [*request.files, *([] if request.base is None else [request.base])]
+    contents = [*work.named, *((str(file), repr(questions)) for file, questions in work.questions)]
+    changed = options["arch_file"]
+    settings = {
+        "--base": request.base is not None,
+        "--ctx": request.context,
+        "--chunks": options["chunks"],
+        "--weights": options["weights"],
+        "--arch-file": None if changed is None else sha256(changed.read_bytes()).hexdigest(),
+    }
+    return resumed(options["resume"], models, contents, settings)

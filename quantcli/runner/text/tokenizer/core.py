@@ -8,7 +8,7 @@ from __future__ import annotations
 import codecs
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from itertools import chain, islice
@@ -79,6 +79,8 @@ class Settings:
     always_bos: bool = False
     always_last: bool = False
     """Whether BOS and the last token are added regardless of the file's metadata."""
+    between: bool = False
+    """Whether SEP comes between two texts of a pair, after the last token of the first."""
 
 
 @dataclass(frozen=True)
@@ -241,8 +243,7 @@ class Tokenizer:
 
     def _around(self, ids: list[int], *, once: bool) -> list[int]:
         """The ids of a text with BOS and EOS added where the settings say so."""
-        first = self.bos if self.settings.add_bos else None
-        last = self.vocabulary.special.get(self.settings.last) if self.settings.add_eos else None
+        first, last = self._added
         begin = [] if first is None or (once and ids[:1] == [first]) else [first]
         end = [] if last is None or (once and ids[-1:] == [last]) else [last]
         for added, there, role in ((begin, ids[:1], "begin"), (end, ids[-1:], "end")):
@@ -250,6 +251,26 @@ class Tokenizer:
                 token = shown(self.vocabulary.texts[added[0]])
                 warn(f"the text has the {role} token {token} already, and the tokenizer adds another: the prompt has two")
         return [*begin, *ids, *end]
+
+    @property
+    def _added(self) -> tuple[int | None, int | None]:
+        """The tokens that encoding a text adds at its begin and its end, where the settings say so."""
+        settings = self.settings
+        return (
+            self.bos if settings.add_bos else None,
+            self.vocabulary.special.get(settings.last) if settings.add_eos else None,
+        )
+
+    def pair(self, first: Sequence[int], second: Sequence[int]) -> list[int]:
+        """Two texts as one sequence, as a reranker reads a query and a document: BOS, and each with what ends a text.
+
+        Args:
+            first, second: token ids of both texts, without added ones.
+        """
+        begin, last = self._added
+        end = [] if last is None else [last]
+        between = [self.vocabulary.special["sep"]] if self.settings.between and "sep" in self.vocabulary.special else []
+        return [*([] if begin is None else [begin]), *first, *end, *between, *second, *end]
 
     def piece(self, id_: int) -> bytes:
         """The bytes of one token, which may be part of a UTF-8 character. For a control token, its string."""
@@ -345,6 +366,7 @@ def _override(defaults: Settings, metadata: Metadata) -> Settings:
         add_bos=_flag(metadata, spec.ADD_SPECIAL_TOKENS["bos"], defaults.add_bos) or defaults.always_bos,
         add_eos=_flag(metadata, spec.ADD_SPECIAL_TOKENS[defaults.last], defaults.add_eos) or defaults.always_last,
         add_space_prefix=_flag(metadata, spec.ADD_SPACE_PREFIX, defaults.add_space_prefix),
+        between=defaults.last != "sep" and _flag(metadata, spec.ADD_SPECIAL_TOKENS["sep"], False),
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import click
 
+from quantcli.cli.imatrix_description import expert_notes
 from quantcli.cli.output import say
 from quantcli.cli.texts import read_text
 from quantcli.core.errors import UsageError
@@ -113,6 +114,5 @@ def _report(sums: ImatrixSums) -> None:
     tokens, chunks = sums.chunks * sums.chunk_size, counted(sums.chunks, "chunk")
     texts = listed(sums.datasets)
     say(f"importance matrix: collected from {texts}, {tokens:,} tokens in {chunks} of {sums.chunk_size}", err=True)
-    for name, experts in sums.unused().items():
-        which = listed([str(expert) for expert in experts])
-        say(f"{name}: no token reached experts {which}: quantized without importance", err=True)
+    for label, note in expert_notes(sums):
+        say(f"{label}: {note}", err=True)

@@ -18,6 +18,7 @@ import click
 from quantcli import __version__
 from quantcli.cli.commands import SECTIONS, SUMMARIES
 from quantcli.cli.completions import VARIABLE, complete_files
+from quantcli.cli.debugging import DEBUGGING
 from quantcli.cli.environment import numba_variables, without_unusable
 from quantcli.cli.habits import MODEL_OPTIONS, command_hint, without_model_option
 from quantcli.cli.output import say
@@ -116,7 +117,8 @@ def main(arguments: list[str] | None = None) -> None:
                 for said in without_unusable(os.environ):
                     warn(said)
             # Outside standalone mode, click returns the status of `ctx.exit`, or the command's return value, None.
-            status = cli.main(args=arguments, prog_name="quantize", complete_var=VARIABLE, standalone_mode=False)
+            obj = DEBUGGING if debug else None
+            status = cli.main(args=arguments, prog_name="quantize", complete_var=VARIABLE, standalone_mode=False, obj=obj)
     except BaseException as error:
         if debug:
             raise

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from quantcli.cli.compiling import announce_compiling
+from quantcli.cli.debugging import is_debugging
 from quantcli.cli.mapped_files import report_truncation
 from quantcli.cli.output import say_aside
 from quantcli.core.display import binary_size
@@ -35,13 +36,15 @@ def open_model(
 ) -> LoadedModel:
     """Load a model to run on `threads` threads, with its float weights quantized to the type `weights`.
 
-    `arch_file` replaces the built-in architecture file. Compilation of kernels is announced from now on.
+    `arch_file` replaces the built-in architecture file. Compilation of kernels is announced from now on. With `--debug`,
+    the first activations that are not finite are an error that names their tensor.
 
     Raises:
         UsageError: for an invalid type of weights or KV cache.
     """
     from quantcli.kernels.threads import use_threads
     from quantcli.runner.cache import check_cache_type
+    from quantcli.runner.finite_inputs import FiniteInputs
     from quantcli.runner.load import load_model
     from quantcli.runner.quantize_on_load import packing_type
 
@@ -49,13 +52,15 @@ def open_model(
     use_threads(threads)
     announce_compiling()
     report_truncation(file)
-    return load_model(file, None if weights is None else packing_type(weights), arch_file)
+    observer = FiniteInputs(file) if is_debugging() else None
+    return load_model(file, None if weights is None else packing_type(weights), arch_file, observer)
 
 
 def open_observed(
     model: Path, output: Path, *, threads: int | None, weights: str | None, arch_file: Path | None
-) -> tuple[LoadedModel, Collector]:
-    """Load a GGUF file, or a checkpoint as it is, with a collector of an importance matrix. Otherwise as `open_model`.
+) -> tuple[LoadedModel, Collector, str]:
+    """Load a GGUF file, or a checkpoint as it is, with a collector of an importance matrix. Otherwise as `open_model`. The
+    string tells models apart.
 
     Raises:
         OutputError: if `output` is one of the model's files.
@@ -65,7 +70,7 @@ def open_observed(
     from quantcli.formats.output_file import refuse_overwriting
     from quantcli.kernels.threads import use_threads
     from quantcli.quality.imatrix import Collector
-    from quantcli.quality.source_file import SourceFile
+    from quantcli.quality.source_file import SourceFile, identity
     from quantcli.runner.load import prepare_model
     from quantcli.runner.quantize_on_load import packing_type
 
@@ -78,7 +83,7 @@ def open_observed(
         refuse_overwriting(source.paths, [output])
         file = SourceFile.of(source)
         collector = Collector.of(file)
-        return prepare_model(file, packing, collector, architecture_file=arch_file), collector
+        return prepare_model(file, packing, collector, architecture_file=arch_file), collector, identity(file)
 
 
 def warn_beyond_training(loaded: LoadedModel, context: int) -> None:

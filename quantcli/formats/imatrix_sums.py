@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,14 @@ from quantcli.tensors.tensor import TensorInfo
 
 Floats = NDArray[np.float32]
 
+MADE_FROM: Final = ("model", "tokens")
+_MADE_FROM: Final = "quantcli.imatrix."
+"""The keys of what an importance matrix is made from begin with this. Other readers ignore them."""
+
+FEW_TOKENS: Final = 256
+"""With fewer tokens the statistics of an expert are poor. Rounding with error feedback then relies on those of all experts
+of its layer for the most part."""
+
 
 @dataclass(frozen=True, eq=False)
 class Sums:
@@ -56,16 +65,30 @@ class ImatrixSums:
     chunks      chunks of text
     chunk_size  tokens in a chunk
     entries     tensor name -> its sums
+    made_from   what an interrupted run compares: the digests of the model and of the tokens; empty where they are unknown
     """
 
     datasets: tuple[str, ...]
     chunks: int
     chunk_size: int
     entries: Mapping[str, Sums]
+    made_from: Mapping[str, str] = field(default_factory=dict)
 
     def unused(self) -> dict[str, list[int]]:
         """Tensor name -> the stacked matrices (experts) that no token reached."""
-        found = {name: np.flatnonzero(sums.counts == 0).tolist() for name, sums in self.entries.items()}
+        return self._experts(0, 1)
+
+    def scarce(self) -> dict[str, list[int]]:
+        """Tensor name -> the stacked matrices (experts) that some tokens reached, but fewer than `FEW_TOKENS`."""
+        return self._experts(1, FEW_TOKENS)
+
+    def _experts(self, least: int, below: int) -> dict[str, list[int]]:
+        """Tensor name -> the stacked matrices that so many tokens reached."""
+        found = {
+            name: np.flatnonzero((sums.counts >= least) & (sums.counts < below)).tolist()
+            for name, sums in self.entries.items()
+            if len(sums.counts) > 1 or not sums.counts.any()
+        }
         return {name: indices for name, indices in found.items() if indices}
 
     def means(self, path: str) -> Imatrix:
@@ -86,9 +109,11 @@ def read_sums(path: str | PathLike[str]) -> ImatrixSums:
     """
     with open_gguf(path) as file:
         names = raw_names(file)
+        digests = {what: file.get(_MADE_FROM + what) for what in MADE_FROM}
         return ImatrixSums(
             tuple(file.get(DATASETS)), int(file.get(CHUNK_COUNT)), int(file.get(CHUNK_SIZE)),
             {name: Sums(*raw_entry(file, name)) for name in names},
+            {what: digest for what, digest in digests.items() if isinstance(digest, str)},
         )  # fmt: skip
 
 
@@ -111,7 +136,8 @@ def merge_sums(parts: Sequence[tuple[str, ImatrixSums]]) -> ImatrixSums:
                 raise FormatError(name, f"tensor {tensor!r} has sums {found}, expected {expected}: is it another model's?")
             entries[tensor] = sums if known is None else Sums(known.squares + sums.squares, known.counts + sums.counts)
     datasets = tuple(dataset for _, part in parts for dataset in part.datasets)
-    return ImatrixSums(datasets, sum(part.chunks for _, part in parts), first.chunk_size, entries)
+    made_from = first.made_from if len(parts) == 1 else {}
+    return ImatrixSums(datasets, sum(part.chunks for _, part in parts), first.chunk_size, entries, made_from)
 
 
 def write_sums(path: str | PathLike[str], imatrix: ImatrixSums, *, overwrite: bool = False) -> None:
@@ -125,6 +151,7 @@ def write_sums(path: str | PathLike[str], imatrix: ImatrixSums, *, overwrite: bo
         DATASETS: array(ValueType.STRING, list(imatrix.datasets)),
         CHUNK_COUNT: u32(imatrix.chunks),
         CHUNK_SIZE: u32(imatrix.chunk_size),
+        **{_MADE_FROM + what: string(digest) for what, digest in imatrix.made_from.items()},
     }
     data: list[tuple[TensorInfo, Floats]] = []
     for name, sums in sorted(imatrix.entries.items()):

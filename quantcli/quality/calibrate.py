@@ -30,7 +30,7 @@ from quantcli.conversion.plan import PlannedTensor, stacked_matrices
 from quantcli.core.block_types import BlockType
 from quantcli.core.errors import UnsupportedError, warn
 from quantcli.core.listing import listed
-from quantcli.formats.gguf.spec import Metadata, string, u32
+from quantcli.formats.gguf.spec import Metadata, layer_number, string, u32
 from quantcli.formats.imatrix import Imatrix
 from quantcli.kernels import rows
 from quantcli.kernels.compilation import compile_ahead
@@ -42,10 +42,9 @@ from quantcli.kernels.rounding.stretch import BEST, GOOD, STRETCH, Effort
 from quantcli.kernels.threads import use_threads
 from quantcli.quality.gradients import Gradients, check_unasked, collect_gradients, is_installed
 from quantcli.quality.moment_run import MomentRun
-from quantcli.quality.moments import Factors, Inputs
+from quantcli.quality.moments import SHRINKING, Factors, Inputs
 from quantcli.quality.source_file import SourceFile, identity
 from quantcli.quality.stored_moments import Found, StoredMoments
-from quantcli.runner.model import layer_number
 from quantcli.tensors.tensor import Tensor
 
 Floats = NDArray[np.float32]
@@ -279,6 +278,9 @@ class Choice:
             return self._kept(planned, reference, f"{planned.type.name} has no error feedback")
         if len(reached) < len(inputs):
             self.calibration.kept(planned.name, "some experts get no calibration tokens, and the moments of all experts")
+        if len(inputs) > 1 and any(given.count < SHRINKING for given in reached):
+            what = f"some experts get fewer than {SHRINKING} calibration tokens, and mostly the moments of all experts"
+            self.calibration.kept(planned.name, what)
         # Products of the same inputs share their factors.
         shared = factors.setdefault(id(reached[0]), Factors(inputs, DAMPING))
         feedback = FeedbackEncoder(planned.type, shared, planned.shape[-2], self.calibration.effort)

@@ -23,7 +23,7 @@ from quantcli.quality.reference import check_vocabulary
 from quantcli.quality.statistics import Estimate, mean
 from quantcli.runner.cache import Cache
 from quantcli.runner.load import LoadedModel
-from quantcli.runner.text.sampling import DIVERGED
+from quantcli.runner.text.sampling import diverged
 from quantcli.runner.text.tokenizer import Tokenizer
 
 Picks = NDArray[np.int64]
@@ -178,7 +178,7 @@ def ending_losses(loaded: LoadedModel, question: Tokens, cache: Cache) -> list[N
             losses.append(found)
         results.append(np.concatenate(losses))
         if not np.isfinite(results[-1]).all():
-            raise GenerationError(DIVERGED)
+            raise diverged()
     return results
 
 

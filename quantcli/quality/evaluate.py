@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.core.errors import GenerationError, UsageError
+from quantcli.core.errors import UsageError
 from quantcli.kernels.scoring import compare, entropy, score
 from quantcli.quality.chunks import cut
 from quantcli.quality.journal import Steps, computed
@@ -28,7 +28,7 @@ from quantcli.quality.statistics import Difference, Evaluation, Scores, joined
 from quantcli.runner.cache import Cache
 from quantcli.runner.load import LoadedModel
 from quantcli.runner.model import Model
-from quantcli.runner.text.sampling import DIVERGED
+from quantcli.runner.text.sampling import diverged
 from quantcli.runner.text.tokenizer import Tokenizer
 
 DEFAULT_CONTEXT: Final = 512
@@ -257,5 +257,5 @@ def _compared(logits: Floats, base: Floats, expected: NDArray[np.int64], entropi
 def _finite(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """The values. A logit of minus infinity makes a loss or a divergence infinite where its token matters."""
     if not np.isfinite(values).all():
-        raise GenerationError(DIVERGED)
+        raise diverged()
     return values

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Final
 
 import numpy as np
@@ -113,6 +114,11 @@ def even_shares(counts: Sequence[int], limit: int | None) -> list[int]:
         shares[place] = min(counts[place], room // left)
         room -= shares[place]
     return shares
+
+
+def digest(chunks: Sequence[Sequence[int]]) -> str:
+    """The SHA-256 of the tokens of chunks, in hexadecimal digits."""
+    return sha256(np.array(chunks, "<i4").tobytes()).hexdigest()
 
 
 def collect(

@@ -12,6 +12,7 @@ from quantcli.conversion.job import Job
 from quantcli.conversion.plan import PlannedTensor
 from quantcli.conversion.recipes import Recipe
 from quantcli.core.block_types import SUPER_BLOCK, TYPES, BlockType
+from quantcli.formats.gguf.spec import layer_number
 from quantcli.kernels.rounding.feedback import has_feedback
 from quantcli.kernels.rows import compile_kernels
 from quantcli.kernels.threads import use_threads
@@ -20,7 +21,6 @@ from quantcli.quality.moments import Factors
 from quantcli.quality.sensitivity import Probe, Sensitivity, completed, output_error
 from quantcli.quality.sensitivity_file import read_sensitivities, sensitivity_path, write_sensitivities
 from quantcli.quality.stored_moments import Found
-from quantcli.runner.model import layer_number
 
 OUTSIDE: Final = ("token_embd.weight", "output.weight")
 """The tensors outside of the layers whose types are chosen."""

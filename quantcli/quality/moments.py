@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.core.errors import GenerationError
+from quantcli.formats.imatrix_sums import FEW_TOKENS
 from quantcli.kernels.products.outer_sums import MULTIPLE, add_upper_products
 from quantcli.kernels.rounding.moment_factor import MomentFactor, factorize
 
@@ -112,7 +113,7 @@ class MomentCollector:
         return found
 
 
-SHRINKING: Final = 256
+SHRINKING: Final = FEW_TOKENS
 """As many inputs of all experts are added to those of each: an expert with few tokens has a poor moment of its own."""
 
 

@@ -19,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.core.errors import GenerationError, ModelError
+from quantcli.core.errors import ModelError
 from quantcli.quality.lines import (
     Floats,
     Measure,
@@ -34,7 +34,7 @@ from quantcli.quality.reference import other_model
 from quantcli.quality.statistics import Doubles, Estimate, mean
 from quantcli.runner.cache import Cache
 from quantcli.runner.load import LoadedModel
-from quantcli.runner.text.sampling import DIVERGED
+from quantcli.runner.text.sampling import diverged
 from quantcli.runner.text.tokenizer import Tokenizer
 
 DOCUMENTS: Final = 10
@@ -160,7 +160,7 @@ def scores(loaded: LoadedModel, tokens: Tokens) -> Floats:
         raise ModelError(f"{loaded.path}: the file has no classifier")
     found = model.classifier(model.hidden(tokens, Cache(model.sizes, len(tokens), "f32")))
     if not np.isfinite(found).all():
-        raise GenerationError(DIVERGED)
+        raise diverged()
     return found
 
 

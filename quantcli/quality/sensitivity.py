@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from quantcli.conversion.encode import Encoder
 from quantcli.conversion.execute import row_chunks
 from quantcli.core.block_types import TYPES, BlockType
-from quantcli.formats.gguf.spec import Metadata
+from quantcli.formats.gguf.spec import Metadata, layer_number
 from quantcli.kernels import rows
 from quantcli.kernels.scoring import compare
 from quantcli.quality.calibrate import held_out_loss, sampled_errors
 from quantcli.quality.moments import Inputs
 from quantcli.runner.cache import Cache
-from quantcli.runner.model import Model, layer_number
+from quantcli.runner.model import Model
 from quantcli.runner.model_file import ModelFile
 from quantcli.tensors.tensor import Tensor, TensorInfo
 

@@ -14,7 +14,7 @@ from quantcli.core.listing import counted
 from quantcli.runner.cache import Cache
 from quantcli.runner.load import LoadedModel
 from quantcli.runner.pooling import POOLINGS
-from quantcli.runner.text.sampling import DIVERGED
+from quantcli.runner.text.sampling import diverged
 
 Floats = NDArray[np.float32]
 
@@ -95,7 +95,7 @@ def pooled(loaded: LoadedModel, tokens: Sequence[int], pooling: str) -> Floats:
     model = loaded.model
     hidden = model.hidden(tokens, Cache(model.sizes, len(tokens), "f32"))
     if not np.isfinite(hidden).all():
-        raise GenerationError(DIVERGED)
+        raise diverged()
     return POOLINGS[pooling](hidden)
 
 

@@ -33,7 +33,10 @@ class LoadedModel:
 
 
 def load_model(
-    path: str | PathLike[str], packing: BlockType | None = None, architecture_file: Path | None = None
+    path: str | PathLike[str],
+    packing: BlockType | None = None,
+    architecture_file: Path | None = None,
+    observer: Observer | None = None,
 ) -> LoadedModel:
     """Load a model from a GGUF file or the first shard of one. With `packing`, float matrices are quantized to that type.
 
@@ -44,7 +47,7 @@ def load_model(
         UnsupportedError, ModelError: if its model cannot be run; see `Model`.
     """
     with open_gguf(path) as file:
-        return prepare_model(file, packing, architecture_file=architecture_file)
+        return prepare_model(file, packing, observer, architecture_file=architecture_file)
 
 
 def prepare_model(

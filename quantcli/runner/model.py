@@ -18,6 +18,7 @@ from quantcli.core.block_types import BlockType
 from quantcli.core.errors import GenerationError, ModelError, UnsupportedError
 from quantcli.core.listing import listed
 from quantcli.formats.gguf import vocabulary as vocabulary_spec
+from quantcli.formats.gguf.spec import layer_number
 from quantcli.kernels.compilation import expecting
 from quantcli.kernels.rows import dequantize
 from quantcli.runner.cache import BATCH, Cache
@@ -27,12 +28,6 @@ from quantcli.runner.layers import read_layer
 from quantcli.runner.model_file import ModelFile
 from quantcli.runner.step import Step, read_positions
 from quantcli.runner.weights import Floats, Matrix, Norms, Observer, Weights
-
-
-def layer_number(name: str) -> int | None:
-    """The layer that a tensor of this name is of; None outside of layers."""
-    parts = name.split(".")
-    return int(parts[1]) if parts[0] == "blk" and parts[1].isdigit() else None
 
 
 def _check_vocabulary(file: ModelFile, rows: int) -> None:

@@ -79,5 +79,5 @@ def test_an_output_that_is_no_number_is_said_wherever_it_is_read(first, stories,
         ("eval", path, "--text", tmp_path / "text", "--ctx", 16, "--chunks", 2),
     ):
         status, out, err = run_command(capsys, *words)
-        assert (status, out.strip(), err.count("\n")) == (1, "", 0)
+        assert (status, out.strip(), err.count("\n")) == (1, "", 1)
         assert err.startswith("error: the model's output is not a number")

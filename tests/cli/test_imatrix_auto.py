@@ -179,4 +179,5 @@ def test_experts_that_no_token_reached_are_named(quantize, model, monkeypatch):
     monkeypatch.setattr(collecting, "collect", starved)
     status, _, errors = quantize(model, "--type", "Q4_0", "--imatrix", "auto", "-o", "m.gguf")
     assert status == 0
-    assert errors.splitlines()[1].startswith("blk.0.ffn_up_exps.weight: no token reached experts 1, 3: ")
+    assert errors.splitlines()[1].startswith("layer 0: no token reached experts 1, 3: ")
+    assert errors.splitlines()[2].startswith("layer 0: fewer than 256 tokens reached experts 0, 2: ")

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from command_line import run_command
 
 from quantcli.conversion.convert import convert
 from quantcli.formats.imatrix import read_imatrix
-from quantcli.formats.imatrix_sums import read_sums
+from quantcli.formats.imatrix_sums import read_sums, write_sums
 
 TEXT = "Once upon a time there was a little dog named Max. He lived in a small house near the big park. " * 20
 CHUNKS = ("--ctx", "32", "--chunks", "4")
@@ -47,6 +48,7 @@ def test_what_was_collected_is_one_document(imatrix, folder, tmp_path):
     assert document == {
         "output": str(out), "datasets": [str(folder / "text.txt")], "chunks": 4, "chunk_size": 32, "tokens": 128,
         "tensors": 35, "unused_experts": {},
+        "scarce_experts": {},
     }  # fmt: skip
     assert len(read_imatrix(out).entries) == 35
 
@@ -77,6 +79,26 @@ def test_an_interrupted_run_goes_on(imatrix, tmp_path):
     status, _, errors = imatrix("-o", parts, "--ctx", "16", "--resume")
     assert status == 1
     assert "--resume needs the same texts and --ctx" in errors
+
+
+def test_another_model_or_other_tokens_are_not_continued(imatrix, golden, tmp_path):
+    out, other = tmp_path / "out.gguf", tmp_path / "other.gguf"
+    assert imatrix("-o", out, *CHUNKS)[0] == 0
+    before = out.read_bytes()
+    convert(golden / "stories260K", "Q8_0", other)
+    status, _, errors = imatrix("-o", out, *CHUNKS, "--resume", model=other)
+    assert (status, out.read_bytes()) == (1, before)
+    assert "error: " + str(out) + ": collected from another model" in errors
+    sums = read_sums(out)
+    write_sums(out, replace(sums, made_from={**sums.made_from, "tokens": "0" * 64}), overwrite=True)
+    status, _, errors = imatrix("-o", out, *CHUNKS, "--resume")
+    assert status == 1
+    assert "collected from other tokens: the texts or --chunks have changed" in errors
+    # Files of llama-imatrix do not say it.
+    write_sums(out, replace(sums, made_from={}), overwrite=True)
+    status, _, errors = imatrix("-o", out, *CHUNKS, "--resume")
+    assert status == 0
+    assert f"warning: {out}: does not say of which model it is made" in errors
 
 
 def test_what_is_done_is_saved_now_and_then(imatrix, tmp_path, monkeypatch):

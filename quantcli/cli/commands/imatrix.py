@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +12,13 @@ import click
 
 from quantcli.cli.calibration import FileOrAuto, FileOrAutoType, name_of, named_text
 from quantcli.cli.commands import described
+from quantcli.cli.imatrix_description import summary
 from quantcli.cli.options import PATH, json_option, model_options, overwrite_option
-from quantcli.cli.output import chunk_progress, columns, print_json, show
+from quantcli.cli.output import chunk_progress, print_json, show
 from quantcli.cli.output_paths import OutputPath
 from quantcli.cli.running import open_observed, warn_beyond_training
-from quantcli.core.errors import FormatError, UsageError
-from quantcli.core.listing import counted, listed
+from quantcli.core.errors import FormatError, UsageError, warn
+from quantcli.core.listing import listed
 
 if TYPE_CHECKING:
     from quantcli.formats.imatrix_sums import ImatrixSums
@@ -76,34 +78,41 @@ def command(**options: Any) -> None:
     if options["as_json"]:
         print_json(_document(result, output, time.perf_counter() - started))
     else:
-        _show(result, output)
+        show(summary(result, output))
 
 
 def _collected(model: Path, texts: list[FileOrAuto], output: Path, options: dict[str, Any]) -> ImatrixSums:
     """Run the model on the texts, with a progress bar of chunks on a terminal."""
-    from quantcli.quality.imatrix import collect, cut_texts
+    from quantcli.quality.imatrix import collect, cut_texts, digest
 
     before = _interrupted(output, texts, options["context"]) if options["resume"] and output.exists() else None
     named = [named_text(text) for text in texts]
-    loaded, collector = open_observed(
+    loaded, collector, identity = open_observed(
         model, output, threads=options["threads"], weights=options["weights"], arch_file=options["arch_file"]
     )
     warn_beyond_training(loaded, options["context"])
     chunks = cut_texts(
         loaded.tokenizer, named, options["context"], options["chunks"], parse_special=options["parse_special"]
     )
+
+    def made_from(sums: ImatrixSums) -> ImatrixSums:
+        return replace(sums, made_from={"model": identity, "tokens": digest(chunks[: sums.chunks])})
+
+    if before is not None:
+        _check_origin(output, before, made_from(before))
     every = options["save_every"]
     with chunk_progress("collecting", len(chunks)) as bar:
 
         def advance(done: int, so_far: Callable[[], ImatrixSums]) -> None:
             bar.update(done - bar.n)
             if every and done % every == 0 and done < len(chunks):
-                _write(output, so_far(), options["layout"])
+                _write(output, made_from(so_far()), options["layout"])
 
-        return collect(
+        collected = collect(
             loaded.model, collector, chunks, [name for name, _ in named],
             process_output=options["process_output"], before=before, advance=advance,
         )  # fmt: skip
+        return made_from(collected)
 
 
 def _interrupted(output: Path, texts: list[FileOrAuto], context: int) -> ImatrixSums:
@@ -115,6 +124,17 @@ def _interrupted(output: Path, texts: list[FileOrAuto], context: int) -> Imatrix
         what = f"collected from {listed(found.datasets)} in chunks of {found.chunk_size}"
         raise FormatError(output, f"{what}: --resume needs the same texts and --ctx")
     return found
+
+
+def _check_origin(output: Path, before: ImatrixSums, now: ImatrixSums) -> None:
+    """Refuse to continue an importance matrix of another model, or of other tokens."""
+    for what, expected in now.made_from.items():
+        found = before.made_from.get(what)
+        if found is None:
+            warn(f"{output}: does not say of which {what} it is made; it is continued as if of these")
+        elif found != expected:
+            told = {"model": "another model", "tokens": "other tokens: the texts or --chunks have changed"}[what]
+            raise FormatError(output, f"collected from {told}", hint="leave out --resume, or name another output")
 
 
 def _write(output: Path, imatrix: ImatrixSums, layout: str) -> None:
@@ -132,18 +152,6 @@ def _document(result: ImatrixSums, output: Path, seconds: float) -> dict[str, An
         "tokens": result.chunks * result.chunk_size,
         "tensors": len(result.entries),
         "unused_experts": result.unused(),
+        "scarce_experts": result.scarce(),
         "seconds": seconds,
     }
-
-
-def _show(result: ImatrixSums, output: Path) -> None:
-    facts = columns("", "")
-    facts.add_row("Importance matrix", str(output))
-    facts.add_row("Texts", listed(result.datasets))
-    chunks = f"{counted(result.chunks, 'chunk')} of {result.chunk_size}"
-    facts.add_row("Tokens", f"{result.chunks * result.chunk_size:,} in {chunks}")
-    facts.add_row("Tensors", f"{len(result.entries):,}")
-    for name, experts in result.unused().items():
-        which = listed([str(expert) for expert in experts])
-        facts.add_row("No tokens", f"{name}, experts {which}: quantized without importance")
-    show(facts)

@@ -6,21 +6,25 @@ import math
 from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from quantcli.cli import gguf_description
+from quantcli.cli import gguf_description, imatrix_description
 from quantcli.cli.commands import described
 from quantcli.cli.options import file_argument, json_option
 from quantcli.cli.output import columns, heading, print_json, show
 from quantcli.cli.text_tables import Table, Text, View
 from quantcli.core.display import binary_size, decimal_count, printable
-from quantcli.core.errors import clipped
+from quantcli.core.errors import FormatError, ValueRangeError, clipped
 from quantcli.formats.gguf import vocabulary
 from quantcli.formats.gguf.reader import GGUFFile, open_gguf
-from quantcli.formats.gguf.spec import Field, ValueType
+from quantcli.formats.gguf.spec import MAGIC, Field, ValueType
+from quantcli.tensors.files import InputFile
 from quantcli.tensors.tensor import StoredTensor
+
+if TYPE_CHECKING:
+    from quantcli.formats.imatrix import Imatrix
 
 _TEMPLATE_LINES: Final = 6
 _TEMPLATE_WIDTH: Final = 110
@@ -34,23 +38,46 @@ _OTHER: Final = "norms, biases and others"
 @json_option("Print everything as one JSON document, arrays in full.")
 def command(file: Path, tensors: bool, metadata: bool, as_json: bool) -> None:
     """Without options, prints a summary: hyperparameters, tensor types, tokenizer, chat template. Shapes are in GGUF order:
-    the row length first. FILE may be the first shard of a split model.
+    the row length first. FILE may be the first shard of a split model, or an importance matrix in either layout.
 
     \b
     quantize inspect model.gguf
     quantize inspect model.gguf --tensors | grep ffn_down
     quantize inspect model.gguf --json | jq -r '.metadata["tokenizer.chat_template"]'
     """
-    with open_gguf(file, allow_shard=True) as opened:
+    if (legacy := _legacy_imatrix(file)) is not None:
         if as_json:
-            print_json(document(opened))
+            print_json({"path": str(file), "importance": imatrix_description.document(legacy, None)})
+        else:
+            show(*imatrix_description.legacy_views(legacy))
+        return
+    with open_gguf(file, allow_shard=True) as opened:
+        kind = opened.get("general.type")
+        is_imatrix = isinstance(kind, str) and kind == "imatrix"
+        if as_json:
+            importance = {"importance": imatrix_description.document_of(file)} if is_imatrix else {}
+            print_json(document(opened) | importance)
             return
         views: list[View] = []
         if metadata:
             views += [heading("Metadata"), metadata_view(opened)]
         if tensors:
             views += [heading("Tensors"), tensors_view(opened)]
-        show(*(views or summary(opened)))
+        described = imatrix_description.views_of if is_imatrix else lambda path: summary(opened)
+        show(*(views or described(file)))
+
+
+def _legacy_imatrix(path: Path) -> Imatrix | None:
+    """The importance matrix of a file in the older layout, which has no mark of its own; None if it is something else."""
+    with InputFile(path) as file:
+        if file.read(0, min(file.size, len(MAGIC))) == MAGIC:
+            return None
+    from quantcli.formats.imatrix import read_imatrix
+
+    try:
+        return read_imatrix(path)
+    except (FormatError, ValueRangeError):
+        return None
 
 
 def document(file: GGUFFile) -> dict[str, Any]:

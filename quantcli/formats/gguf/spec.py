@@ -170,6 +170,12 @@ def decode_string(data: bytes) -> str:
     return str(data, "utf-8", "surrogateescape")
 
 
+def layer_number(name: str) -> int | None:
+    """The layer that a tensor of this name is of; None outside of layers."""
+    parts = name.split(".")
+    return int(parts[1]) if parts[0] == "blk" and len(parts) > 1 and parts[1].isdigit() else None
+
+
 def align(position: int, alignment: int) -> int:
     """The first multiple of `alignment` at or after `position`."""
     return -(-position // alignment) * alignment

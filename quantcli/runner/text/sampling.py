@@ -15,11 +15,14 @@ from numpy.typing import NDArray
 from quantcli.core.errors import GenerationError
 from quantcli.runner.text.sampling_options import SamplingOptions
 
-DIVERGED: Final = "the model's output is not a number: the file is damaged, or the model overflows here"
-"""The error message for logits or hidden states that are NaN or infinite."""
-
 _LARGEST: Final = float(np.finfo(np.float32).max)
 _SMALLEST: Final = float(np.finfo(np.float32).tiny)
+
+
+def diverged() -> GenerationError:
+    """The error for logits or hidden states that are NaN or infinite."""
+    message = "the model's output is not a number: the file is damaged, or the model overflows here"
+    return GenerationError(message, hint="--debug names the tensor that gets the first such values")
 
 
 class Candidates(NamedTuple):
@@ -44,7 +47,7 @@ class Sampler:
         """
         options = self.options
         if np.isnan(logits).any() or not np.isfinite(logits.max()):
-            raise GenerationError(DIVERGED)
+            raise diverged()
         logits = penalize(logits, self._recent(history), options)
         if options.temperature == 0:
             return int(np.argmax(logits))

@@ -12,13 +12,14 @@ import click
 
 from quantcli.cli.calibration import AUTO, TOKENS, FileOrAuto, FileOrAutoType, named_text
 from quantcli.cli.output import say
+from quantcli.core.display import binary_size
 from quantcli.core.errors import UsageError
 from quantcli.core.listing import counted, listed
 
 if TYPE_CHECKING:
     from quantcli.conversion.convert import RequestFields, Stage
     from quantcli.conversion.job import Job
-    from quantcli.quality.calibrate import Calibration
+    from quantcli.quality.calibrate import Calibration, RunCost
 
 REFERENCE: Final = "reference"
 GOOD: Final = "good"
@@ -134,7 +135,12 @@ def stages_of(
         if tensor not in names:
             names.append(tensor)
 
-    return partial(calibrated_stages, replace(calibration, kept=note, begin=begin))
+    return partial(calibrated_stages, replace(calibration, kept=note, begin=begin, announce=_announce))
+
+
+def _announce(cost: RunCost) -> None:
+    memory = f"hidden states of {binary_size(cost.hidden)}, second moments of at most {binary_size(cost.moments)} a layer"
+    say(f"calibrating on {cost.tokens:,} tokens, {counted(cost.layers, 'layer')}: {memory}", err=True)
 
 
 def report(calibration: Calibration, kept: dict[str, list[str]], *, dry_run: bool) -> None:

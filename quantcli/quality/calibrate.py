@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -72,6 +72,20 @@ NO_DEVICE: Final = "none"
 EFFORTS: Final[Mapping[str, Effort]] = MappingProxyType({"good": GOOD, "best": BEST})
 
 
+@dataclass(frozen=True)
+class RunCost:
+    """What a run on calibration tokens takes.
+
+    hidden    bytes of the hidden states of all tokens
+    moments   the most bytes of the second moments of one layer. Products of the same input share them
+    """
+
+    tokens: int
+    layers: int
+    hidden: int
+    moments: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
     """How a conversion is calibrated.
@@ -83,6 +97,7 @@ class Calibration:
     device   of torch, for gradients; None for the processor where torch and the memory are there; "none" for no gradients
     threads  of the forward pass; None for one per processor
     kept     called for each tensor that keeps the reference's rounding, with the reason
+    announce called before the first layer is run, with what the run takes
     begin    called before a layer is run, with a description and the number of chunks. What it returns is called with 1
              after each chunk
     """
@@ -94,6 +109,7 @@ class Calibration:
     device: str | None = NO_DEVICE
     threads: int | None = None
     kept: Callable[[str, str], None] = lambda tensor, reason: None
+    announce: Callable[[RunCost], None] = lambda cost: None
     begin: Callable[[str, int], Callable[[int], Any]] = lambda what, chunks: lambda done: None
 
     @property
@@ -139,6 +155,7 @@ def calibrated_stages(calibration: Calibration, job: Job) -> Iterator[Stage]:
         return
     run = moment_run(calibration, job)
     compile_ahead(partial(_call_kernels, _feedback_types(job), calibration.effort))
+    calibration.announce(_cost(run, job, quantized))
     gradients = gradients_of(calibration, job, run)
     by_layer: dict[int, list[int]] = defaultdict(list)
     for place, planned in enumerate(job.outputs[0].plan):
@@ -147,6 +164,13 @@ def calibrated_stages(calibration: Calibration, job: Job) -> Iterator[Stage]:
     yield choice.stage(job, by_layer.pop(-1, []), {})
     for layer in range(run.layers + 1):
         yield choice.stage(job, by_layer[layer], run.inputs_of(layer))
+
+
+def _cost(run: MomentRun, job: Job, quantized: Iterable[str]) -> RunCost:
+    moments: dict[int | None, int] = defaultdict(int)
+    for tensor in (job.model.tensors[name] for name in quantized):
+        moments[layer_number(tensor.name)] += 4 * stacked_matrices(tensor.shape) * tensor.row_length**2
+    return RunCost(run.tokens, run.layers, 4 * run.tokens * run.model.sizes.width, max(moments.values()))
 
 
 def moment_run(calibration: Calibration, job: Job) -> MomentRun:

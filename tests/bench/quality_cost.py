@@ -2,6 +2,7 @@
 
     python tests/bench/quality_cost.py VOCABULARY --text F [--llama-imatrix PROGRAM --llama-quantize PROGRAM]
                                        [--tokens 16384] [--threads 2] [--runs 1] [--layers 22] [--type Q4_K_M]
+                                       [--gradients none]
 
 The model has the shape of TinyLlama 1.1B and random weights in F16. Its tokenizer is that of the GGUF file VOCABULARY, of
 32,000 tokens. Whole processes by wall time, in turns; medians. Memory is the peak of the process's private memory. Then the
@@ -65,7 +66,8 @@ def compare(model: Path, folder: Path, options: argparse.Namespace) -> None:
     ]  # fmt: skip
     ours: list[object] = [
         sys.executable, "-m", "quantcli", model, "--type", options.type, "--quality", options.quality, "--calibration",
-        options.text, "--threads", threads, "-o", folder / "ours.gguf", "--overwrite", "--tokens",
+        options.text, "--threads", threads, "-o", folder / "ours.gguf", "--overwrite", "--gradients", options.gradients,
+        "--tokens",
     ]  # fmt: skip
     run([*ours, 1024])  # compiles the kernels
     theirs = [collect, quantize] if options.llama_imatrix else []
@@ -105,13 +107,14 @@ def stages(model: Path, folder: Path, options: argparse.Namespace) -> None:
 
     moments.add_upper_products = timing("second moments", moments.add_upper_products)
     moments.factorize = timing("factorizations", moments.factorize)
+    calibrate.collect_gradients = timing("gradients", calibrate.collect_gradients)
     calibrate.held_out_loss = timing("comparing on held-out text", calibrate.held_out_loss)
     converting.execute = timing("rounding and writing", converting.execute)
     layer = timing("forward pass, with second moments", moment_run.MomentRun._run_layer)
     moment_run.MomentRun._run_layer = layer  # type: ignore[method-assign, assignment]
     how = calibrate.Calibration(
         texts=[("text", options.text.read_text(encoding="utf-8"))], tokens=options.tokens, quality=options.quality,
-        threads=options.threads,
+        threads=options.threads, device=options.gradients,
     )  # fmt: skip
     start = time.perf_counter()
     converting.convert(
@@ -136,6 +139,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--type", default="Q4_K_M")
     parser.add_argument("--quality", default="best")
+    parser.add_argument("--gradients", default="none")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         folder, model = Path(place), Path(place) / "model.gguf"

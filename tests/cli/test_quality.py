@@ -105,7 +105,7 @@ def test_gradients_are_used_where_they_can_be_had(quantize, tmp_path, monkeypatc
         assert file.get("quantize.calibration.gradients") == "none"
     status, _, errors = quantize(*words, "--gradients", "cuda")
     assert status == 1
-    assert errors.startswith("error: transformers does not run this model: why")
+    assert "error: transformers does not run this model: why" in errors
 
 
 def test_gradients_by_torch(quantize, tmp_path):

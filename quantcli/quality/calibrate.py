@@ -64,8 +64,8 @@ _MATRICES: Final = 4
 ROW_DAMPING: Final = 32.0
 """The same for the second moment of gradients, times rows by tokens: with few tokens it is noise for the most part.
 
-Measured: matrices of 256 to 768 rows and 48,000 tokens lost least divergence by a damping of .03 to .3, those of 640 to 2048
-rows and 34,000 tokens by one of 1 to 3. With .03 these lost more than without gradients.
+Measured: matrices of 256 to 768 rows and 48,000 tokens had least divergence by a damping of .03 to .3, those of 640 to
+2048 rows and 34,000 tokens by one of 1 to 3. With .03 these had more than without gradients.
 """
 
 _TRIED_TOGETHER: Final = 256

@@ -28,6 +28,7 @@ SECTIONS: Final = {
     },
     "Showing": {
         "inspect": "Show the metadata and tensors of a GGUF file.",
+        "verify": "Check that a GGUF file is whole and undamaged.",
         "tokenize": "Tokenize a text with the vocabulary of a GGUF file.",
         "types": "List the recipes for --type, and the tensor types.",
         "architectures": "List the supported model architectures.",

@@ -10,6 +10,7 @@ here.
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import struct
@@ -106,6 +107,7 @@ def serve() -> None:
     """Compile kernels of the list that comes on stdin, and write their numbers to stdout."""
     left, tasks = pickle.load(sys.stdin.buffer)
     Thread(target=_end_with_parent, daemon=True).start()
+    gc.disable()  # as in the first process
     for number in _numbers(left):
         kernel, types = pickle.loads(tasks[number])
         kernel._cache = KernelCache(kernel.py_func)

@@ -123,39 +123,43 @@ def stage_times(module: Any, bits: int, x: np.ndarray, repeats: int) -> list[flo
     return list(min(rows, key=lambda row: row[0])[1])
 
 
+def repeated(one_pass: Any, size: int, rounds: int) -> Callable[..., None]:
+    """A kernel that computes a pass of `rounds` trials over the same `size` weights: LANES sub-blocks, transposed."""
+
+    @PLAIN
+    def passes(x: Any, results: Any) -> None:
+        values, weight = address(x, np.float32), local(size, np.float32)
+        for place in range(0, size, LANES):
+            store(weight, place, splat(np.float32(1), LANES))
+        for number in range(rounds):
+            inverse = splat(np.float32(5) + np.float32(number) * np.float32(0.001), LANES)
+            low = splat(np.float32(-1), LANES)
+            results[0] += sum_lanes(one_pass(values, weight, inverse, low))
+
+    return passes
+
+
 def trial_times(bits: int, repeats: int) -> dict[str, float]:
     """Nanoseconds per weight of the passes of one trial of Q4_K's and Q5_K's search."""
-    top, size, length, rounds = (1 << bits) - 1, 32 * LANES, 32, 2000
-    lanes_of_x, first, second = LANES * 32, scale_search._affine_trial, scale_search._affine_error
+    top, length, rounds = (1 << bits) - 1, 32, 2000
+    size, first, second = LANES * length, scale_search._affine_trial, scale_search._affine_error
 
-    @PLAIN
-    def sums_of_levels(x: Any, results: Any) -> None:
-        values, weight = address(x, np.float32), local(lanes_of_x, np.float32)
-        for place in range(0, lanes_of_x, LANES):
-            store(weight, place, splat(np.float32(1), LANES))
-        for number in range(rounds):
-            inverse = splat(np.float32(5) + np.float32(number) * np.float32(0.001), LANES)
-            low = splat(np.float32(-1), LANES)
-            sums = first(values, weight, 0, length, top, inverse, low, False)
-            results[0] += sum_lanes(sums[0] + sums[1] + sums[2])
+    @inline
+    def sums_of_levels(values: Any, weight: Any, inverse: Any, low: Any) -> Any:
+        sums = first(values, weight, 0, length, top, inverse, low, False)
+        return sums[0] + sums[1] + sums[2]
 
-    @PLAIN
-    def error(x: Any, results: Any) -> None:
-        values, weight = address(x, np.float32), local(lanes_of_x, np.float32)
-        for place in range(0, lanes_of_x, LANES):
-            store(weight, place, splat(np.float32(1), LANES))
-        for number in range(rounds):
-            inverse = splat(np.float32(5) + np.float32(number) * np.float32(0.001), LANES)
-            low = splat(np.float32(-1), LANES)
-            results[0] += sum_lanes(second(values, weight, 0, length, top, inverse, low, False, inverse, low, False))
+    @inline
+    def error(values: Any, weight: Any, inverse: Any, low: Any) -> Any:
+        return second(values, weight, 0, length, top, inverse, low, False, inverse, low, False)
 
     x, results, found = np.random.default_rng(0).standard_normal(size).astype(np.float32), np.zeros(1, np.float32), {}
-    for name, function in {"levels and their sums": sums_of_levels, "error": error}.items():
-        function(x, results)
-        times = []
+    for name, one_pass in {"levels and their sums": sums_of_levels, "error": error}.items():
+        kernel, times = repeated(one_pass, size, rounds), []
+        kernel(x, results)
         for _ in range(repeats):
             start = process_time()
-            function(x, results)
+            kernel(x, results)
             times.append(process_time() - start)
         found[name] = min(times) / rounds / size * 1e9
     return found

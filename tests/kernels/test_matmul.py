@@ -98,6 +98,18 @@ def test_small_blocks_in_rows_of_any_length(name, length):
         assert_close(matmul(packed, kind, x[:columns]), rounded(x[:columns], kind), weights)
 
 
+@pytest.mark.parametrize("name", ["Q4_K", "Q6_K", "Q4_1", "Q8_0"])
+@pytest.mark.parametrize("panels", [1, 2, 3])
+def test_rows_longer_than_a_panel(name, panels):
+    """Eight columns are multiplied panel by panel, eight rows together, with the sums kept between."""
+    random, kind = np.random.default_rng(panels), TYPES[name]
+    length = 2048 * panels + (256 if kind.block_length == 256 else 352)
+    packed = quantize(random.normal(size=(21, length)).astype(np.float32), name)
+    weights, x = dequantize(packed, name).astype(np.float64), random.normal(size=(8, length)).astype(np.float32)
+    for columns in (5, 8):
+        assert_close(matmul(packed, kind, x[:columns]), rounded(x[:columns], kind), weights)
+
+
 @pytest.mark.parametrize("name", ["F32", "F16", "BF16"])
 @pytest.mark.parametrize("length", [1, 5, 64, 172, 257])
 def test_plain_products_of_any_length(name, length):

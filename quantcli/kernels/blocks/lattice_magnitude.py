@@ -210,65 +210,22 @@ def _fit(space: Workspace, trial: int, points: int, bits: int) -> tuple[Vec, Vec
 
 
 @inline
-def _try_scales(
-    space: Workspace, tables: Lookup, points: int, bits: int, reach: int, step: float, largest: Vec, scale: Vec
-) -> tuple[Vec, Vec]:
-    """Fit with every trial scale. Returns the best scale and its trial number; where none fits, `scale` and -1."""
-    topmost = 5 if bits == 2 else 15
-    zero = splat(F32(0), LANES)
-    best, chosen = zero, splat(I32(-1), LANES)
-    for trial in range(2 * reach + 1):
-        inverse = splat(F32(topmost) + F32(trial - reach) * F32(step), LANES) / largest
-        store(space.scales, trial * LANES, splat(F32(1), LANES) / inverse)
-        _round(space, trial, points, bits, inverse)
-        for point in range(points):
-            for lane in range(LANES):
-                _place(space, tables, trial, points, point, lane, bits)
-        sum_qx, sum_q2 = _fit(space, trial, points, bits)
-        better = (sum_q2 > zero) & (sum_qx * sum_qx > best * sum_q2)
-        scale = select(better, sum_qx / sum_q2, scale)
-        best = select(better, scale * sum_qx, best)
-        chosen = select(better, splat(I32(trial), LANES), chosen)
-    return scale, chosen
-
-
-@inline
-def _take_trial(space: Workspace, last: int, points: int, lane: int, trial: int, again: int) -> int:
-    """Copy a lane's points of a trial to the result, or zeros if none fits. Returns a bit mask of those to round again."""
-    wanted = 0
-    for point in range(points):
-        at = (trial * points + point) * LANES + lane
-        code = 0
-        if trial >= 0:
-            code = space.placed[at]
-            wanted |= (code != space.rounded[at]) << point
-        space.placed[(last * points + point) * LANES + lane] = code
-    everything = (1 << points) - 1
-    if again == ALL or (again == ALL_IF_ONE and (wanted != 0 or trial < 0)):
-        return everything
-    return wanted
-
-
-@inline
-def _round_again(
-    space: Workspace, tables: Lookup, last: int, points: int, bits: int, again: int, scale: Vec, chosen: Vec
-) -> Vec:
-    """Take the points of the best trials, round some again with their scale, and return the refitted scale."""
-    wanted = local(LANES, np.int32)
-    store(wanted, 0, chosen)
+def _take_trials(space: Workspace, last: int, points: int, chosen: Vec, again: int, redo: Scratch) -> None:
+    """Copy each lane's points of its best trial to the result, or zeros if none fits. Sets the bit masks of those to round
+    again."""
+    store(redo, 0, chosen)
     for lane in range(LANES):
-        wanted[lane] = _take_trial(space, last, points, lane, wanted[lane], again)
-    nothing = splat(I32(0), LANES)
-    redo = select(scale > splat(F32(0), LANES), load(wanted, 0, LANES), nothing)
-    store(wanted, 0, redo)
-    store(space.scales, last * LANES, scale)
-    _round(space, last, points, bits, splat(F32(1), LANES) / scale)
-    for lane in range(LANES):
+        trial, wanted = redo[lane], 0
         for point in range(points):
-            if wanted[lane] >> point & 1:
-                _place(space, tables, last, points, point, lane, bits)
-    sum_qx, sum_q2 = _fit(space, last, points, bits)
-    return select((redo != nothing) & (sum_q2 > splat(F32(0), LANES)), sum_qx / sum_q2, scale)
+            at = (trial * points + point) * LANES + lane
+            code = 0
+            if trial >= 0:
+                code = space.placed[at]
+                wanted |= (code != space.rounded[at]) << point
+            space.placed[(last * points + point) * LANES + lane] = code
+        if again == ALL or (again == ALL_IF_ONE and (wanted != 0 or trial < 0)):
+            wanted = (1 << points) - 1
+        redo[lane] = wanted
 
 
 @inline
@@ -290,7 +247,7 @@ def _searcher(name: str) -> Any:
     length, reach, step, again, tiny = scheme.length, scheme.reach, scheme.step, scheme.again, scheme.tiny
     fitted, even = scheme.fitted, scheme.even_signs
     bits, levels = lattice.bits, len(lattice.values)
-    points, octets = length // lattice.dimensions, length // 8
+    points, octets, topmost = length // lattice.dimensions, length // 8, 5 if bits == 2 else 15
 
     @inline_once
     def search(x: Scratch, base: int, space: Workspace, tables: Lookup) -> Vec:
@@ -304,8 +261,29 @@ def _searcher(name: str) -> Any:
             scale = positive_search(space.magnitude, space.weight, length, levels + 1, space.rounded)
             largest = scale * F32(levels)
             empty = empty | (largest <= zero)
-        scale, chosen = _try_scales(space, tables, points, bits, reach, step, largest, scale)
-        scale = _round_again(space, tables, last, points, bits, again, scale, chosen)
+        best, chosen, redo = zero, splat(I32(-1), LANES), local(LANES, np.int32)
+        store(redo, 0, chosen)
+        # The last turn rounds points of the best trial again. A call of its own would compile the codebook search twice.
+        for trial in range(last + 1):
+            inverse = splat(F32(topmost) + F32(trial - reach) * F32(step), LANES) / largest
+            trial_scale = splat(F32(1), LANES) / inverse
+            if trial == last:
+                _take_trials(space, last, points, chosen, again, redo)
+                store(redo, 0, select(scale > zero, load(redo, 0, LANES), splat(I32(0), LANES)))
+                inverse, trial_scale = splat(F32(1), LANES) / scale, scale
+            store(space.scales, trial * LANES, trial_scale)
+            _round(space, trial, points, bits, inverse)
+            for lane in range(LANES):
+                for point in range(points):
+                    if redo[lane] >> point & 1:
+                        _place(space, tables, trial, points, point, lane, bits)
+            sum_qx, sum_q2 = _fit(space, trial, points, bits)
+            better = (sum_q2 > zero) & (load(redo, 0, LANES) != splat(I32(0), LANES))
+            if trial < last:
+                better = better & (sum_qx * sum_qx > best * sum_q2)
+            scale = select(better, sum_qx / sum_q2, scale)
+            best = select(better, scale * sum_qx, best)
+            chosen = select(better, splat(I32(trial), LANES), chosen)
         negative = scale < zero
         _clear(space, last, points, octets, empty, negative, 127 if even else 255)
         return select(empty, zero, select(negative, scale * F32(-1), scale))

@@ -32,7 +32,7 @@ from quantcli.kernels.products.activation_layout import (
     rounded,
 )
 from quantcli.kernels.products.prefetching import AHEAD, prefetch_bytes
-from quantcli.kernels.products.wide_rows import wide_row
+from quantcli.kernels.products.wide_rows import wide_rows
 from quantcli.kernels.simd import (
     LANES,
     convert,
@@ -76,18 +76,38 @@ class RowProduct:
     """The functions of a type that the loop of `matmul` over rows calls.
 
     counts         the numbers of columns that have a kernel of their own, ascending
-    row(columns)   an `inline` function (weights, offset, activations, n, sums): the dot products of the `n` weights from
-                   byte `offset` on with that many columns, float32 `sums`; the others are addresses
+    rows(columns)  an `inline` function (weights, row_bytes, start, end, activations, n, out): the dot products of rows
+                   `start` to `end` - 1 with that many columns, of which `out`, float32 (columns, rows), may have fewer.
+                   A row is `n` weights; the others are addresses
     """
 
     counts: tuple[int, ...]
     activations: Activations
-    row: Callable[[int], Callable[..., None]]
+    rows: Callable[[int], Callable[..., None]]
+
+
+def _one_by_one(row: Callable[..., Callable[..., None]], *how: Any) -> Callable[[int], Callable[..., None]]:
+    """`RowProduct.rows` from the function for one row: (weights, offset, activations, n, sums)."""
+
+    def rows_of(columns: int) -> Callable[..., None]:
+        one = row(*how, columns)
+
+        @inline_once
+        def rows(weights: Any, row_bytes: Any, start: Any, end: Any, activations: Any, n: Any, out: Any) -> None:
+            sums = local(columns, np.float32)
+            for number in range(start, end):
+                one(weights, number * row_bytes, activations, n, sums)
+                for column in range(out.shape[0]):
+                    out[column, number] = sums[column]
+
+        return rows
+
+    return rows_of
 
 
 def plain_product(reader: PlainReader, block_type: BlockType) -> RowProduct:
     """Floats times floats."""
-    return RowProduct(FEW[:3], floats(block_type), partial(_row_of_floats, reader, block_type))
+    return RowProduct(FEW[:3], floats(block_type), _one_by_one(_row_of_floats, reader, block_type))
 
 
 def _row_of_floats(reader: PlainReader, block_type: BlockType, columns: int) -> Callable[..., None]:
@@ -162,10 +182,10 @@ def packed_product(reader: PackedReader, block_type: BlockType) -> RowProduct:
         return _wide_product(reader, reader.wide, block_type)
     if integers is not None and not _BYTES_TO_WORDS:
         rounding = Rounding(span_of(block_type), reader.group, QUAD, 0, sums=True, whole=True)
-        return RowProduct(FEW[:3], rounded(rounding), partial(_row_of_integer_scales, reader, integers, block_type))
+        return RowProduct(FEW[:3], rounded(rounding), _one_by_one(_row_of_integer_scales, reader, integers, block_type))
     rounding = Rounding(span_of(block_type), reader.group, QUAD, zero, reader.minimums is not None)
     row = _row_of_small if block_type.block_length == PART else _row_of_large
-    return RowProduct(FEW[:3], rounded(rounding), partial(row, reader, block_type))
+    return RowProduct(FEW[:3], rounded(rounding), _one_by_one(row, reader, block_type))
 
 
 def _wide_product(reader: PackedReader, wide: WideCodes, block_type: BlockType) -> RowProduct:
@@ -177,7 +197,7 @@ def _wide_product(reader: PackedReader, wide: WideCodes, block_type: BlockType) 
         minimums_of = minimums_of and _of_run(minimums_of, None, block_bytes, STRETCH // PART)
     activations = rounded(Rounding(span, group, QUAD, wide.zero, minimums_of is not None, order=order))
     rest = _remainder(reader, scale_step=2)
-    return RowProduct(FEW, activations, partial(wide_row, wide, group, scales_of, minimums_of, rest, block_type))
+    return RowProduct(FEW, activations, partial(wide_rows, wide, group, scales_of, minimums_of, rest, block_type))
 
 
 def _products(zero: int, lanes: int) -> Callable[..., Any]:

@@ -26,7 +26,7 @@ from quantcli.kernels.products.few_columns import RowProduct, packed_product, pl
 from quantcli.kernels.products.float_tiles import float_tiles
 from quantcli.kernels.products.many_columns import ROWS, TileProduct, packed_tiles
 from quantcli.kernels.products.prefetching import prefetch_bytes
-from quantcli.kernels.simd import LANES, address, load, local, store
+from quantcli.kernels.simd import LANES, address, load, store
 from quantcli.kernels.threads import parallel_kernel
 from quantcli.kernels.threads.loops import parallel_for
 
@@ -83,15 +83,13 @@ def matmul(weights: NDArray[np.uint8], block_type: BlockType, x: NDArray[np.floa
 def _few_columns(product: RowProduct, columns: int) -> Multiply:
     """The GEMV loop over rows, parallel over rows: one thread computes a row's whole results. x may have fewer columns."""
     allocate, addresses, prepare = _preparation(product.activations)
-    row_of = product.row(columns)
+    rows_of = product.rows(columns)
 
     @inline
     def multiply_rows(share: Any, weights: Any, arrays: Any, n: Any, out: Any) -> None:
-        packed, activations, sums = address(weights, np.uint8), addresses(arrays), local(columns, np.float32)
-        for row in range(share * _SHARE, min((share + 1) * _SHARE, weights.shape[0])):
-            row_of(packed, row * weights.shape[1], activations, n, sums)
-            for column in range(out.shape[0]):
-                out[column, row] = sums[column]
+        packed, activations = address(weights, np.uint8), addresses(arrays)
+        end = min((share + 1) * _SHARE, weights.shape[0])
+        rows_of(packed, weights.shape[1], share * _SHARE, end, activations, n, out)
 
     @parallel_kernel
     def multiply_few(pool: Any, weights: Any, x: Any, out: Any) -> None:

@@ -9,6 +9,9 @@ one multiplication of the scales of both sides, and one FMA: six instructions on
 which are the dot products. Minimums are another FMA, for two columns at once where groups have 32 weights. Zero points are
 initial values of the chain: as minimums they were slower. So were two rows at once, which share the loads of the
 activations: the weights then come from two places of memory, and eight columns need more registers than there are.
+
+Eight columns of a long row do not fit into the first-level cache. From the second level they took four times as long. So
+several rows are multiplied together, one panel of activations after another, and the sums of each row are kept between.
 """
 
 from __future__ import annotations
@@ -20,10 +23,11 @@ import numpy as np
 
 from quantcli.core.block_types import BlockType
 from quantcli.kernels.blocks.reader import PART, WideCodes
-from quantcli.kernels.jit import inline_once
+from quantcli.kernels.jit import inline, inline_once
 from quantcli.kernels.products.activation_layout import QUAD, STRETCH
 from quantcli.kernels.products.prefetching import AHEAD, prefetch_bytes
 from quantcli.kernels.simd import (
+    advance,
     convert,
     dot_quads,
     fma,
@@ -39,11 +43,24 @@ from quantcli.kernels.simd import (
 _CODES: Final = 64
 _LANES: Final = _CODES // QUAD
 
+_TOGETHER: Final = 8
+"""The rows that are multiplied together where they are divided."""
+
+_DIVIDED: Final = 8
+"""From how many columns on long rows are divided into panels. For four it made short rows 5 percent slower."""
+
+_PANEL: Final = 24576
+"""The bytes of a panel's activations, of all columns: half of the first-level cache. With 40 KiB some rows took twice as
+long."""
+
+_PARTS_AHEAD: Final = 4
+"""How many rows' parts the prefetch is ahead where rows are divided."""
+
 _ZERO = np.float32(0)
 _NO_PRODUCT = np.int32(0)
 
 
-def wide_row(
+def wide_rows(
     wide: WideCodes,
     group: int,
     scales_of: Callable[..., Any],
@@ -52,30 +69,120 @@ def wide_row(
     block_type: BlockType,
     columns: int,
 ) -> Callable[..., None]:
-    """Super-blocks, or eight small blocks at a time: the `inline` function of `RowProduct.row`.
+    """Super-blocks, or eight small blocks at a time: the `inline` function of `RowProduct.rows`.
 
     group                    the weights that share a scale
     scales_of, minimums_of   `inline` functions (weights, offset) for the scales and minimums of 256 weights, a float32 lane
                              per group
     add_rest                 the `inline` function for a small block that remains at a row's end
     """
-    block_bytes, one_scale, groups = block_type.block_bytes, block_type.block_length == STRETCH, STRETCH // group
-    stretch_bytes, part_lanes = STRETCH // block_type.block_length * block_bytes, PART // QUAD
-    all_lanes, all_groups, all_part_lanes = columns * _LANES, columns * groups, columns * part_lanes
+    groups, stretch_bytes, one_scale = STRETCH // group, block_type.row_bytes(STRETCH), block_type.block_length == STRETCH
     add_stretch = _stretch_adder(wide, group, scales_of, minimums_of, one_scale, columns)
-    has_minimums, has_rest = minimums_of is not None, not one_scale
+    finish = _finisher(groups, minimums_of is not None, add_rest, block_type, columns)
+    if columns < _DIVIDED:
+        return _whole_rows(add_stretch, finish, stretch_bytes, columns, groups)
+    numbers = (1 if one_scale else _LANES) + (_LANES if wide.zero else 0) + (groups if minimums_of else 0)
+    panel = _PANEL // (columns * (STRETCH + 4 * numbers))
+    return _rows_in_panels(add_stretch, finish, stretch_bytes, columns, groups, panel)
+
+
+def _whole_rows(
+    add_stretch: Callable[..., None], finish: Callable[..., None], stretch_bytes: int, columns: int, groups: int
+) -> Callable[..., None]:
+    """`wide_rows` row by row."""
+    all_lanes, all_groups = columns * _LANES, columns * groups
 
     @inline_once
-    def row(weights: Any, offset: Any, activations: Any, n: Any, results: Any) -> None:
+    def whole(weights: Any, row_bytes: Any, start: Any, end: Any, activations: Any, n: Any, out: Any) -> None:
         totals, taken = local(all_lanes, np.float32), local(all_groups, np.float32)
-        for c in range(columns):
-            store(totals, c * _LANES, splat(_ZERO, _LANES))
-            store(taken, c * groups, splat(_ZERO, groups))
-        for i in range(n // STRETCH):
-            prefetch_bytes(weights, offset + AHEAD, stretch_bytes)
-            add_stretch(weights, offset, activations, i, totals, taken)
-            offset += stretch_bytes
-        sums = sum_rows(totals, columns, _LANES)
+        for row in range(start, end):
+            offset = row * row_bytes
+            _clear(totals, taken, columns, groups)
+            for i in range(n // STRETCH):
+                prefetch_bytes(weights, offset + AHEAD, stretch_bytes)
+                add_stretch(weights, offset, activations, i, totals, taken)
+                offset += stretch_bytes
+            finish(weights, offset, activations, n, totals, taken, row, out)
+
+    return whole
+
+
+def _rows_in_panels(
+    add_stretch: Callable[..., None], finish: Callable[..., None], stretch_bytes: int, columns: int, groups: int, panel: int
+) -> Callable[..., None]:
+    """`wide_rows` in panels of `panel` times 256 weights."""
+    all_lanes, all_groups, panel_bytes = columns * _LANES, columns * groups, panel * stretch_bytes
+    kept_lanes, kept_groups = _TOGETHER * all_lanes, _TOGETHER * all_groups
+
+    @inline_once
+    def in_panels(weights: Any, row_bytes: Any, start: Any, end: Any, activations: Any, n: Any, out: Any) -> None:
+        totals, taken, stretches = local(all_lanes, np.float32), local(all_groups, np.float32), n // STRETCH
+        kept, kept_taken = local(kept_lanes, np.float32), local(kept_groups, np.float32)
+        panels = max((stretches + panel - 1) // panel, 1)
+        for number in range((end - start + _TOGETHER - 1) // _TOGETHER * panels):
+            above, first = start + number // panels * _TOGETHER, number % panels * panel
+            count, last = min(_TOGETHER, end - above), min(first + panel, stretches)
+            for row in range(count):
+                offset, ahead = (above + row) * row_bytes + first * stretch_bytes, AHEAD
+                if stretches > panel:
+                    ahead = _ahead(row, count, row_bytes, first * stretch_bytes, last < stretches, panel_bytes)
+                own, own_taken = advance(kept, row * all_lanes), advance(kept_taken, row * all_groups)
+                if first == 0:
+                    _clear(totals, taken, columns, groups)
+                else:
+                    _copy(own, own_taken, totals, taken, columns, groups)
+                for i in range(first, last):
+                    prefetch_bytes(weights, offset + ahead, stretch_bytes)
+                    add_stretch(weights, offset, activations, i, totals, taken)
+                    offset += stretch_bytes
+                if last < stretches:
+                    _copy(totals, taken, own, own_taken, columns, groups)
+                else:
+                    finish(weights, offset, activations, n, totals, taken, above + row, out)
+
+    return in_panels
+
+
+@inline_once
+def _clear(totals: Any, taken: Any, columns: Any, groups: Any) -> None:
+    """Zero the sums of a row."""
+    for c in range(columns):
+        store(totals, c * _LANES, splat(_ZERO, _LANES))
+        store(taken, c * groups, splat(_ZERO, groups))
+
+
+@inline_once
+def _copy(totals: Any, taken: Any, totals_out: Any, taken_out: Any, columns: Any, groups: Any) -> None:
+    """Copy the sums of a row."""
+    for c in range(columns):
+        store(totals_out, c * _LANES, load(totals, c * _LANES, _LANES))
+        store(taken_out, c * groups, load(taken, c * groups, groups))
+
+
+@inline
+def _ahead(row: Any, count: Any, row_bytes: Any, done: Any, more: Any, panel_bytes: Any) -> Any:
+    """The distance in bytes from a row's part of a panel to that which is multiplied `_PARTS_AHEAD` later: of a row of the
+    same panel, of the next panel, or of the next rows' first panel. `done`: bytes of the row before the panel."""
+    if row + _PARTS_AHEAD < count:
+        return _PARTS_AHEAD * row_bytes
+    if more:
+        return panel_bytes + (_PARTS_AHEAD - count) * row_bytes
+    return _PARTS_AHEAD * row_bytes - done
+
+
+def _finisher(
+    groups: int, has_minimums: bool, add_rest: Callable[..., None], block_type: BlockType, columns: int
+) -> Callable[..., None]:
+    """The `inline` function for the end of a row: it adds the products of small blocks after the last 256 weights, from
+    byte `offset` on, and stores the results."""
+    block_bytes, has_rest, part_lanes = block_type.block_bytes, block_type.block_length != STRETCH, PART // QUAD
+    all_part_lanes = columns * part_lanes
+
+    @inline_once
+    def finish(
+        weights: Any, offset: Any, activations: Any, n: Any, totals: Any, taken: Any, row: Any, out: Any
+    ) -> None:
+        results, sums = local(columns, np.float32), sum_rows(totals, columns, _LANES)
         if has_minimums:
             sums = sums - sum_rows(taken, columns, groups)
         if has_rest and n % STRETCH != 0:
@@ -91,8 +198,10 @@ def wide_row(
                 offset += block_bytes
             sums = sums + (sum_rows(rest, columns, part_lanes) - load(rest_taken, 0, columns))
         store(results, 0, sums)
+        for c in range(out.shape[0]):
+            out[c, row] = results[c]
 
-    return row
+    return finish
 
 
 def _stretch_adder(

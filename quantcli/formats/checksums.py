@@ -1,6 +1,6 @@
 """SHA-256 checksums of GGUF files and of their tensors, in a file beside the model.
 
-The model's own bytes stay those of llama.cpp's tools. So its checksums are in `FILE.sha256`, in the format of sha256sum: a line
+The own bytes of a model stay those of llama.cpp. So its checksums are in `FILE.sha256`, in the format of sha256sum: a line
 for the file, or for each shard, which `sha256sum -c` checks; and a comment for each tensor, which it ignores.
 """
 

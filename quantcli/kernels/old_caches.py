@@ -16,7 +16,8 @@ _FOLDER: Final = re.compile(PREFIX + "[0-9a-f]{16}")
 _FILE: Final = re.compile(r".+\.nb[ic](?:\.tmp\.\w+)?")
 """Files of compiled code, index files of earlier versions, and what a process that was killed leaves of them."""
 
-_UNUSED_SECONDS: Final = 30 * 24 * 3600
+UNUSED_SECONDS: Final = 30 * 24 * 3600
+"""What has not been used for longer is removed."""
 
 
 @cache
@@ -40,7 +41,7 @@ def remove_unused(current: Path) -> None:
 
 
 def _remove_if_unused(folder: Path) -> None:
-    if time.time() - folder.stat().st_mtime <= _UNUSED_SECONDS:
+    if time.time() - folder.stat().st_mtime <= UNUSED_SECONDS:
         return
     for file in folder.iterdir():
         if _FILE.fullmatch(file.name):

@@ -77,7 +77,8 @@ class MomentRun:
         self._cache = Cache(self.model.sizes, context, "f32")
         self._hidden: list[Floats] = []
         self._done = 0
-        compile_ahead(partial(self._call_kernels, context))
+        if stored is None or not stored.is_complete(self.layers):
+            compile_ahead(partial(self._call_kernels, context))
 
     def inputs_of(self, layer: int) -> Found:
         """The inputs of the products of a layer, or of the output matrix for the number of layers. Ask in ascending order.

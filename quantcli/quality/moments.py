@@ -43,8 +43,10 @@ class Inputs:
 
     @property
     def held_rows(self) -> Floats:
-        """All inputs that are held out, float32 `(tokens, n)`."""
-        return np.concatenate(self.held) if self.held else np.empty((0, len(self.moment)), np.float32)
+        """All inputs that are held out, float32 `(tokens, n)`. They are joined once."""
+        if len(self.held) > 1:
+            self.held = [np.concatenate(self.held)]
+        return self.held[0] if self.held else np.empty((0, len(self.moment)), np.float32)
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -15,10 +18,14 @@ from uuid import uuid4
 
 from quantcli.conversion.job import Job
 from quantcli.kernels.kernel_cache import cache_directory, sources_digest
+from quantcli.kernels.old_caches import UNUSED_SECONDS
 from quantcli.quality.sensitivity import Sensitivity
 from quantcli.tensors.files import DataFile, InputFile
 
 FOLDER: Final = "sensitivities"
+
+_FILE: Final = re.compile(r"[0-9a-f]{32}\.json(?:\.tmp\.\w+)?")
+"""Files of sensitivities, and what a process that was killed leaves of them."""
 
 _VERSION: Final = 1
 """Changes with what is measured, where the sources of the kernels do not."""
@@ -56,6 +63,8 @@ def read_sensitivities(path: Path) -> dict[str, Sensitivity]:
     """What a file has, by tensor; nothing where there is none, or a damaged one."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
+        with suppress(OSError):
+            os.utime(path)  # it is in use
         return {
             name: Sensitivity(_numbers(entry["errors"]), _numbers(entry["divergences"])) for name, entry in document.items()
         }
@@ -69,6 +78,7 @@ def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
 
 def write_sensitivities(path: Path, found: Mapping[str, Sensitivity]) -> None:
     """Write a file, at once or not at all. Where that is impossible, they are measured again the next time."""
+    _remove_unused(path)
     document = {name: {"errors": dict(one.errors), "divergences": dict(one.divergences)} for name, one in found.items()}
     partial = path.with_name(f"{path.name}.tmp.{uuid4().hex[:16]}")
     with suppress(OSError):
@@ -78,3 +88,13 @@ def write_sensitivities(path: Path, found: Mapping[str, Sensitivity]) -> None:
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
+
+
+def _remove_unused(current: Path) -> None:
+    """Remove the other files beside `current` that have not been used for a month, as `kernels.old_caches` does."""
+    with suppress(OSError):
+        for file in current.parent.iterdir():
+            if file != current and _FILE.fullmatch(file.name):
+                with suppress(OSError):
+                    if time.time() - file.stat().st_mtime > UNUSED_SECONDS:
+                        file.unlink()

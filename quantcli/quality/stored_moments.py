@@ -44,6 +44,10 @@ class StoredMoments:
         """The file of a layer."""
         return self.directory / f"layer-{layer:05}.safetensors"
 
+    def is_complete(self, layers: int) -> bool:
+        """Whether there is a file for each of `layers` layers and for the output matrix: nothing is left to be run."""
+        return all(self.path(layer).exists() for layer in range(layers + 1))
+
     def read(self, layer: int) -> Found | None:
         """The inputs of a layer's products; None where it is not stored yet.
 

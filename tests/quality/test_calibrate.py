@@ -84,6 +84,7 @@ def test_the_bytes_do_not_depend_on_the_threads_and_are_those_of_stored_moments(
     assert made(storyteller, "Q4_K_M", tmp_path / "three.gguf", stored) == whole
     ran: list[int] = []
     monkeypatch.setattr(MomentRun, "_run_layer", lambda run, layer: ran.append(layer))
+    monkeypatch.setattr(MomentRun, "_call_kernels", lambda run, context: ran.append(context))
     assert made(storyteller, "Q4_K_M", tmp_path / "four.gguf", stored) == whole
     assert not ran
 

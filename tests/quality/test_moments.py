@@ -138,3 +138,10 @@ def test_moments_are_stored_and_read(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(FormatError, match="damaged"):
         stored.read(0)
+
+
+def test_inputs_that_are_held_out_are_joined_once() -> None:
+    given = Inputs(np.zeros((2, 2), np.float32), 0, [np.ones((1, 2), np.float32), np.zeros((2, 2), np.float32)])
+    joined = given.held_rows
+    np.testing.assert_array_equal(joined, [[1, 1], [0, 0], [0, 0]])
+    assert given.held_rows is joined

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from quantcli.core.block_types import TYPES
 from quantcli.formats.gguf.reader import open_gguf
 from quantcli.kernels.scoring import compare
 from quantcli.quality.sensitivity import Probe, Sensitivity, completed
+from quantcli.quality.sensitivity_file import read_sensitivities, write_sensitivities
 from quantcli.runner.cache import Cache
 from quantcli.runner.load import load_model
 from quantcli.runner.model import Model
@@ -95,3 +98,17 @@ def test_the_divergence_is_that_of_a_file_with_one_tensor_quantized(name: str, b
     # The file's products round activations too, which adds a little.
     assert found == pytest.approx(total / count, rel=0.1)
     assert again == found > 0
+
+
+def test_files_that_are_unused_for_a_month_are_removed(tmp_path: Path) -> None:
+    names = {digit: f"{digit * 32}.json" for digit in "0123"}
+    paths = {digit: tmp_path / name for digit, name in names.items()}
+    partial, other = tmp_path / f"{names['0']}.tmp.1a", tmp_path / "notes.json"
+    for path in (paths["0"], paths["1"], partial, other):
+        path.write_text("{}")
+        os.utime(path, (0, time.time() - 31 * 24 * 3600))
+    paths["2"].write_text("{}")
+    read_sensitivities(paths["1"])  # marks it as used
+    write_sensitivities(paths["3"], {"a": Sensitivity({"Q4_K": 1.0}, {})})
+    assert {path.name for path in tmp_path.iterdir()} == {names["1"], names["2"], names["3"], other.name}
+    assert read_sensitivities(paths["3"])["a"].errors == {"Q4_K": 1.0}

@@ -18,7 +18,9 @@ PACKAGE_FILES = {
     for path in (ROOT / "quantcli").rglob("*")
     if path.is_file() and path.suffix != ".pyc"
 }
-DOCUMENTS = {"ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "README.md", "pyproject.toml"}
+DOCUMENTS = {
+    "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "README.md", "SECURITY.md", "pyproject.toml",
+}  # fmt: skip
 
 
 def built(project: Path, kind: str, target: Path) -> Path:

@@ -158,7 +158,8 @@ def calibrated_stages(calibration: Calibration, job: Job) -> Iterator[Stage]:
         yield from at_once(job)
         return
     run = moment_run(calibration, job)
-    compile_ahead(partial(_call_kernels, _feedback_types(job), calibration.effort))
+    sources = {job.model.tensors[name].type for name in quantized}
+    compile_ahead(partial(_call_kernels, _feedback_types(job), sources, calibration.effort))
     calibration.announce(_cost(run, job, quantized))
     gradients = gradients_of(calibration, job, run)
     by_layer: dict[int, list[int]] = defaultdict(list)
@@ -266,8 +267,9 @@ def _feedback_types(job: Job) -> list[BlockType]:
     return sorted(kinds, key=lambda kind: kind.name)
 
 
-def _call_kernels(kinds: Sequence[BlockType], effort: Effort) -> None:
-    """Call the kernels of rounding with error feedback."""
+def _call_kernels(kinds: Sequence[BlockType], sources: set[BlockType], effort: Effort) -> None:
+    """Call the kernels of rounding with error feedback, and of the reference's, with which it is compared."""
+    rows.call_kernels(sources.union(kinds), {(kind, True) for kind in kinds})
     width = 2 * STRETCH
     x, factor = np.zeros((MULTIPLE, width), np.float32), factorize(np.zeros((width, width), np.float32), DAMPING)
     for kind in kinds:

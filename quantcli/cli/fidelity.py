@@ -140,7 +140,8 @@ def stages_of(
 
 def _announce(cost: RunCost) -> None:
     memory = f"hidden states of {binary_size(cost.hidden)}, second moments of at most {binary_size(cost.moments)} a layer"
-    say(f"calibrating on {cost.tokens:,} tokens, {counted(cost.layers, 'layer')}: {memory}", err=True)
+    time = f", about {cost.seconds:,.0f} s" if cost.seconds >= 1 else ""
+    say(f"calibrating on {cost.tokens:,} tokens, {counted(cost.layers, 'layer')}{time}: {memory}", err=True)
 
 
 def report(calibration: Calibration, kept: dict[str, list[str]], *, dry_run: bool) -> None:

@@ -80,12 +80,14 @@ EFFORTS: Final[Mapping[str, Effort]] = MappingProxyType({"good": GOOD, "best": B
 class RunCost:
     """What a run on calibration tokens takes.
 
+    seconds   about how long the tokens take through the model, without rounding; 0 where all moments are stored
     hidden    bytes of the hidden states of all tokens
     moments   the most bytes of the second moments of one layer. Products of the same input share them
     """
 
     tokens: int
     layers: int
+    seconds: float
     hidden: int
     moments: int
 
@@ -175,7 +177,8 @@ def _cost(run: MomentRun, job: Job, quantized: Iterable[str]) -> RunCost:
     moments: dict[int | None, int] = defaultdict(int)
     for tensor in (job.model.tensors[name] for name in quantized):
         moments[layer_number(tensor.name)] += 4 * stacked_matrices(tensor.shape) * tensor.row_length**2
-    return RunCost(run.tokens, run.layers, 4 * run.tokens * run.model.sizes.width, max(moments.values()))
+    seconds = 0.0 if run.is_stored else run.seconds()
+    return RunCost(run.tokens, run.layers, seconds, 4 * run.tokens * run.model.sizes.width, max(moments.values()))
 
 
 def moment_run(calibration: Calibration, job: Job) -> MomentRun:

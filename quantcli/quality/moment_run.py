@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.core.errors import warn
-from quantcli.kernels.compilation import compile_ahead
+from quantcli.kernels.compilation import compile_ahead, running_seconds
 from quantcli.kernels.products.outer_sums import MULTIPLE, add_upper_products
 from quantcli.kernels.scoring import score
 from quantcli.quality.imatrix import cut_texts
@@ -45,11 +45,12 @@ _TRIED_TOKENS: Final = 16
 class MomentRun:
     """The run of a model on calibration tokens.
 
-    layers   the number of layers
-    output   the name of the output matrix, which is the token embedding where they are tied
-    tokens   how many tokens are run
-    model    the model. Its observer ignores the inputs of other runs
-    chunks   the tokens
+    layers      the number of layers
+    output      the name of the output matrix, which is the token embedding where they are tied
+    tokens      how many tokens are run
+    model       the model. Its observer ignores the inputs of other runs
+    chunks      the tokens
+    is_stored   whether the moments of all layers are stored, so that nothing is run
 
     Raises:
         UnsupportedError, ModelError: if the model cannot be run.
@@ -77,8 +78,22 @@ class MomentRun:
         self._cache = Cache(self.model.sizes, context, "f32")
         self._hidden: list[Floats] = []
         self._done = 0
-        if stored is None or not stored.is_complete(self.layers):
+        self.is_stored = stored is not None and stored.is_complete(self.layers)
+        if not self.is_stored:
             compile_ahead(partial(self._call_kernels, context))
+
+    def seconds(self) -> float:
+        """About how long all chunks take through all layers, from one chunk in the first layer."""
+        hidden = self.model.embed(self.chunks[0])
+        self._collector.paused = False
+        start = running_seconds()
+        self._cache.rewind(0)
+        with np.errstate(all="ignore"):
+            self.model.run_layer(0, hidden, self._cache)
+        taken = running_seconds() - start
+        self._collector.paused = True
+        self._collector.take()
+        return taken * self.layers * len(self.chunks)
 
     def inputs_of(self, layer: int) -> Found:
         """The inputs of the products of a layer, or of the output matrix for the number of layers. Ask in ascending order.

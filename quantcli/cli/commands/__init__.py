@@ -17,6 +17,7 @@ SECTIONS: Final = {
         "lora": "Convert a LoRA adapter to a GGUF adapter.",
         "split": "Split a GGUF file into shards.",
         "merge": "Merge the shards of a split model into one GGUF file.",
+        "edit": "Change the metadata of a GGUF file.",
     },
     "Running and measuring": {
         "run": "Generate text from a GGUF file on the CPU.",

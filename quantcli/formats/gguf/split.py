@@ -149,7 +149,7 @@ def split_gguf(
     if not dry_run:
         refuse_overwriting(source.paths, [shard.path for shard in writer.shards])
         with writer:
-            _copy(tensors, writer, advance)
+            copy_tensors(tensors, writer, advance)
     return writer.shards
 
 
@@ -168,11 +168,17 @@ def merge_gguf(
     writer = GGUFWriter(output, merged_metadata(source.metadata), tensors, overwrite=overwrite)
     refuse_overwriting(source.paths, [output])
     with writer:
-        _copy(tensors, writer, advance)
+        copy_tensors(tensors, writer, advance)
     return writer.file_bytes
 
 
-def _copy(tensors: Sequence[StoredTensor], writer: TensorWriter, advance: Callable[[int], None]) -> None:
+def copy_tensors(tensors: Sequence[StoredTensor], writer: TensorWriter, advance: Callable[[int], None]) -> None:
+    """Copy the data of tensors to an open writer of them. `advance` is called with the bytes copied since the last call.
+
+    Raises:
+        FormatError: if a source can no longer be read, or has changed meanwhile.
+        OutputError: if they cannot be written.
+    """
     buffer = memoryview(bytearray(_COPIED_AT_ONCE))
     for index, tensor in enumerate(tensors):
         for done in range(0, tensor.nbytes, len(buffer)):

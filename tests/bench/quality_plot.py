@@ -90,7 +90,7 @@ def drawn(document: Any) -> str:
     ]
     title = element("title", f"Size against divergence: {document['measured']}")
     picture = element(
-        "svg", title, element("style", STYLE), *axes(across, down), *lines, xmlns="http://www.w3.org/2000/svg",
+        "svg", title, element("style", " ".join(STYLE.split())), *axes(across, down), *lines, xmlns="http://www.w3.org/2000/svg",
         width=WIDTH, height=HEIGHT, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img",
     )  # fmt: skip
     return picture.__html__() + "\n"

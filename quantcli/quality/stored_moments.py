@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -54,18 +55,12 @@ class StoredMoments:
         Raises:
             FormatError: for a damaged file, or one that is made from something else.
         """
-        from safetensors import SafetensorError, safe_open
-
         path = self.path(layer)
         if not path.exists():
             return None
-        try:
-            with safe_open(path, framework="numpy") as file:
-                document = json.loads((file.metadata() or {})[_KEY])
-                self._check(path, document["made_from"])
-                return _found(document["inputs"], file)
-        except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
-            raise FormatError(path, f"not a file of second moments, or damaged: {error}") from error
+        with _opened(path) as (file, document):
+            self._check(path, document["made_from"])
+            return _found(document["inputs"], file)
 
     def write(self, layer: int, found: Found) -> None:
         """Store the inputs of a layer's products."""
@@ -85,18 +80,12 @@ class StoredMoments:
         Raises:
             FormatError: for a damaged file, or one that is made from something else.
         """
-        from safetensors import SafetensorError, safe_open
-
         path = self.directory / _GRADIENTS
         if not path.exists():
             return None
-        try:
-            with safe_open(path, framework="numpy") as file:
-                document = json.loads((file.metadata() or {})[_KEY])
-                self._check(path, document["made_from"])
-                return _StoredGradients(path, {str(name): int(count) for name, count in document["tokens"].items()})
-        except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
-            raise FormatError(path, f"not a file of gradients, or damaged: {error}") from error
+        with _opened(path) as (_, document):
+            self._check(path, document["made_from"])
+            return _StoredGradients(path, {str(name): int(count) for name, count in document["tokens"].items()})
 
     def write_gradients(self, gradients: Mapping[str, OutputGradients]) -> None:
         """Store the gradients."""
@@ -122,6 +111,18 @@ class StoredMoments:
                 raise FormatError(path, f"made from another {what}", hint="give another directory, or remove this one")
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
+    """The tensors of a file, and what it says of them. An error while they are read is one that names the file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            yield file, json.loads((file.metadata() or {})[_KEY])
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+        raise FormatError(path, f"not a file of moments, or damaged: {error}") from error
+
+
 @dataclass(frozen=True)
 class _StoredGradients(Mapping[str, OutputGradients]):
     """The gradients in a file, by tensor.
@@ -133,16 +134,10 @@ class _StoredGradients(Mapping[str, OutputGradients]):
     counts: Mapping[str, int]
 
     def __getitem__(self, name: str) -> OutputGradients:
-        from safetensors import SafetensorError, safe_open
-
         count = self.counts[name]
-        try:
-            with safe_open(self.path, framework="numpy") as file:
-                sketch = file.get_tensor(f"{name}.held_out")
-                moment = _symmetric(file.get_tensor(f"{name}.moment"), sketch.shape[1])
-        except (SafetensorError, ValueError, OSError) as error:
-            raise FormatError(self.path, f"not a file of gradients, or damaged: {error}") from error
-        return OutputGradients(moment, count, sketch)
+        with _opened(self.path) as (file, _):
+            sketch = file.get_tensor(f"{name}.held_out")
+            return OutputGradients(_symmetric(file.get_tensor(f"{name}.moment"), sketch.shape[1]), count, sketch)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.counts)

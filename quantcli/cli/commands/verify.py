@@ -89,7 +89,7 @@ def _check_sums(result: Result, file: GGUFFile, threads: int, options: dict[str,
 
     path = checksum_path(result.path)
     if not options["save"] and not path.exists():
-        result.checked.append("no checksums (--save writes them)")
+        result.checked.append("no checksums, so that its metadata were not checked (--save writes them)")
         return
     with _bar("checksums", 2 * file.file_bytes) as advance:
         found = checksums_of(file, threads, advance)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -12,7 +13,7 @@ import numpy as np
 from quantcli.conversion.encode import Encoder, encoder_for
 from quantcli.conversion.execute import CHUNK_WEIGHTS, kernels_needed, row_chunks
 from quantcli.conversion.job import open_job
-from quantcli.conversion.plan import PlannedTensor
+from quantcli.conversion.plan import PlannedTensor, parse_override
 from quantcli.conversion.request import Request
 from quantcli.conversion.roles import file_type_names
 from quantcli.conversion.value_range import check_copied
@@ -90,7 +91,11 @@ def unlike_source(
         raise UsageError(what, hint="--imatrix FILE")
     number = file.get("general.file_type")
     recipe = file_type_names().get(number, "F32") if isinstance(number, int) else "F32"
-    with open_job(replace(request, types=(recipe,)), threads=threads) as job:
+    # As overrides, the types decide what is repacked without loss, and what takes importance values.
+    kinds = {name: tensor.type for name, tensor in file.tensors.items() if tensor.type.is_quantized}
+    overrides = tuple(parse_override(f"^{re.escape(name)}$={kind.name}") for name, kind in kinds.items())
+    options = replace(request.options, overrides=overrides)
+    with open_job(replace(request, types=(recipe,), options=options), threads=threads) as job:
         sources = job.model.tensors
         plan = {planned.name: planned for planned in job.outputs[0].plan}
         for name in plan.keys() - file.tensors.keys():

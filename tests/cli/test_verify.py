@@ -127,16 +127,6 @@ def test_rows_of_another_type_than_the_recipe_has(verify, tmp_path):
     assert verify(path, "--source", STORYTELLER, "--full")[0] == 0
 
 
-def test_weights_on_a_grid_are_repacked_in_an_overridden_type_too(verify, tmp_path):
-    from quantcli.conversion.plan import PlanOptions, parse_override
-
-    convert(STORYTELLER, "Q5_0", tmp_path / "grid.gguf")
-    convert(tmp_path / "grid.gguf", "F32", tmp_path / "source.gguf", options=PlanOptions(allow_requantize=True))
-    mixed = PlanOptions(overrides=(parse_override("ffn_down=Q5_0"),))
-    convert(tmp_path / "source.gguf", "Q4_0", tmp_path / "mixed.gguf", options=mixed)
-    assert verify(tmp_path / "mixed.gguf", "--source", tmp_path / "source.gguf", "--full")[0] == 0
-
-
 def test_a_split_model_is_one(verify, model, tmp_path):
     with open_gguf(model) as file:
         split_gguf(file, tmp_path / "part", by_count(20))

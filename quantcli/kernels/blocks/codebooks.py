@@ -202,10 +202,12 @@ def _levels(codes: NDArray[np.integer], lattice: Lattice) -> NDArray[np.integer]
 
 
 def _squared_distances(a: NDArray[np.integer], b: NDArray[np.integer]) -> NDArray[np.int16]:
-    """Squared distances between each row of `a` and each of `b`. They are small integers, which a float32 GEMM computes
-    exactly and fast."""
+    """Squared distances between each row of `a` and each of `b`. They are small integers, so a float32 GEMM is exact: of
+    (x, |x|^2, 1) and (-2 y, 1, |y|^2)."""
     x, y = a.astype(np.float32), b.astype(np.float32)
-    squares: NDArray[np.float32] = (x * x).sum(axis=1)[:, None] + (y * y).sum(axis=1) - 2 * x @ y.T
+    left = np.column_stack([x, (x * x).sum(axis=1), np.ones(len(x), np.float32)])
+    right = np.column_stack([-2 * y, np.ones(len(y), np.float32), (y * y).sum(axis=1)])
+    squares: NDArray[np.float32] = left @ right.T
     return squares.astype(np.int16)
 
 

@@ -35,6 +35,7 @@ from quantcli.kernels.simd import (
     LANES,
     absolute,
     address,
+    advance,
     any_lane,
     convert,
     load,
@@ -62,9 +63,10 @@ class Batch(NamedTuple):
     """The transposed arrays of a batch.
 
     x, weight   float32 per element
-    codes       int32 per octet
+    codes       int32 per octet: where an element is in -1, 0 and 1, in the codebook or not
     scale       float32 per sub-block
     minus       int32 per sub-block: a bit for each octet with a negative shift
+    empty       int32 per sub-block: 1 where it is to be zero
     """
 
     x: Scratch
@@ -72,6 +74,7 @@ class Batch(NamedTuple):
     codes: Scratch
     scale: Scratch
     minus: Scratch
+    empty: Scratch
 
 
 class Sums(NamedTuple):
@@ -211,10 +214,10 @@ def _value(code: Vec, minus: Vec, octet: int, element: int) -> Vec:
 
 
 @inline
-def _write_codes(batch: Batch, group: int, octets: int, split: Split, sums: Sums) -> None:
-    """The codes of a split, in the codebook or not. With a negative scale the points are negated: 1 for -1."""
+def _write_split(batch: Batch, group: int, octets: int, empty: Vec, split: Split, sums: Sums) -> None:
+    """A group's codes, scales and shifts of a split. With a negative scale the points are negated: 1 for -1."""
     first, second = split.choice >> I32(16), (split.choice >> I32(8)) & I32(255)
-    negative = split.scale < splat(F32(0), LANES)
+    negative, minus = split.scale < splat(F32(0), LANES), split.choice & I32(255)
     zero, one = splat(I32(0), LANES), splat(I32(1), LANES)
     for octet in range(octets):
         code = zero
@@ -223,6 +226,9 @@ def _write_codes(batch: Batch, group: int, octets: int, split: Split, sums: Sums
             level = select(rank >= first, one, zero) + select(rank >= second, one, zero)
             code = code | (select(negative, I32(2) - level, level) << I32(BITS * element))
         store(batch.codes, (group * octets + octet) * LANES, code)
+    store(batch.scale, group * LANES, select(negative, split.scale * F32(-1), split.scale))
+    store(batch.minus, group * LANES, select(negative, minus ^ I32((1 << octets) - 1), minus))
+    store(batch.empty, group * LANES, select(empty | (split.choice < zero), one, zero))
 
 
 @inline
@@ -261,21 +267,16 @@ def _refit(batch: Batch, group: int, octets: int) -> tuple[Vec, Vec]:
 
 
 @inline_once
-def _settle(batch: Batch, group: int, octets: int, empty: Vec, split: Split, sums: Sums, tables: Lookup) -> None:
-    """From a group's best split to its codes, scales and shifts."""
+def _settle(batch: Batch, group: int, octets: int, tables: Lookup) -> None:
+    """From the codes of a group's best splits to points of the codebook, with the scales for them."""
     zero, nothing = splat(F32(0), LANES), splat(I32(0), LANES)
-    _write_codes(batch, group, octets, split, sums)
-    negative = split.scale < zero
-    minus = split.choice & I32(255)
-    scale = select(negative, split.scale * F32(-1), split.scale)
-    store(batch.scale, group * LANES, scale)
-    store(batch.minus, group * LANES, select(negative, minus ^ I32((1 << octets) - 1), minus))
     inexact = local(LANES, np.int32)
     _into_codebook(batch, group, octets, tables, inexact)
     sum_qx, sum_q2 = _refit(batch, group, octets)
     again = (load(inexact, 0, LANES) != nothing) & (sum_qx > zero) & (sum_q2 > zero)
-    empty = empty | (split.choice < nothing)
-    store(batch.scale, group * LANES, select(empty, zero, select(again, sum_qx / sum_q2, scale)))
+    empty = load(batch.empty, group * LANES, LANES) != nothing
+    scale = select(again, sum_qx / sum_q2, load(batch.scale, group * LANES, LANES))
+    store(batch.scale, group * LANES, select(empty, zero, scale))
     store(batch.minus, group * LANES, select(empty, nothing, load(batch.minus, group * LANES, LANES)))
     for octet in range(octets):
         at = (group * octets + octet) * LANES
@@ -374,45 +375,40 @@ def _pack_iq1_m(batch: Batch, block: int, largest: Any, levels: Scratch, tables:
 
 
 _BATCH: Final = LANES * K
-_OCTETS: Final = _BATCH // 8
+
+STRETCH: Final = 8
+"""Batches that are split and then settled: their arrays stay in the second-level cache."""
 
 
-def _quantizer(name: str, length: int, halves: int, tiny: float, split: Any, pack: Any) -> Callable[..., None]:
-    """The `quantize_weighted` of a type whose sub-blocks are `length` weights with a shift for each of `halves` parts, and
-    zero below `tiny`."""
-    octets, per_block, block_bytes = length // 8, K // length, TYPES[name].block_bytes
+@inline_once
+def _addresses(batch: Batch, number: int, sub_blocks: int) -> Batch:
+    """The base addresses of batch `number`."""
+    elements, subs = number * _BATCH, number * sub_blocks
+    return Batch(
+        advance(address(batch.x, np.float32), elements), advance(address(batch.weight, np.float32), elements),
+        advance(address(batch.codes, np.int32), elements // 8), advance(address(batch.scale, np.float32), subs),
+        advance(address(batch.minus, np.int32), subs), advance(address(batch.empty, np.int32), subs),
+    )  # fmt: skip
 
+
+def _splitter(length: int, halves: int, tiny: float, split: Any) -> Any:
+    """The kernel that splits the sub-blocks of super-blocks `begin` to `end`: x float32 (rows, n), importance (n,)."""
+    octets, per_block = length // 8, K // length
     sub_blocks, group_size, sums_size = LANES * per_block, LANES * length, halves * (length + 1) * LANES
     starts = np.arange(LANES) * length
 
     @kernel
-    def rows(x: Scratch, importance: Scratch, tables: Lookup, out: Bytes) -> None:
-        source, given, packed = address(x, np.float32), address(importance, np.float32), address(out, np.uint8)
-        near = addresses(tables)
-        count = x.size // K
+    def split_rows(x: Scratch, importance: Scratch, begin: int, end: int, batches: Batch) -> None:
+        source, given = address(x, np.float32), address(importance, np.float32)
         in_order, importance_in_order = local(_BATCH, np.float32), local(_BATCH, np.float32)
-        importance_t = local(_BATCH, np.float32)
-        spread, scales_t = local(sub_blocks, np.float32), local(sub_blocks, np.float32)
-        levels, largest = local(sub_blocks, np.int32), local(LANES, np.float32)
-        batch = Batch(
-            local(_BATCH, np.float32),
-            local(_BATCH, np.float32),
-            local(_OCTETS, np.int32),
-            local(sub_blocks, np.float32),
-            local(sub_blocks, np.int32),
-        )
-        sums = Sums(
-            local(group_size, np.int32),
-            local(sums_size, np.float32),
-            local(sums_size, np.float32),
-        )
-        fill(scales_t, sub_blocks, F32(0))
-        for first in range(0, count, LANES):
-            blocks = min(LANES, count - first)
-            gather_batch(source, x.size, first, count, in_order)
-            gather_batch(given, importance.size, first, count, importance_in_order)
+        importance_t, spread = local(_BATCH, np.float32), local(sub_blocks, np.float32)
+        sums = Sums(local(group_size, np.int32), local(sums_size, np.float32), local(sums_size, np.float32))
+        for first in range(begin, end, LANES):
+            batch = _addresses(batches, (first - begin) // LANES, sub_blocks)
+            gather_batch(source, x.size, first, end, in_order)
+            gather_batch(given, importance.size, first, end, importance_in_order)
             batch_spread(in_order, 2.0, per_block, spread)
-            for group in range(group_count(blocks, per_block)):
+            for group in range(group_count(min(LANES, end - first), per_block)):
                 base = group * LANES * length
                 transpose_group(in_order, group, starts, length, batch.x)
                 transpose_group(importance_in_order, group, starts, length, importance_t)
@@ -420,16 +416,58 @@ def _quantizer(name: str, length: int, halves: int, tiny: float, split: Any, pac
                 _rank(batch.x, base, length, sums)
                 _accumulate(batch, base, length, halves, sums)
                 none = Split(splat(F32(-FARTHEST), LANES), splat(F32(0), LANES), splat(I32(-1), LANES))
-                _settle(batch, group, octets, empty, split(sums, none), sums, near)
+                _write_split(batch, group, octets, empty, split(sums, none), sums)
+
+    return split_rows
+
+
+def _packer(name: str, length: int, pack: Any) -> Any:
+    """The kernel that moves the points of split batches into the codebook and packs them: the tables, and out uint8."""
+    octets, per_block, block_bytes = length // 8, K // length, TYPES[name].block_bytes
+    sub_blocks = LANES * per_block
+
+    @kernel
+    def pack_rows(batches: Batch, tables: Lookup, out: Bytes) -> None:
+        packed, near, count = address(out, np.uint8), addresses(tables), out.size // block_bytes
+        scales_t, levels, largest = local(sub_blocks, np.float32), local(sub_blocks, np.int32), local(LANES, np.float32)
+        fill(scales_t, sub_blocks, F32(0))
+        for first in range(0, count, LANES):
+            blocks, batch = min(LANES, count - first), _addresses(batches, first // LANES, sub_blocks)
+            for group in range(group_count(blocks, per_block)):
+                _settle(batch, group, octets, near)
             spread_out(batch.scale, blocks, per_block, scales_t)
             store(largest, 0, _block_scales(scales_t, per_block, levels))
             for block in range(blocks):
                 pack(batch, block, largest[block], levels, near, packed, (first + block) * block_bytes)
 
+    return pack_rows
+
+
+def _quantizer(name: str, length: int, halves: int, tiny: float, split: Any, pack: Any) -> Callable[..., None]:
+    """The `quantize_weighted` of a type whose sub-blocks are `length` weights with a shift for each of `halves` parts, and
+    zero below `tiny`. It is two kernels, because two processes then compile them at the same time."""
+    split_rows, pack_rows = _splitter(length, halves, tiny, split), _packer(name, length, pack)
+    block_bytes = TYPES[name].block_bytes
+
     def quantize_weighted(x: Scratch, importance: Scratch, out: Bytes) -> None:
-        rows(x, importance, lookup_tables(name), out)
+        count, step, tables, packed = x.size // K, STRETCH * LANES, lookup_tables(name), out.reshape(-1)
+        batches = _room(-(-min(count, step) // LANES), length)
+        for begin in range(0, count, step):
+            end = min(begin + step, count)
+            split_rows(x, importance, begin, end, batches)
+            pack_rows(batches, tables, packed[begin * block_bytes : end * block_bytes])
 
     return quantize_weighted
+
+
+def _room(batches: int, length: int) -> Batch:
+    """Arrays for so many batches."""
+    weights = batches * _BATCH
+    per_weight, per_octet, per_sub_block = weights, weights // 8, weights // length
+    return Batch(
+        np.empty(per_weight, np.float32), np.empty(per_weight, np.float32), np.empty(per_octet, np.int32),
+        np.empty(per_sub_block, np.float32), np.empty(per_sub_block, np.int32), np.empty(per_sub_block, np.int32),
+    )  # fmt: skip
 
 
 QUANTIZE_WEIGHTED: Final = {

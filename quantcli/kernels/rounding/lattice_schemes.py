@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from quantcli.core.block_types import SUPER_BLOCK
 from quantcli.kernels.blocks.codebooks import LATTICES, codebook
-from quantcli.kernels.blocks.lattice_magnitude import PACK
+from quantcli.kernels.blocks.lattice_packing import PACK
 from quantcli.kernels.blocks.lattice_ternary import QH_1M, QH_1S, QS_1M, QS_1S, SCALES_1M, SHIFT
 from quantcli.kernels.jit import inline
 from quantcli.kernels.simd import LANES, store_scalar

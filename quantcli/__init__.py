@@ -10,6 +10,8 @@ Names are imported when they are first used: `import quantcli` loads neither num
 
 from importlib import import_module
 
+from quantcli.core.version import __version__
+
 # As in typing, which is not imported: `python -m quantcli` would take it from the working directory.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
     from quantcli.formats.gguf.reader import open_gguf
     from quantcli.kernels.rows import dequantize, quantize
 
-__version__ = "0.1.0"
 __all__ = ["__version__", "convert", "dequantize", "open_gguf", "quantize"]
 
 _PLACES = {

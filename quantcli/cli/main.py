@@ -135,7 +135,7 @@ def _with_hint(error: BaseException, arguments: list[str]) -> BaseException:
 
 
 def report(error: BaseException) -> int:
-    """Write an error to stderr as `error: ...`, and possibly `hint: ...`. Returns the exit status."""
+    """Write an error to stderr as `error: ...`, its hint and its notes as `hint: ...`. Returns the exit status."""
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 1
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
@@ -147,8 +147,9 @@ def report(error: BaseException) -> int:
         return 1
     message, hint, status = _explained(error)
     say(f"error: {message}", err=True)
-    if hint:
-        say(f"hint: {hint}", err=True)
+    origin = error.__cause__ if isinstance(error, click.Abort) else error  # click raises it for a KeyboardInterrupt
+    for line in filter(None, (hint, *getattr(origin, "__notes__", ()))):
+        say(f"hint: {line}", err=True)
     return status
 
 

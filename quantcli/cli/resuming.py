@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -26,15 +25,15 @@ def resumed(
     Raises:
         FormatError, OutputError: as `journal.open_journal`, also within the context.
     """
-    from quantcli import __version__
-    from quantcli.kernels.kernel_cache import sources_digest
+    from quantcli.conversion.resuming import this_version
+    from quantcli.formats.journal import digest
     from quantcli.quality.journal import computed, open_journal
 
     if journal is None:
         return nullcontext(computed)
-    subject = [("the version of quantcli", f"{__version__} {sources_digest()}")]
+    subject = [this_version()]
     subject += [(str(path), _identity(path)) for path in models]
-    subject += [(name, _digest(text.encode("utf-8", "surrogateescape"))) for name, text in texts]
+    subject += [(name, digest(text.encode("utf-8", "surrogateescape"))) for name, text in texts]
     subject += [(name, str(value)) for name, value in options.items()]
     return open_journal(journal, subject)
 
@@ -42,11 +41,8 @@ def resumed(
 def _identity(model: Path) -> str:
     """What tells a file, or the shards of one, from another without reading the weights: names, sizes, times of change."""
     from quantcli.formats.gguf.reader import open_gguf
+    from quantcli.formats.journal import digest
 
     with open_gguf(model) as file:
         facts = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in file.paths]
-    return _digest(repr(facts).encode())
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:32]
+    return digest(repr(facts).encode())

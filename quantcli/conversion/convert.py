@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -18,6 +18,7 @@ from quantcli.conversion.lora.merge import AdapterRequest
 from quantcli.conversion.model_changes import Changes
 from quantcli.conversion.plan import PlannedTensor, PlanOptions
 from quantcli.conversion.request import Request
+from quantcli.core.errors import FormatError, HubError, OutputError
 from quantcli.formats.gguf.writer import Shard
 from quantcli.formats.imatrix import Imatrix
 from quantcli.kernels.rows import compile_kernels
@@ -38,6 +39,7 @@ class RequestFields(TypedDict, total=False):
     max_shard_bytes: int | None
     remote: bool
     overwrite: bool
+    resume: bool
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,8 @@ def carry_out(
         FormatError, ModelError, UnsupportedError: if the model cannot be read, is incomplete or not supported.
         HubError: if the hub does not give the model.
         ValueRangeError: if weights are NaN or infinite, or too large for their type.
-        OutputError: if an output exists (unless `overwrite`) or cannot be written. No partial file is left.
+        OutputError: if an output exists (unless `overwrite`) or cannot be written, or what an interrupted run left is of
+            another request (`resume`). No partial file is left, unless `resume` is set.
     """
     started = time.perf_counter()
     threads = working_threads(threads)
@@ -224,6 +227,8 @@ def _write(job: Job, threads: int, progress: Progress, stages: Stages) -> None:
         # Every output is created and allocated first: a full disk or an existing file shows before any work is done.
         for output in job.outputs:
             stack.enter_context(output.writer)
+        if job.request.resume:
+            stack.enter_context(_continuable())
         for stage in stages(job):
             compile_kernels(*kernels_needed(plans, stage.encoders))
             places = range(len(plans[0])) if stage.only is None else stage.only
@@ -239,6 +244,18 @@ def _write(job: Job, threads: int, progress: Progress, stages: Stages) -> None:
             del stage, outputs  # what the encoders hold
         # Before the outputs appear, on leaving.
         expect_unchanged(model.source.files)
+    for output in job.outputs:
+        output.writer.forget()
+
+
+@contextmanager
+def _continuable() -> Iterator[None]:
+    """Note on what ends a conversion that a later run can continue it."""
+    try:
+        yield
+    except (KeyboardInterrupt, FormatError, HubError, OutputError) as error:
+        error.add_note("the same command continues it")
+        raise
 
 
 def working_threads(asked: int | None) -> int:

@@ -177,6 +177,12 @@ def _chunks(tensors: Sequence[tuple[int, Tensor]], outputs: Sequence[Output]) ->
             yield Chunk(index, start, stop)
 
 
+def _holds(output: Output, chunk: Chunk, row_length: int) -> bool:
+    """Whether an interrupted run has written a chunk of an output."""
+    row_bytes = output.plan[chunk.index].type.row_bytes(row_length)
+    return output.writer.holds_rows(chunk.index, chunk.start * row_bytes, (chunk.stop - chunk.start) * row_bytes)
+
+
 class _Worker:
     """The buffers of one thread, and the steps for a chunk."""
 
@@ -195,16 +201,19 @@ class _Worker:
         return buffer
 
     def convert(self, chunk: Chunk) -> int:
-        """Convert one chunk for every output. Returns its source bytes."""
+        """Convert one chunk for every output that does not hold it. Returns its source bytes."""
         tensor = self._tensors[self._outputs[0].plan[chunk.index].name]
         count = chunk.stop - chunk.start
+        missing = [output for output in self._outputs if not _holds(output, chunk, tensor.row_length)]
+        if not missing:
+            return count * tensor.row_bytes
         raw = self._buffer("raw", (count, tensor.row_bytes), np.uint8)
         tensor.read(chunk.start, chunk.stop, raw)
         values: NDArray[np.float32] | None = None
         large = False
         # Outputs of different file types often have some tensors in common, such as the embedding in Q6_K.
         encoded: dict[tuple[BlockType, bool, bool], NDArray[np.uint8]] = {}
-        for output in self._outputs:
+        for output in missing:
             planned, encoder = output.plan[chunk.index], output.encoders[chunk.index]
             how = planned.type, planned.importance, planned.exact
             if encoder is None:

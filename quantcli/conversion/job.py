@@ -15,6 +15,7 @@ from quantcli.conversion.model_changes import ChangedModel, apply_changes
 from quantcli.conversion.plan import PlannedTensor, PlanOptions, check_plan, make_plan
 from quantcli.conversion.recipes import Recipe, find_recipe
 from quantcli.conversion.request import Request
+from quantcli.conversion.resuming import subject_of
 from quantcli.conversion.source import Source, open_source
 from quantcli.core.errors import UsageError
 from quantcli.formats.gguf.shards import by_size, shard_prefix
@@ -23,6 +24,7 @@ from quantcli.formats.gguf.split import SplitWriter
 from quantcli.formats.gguf.writer import GGUFWriter, TensorWriter
 from quantcli.formats.hub.models import HubModel
 from quantcli.formats.imatrix import Imatrix
+from quantcli.formats.journal import Subject
 from quantcli.formats.output_file import OutputFile, refuse_overwriting
 
 Calibrate = Callable[[Source], Imatrix]
@@ -31,7 +33,7 @@ Calibrate = Callable[[Source], Imatrix]
 
 @dataclass(frozen=True)
 class OutputPlan:
-    """One output: its path, its metadata, and its tensors in file order."""
+    """One output: its path, its metadata, and its tensors in file order. `resume` is that of `OutputFile`."""
 
     recipe: Recipe
     path: Path
@@ -39,15 +41,16 @@ class OutputPlan:
     plan: tuple[PlannedTensor, ...]
     max_shard_bytes: int | None
     overwrite: bool
+    resume: Subject | None = None
 
     @cached_property
     def writer(self) -> TensorWriter:
         """The writer of one file or of the shards of a split model. No file is opened before the writer is entered."""
         tensors = [planned.info for planned in self.plan]
         if self.max_shard_bytes is None:
-            return GGUFWriter(self.path, self.metadata, tensors, overwrite=self.overwrite)
+            return GGUFWriter(self.path, self.metadata, tensors, overwrite=self.overwrite, resume=self.resume)
         shards = by_size(self.max_shard_bytes)(tensors)
-        return SplitWriter(shard_prefix(self.path), self.metadata, shards, overwrite=self.overwrite)
+        return SplitWriter(shard_prefix(self.path), self.metadata, shards, overwrite=self.overwrite, resume=self.resume)
 
 
 @dataclass(frozen=True)
@@ -93,14 +96,15 @@ class Job:
         refuse_overwriting(self.model.source.paths, paths)
 
     def check_targets(self) -> None:
-        """Check that the outputs may be written. A long job calls this before it begins; writing checks it again.
+        """Check that the outputs may be written. A long job calls this before it begins; writing checks it again, and then
+        knows whether an existing file was written by the run that it resumes.
 
         Raises:
             OutputError: if an output exists (unless `overwrite`), or its directory does not.
         """
         for output in self.outputs:
             for shard in output.writer.shards:
-                OutputFile(shard.path, 0, overwrite=output.overwrite).check_target()
+                OutputFile(shard.path, 0, overwrite=output.overwrite or self.request.resume).check_target()
 
 
 @contextmanager
@@ -169,6 +173,7 @@ def _planned(
             tuple(inspect_weights(plan, model.tensors, threads, read=read)),
             request.max_shard_bytes,
             request.overwrite,
+            subject_of(request, model, recipe) if request.resume else None,
         )
         for recipe, path, plan in zip(recipes, paths, plans, strict=True)
     ]

@@ -33,6 +33,8 @@ class Request:
     max_shard_bytes     split each output into shards of at most so many bytes of tensors: `NAME-00001-of-00003.gguf`
     remote              read a model of the hub without downloading it
     overwrite           replace existing outputs
+    resume              continue what an interrupted run of an equal request has written, and keep what this one has written
+                        if it is interrupted
     """
 
     model: str | PathLike[str]
@@ -49,3 +51,4 @@ class Request:
     max_shard_bytes: int | None = None
     remote: bool = False
     overwrite: bool = False
+    resume: bool = False

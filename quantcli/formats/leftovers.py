@@ -2,8 +2,9 @@
 
 Names, with eight random hexadecimal digits:
 
-    .TARGET.1a2b3c4d.part   a file that is being written, or a directory whose content is no longer needed
-    .PREFIX.1a2b3c4d.old    a directory with the shards of a model that is being replaced, each under its own name
+    .TARGET.1a2b3c4d.part      a file that is being written, or a directory whose content is no longer needed
+    .TARGET.1a2b3c4d.journal   which parts of it are written, where a later run may continue: `written_ranges`
+    .PREFIX.1a2b3c4d.old       a directory with the shards of a model that is being replaced, each under its own name
 
 The process that works on one holds an exclusive lock (flock) on it. The system releases the lock when the process ends, so
 that an entry without a lock was left by a killed run. Where the system or the file system has no such locks, no entry is
@@ -35,7 +36,8 @@ _NAME_SHOWN: Final = 60
 """Characters of the target's name in that of the temporary file: a file name has at most 255 bytes."""
 _WRITTEN: Final = "part"
 _REPLACED: Final = "old"
-_NAME: Final = re.compile(rf"\.(?P<label>.+)\.[0-9a-f]{{8}}\.(?P<kind>{_WRITTEN}|{_REPLACED})", re.DOTALL)
+_JOURNAL: Final = "journal"
+_NAME: Final = re.compile(rf"\.(?P<label>.+)\.[0-9a-f]{{8}}\.(?P<kind>{_WRITTEN}|{_REPLACED}|{_JOURNAL})", re.DOTALL)
 _CREATING: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _OPENING: Final = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
@@ -52,6 +54,21 @@ def create_temporary(target: Path) -> tuple[Path, int]:
         OSError: if it cannot be created.
     """
     return _create(target, _WRITTEN, lambda path: os.open(path, _CREATING, 0o666))
+
+
+def journal_of(temporary: Path) -> Path:
+    """The path of the journal of a temporary file."""
+    return temporary.with_suffix(f".{_JOURNAL}")
+
+
+def journals_for(target: Path) -> list[Path]:
+    """The journals of temporary files whose names are those for `target`, also of running processes. Sorted by name.
+
+    Raises:
+        OSError: if the directory cannot be read.
+    """
+    found = ((path, _NAME.fullmatch(path.name)) for path in sorted(target.parent.iterdir()))
+    return [path for path, name in found if name and name["kind"] == _JOURNAL and name["label"] == label_of(target.name)]
 
 
 class SetAside:
@@ -106,7 +123,7 @@ class SetAside:
 class Leftover:
     """An entry that a killed run left.
 
-    path       the temporary file or directory
+    path       the temporary file or directory, or a journal whose temporary file is gone
     nbytes     its size
     restored   the files that `clear` puts back: shards of a model whose replacement was interrupted
     """
@@ -126,6 +143,7 @@ class Leftover:
                 return False
             if not self.path.is_dir():
                 self.path.unlink(missing_ok=True)
+                journal_of(self.path).unlink(missing_ok=True)
             elif restored := _restored(self.path):
                 # The first shard last, so that an interrupt leaves no mixture that can be opened.
                 for file in reversed(restored):
@@ -136,8 +154,12 @@ class Leftover:
             return True
 
 
-def find_leftovers(directory: Path, wanted: Callable[[str], bool] = lambda label: True) -> list[Leftover]:
+def find_leftovers(
+    directory: Path, wanted: Callable[[str], bool] = lambda label: True, *, resumable: bool = True
+) -> list[Leftover]:
     """What killed runs left in a directory, for targets whose label (`label_of`) is `wanted`. Sorted by name.
+
+    Without `resumable` only what no run can continue.
 
     Raises:
         OSError: if the directory cannot be read.
@@ -145,7 +167,7 @@ def find_leftovers(directory: Path, wanted: Callable[[str], bool] = lambda label
     found = []
     for path in sorted(directory.iterdir()):
         named = _NAME.fullmatch(path.name)
-        if not named or not wanted(named["label"]):
+        if not named or not wanted(named["label"]) or not _is_entry(path, named["kind"], resumable=resumable):
             continue
         with _locked(path) as free:
             if free:
@@ -153,10 +175,17 @@ def find_leftovers(directory: Path, wanted: Callable[[str], bool] = lambda label
     return found
 
 
-def clear_leftovers(directory: Path, wanted: Callable[[str], bool]) -> None:
+def _is_entry(path: Path, kind: str, *, resumable: bool) -> bool:
+    """Whether a path is an entry by itself: a journal belongs to its temporary file, as long as there is one."""
+    if kind == _JOURNAL:
+        return resumable and not path.with_suffix(f".{_WRITTEN}").exists()
+    return resumable or not journal_of(path).exists()
+
+
+def clear_leftovers(directory: Path, wanted: Callable[[str], bool], *, resumable: bool = True) -> None:
     """Clear what `find_leftovers` finds. What cannot be removed is left: it does no harm."""
     with suppress(OSError):
-        for leftover in find_leftovers(directory, wanted):
+        for leftover in find_leftovers(directory, wanted, resumable=resumable):
             with suppress(OSError):
                 leftover.clear()
 
@@ -223,7 +252,7 @@ def _locked(path: Path) -> Iterator[bool]:
 def _is_ours(path: Path, descriptor: int) -> bool:
     """Whether an entry is of the sort that its name says."""
     mode = os.fstat(descriptor).st_mode
-    return stat.S_ISDIR(mode) or (stat.S_ISREG(mode) and path.suffix == f".{_WRITTEN}")
+    return stat.S_ISDIR(mode) or (stat.S_ISREG(mode) and path.suffix != f".{_REPLACED}")
 
 
 def _described(path: Path) -> Leftover:

@@ -13,7 +13,9 @@ from types import MappingProxyType, TracebackType
 from typing import Any, Final, Self
 
 from quantcli.core.errors import OutputError
+from quantcli.formats.journal import Subject
 from quantcli.formats.leftovers import HAS_LOCKS, SetAside, clear_leftovers, create_temporary, label_of
+from quantcli.formats.written_ranges import WrittenRanges, begin_journal, find_journal
 
 _LONGEST_WRITE: Final = 1 << 30
 
@@ -42,12 +44,18 @@ class OutputFile(AbstractContextManager[Any]):
     file that was at `path` is unchanged. If `path` is a symbolic link, its target is written. Temporary files that killed
     runs with the same target left are removed on entry.
 
+    With `resume`, what is written (`formats.journal.Subject`), the temporary file stays after an exception or a kill, and
+    the next `OutputFile` with an equal one continues it. `holds` says what it has. `forget` ends that, when all files that
+    were written together have appeared.
+
     Raises:
         OutputError: on entry and later, if the target exists (unless `overwrite`), its directory does not, or the disk is
-            full.
+            full. On entry, if what an interrupted run left is of another subject than `resume`.
     """
 
-    def __init__(self, path: str | PathLike[str], file_bytes: int, *, overwrite: bool = False) -> None:
+    def __init__(
+        self, path: str | PathLike[str], file_bytes: int, *, overwrite: bool = False, resume: Subject | None = None
+    ) -> None:
         self.path = Path(path)
         self.overwrite = overwrite
         self.file_bytes = file_bytes
@@ -55,6 +63,8 @@ class OutputFile(AbstractContextManager[Any]):
         self._temporary: Path | None = None
         self._descriptor = -1
         self._completed: os.stat_result | None = None
+        self._resume = resume
+        self._ranges: WrittenRanges | None = None
         self._lock = Lock()
 
     @property
@@ -64,10 +74,21 @@ class OutputFile(AbstractContextManager[Any]):
 
     def write_at(self, view: memoryview, position: int) -> None:
         """Put bytes at a position. Safe to call from several threads at once."""
+        rest, place = view, position
         with self._reporting():
-            while view:
-                count = self._write_some(view[:_LONGEST_WRITE], position)
-                view, position = view[count:], position + count
+            while rest:
+                count = self._write_some(rest[:_LONGEST_WRITE], place)
+                rest, place = rest[count:], place + count
+            if self._ranges:
+                self._ranges.wrote(view, position)
+
+    def holds(self, position: int, count: int) -> bool:
+        """Whether an interrupted run has written these bytes by one call of `write_at`. Safe to call from several
+        threads."""
+        if self._ranges is None:
+            return False
+        with self._reporting():
+            return self._ranges.has(self._descriptor, position, count)
 
     def check_target(self) -> None:
         """Check that the file may be written. A long job calls it before it begins; it is called again then.
@@ -87,16 +108,34 @@ class OutputFile(AbstractContextManager[Any]):
             raise OutputError(f"{self.path}: the file exists", hint="--overwrite replaces it")
 
     def __enter__(self) -> Self:
-        self.check_target()
-        clear_leftovers(self._target.parent, label_of(self._target.name).__eq__)
+        if self._resume is None:
+            self.check_target()
+        clear_leftovers(self._target.parent, label_of(self._target.name).__eq__, resumable=self._resume is None)
         try:
-            with self._reporting():
-                self._temporary, self._descriptor = create_temporary(self._target)
-                _reserve(self._descriptor, self.file_bytes)
+            if not self._continued():
+                self.check_target()
+                with self._reporting():
+                    self._temporary, self._descriptor = create_temporary(self._target)
+                    _reserve(self._descriptor, self.file_bytes)
+                    if self._resume is not None:
+                        self._ranges = begin_journal(self._temporary, self._target, self._resume)
         except BaseException:
             self.discard()
             raise
         return self
+
+    def _continued(self) -> bool:
+        """Continue what an interrupted run left, if there is something."""
+        if self._resume is None or not self._target.parent.is_dir():
+            return False
+        with self._reporting():
+            found = find_journal(self._target, self._resume, self.file_bytes)
+        if found is None:
+            return False
+        self._ranges, self._temporary, self._descriptor = found
+        if not self._ranges.published:
+            self.check_target()
+        return True
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
@@ -110,6 +149,8 @@ class OutputFile(AbstractContextManager[Any]):
 
     def complete(self) -> None:
         """Flush the temporary file to the disk."""
+        if self._published:
+            return
         with self._reporting():
             os.fsync(self._descriptor)
             self._completed = os.fstat(self._descriptor)
@@ -119,13 +160,19 @@ class OutputFile(AbstractContextManager[Any]):
     def publish(self) -> None:
         """Rename the complete file to its path."""
         assert self._temporary  # since `__enter__`
+        if self._published:
+            return
         with self._reporting():
             self.check_target()
+            if self._ranges and self._completed:
+                self._ranges.publishing(self._completed)
             self._temporary.replace(self._target)
             _sync_directory(self._target.parent)
 
     def set_aside(self, aside: SetAside) -> None:
         """Move the file that will be replaced, if there is one, to `aside`."""
+        if self._published:
+            return
         with self._reporting():
             self.check_target()
             aside.move(self._target)
@@ -138,7 +185,11 @@ class OutputFile(AbstractContextManager[Any]):
                 self._target.unlink()
 
     def discard(self) -> None:
-        """Remove the temporary file, if there is one."""
+        """Remove the temporary file, if there is one and no later run is to continue it."""
+        if self._ranges:
+            self._ranges.close()
+            self._close()
+            return
         if not HAS_LOCKS:
             self._close()
         # After the rename, or if the directory was deleted, there is nothing to remove. `exists` is asked first, since a
@@ -147,6 +198,17 @@ class OutputFile(AbstractContextManager[Any]):
             if self._temporary and self._temporary.exists():
                 self._temporary.unlink()
         self._close()
+
+    def forget(self) -> None:
+        """Remove the journal: the file has appeared, and all that were written with it."""
+        if self._ranges:
+            with self._reporting():
+                self._ranges.remove()
+
+    @property
+    def _published(self) -> bool:
+        """Whether an interrupted run has completed and renamed the file."""
+        return self._ranges is not None and self._ranges.published
 
     def _close(self) -> None:
         """Close the temporary file, which ends its lock."""

@@ -1,16 +1,15 @@
 """Finished steps of an evaluation on disk, so that an interrupted one continues where it was.
 
-A journal is a file of JSON lines. The first one says of what evaluation it is: the names of files, texts and options, with
-what identifies their content. Each other line is what one step gave: its number, and NumPy arrays as base64, bit by bit.
-Steps have a fixed order. So the lines of a journal are the first steps of the evaluation, and a line that a kill has cut
-short is the last one.
+The first line of the journal is that of `formats.journal`. Each other line is what one step gave: its number, and NumPy
+arrays as base64, bit by bit. Steps have a fixed order. So the lines of a journal are the first steps of the evaluation, and
+a line that a kill has cut short is the last one.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -19,16 +18,13 @@ from typing import Any, BinaryIO, Final, Protocol, TypeVar
 import numpy as np
 
 from quantcli.core.errors import FormatError, OutputError
-from quantcli.core.listing import listed
+from quantcli.formats.journal import Subject, difference, first_line, journal_line
 from quantcli.formats.leftovers import lock
 
 Kept = TypeVar("Kept")
 """A dataclass whose fields are NumPy arrays, or None."""
 
-Subject = Sequence[tuple[str, str]]
-"""What is evaluated, in order: the names of files, texts and options, each with what identifies its content."""
-
-_VERSION: Final = 1
+_KIND: Final = "evaluation"
 _HINT: Final = "give the files and options of that evaluation, or another file to --resume"
 
 
@@ -84,7 +80,7 @@ def _named(path: Path) -> Iterator[None]:
 
 def _begin(path: Path, file: BinaryIO, subject: Subject) -> None:
     """Read the first line, or write it to a file that was killed before it had one."""
-    expected = _line({"evaluation": _VERSION, "of": subject})
+    expected = first_line(_KIND, subject)
     found = file.readline(len(expected) + (1 << 20))
     if not found.endswith(b"\n") and expected.startswith(found):
         with _named(path):
@@ -92,22 +88,7 @@ def _begin(path: Path, file: BinaryIO, subject: Subject) -> None:
             file.write(expected)
             file.flush()
     elif found != expected:
-        raise FormatError(path, _difference(found, subject), hint=_HINT)
-
-
-def _difference(line: bytes, subject: Subject) -> str:
-    """How a journal differs from what is evaluated."""
-    try:
-        head = json.loads(line)
-        before = {str(name): value for name, value in head["of"]}
-        version = head["evaluation"]
-    except (ValueError, KeyError, TypeError):
-        return "this is not the progress of an evaluation"
-    if version != _VERSION:
-        return "this is the progress of an evaluation by another version of quantcli"
-    now = dict(subject)
-    names = [name for name in {**now, **before} if now.get(name) != before.get(name)]
-    return f"this is the progress of another evaluation; what differs: {listed(names) or 'the order or number of files'}"
+        raise FormatError(path, difference(_KIND, found, subject), hint=_HINT)
 
 
 @dataclass
@@ -132,7 +113,7 @@ class _Journal:
             self.replays = False
         found = compute()
         with _named(self.path):
-            self.file.write(_line([self.number, [_encoded(each) for each in found]]))
+            self.file.write(journal_line([self.number, [_encoded(each) for each in found]]))
             self.file.flush()
         return found
 
@@ -146,10 +127,6 @@ class _Journal:
             what = f"line {self.number + 1} is step {number}, expected {self.number}"
             raise FormatError(self.path, what, hint="remove the file")
         return results
-
-
-def _line(value: Any) -> bytes:
-    return json.dumps(value, separators=(",", ":")).encode() + b"\n"
 
 
 def _encoded(kept: Any) -> dict[str, list[Any]]:

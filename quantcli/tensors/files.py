@@ -68,6 +68,11 @@ class DataFile(ABC):
             FormatError: if it has changed.
         """
 
+    @property
+    @abstractmethod
+    def identity(self) -> str:
+        """What tells the file from another one or from later content under the same name, without reading it."""
+
     def stream(self) -> io.BufferedReader:
         """The file as a seekable binary stream, for the standard library."""
         return io.BufferedReader(_Stream(self))
@@ -194,6 +199,11 @@ class InputFile(DataFile):
         # Inodes of a path: on Windows an open file has another one.
         if _identity(status) != self._identity or status.st_ino != self._inode:
             raise FormatError(self.path, "the file has changed while it was read", hint="run the command again")
+
+    @property
+    def identity(self) -> str:
+        """Its size and modification time."""
+        return " ".join(map(str, self._identity))
 
     def fileno(self) -> int:
         """The descriptor. The file is opened if it is not open. Do not close the descriptor.

@@ -39,7 +39,7 @@ Choose = Callable[..., tuple[list[str], "RequestFields"]]
 
 
 GROUPS: Final = {
-    "Output": ("types", "output", "split_max_size", "overwrite", "dry_run", "as_json"),
+    "Output": ("types", "output", "split_max_size", "overwrite", "resume", "dry_run", "as_json"),
     "Fidelity": ("quality", "texts", "tokens", "moments", "device", "imatrix"),
     "Size": ("target_size", "target_bpw", "target_ram", "ctx", "effort", "save_types"),
     "Types of tensors": (
@@ -65,6 +65,7 @@ GROUPS: Final = {
 @click.option("--split-max-size", metavar="SIZE", help="Split into shards of at most SIZE: 2G, 500M.")
 @click.option("--remote", is_flag=True, help="Stream tensors from the hub, without downloading the model.")
 @overwrite_option
+@click.option("--resume", is_flag=True, help="Continue an interrupted run; keep what is written if interrupted.")
 @click.option("--dry-run", is_flag=True, help="Show the type of each tensor and why; write nothing.")
 @json_option()
 @threads_option
@@ -96,6 +97,7 @@ def command(
     split_max_size: str | None,
     remote: bool,
     overwrite: bool,
+    resume: bool,
     dry_run: bool,
     as_json: bool,
     threads: int | None,
@@ -139,9 +141,8 @@ def command(
         pre_tokenizer=pre_tokenizer,
         as_reference=as_reference,
         max_shard_bytes=None if split_max_size is None else parse_size(split_max_size),
-        remote=remote,
-        overwrite=overwrite,
-    )
+        remote=remote, overwrite=overwrite, resume=resume,
+    )  # fmt: skip
     feedback = fidelity.calibration(request, threads, imatrix=imatrix is not None, target=goal.given)
     goal.refuse({"--remote": remote, "--imatrix auto": imatrix == AUTO})
     choose = partial(goal.choose, model, names, fidelity.measuring(threads), feedback) if goal.given else None

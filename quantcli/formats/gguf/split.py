@@ -28,6 +28,7 @@ from quantcli.formats.gguf.shards import (
 )
 from quantcli.formats.gguf.spec import Field
 from quantcli.formats.gguf.writer import GGUFWriter, Shard, TensorWriter
+from quantcli.formats.journal import Subject
 from quantcli.formats.leftovers import SetAside, clear_leftovers, exclusive
 from quantcli.formats.output_file import refuse_overwriting
 from quantcli.tensors.files import expect_unchanged
@@ -44,7 +45,7 @@ class SplitWriter:
     shards appear at their paths, the first one last. After an exception none does, and no temporary file is left. Shards
     that `overwrite` allows to be replaced are kept then. If the process is killed while it replaces them, the first shard
     is missing, so that no program takes old and new shards for one model. The next run with the same target, or
-    `quantize clean`, puts the old ones back.
+    `quantize clean`, puts the old ones back. `resume` is that of `OutputFile`.
 
     Raises:
         UsageError: for more shards than GGUF can count.
@@ -53,18 +54,27 @@ class SplitWriter:
         ValueError: on leaving, if some tensor was not written in full.
     """
 
-    def __init__(self, prefix: Path, metadata: Mapping[str, Field], tensors: Shards, *, overwrite: bool = False) -> None:
+    def __init__(
+        self,
+        prefix: Path,
+        metadata: Mapping[str, Field],
+        tensors: Shards,
+        *,
+        overwrite: bool = False,
+        resume: Subject | None = None,
+    ) -> None:
         count, total = len(tensors), sum(map(len, tensors))
         if count > MAX_SHARDS:
             raise UsageError(f"{count} shards needed, but at most {MAX_SHARDS} are possible", hint="allow larger shards")
         self.shards: list[Shard] = []
         self._prefix = prefix
         self._overwrite = overwrite
+        self._resumes = resume is not None
         self._writers: list[GGUFWriter] = []
         self._places: list[tuple[GGUFWriter, int]] = []
         for number, own in enumerate(tensors, 1):
             path, keys = shard_path(prefix, number, count), shard_metadata(metadata, number, count, total)
-            writer = GGUFWriter(path, keys, own, overwrite=overwrite)
+            writer = GGUFWriter(path, keys, own, overwrite=overwrite, resume=resume)
             self.shards += writer.shards
             self._writers.append(writer)
             self._places += ((writer, index) for index in range(len(own)))
@@ -74,10 +84,25 @@ class SplitWriter:
         writer, own_index = self._places[index]
         writer.write(own_index, offset, data)
 
-    def __enter__(self) -> Self:
+    def holds_rows(self, index: int, offset: int, count: int) -> bool:
+        """See `TensorWriter.holds_rows`."""
+        writer, own_index = self._places[index]
+        return writer.holds_rows(own_index, offset, count)
+
+    def forget(self) -> None:
+        """See `TensorWriter.forget`. What interrupted runs with another division into shards left goes, too."""
+        for writer in self._writers:
+            writer.forget()
+        if self._resumes:
+            self._clear_leftovers(resumable=True)
+
+    def _clear_leftovers(self, *, resumable: bool) -> None:
         first = self._writers[0].target
-        clear_leftovers(first.parent, partial(is_temporary_of, shard_prefix(first).name))
-        if not self._overwrite:
+        clear_leftovers(first.parent, partial(is_temporary_of, shard_prefix(first).name), resumable=resumable)
+
+    def __enter__(self) -> Self:
+        self._clear_leftovers(resumable=not self._resumes)
+        if not self._overwrite and not self._resumes:  # with `resume` existing shards may be those of this run
             self._refuse_incomplete()
         try:
             for writer in self._writers:

@@ -33,6 +33,7 @@ from quantcli.formats.gguf.spec import (
     encode_string,
     is_alignment,
 )
+from quantcli.formats.journal import Subject, digest
 from quantcli.formats.output_file import OutputFile
 from quantcli.tensors.tensor import TensorInfo
 
@@ -95,12 +96,20 @@ class TensorWriter(AbstractContextManager[Any], Protocol):
         """Put `data` at byte `offset` of tensor `index`. Safe to call from several threads at once."""
         ...
 
+    def holds_rows(self, index: int, offset: int, count: int) -> bool:
+        """Whether an interrupted run has written these bytes of tensor `index`. They count as written then."""
+        ...
+
+    def forget(self) -> None:
+        """End that a later run may continue. Called when all files that were written together have appeared."""
+        ...
+
 
 class GGUFWriter(OutputFile):
     """Writes one GGUF file; a context manager, as `OutputFile` says.
 
     On entry the header is written. `write` fills the tensors. `general.alignment` in `metadata` is applied. Tensors are in
-    the file in the order of `tensors`. `every_dimension` is that of `make_layout`.
+    the file in the order of `tensors`. `every_dimension` is that of `make_layout`, `resume` that of `OutputFile`.
 
     Raises:
         ModelError: when created, for tensors or metadata that GGUF cannot hold (see `make_layout`).
@@ -117,11 +126,14 @@ class GGUFWriter(OutputFile):
         *,
         overwrite: bool = False,
         every_dimension: bool = False,
+        resume: Subject | None = None,
     ) -> None:
         self._tensors = tuple(tensors)
         self._layout = make_layout(metadata, self._tensors, every_dimension=every_dimension)
         self._written = [0] * len(self._tensors)
-        super().__init__(path, self._layout.file_bytes, overwrite=overwrite)
+        if resume is not None:
+            resume = [*resume, ("tensors, types or metadata", digest(self._layout.header))]
+        super().__init__(path, self._layout.file_bytes, overwrite=overwrite, resume=resume)
 
     @property
     def shards(self) -> tuple[Shard]:
@@ -143,10 +155,19 @@ class GGUFWriter(OutputFile):
         with self._lock:
             self._written[index] += len(view)
 
+    def holds_rows(self, index: int, offset: int, count: int) -> bool:
+        """See `TensorWriter.holds_rows`."""
+        held = self.holds(self._layout.offsets[index] + offset, count)
+        if held:
+            with self._lock:
+                self._written[index] += count
+        return held
+
     def __enter__(self) -> Self:
         super().__enter__()
         try:
-            self.write_at(memoryview(self._layout.header), 0)
+            if not self.holds(0, len(self._layout.header)):
+                self.write_at(memoryview(self._layout.header), 0)
         except BaseException:
             self.discard()
             raise

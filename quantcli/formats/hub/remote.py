@@ -172,6 +172,11 @@ class RemoteFile(DataFile):
         self._pages = pages
         self._blocks = blocks
 
+    @property
+    def identity(self) -> str:
+        """Its size, and its URL with the commit."""
+        return f"{self.size} {self._file.url}"
+
     def read_into(self, out: memoryview, position: int) -> None:
         """See `DataFile.read_into`."""
         self._read(self._blocks, out, position, AHEAD)

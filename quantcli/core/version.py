@@ -1,0 +1,3 @@
+"""The version, for modules that `quantcli` itself imports."""
+
+__version__ = "0.1.0"

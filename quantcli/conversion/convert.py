@@ -204,7 +204,7 @@ def carry_out(
             job = job.with_importance(calibrate(job.model.source))  # noqa: PLW2901
         if not dry_run:
             job.check()
-            _write(job, threads, progress, stages)
+            write_outputs(job, threads, progress, stages)
         seconds = time.perf_counter() - started
         return [
             Conversion(
@@ -220,8 +220,12 @@ def carry_out(
         ]
 
 
-def _write(job: Job, threads: int, progress: Progress, stages: Stages) -> None:
-    """Write all outputs of a job."""
+def write_outputs(job: Job, threads: int, progress: Progress, stages: Stages) -> None:
+    """Write all outputs of a job.
+
+    Raises:
+        As `carry_out`.
+    """
     model, plans = job.model, [output.plan for output in job.outputs]
     with ExitStack() as stack:
         # Every output is created and allocated first: a full disk or an existing file shows before any work is done.

@@ -72,6 +72,16 @@ def differing(found: Checksums, expected: Checksums) -> Iterator[str]:
             yield f"tensor {name!r}: its data have another SHA-256"
 
 
+def with_types_of(file: GGUFFile, request: Request) -> Request:
+    """The request for a file's recipe, with the types that its tensors have."""
+    number = file.get("general.file_type")
+    recipe = file_type_names().get(number, "F32") if isinstance(number, int) else "F32"
+    # As overrides, the types decide what is repacked without loss, and what takes importance values.
+    kinds = {name: tensor.type for name, tensor in file.tensors.items() if tensor.type.is_quantized}
+    overrides = tuple(parse_override(f"^{re.escape(name)}$={kind.name}") for name, kind in kinds.items())
+    return replace(request, types=(recipe,), options=replace(request.options, overrides=overrides))
+
+
 def unlike_source(
     file: GGUFFile, request: Request, *, full: bool, threads: int, advance: Advance = lambda done: None
 ) -> Iterator[str]:
@@ -85,17 +95,12 @@ def unlike_source(
         As `open_job`.
     """
     if file.get("quantize.calibration.quality") is not None:
-        raise UsageError("the file was rounded with --quality: its rows cannot be derived one by one")
+        what = "the file was rounded with --quality: its rows cannot be derived one by one"
+        raise UsageError(what, hint=f"quantize reproduce {file.path} --source {request.model}")
     if file.get("quantize.imatrix.file") is not None and request.imatrix is None:
         what = f"the file was quantized with the importance matrix {file.get('quantize.imatrix.file')!r}"
         raise UsageError(what, hint="--imatrix FILE")
-    number = file.get("general.file_type")
-    recipe = file_type_names().get(number, "F32") if isinstance(number, int) else "F32"
-    # As overrides, the types decide what is repacked without loss, and what takes importance values.
-    kinds = {name: tensor.type for name, tensor in file.tensors.items() if tensor.type.is_quantized}
-    overrides = tuple(parse_override(f"^{re.escape(name)}$={kind.name}") for name, kind in kinds.items())
-    options = replace(request.options, overrides=overrides)
-    with open_job(replace(request, types=(recipe,), options=options), threads=threads) as job:
+    with open_job(with_types_of(file, request), threads=threads) as job:
         sources = job.model.tensors
         plan = {planned.name: planned for planned in job.outputs[0].plan}
         for name in plan.keys() - file.tensors.keys():

@@ -30,6 +30,7 @@ SECTIONS: Final = {
     "Showing": {
         "inspect": "Show the metadata and tensors of a GGUF file.",
         "verify": "Check that a GGUF file is whole and undamaged.",
+        "reproduce": "Check that a model gives a GGUF file again, byte for byte.",
         "tokenize": "Tokenize a text with the vocabulary of a GGUF file.",
         "types": "List the recipes for --type, and the tensor types.",
         "architectures": "List the supported model architectures.",

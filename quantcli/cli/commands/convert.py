@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -14,21 +13,20 @@ from quantcli.cli.calibration import AUTO, FileOrAuto, FileOrAutoType, announce_
 from quantcli.cli.commands import described
 from quantcli.cli.compiling import announce_compiling
 from quantcli.cli.completions import complete_files, complete_recipes, complete_types
+from quantcli.cli.converting import changes, conversion_progress
 from quantcli.cli.fidelity import Fidelity, fidelity_options, report, stages_of, with_notes
 from quantcli.cli.habits import read_positions
 from quantcli.cli.options import arch_file_option, json_option, overwrite_option, threads_option
-from quantcli.cli.output import byte_progress, columns, count_running_time, print_json, say, show
+from quantcli.cli.output import columns, print_json, say, show
 from quantcli.cli.output_paths import OutputPath, is_folder, made_folder
 from quantcli.cli.target import TargetOptions, target_options
 from quantcli.cli.texts import read_text
 from quantcli.core.display import binary_size, decimal_count
 from quantcli.core.errors import UsageError
 from quantcli.core.listing import counted
-from quantcli.formats.gguf.spec import Metadata, replace_keys
 
 if TYPE_CHECKING:
-    from quantcli.conversion.convert import Conversion, Progress, RequestFields, Stages
-    from quantcli.conversion.model_changes import Changes
+    from quantcli.conversion.convert import Conversion, RequestFields, Stages
     from quantcli.conversion.plan import PlanOptions
     from quantcli.quality.calibrate import Calibration
 
@@ -135,7 +133,7 @@ def command(
     request = RequestFields(
         options=_plan_options(**more),
         imatrix=read_imatrix(imatrix) if isinstance(imatrix, Path) else None,
-        changes=_changes(override_kv, prune_layers),
+        changes=changes(override_kv, prune_layers),
         adapters=[parse_adapter(text) for text in adapters],
         architecture_file=arch_file,
         pre_tokenizer=pre_tokenizer,
@@ -170,7 +168,7 @@ def _converted(
     # A dry run makes no directory. Without one, its result is the same.
     folder = made_folder(None if dry_run and output and is_folder(output) else output)
     kept: dict[str, list[str]] = {}
-    with folder as path, _progress() as (progress, begin):
+    with folder as path, conversion_progress("quantizing") as (progress, begin):
         calibrate = calibration(request, threads, partial(begin, "collecting importance")) if auto else None
         stages: Stages = at_once
         if feedback is not None:
@@ -243,39 +241,6 @@ def _plan_options(
         allow_requantize=allow_requantize,
         no_fallback=no_fallback,
     )
-
-
-def _changes(override_kv: Sequence[str], prune_layers: str | None) -> Changes:
-    from quantcli.conversion.metadata.output import parse_metadata_override
-    from quantcli.conversion.model_changes import Changes
-    from quantcli.conversion.prune import parse_layers
-
-    # Of several values for one key, the last counts, at its own position.
-    metadata: Metadata = {}
-    for text in override_kv:
-        key, entry = parse_metadata_override(text)
-        replace_keys(metadata, {key: entry})
-    return Changes(metadata=metadata, prune_layers=() if prune_layers is None else parse_layers(prune_layers))
-
-
-@contextmanager
-def _progress() -> Iterator[tuple[Progress, Callable[[str, int], Callable[[int], Any]]]]:
-    """A progress bar in bytes, for the download and the conversion, and in chunks, for the collecting in between."""
-    from quantcli.conversion.convert import Progress
-
-    with byte_progress("quantizing") as bar:
-
-        def begin(what: str, total: int, unit: str = "B") -> Callable[[int], Any]:
-            bar.set_description(what, refresh=False)
-            bar.unit, bar.unit_scale = unit, unit == "B"
-            bar.reset(total)
-            return bar.update  # type: ignore[no-any-return]
-
-        def running(what: str, chunks: int) -> Callable[[int], Any]:
-            count_running_time(bar)
-            return begin(what, chunks, "chunk")
-
-        yield Progress(partial(begin, "downloading"), partial(begin, "quantizing"), bar.update), running
 
 
 def _warn_of_missing_importance(results: Sequence[Conversion]) -> None:

@@ -68,7 +68,7 @@ def make_layout(
         twice = next(name for index, name in enumerate(names) if name in names[:index])
         raise ModelError(f"two tensors are called {twice!r}")
     parts = [MAGIC, struct.pack("<IQQ", VERSION, len(tensors), len(metadata))]
-    parts += (_encode_entry(key, field) for key, field in metadata.items())
+    parts += (encode_entry(key, field) for key, field in metadata.items())
     parts += (_encode_tensor(info, offset, every=every_dimension) for info, offset in zip(tensors, offsets, strict=True))
     header = b"".join(parts)
     header = header.ljust(align(len(header), alignment), b"\0")
@@ -211,7 +211,12 @@ def _encode_tensor(info: TensorInfo, offset: int, *, every: bool) -> bytes:
     return _encode_text(info.name) + struct.pack(f"<I{count}QIQ", count, *dimensions, info.type.id, offset)
 
 
-def _encode_entry(key: str, field: Field) -> bytes:
+def encode_entry(key: str, field: Field) -> bytes:
+    """The bytes of a metadata entry.
+
+    Raises:
+        ModelError: for a value that its type cannot hold.
+    """
     try:
         return _encode_text(key) + struct.pack("<I", field.type) + _encode_value(field)
     except (struct.error, TypeError, ValueError, OverflowError) as error:

@@ -2,7 +2,7 @@
 
 Names, with eight random hexadecimal digits:
 
-    .TARGET.1a2b3c4d.part   a file that is being written, or a directory whose content is no longer needed
+    .TARGET.1a2b3c4d.part   a file or a directory that is being written, or a directory whose content is no longer needed
     .PREFIX.1a2b3c4d.old    a directory with the shards of a model that is being replaced, each under its own name
 
 The process that works on one holds an exclusive lock (flock) on it. The system releases the lock when the process ends, so
@@ -52,6 +52,15 @@ def create_temporary(target: Path) -> tuple[Path, int]:
         OSError: if it cannot be created.
     """
     return _create(target, _WRITTEN, lambda path: os.open(path, _CREATING, 0o666))
+
+
+def create_temporary_directory(target: Path) -> tuple[Path, int]:
+    """Create the temporary directory of `target` and lock it. Returns its path and its open descriptor, or -1.
+
+    Raises:
+        OSError: if it cannot be created.
+    """
+    return _create(target, _WRITTEN, _make_directory)
 
 
 class SetAside:

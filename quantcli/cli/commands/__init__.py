@@ -18,6 +18,7 @@ SECTIONS: Final = {
         "split": "Split a GGUF file into shards.",
         "merge": "Merge the shards of a split model into one GGUF file.",
         "edit": "Change the metadata of a GGUF file.",
+        "export": "Write a GGUF file as a Hugging Face directory.",
     },
     "Running and measuring": {
         "run": "Generate text from a GGUF file on the CPU.",

@@ -18,7 +18,6 @@ SECTIONS: Final = {
         "split": "Split a GGUF file into shards.",
         "merge": "Merge the shards of a split model into one GGUF file.",
         "edit": "Change the metadata of a GGUF file.",
-        "export": "Write a GGUF file as a Hugging Face directory.",
     },
     "Running and measuring": {
         "run": "Generate text from a GGUF file on the CPU.",
@@ -27,6 +26,10 @@ SECTIONS: Final = {
         "compare": "Compare the weights of two files of one model, tensor by tensor.",
         "report": "Show size, divergence and errors of files as an HTML page.",
         "bench": "Measure the speed of prompt processing and generation.",
+    },
+    "Passing on": {
+        "export": "Write a GGUF file as a Hugging Face directory.",
+        "modelfile": "Write the Modelfile of a GGUF file, for Ollama.",
     },
     "Showing": {
         "inspect": "Show the metadata and tensors of a GGUF file.",

@@ -30,6 +30,7 @@ SECTIONS: Final = {
     "Passing on": {
         "export": "Write a GGUF file as a Hugging Face directory.",
         "modelfile": "Write the Modelfile of a GGUF file, for Ollama.",
+        "push": "Upload GGUF files to the Hugging Face hub.",
     },
     "Showing": {
         "inspect": "Show the metadata and tensors of a GGUF file.",

@@ -143,7 +143,7 @@ LIBRARIES = {
     "conversion": {"numpy", "tokenizers", "yaml"},
     "runner": {"jinja2", "numpy", "tokenizers"},
     "architectures": {"numpy"},
-    "formats": {"huggingface_hub", "numpy", "tqdm"},
+    "formats": {"huggingface_hub", "numpy", "safetensors", "tqdm"},
     "tensors": {"numpy"},
     "kernels": {"llvmlite", "numba", "numpy"},
     "core": {"numpy"},

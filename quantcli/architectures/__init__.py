@@ -26,7 +26,8 @@ The keys and tables of a file. All are optional but `gguf`, `metadata` and `tens
     [metadata]    GGUF key = { type, value, when, required, map, early, in_place }
     [generated]   GGUF tensor = { generator, when }: computed from config.json alone
     [tensors]     GGUF tensor = { from, shape, gather, transforms, kind, when, required, group, unless_equal, or };
-                  `or` lists rows that override this one, for checkpoints with another layout of the tensor
+                  `or` lists rows that override this one, for checkpoints with another layout of the tensor; one with
+                  `exported`, a condition, is what `quantize export` writes
     [graph]       the flags of the forward pass, for the runner: the fields of `graph.Graph`
     [vocabulary]  rules for its vocabularies only: the fields of `schema.VocabularyRules`
     [defaults.MODEL_TYPE]   key = a further default of that `model_type`, for a key absent from config.json: a constant;

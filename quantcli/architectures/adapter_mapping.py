@@ -103,17 +103,18 @@ def _concatenate(pairs: Sequence[LowRank]) -> LowRank:
             f"{' and '.join(pair.name for pair in pairs)} are concatenated, but have different LoRA pairs",
             hint="Merge the adapter: --lora.",
         )
-    return _pair(first, first.a, GATHERS["concatenate"]([pair.b for pair in pairs]))
+    return _pair(first, first.a, GATHERS["concatenate"].apply([pair.b for pair in pairs]))
 
 
 def _stack(pairs: Sequence[LowRank]) -> LowRank:
-    return _pair(pairs[0], GATHERS["stack"]([pair.a for pair in pairs]), GATHERS["stack"]([pair.b for pair in pairs]))
+    stack = GATHERS["stack"].apply
+    return _pair(pairs[0], stack([pair.a for pair in pairs]), stack([pair.b for pair in pairs]))
 
 
 _TRANSFORMS: Final[Mapping[str, Callable[..., LowRank]]] = MappingProxyType(
     {
-        **{name: partial(_rows, TRANSFORMS[name]) for name in ("rearrange_rows", "rope_pairs", "ungroup_rows")},
-        **{name: partial(_along, TRANSFORMS[name]) for name in ("cut", "part")},
+        **{name: partial(_rows, TRANSFORMS[name].apply) for name in ("rearrange_rows", "rope_pairs", "ungroup_rows")},
+        **{name: partial(_along, TRANSFORMS[name].apply) for name in ("cut", "part")},
         "as_float32": lambda pair: _pair(pair, as_float32(pair.a), as_float32(pair.b)),
         "reshape": _reshape,
         "transpose": lambda pair: _pair(pair, _transposed(pair.b), _transposed(pair.a)),

@@ -165,6 +165,11 @@ class Expression:
         return made
 
     @property
+    def tree(self) -> ast.expr:
+        """Its syntax tree, which must not be modified."""
+        return self._body
+
+    @property
     def names(self) -> frozenset[str]:
         """The names of its variables, without functions."""
         called = {node.func for node in ast.walk(self._body) if isinstance(node, ast.Call)}

@@ -75,3 +75,17 @@ FIELD_TYPES: Final[Mapping[str, Callable[[Any], Field]]] = MappingProxyType(
 
 `u32 or i32[]` is for hyperparameters with one value for the model or one per layer.
 """
+
+
+def plain_value(field: Field) -> Any:
+    """A field as a value of JSON, the inverse of `FIELD_TYPES`. A 32-bit float is the shortest number with its bits."""
+    value = field.elements() if field.type is ValueType.ARRAY else field.value
+    if ValueType.FLOAT32 in (field.type, field.element):
+        return [_shortest(item) for item in value] if isinstance(value, list) else _shortest(value)
+    return value
+
+
+def _shortest(value: float) -> float:
+    import numpy as np
+
+    return float(str(np.float32(value)))

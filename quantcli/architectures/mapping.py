@@ -80,7 +80,7 @@ def map_tensors(declaration: Declaration, checkpoint: Mapping[str, Tensor], scop
     tensors, headless = _normalized_names(declaration, checkpoint)
     scope = {**scope, "headless": headless}
     problems = _Problems()
-    counts = _index_counts(declaration, len(tensors), scope)
+    counts = index_counts(declaration, len(tensors), scope)
     matches = list(_matches(declaration, tensors, counts, scope, problems))
     used = {source for match in matches for source in match.sources}
     problems.unknown |= {
@@ -90,7 +90,7 @@ def map_tensors(declaration: Declaration, checkpoint: Mapping[str, Tensor], scop
     }
     problems.raise_if_any("checkpoint", declaration.gguf, _hint(scope.get("quantization_config")))
     _refuse_opaque([tensors[name] for name in tensors if name in used])
-    made = _generated(declaration, scope)
+    made = generated(declaration, scope)
     originals = {match.name: match.sources[0] for match in matches}
     kept = [match for match in _in_order(matches) if not _is_copy(match, originals, tensors)]
     made += [make_tensor(match, [tensors[source] for source in match.sources]) for match in kept]
@@ -107,7 +107,7 @@ def match_adapter(declaration: Declaration, adapter: Mapping[str, Info], scope: 
     given, headless = _normalized_names(declaration, adapter)
     scope = {**scope, "headless": headless}
     problems = _Problems()
-    counts = _index_counts(declaration, MOST_TENSORS, scope)
+    counts = index_counts(declaration, MOST_TENSORS, scope)
     matches = list(_matches(declaration, given, counts, scope, problems, available=MOST_TENSORS))
     used = {source for match in matches for source in match.sources}
     problems.unknown |= {entry.name: None for name, entry in given.items() if name not in used}
@@ -165,7 +165,7 @@ def _normalized(declaration: Declaration, given: str) -> str:
     return name if old is None else name.removesuffix(old) + declaration.rename_endings[old]
 
 
-def _index_counts(declaration: Declaration, available: int, scope: Scope) -> dict[str, int]:
+def index_counts(declaration: Declaration, available: int, scope: Scope) -> dict[str, int]:
     """The number of values of each placeholder.
 
     More layers than the checkpoint has tensors are refused. There may be more experts, as one tensor can hold all of them.
@@ -204,7 +204,7 @@ def _matches(
         ways = _possible_ways(declared, counts, most)
         wanted = _wanted(declared, counts)
         most_missing = len(problems.missing) + MOST_MISSING * (1 + most)
-        for numbers in _numbers(placeholders(declared.name), counts):
+        for numbers in numbers_of(placeholders(declared.name), counts):
             here = {**scope, **numbers}
             if not declared.when.evaluate(here):
                 continue
@@ -217,8 +217,8 @@ def _matches(
                 )
             if not ways:
                 continue
-            row = next((way for way in ways if _is_held(_source_names(way, numbers, counts), tensors)), ways[0])
-            sources = _source_names(row, numbers, counts)
+            row = next((way for way in ways if _is_held(source_names(way, numbers, counts), tensors)), ways[0])
+            sources = source_names(row, numbers, counts)
             absent = [source for source in sources if source not in tensors] if sources else list(row.sources)
             if absent:
                 if (available is None and row.required.evaluate(here)) or 0 < len(absent) < len(sources):
@@ -250,7 +250,8 @@ def _wanted(row: TensorRow, counts: Mapping[str, int]) -> int:
     return math.prod(counts[index] for index in placeholders(row.name) | placeholders(row.sources[0]))
 
 
-def _numbers(indices: frozenset[str], counts: Mapping[str, int]) -> Iterator[dict[str, int]]:
+def numbers_of(indices: frozenset[str], counts: Mapping[str, int]) -> Iterator[dict[str, int]]:
+    """Every combination of the values of these placeholders; none where the count of one is unknown."""
     names = [index for index in counts if index in indices]
     if len(names) < len(indices):
         return
@@ -258,11 +259,12 @@ def _numbers(indices: frozenset[str], counts: Mapping[str, int]) -> Iterator[dic
         yield dict(zip(names, values, strict=True))
 
 
-def _source_names(row: TensorRow, numbers: Mapping[str, int], counts: Mapping[str, int]) -> tuple[str, ...]:
+def source_names(row: TensorRow, numbers: Mapping[str, int], counts: Mapping[str, int]) -> tuple[str, ...]:
+    """The names of a row's sources, for these values of the placeholders in the GGUF name."""
     return tuple(
         source.format(**numbers, **gathered)
         for source in row.sources
-        for gathered in _numbers(placeholders(source) - numbers.keys(), counts)
+        for gathered in numbers_of(placeholders(source) - numbers.keys(), counts)
     )
 
 
@@ -298,10 +300,10 @@ def _group(match: Match) -> tuple[Any, ...]:
 
 def make_tensor(match: Match, sources: Sequence[Tensor]) -> Tensor:
     """The GGUF tensor of a row, made from its sources."""
-    tensor = GATHERS[match.row.gather](sources) if match.row.gather is not None else sources[0]
+    tensor = GATHERS[match.row.gather].apply(sources) if match.row.gather is not None else sources[0]
     for call in match.row.transforms:
         with blaming(match.name, call):
-            tensor = TRANSFORMS[call.name](tensor, *call.evaluate(match.scope))
+            tensor = TRANSFORMS[call.name].apply(tensor, *call.evaluate(match.scope))
     return Renamed(match.name, tensor.shape, tensor.type, tensor)
 
 
@@ -314,12 +316,13 @@ def blaming(name: str, call: Call) -> Iterator[None]:
         raise ModelError(f"config.json: its values are invalid for {call.name} of {name}: {clipped(str(error))}") from error
 
 
-def _generated(declaration: Declaration, scope: Scope) -> list[Tensor]:
+def generated(declaration: Declaration, scope: Scope) -> list[Tensor]:
+    """The tensors that are computed from hyperparameters alone."""
     made: list[Tensor] = []
     for row in declaration.generated:
         if row.when.evaluate(scope):
             with blaming(row.name, row.generator):
-                values = GENERATORS[row.generator.name](*row.generator.evaluate(scope))
+                values = GENERATORS[row.generator.name].apply(*row.generator.evaluate(scope))
             made.append(Generated(row.name, values.shape, F32, values))
     return made
 

@@ -52,6 +52,7 @@ _FILE_KEYS: Final = {
 Row = TypeVar("Row")
 
 _ALWAYS: Final = Expression("True")
+_NEVER: Final = Expression("False")
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,8 @@ class TensorRow:
     required: Expression = _ALWAYS
     group: str | None = None
     unless_equal: str | None = None
+    exported: Expression = _NEVER
+    """Of an alternative: whether `quantize export` writes this layout, and not that of the row."""
     alternatives: tuple[TensorRow, ...] = ()
 
 
@@ -368,12 +371,13 @@ def _tensor_row(name: str, entry: dict[str, Any], kinds: Mapping[str, str]) -> T
             "transforms": transforms,
             "when": _condition(entry, "when"),
             "required": _condition(entry, "required"),
+            "exported": _condition(entry, "exported", default=False),
             "alternatives": alternatives,
         }
     )
     for call in transforms:
         _one_of(call.name, TRANSFORMS, "transform")
-        signature(TRANSFORMS[call.name]).bind("tensor", *call.arguments)
+        signature(TRANSFORMS[call.name].apply).bind("tensor", *call.arguments)
     if row.gather is not None:
         _one_of(row.gather, GATHERS, "gather")
     return row
@@ -387,12 +391,12 @@ def _without_false(entry: dict[str, Any]) -> dict[str, Any]:
 def _generated_row(name: str, entry: dict[str, Any]) -> GeneratedRow:
     generator = Call.parse(entry["generator"])
     _one_of(generator.name, GENERATORS, "generator")
-    signature(GENERATORS[generator.name]).bind(*generator.arguments)
+    signature(GENERATORS[generator.name].apply).bind(*generator.arguments)
     return GeneratedRow(name, generator, _condition(entry, "when"))
 
 
-def _condition(entry: dict[str, Any], key: str) -> Expression:
-    given = entry.get(key, True)
+def _condition(entry: dict[str, Any], key: str, *, default: bool = True) -> Expression:
+    given = entry.get(key, default)
     return Expression(given if isinstance(given, str) else repr(bool(given)))
 
 

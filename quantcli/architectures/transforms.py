@@ -1,13 +1,14 @@
 """Tensor transforms from checkpoint to GGUF: pure functions on lazy tensors.
 
 `TRANSFORMS` take one tensor, `GATHERS` take several. Architecture files refer to both by name. Results are the lazy tensors
-of `tensors.derived`.
+of `tensors.derived`. Each has its inverse beside it, where it has one: from the GGUF tensor back to the checkpoint's.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Final
@@ -19,7 +20,7 @@ from quantcli.core.block_types import TYPES
 from quantcli.core.errors import ModelError
 from quantcli.tensors.bfloat16 import bfloat16_to_float32
 from quantcli.tensors.column_blocks import BLOCK_BYTES
-from quantcli.tensors.derived import Computed, Joined, JoinedVectors, RearrangedRows, Renamed, Reshaped
+from quantcli.tensors.derived import Assembled, Computed, Joined, JoinedVectors, RearrangedRows, Renamed, Reshaped
 from quantcli.tensors.tensor import Tensor
 from quantcli.tensors.transposed import Transposed
 
@@ -234,26 +235,129 @@ def have_same_numbers(tensor: Tensor, other: Tensor) -> bool:
     return True
 
 
-TRANSFORMS: Final[Mapping[str, Callable[..., Tensor]]] = MappingProxyType(
+# --- Inverses -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A tensor that is the range `places` along `axis` of a larger tensor of `shape`."""
+
+    tensor: Tensor
+    shape: tuple[int, ...]
+    axis: int
+    places: range
+
+
+def assemble(pieces: Sequence[Piece]) -> Tensor:
+    """The tensor that the pieces make up.
+
+    Raises:
+        ModelError: if they overlap, do not agree in shape and axis, or leave a part of the tensor out.
+    """
+    first = pieces[0]
+    found = sorted(place for piece in pieces for place in piece.places)
+    agree = all((piece.shape, piece.axis) == (first.shape, first.axis) for piece in pieces)
+    if not agree or found != list(range(first.shape[first.axis])):
+        what = f"of {first.shape[first.axis]} rows along axis {first.axis} it has {len(set(found))}"
+        told = "the rest of the checkpoint's tensor is not in the GGUF file"
+        raise ModelError(f"tensor {first.tensor.name!r}: {told}: {what}")
+    parts = _agreeing([piece.tensor for piece in pieces], leading_axes=first.axis + 1)
+    places = tuple(piece.places for piece in pieces)
+    if len(first.shape) > 1:
+        return Assembled(first.tensor.name, first.shape, parts[0].type, parts, first.axis, places)
+    columns = tuple(reshape(part, [part.size, 1]) for part in parts)
+    column = Assembled(first.tensor.name, (first.shape[0], 1), parts[0].type, columns, 0, places)
+    return reshape(column, first.shape)
+
+
+def _without(tensor: Tensor, shape: tuple[int, ...], addend: float) -> Tensor:
+    """Exact for numbers down to about a millionth of the addend; smaller ones have lost digits in the sum."""
+    return add(tensor, -addend)
+
+
+def _uncut(tensor: Tensor, shape: tuple[int, ...], axis: int, start: int, stop: int, step: int = 1) -> Piece:
+    return Piece(tensor, shape, axis % len(shape), range(start, stop, step))
+
+
+def _unpart(tensor: Tensor, shape: tuple[int, ...], axis: int, index: int, parts: int) -> Piece:
+    size = shape[axis] // parts
+    return _uncut(tensor, shape, axis, index * size, (index + 1) * size)
+
+
+def _rearrange_back(tensor: Tensor, shape: tuple[int, ...], extents: Sequence[int], axes: Sequence[int]) -> Tensor:
+    length = math.prod(shape[:-1]) if len(shape) > 1 else shape[0]
+    fixed = math.prod(extent for extent in extents if extent != -1)
+    full = [extent if extent != -1 else length // fixed for extent in extents]
+    return rearrange_rows(tensor, [full[place] for place in axes], [list(axes).index(place) for place in range(len(axes))])
+
+
+def _group_rows(tensor: Tensor, shape: tuple[int, ...], groups: int, sizes: Sequence[int]) -> Tensor:
+    whole = (groups, sum(sizes), *(shape[1:] or (1,)))
+    pieces = []
+    for place, size in enumerate(sizes):
+        before = sum(sizes[:place])
+        rows = cut(tensor, 0, groups * before, groups * (before + size))
+        pieces.append(Piece(reshape(rows, [groups, size, *whole[2:]]), whole, 1, range(before, before + size)))
+    return reshape(assemble(pieces), shape)
+
+
+def _unstack(tensor: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
+    """The tensors that are stacked, of these shapes."""
+    if len(tensor.shape) == 1:  # vectors of one element
+        tensor = reshape(tensor, [tensor.size, 1])
+    return [reshape(cut(tensor, 0, index, index + 1), shape or [1]) for index, shape in enumerate(shapes)]
+
+
+def _unconcatenate(tensor: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
+    """The tensors that are concatenated, of these shapes."""
+    ends = [sum(shape[0] for shape in shapes[: place + 1]) for place in range(len(shapes))]
+    return [cut(tensor, 0, end - shape[0], end) for end, shape in zip(ends, shapes, strict=True)]
+
+
+@dataclass(frozen=True)
+class Transform:
+    """A transform and its inverse.
+
+    apply   (tensor, *arguments) -> tensor
+    undo    (the result, the shape of the tensor, *arguments) -> the tensor; or a piece of it, where others have the rest.
+            None where there is no inverse
+    why     why there is none
+    """
+
+    apply: Callable[..., Tensor]
+    undo: Callable[..., Tensor | Piece] | None
+    why: str = ""
+
+
+TRANSFORMS: Final[Mapping[str, Transform]] = MappingProxyType(
     {
-        "add": add,
-        "as_float32": as_float32,
-        "cut": cut,
-        "negative_exp": negative_exp,
-        "part": part,
-        "rearrange_rows": rearrange_rows,
-        "reshape": reshape,
-        "rope_pairs": rope_pairs,
-        "transpose": transpose,
-        "ungroup_rows": ungroup_rows,
+        "add": Transform(add, _without),
+        "as_float32": Transform(as_float32, lambda tensor, shape: tensor),
+        "cut": Transform(cut, _uncut),
+        "negative_exp": Transform(negative_exp, None, "several numbers have the same exponential in single precision"),
+        "part": Transform(part, _unpart),
+        "rearrange_rows": Transform(rearrange_rows, _rearrange_back),
+        "reshape": Transform(reshape, lambda tensor, shape, extents: reshape(tensor, shape)),
+        "rope_pairs": Transform(rope_pairs, lambda tensor, shape, heads: rearrange_rows(tensor, [heads, -1, 2], [0, 2, 1])),
+        "transpose": Transform(transpose, lambda tensor, shape: transpose(tensor)),
+        "ungroup_rows": Transform(ungroup_rows, _group_rows),
     }
 )
 """Transforms of one tensor, with arguments."""
 
-GATHERS: Final[Mapping[str, Callable[[Sequence[Tensor]], Tensor]]] = MappingProxyType(
+
+@dataclass(frozen=True)
+class Gather:
+    """A function that combines several tensors to one, and its inverse, which takes the result and their shapes."""
+
+    apply: Callable[[Sequence[Tensor]], Tensor]
+    undo: Callable[[Tensor, Sequence[tuple[int, ...]]], list[Tensor]]
+
+
+GATHERS: Final[Mapping[str, Gather]] = MappingProxyType(
     {
-        "concatenate": concatenate,
-        "stack": stack,
+        "concatenate": Gather(concatenate, _unconcatenate),
+        "stack": Gather(stack, _unstack),
     }
 )
 """Functions that combine several tensors to one."""
@@ -292,10 +396,43 @@ def rope_factors(factors: Sequence[Any], count: int) -> NDArray[np.float32]:
     return values
 
 
-GENERATORS: Final[Mapping[str, Callable[..., NDArray[np.float32]]]] = MappingProxyType(
+_USUAL_LLAMA3: Final = {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+"""Those of all published models."""
+
+
+def _llama3_parameters(factors: NDArray[np.float32], rope: Mapping[str, Any] | None, head_dim: int) -> dict[int, Any]:
+    """The RoPE table of these factors, as argument 0. Nothing where they are not those of the usual parameters."""
+    known = rope or {}
+    for context in _LLAMA3_CONTEXTS:
+        table = {"factor": float(factors.max()), **_USUAL_LLAMA3, "original_max_position_embeddings": context}
+        if head_dim and np.array_equal(llama3_rope_factors({**known, **table}, head_dim), factors):
+            return {0: table}
+    return {}
+
+
+_LLAMA3_CONTEXTS: Final = tuple(1 << power for power in range(13, 4, -1))
+"""Context lengths that a model may have been trained with before it was stretched: 8192, as all published models, first."""
+
+
+@dataclass(frozen=True)
+class Generator:
+    """A function that computes a tensor from hyperparameters, and its inverse.
+
+    apply   (*arguments) -> values
+    undo    (values, *arguments) -> values of arguments by their places, as far as they are determined. The given arguments
+            are what is known of them.
+    """
+
+    apply: Callable[..., NDArray[np.float32]]
+    undo: Callable[..., dict[int, Any]]
+
+
+GENERATORS: Final[Mapping[str, Generator]] = MappingProxyType(
     {
-        "llama3_rope_factors": llama3_rope_factors,
-        "rope_factors": rope_factors,
+        "llama3_rope_factors": Generator(llama3_rope_factors, _llama3_parameters),
+        "rope_factors": Generator(
+            rope_factors, lambda values, factors, count: {0: [float(str(value)) for value in values]}
+        ),
     }
 )
 """Functions that compute tensors from hyperparameters."""

@@ -19,8 +19,8 @@ from quantcli.conversion.model_changes import Changes
 from quantcli.conversion.plan import PlannedTensor, PlanOptions
 from quantcli.conversion.request import Request
 from quantcli.core.errors import FormatError, HubError, OutputError
-from quantcli.formats.gguf.writer import Shard
 from quantcli.formats.imatrix import Imatrix
+from quantcli.formats.tensor_writer import Shard
 from quantcli.kernels.rows import compile_kernels
 from quantcli.tensors.files import expect_unchanged
 

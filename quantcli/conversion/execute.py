@@ -20,8 +20,8 @@ from quantcli.conversion.encode import Encoder, encoder_for
 from quantcli.conversion.plan import PlannedTensor
 from quantcli.conversion.value_range import check_converted, check_copied, check_source
 from quantcli.core.block_types import BlockType
-from quantcli.formats.gguf.writer import TensorWriter
 from quantcli.formats.imatrix import Imatrix
+from quantcli.formats.tensor_writer import TensorWriter
 from quantcli.kernels import rows
 from quantcli.tensors.tensor import Tensor
 

@@ -21,11 +21,12 @@ from quantcli.core.errors import UsageError
 from quantcli.formats.gguf.shards import by_size, shard_prefix
 from quantcli.formats.gguf.spec import Metadata
 from quantcli.formats.gguf.split import SplitWriter
-from quantcli.formats.gguf.writer import GGUFWriter, TensorWriter
+from quantcli.formats.gguf.writer import GGUFWriter
 from quantcli.formats.hub.models import HubModel
 from quantcli.formats.imatrix import Imatrix
 from quantcli.formats.journal import Subject
 from quantcli.formats.output_file import OutputFile, refuse_overwriting
+from quantcli.formats.tensor_writer import TensorWriter
 
 Calibrate = Callable[[Source], Imatrix]
 """Collects the importance matrix of an open model."""

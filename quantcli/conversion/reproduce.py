@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from threading import Lock
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,26 +19,30 @@ from quantcli.conversion.request import Request
 from quantcli.conversion.verify import with_types_of
 from quantcli.formats.gguf.reader import GGUFFile
 from quantcli.formats.gguf.spec import Field
-from quantcli.formats.gguf.writer import Layout, Shard, encode_entry, make_layout
+from quantcli.formats.gguf.writer import Layout, encode_entry, make_layout
+from quantcli.formats.tensor_writer import Shard, TensorWriter
 from quantcli.tensors.files import InputFile
 
 _SPLIT: Final = "split."
 """The prefix of the keys that only shards have."""
 
 
-class Comparison:
+class Comparison(TensorWriter):
     """A `TensorWriter` that compares what is written with the tensors of a file.
 
     differing   tensor name -> the first row that differs
     """
-
-    shards: Sequence[Shard] = ()
 
     def __init__(self, file: GGUFFile, plan: Sequence[PlannedTensor]) -> None:
         self.differing: dict[str, int] = {}
         self._file = file
         self._plan = plan
         self._lock = Lock()
+
+    @property
+    def shards(self) -> Sequence[Shard]:
+        """None: nothing is written."""
+        return ()
 
     def write(self, index: int, offset: int, data: bytes | bytearray | memoryview | NDArray[Any]) -> None:
         """Compare `data` with the bytes from `offset` on of tensor `index`. Safe to call from several threads at once."""
@@ -52,16 +56,6 @@ class Comparison:
             row = (offset + int((expected != found).argmax())) // stored.row_bytes
             with self._lock:
                 self.differing[planned.name] = min(row, self.differing.get(planned.name, row))
-
-    def holds_rows(self, index: int, offset: int, count: int) -> bool:
-        """See `TensorWriter.holds_rows`."""
-        return False
-
-    def forget(self) -> None:
-        """See `TensorWriter.forget`."""
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         pass

@@ -68,7 +68,7 @@ def open_source(
         HubError: if the hub does not give the model.
         UsageError: for adapters beside a GGUF file.
     """
-    if isinstance(path, Path) and path.is_file() and _is_gguf(path):
+    if isinstance(path, Path) and path.is_file() and is_gguf(path):
         if adapters:
             hint = "Give the checkpoint the file was made from."
             raise UsageError(f"{path}: --lora is for a checkpoint, not for a GGUF file", hint=hint)
@@ -100,7 +100,8 @@ def open_source(
                 yield Source(view.path, paths, architecture.gguf, tensors, metadata, stored, view.interrupt, read)
 
 
-def _is_gguf(path: Path) -> bool:
+def is_gguf(path: Path) -> bool:
+    """Whether a file begins as a GGUF file does."""
     with InputFile(path) as file:
         return file.size >= len(MAGIC) and file.read(0, len(MAGIC)) == MAGIC
 

@@ -2,7 +2,7 @@
 
 Names, with eight random hexadecimal digits:
 
-    .TARGET.1a2b3c4d.part      a file that is being written, or a directory whose content is no longer needed
+    .TARGET.1a2b3c4d.part      a file or a directory that is being written, or a directory whose content is no longer needed
     .TARGET.1a2b3c4d.journal   which parts of it are written, where a later run may continue: `written_ranges`
     .PREFIX.1a2b3c4d.old       a directory with the shards of a model that is being replaced, each under its own name
 
@@ -69,6 +69,15 @@ def journals_for(target: Path) -> list[Path]:
     """
     found = ((path, _NAME.fullmatch(path.name)) for path in sorted(target.parent.iterdir()))
     return [path for path, name in found if name and name["kind"] == _JOURNAL and name["label"] == label_of(target.name)]
+
+
+def create_temporary_directory(target: Path) -> tuple[Path, int]:
+    """Create the temporary directory of `target` and lock it. Returns its path and its open descriptor, or -1.
+
+    Raises:
+        OSError: if it cannot be created.
+    """
+    return _create(target, _WRITTEN, _make_directory)
 
 
 class SetAside:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -44,6 +45,10 @@ class LayerMemory:
     rotated: Literal["none", "first", "last"] = "none"
     states: tuple[tuple[int, ...], ...] = ()
 
+    def capacity(self, context: int) -> int:
+        """How many positions the layer keeps, for a context of this length."""
+        return min(context, self.window - 1 + 2 * BATCH) if self.window and not self.ahead else context
+
 
 class HasMemory(Protocol):
     """The hyperparameters that a cache needs."""
@@ -84,7 +89,7 @@ class LayerCache:
         self.sizes = sizes
         self._kernels = attention_kernels(cache_type)
         storage = self._kernels.storage
-        capacity = min(context, sizes.window - 1 + 2 * BATCH) if sizes.window and not sizes.ahead else context
+        capacity = sizes.capacity(context)
         self.first = 0
         self.keys = _allocate(sizes.kv_heads, capacity, sizes.key_size, storage)
         self.values = _allocate(sizes.kv_heads, capacity, sizes.value_size, storage) if sizes.value_size else self.keys
@@ -223,6 +228,21 @@ class Cache:
         return sum(layer.nbytes(self.length) for layer in self.layers) + sum(
             state.nbytes for states in self.states for state in states
         )
+
+
+def full_bytes(sizes: HasMemory, context: int, cache_type: str) -> int:
+    """Bytes of a cache whose context is full, without allocating it.
+
+    Raises:
+        UsageError: for an unknown type.
+    """
+    check_cache_type(cache_type)
+    storage, total = STORAGES[cache_type], 0
+    for layer in sizes.memory:
+        elements = storage.elements(layer.key_size) + storage.elements(layer.value_size)
+        total += layer.kv_heads * layer.capacity(context) * elements * storage.dtype.itemsize
+        total += sum(4 * math.prod(shape) for shape in layer.states)
+    return total
 
 
 def _allocate(heads: int, capacity: int, size: int, storage: Storage) -> NDArray[Any]:

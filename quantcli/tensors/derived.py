@@ -6,6 +6,7 @@ thread-safe. It can be pickled and then reads the same files in another process.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -100,6 +101,29 @@ def _read_scattered(source: Tensor, rows: Rows, out: NDArray[np.uint8]) -> None:
     ranks = np.empty_like(order)
     ranks[order] = np.arange(len(rows))
     np.take(buffer, ranks, axis=0, out=out, mode="clip")
+
+
+@dataclass(frozen=True)
+class Assembled(Tensor):
+    """A tensor of two or more axes whose parts each have the indices `places` along `axis`, which is not the last."""
+
+    parts: tuple[Tensor, ...]
+    axis: int
+    places: tuple[range, ...]
+
+    def read(self, start: int, stop: int, out: NDArray[np.uint8]) -> None:
+        """See `Tensor.read`."""
+        below = math.prod(self.shape[self.axis + 1 : -1])
+        above, inner = np.divmod(np.arange(start, stop), self.shape[self.axis] * below)
+        index, inner = np.divmod(inner, below)
+        for part, places in zip(self.parts, self.places, strict=True):
+            offset, rest = np.divmod(index - places.start, places.step)
+            ours = (rest == 0) & (offset >= 0) & (offset < len(places))
+            if ours.any():
+                rows = (above[ours] * len(places) + offset[ours]) * below + inner[ours]
+                found = np.empty((len(rows), out.shape[1]), np.uint8)
+                _read_scattered(part, rows, found)
+                out[ours] = found
 
 
 @dataclass(frozen=True)

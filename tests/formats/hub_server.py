@@ -1,5 +1,10 @@
-"""A small hub on loopback, with the endpoints that `huggingface_hub` calls to list a model and to download its files.
+"""A small hub on loopback, with the endpoints that `huggingface_hub` calls for a model's files, to download and to upload.
 
+    POST     /api/repos/create                 a new model
+    POST     /api/models/ID/preupload/REV      which files are large
+    POST     /ID.git/info/lfs/objects/batch    where large ones go to, unless they are there: PUT /lfs/SHA256
+    POST     /api/validate-yaml                what is wrong with a model card
+    POST     /api/models/ID/commit/REV         a commit
     GET      /api/models/ID[/revision/REV]     the commit, the files, their sizes and hashes
     HEAD GET /ID/resolve/REV/FILE              a file; a large one is a redirect to
     HEAD GET /cdn/SHA256?address=N             on a host of another name, with ranges
@@ -9,6 +14,7 @@ What is asked is written down, and what can go wrong can be arranged.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
@@ -88,6 +94,18 @@ class Hub:
     """The authorizations that the other host was shown."""
     connections: int = 0
     """How many were opened."""
+    others: set[tuple[str, str]] = field(default_factory=set)
+    """(`datasets` or `spaces`, id) of repositories of other types."""
+    read_only: bool = False
+    """Whether the token may only read."""
+    blobs: dict[str, bytes] = field(default_factory=dict)
+    """SHA-256 -> a large file that was uploaded."""
+    uploads: list[str] = field(default_factory=list)
+    """The SHA-256 of each large file that was sent."""
+    uploads_taken: int | None = None
+    """After how many large files the next is refused."""
+    created: list[dict[str, Any]] = field(default_factory=list)
+    """What was asked for with each new repository."""
 
     def __enter__(self) -> Self:
         hub = self
@@ -149,6 +167,66 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer()
 
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        path = unquote(urlsplit(self.path).path)
+        if not self._welcome(path):
+            return
+        if self.state.read_only:
+            self._refuse(403, None, "You have read access but not the required permissions.")
+        elif path == "/api/validate-yaml":
+            self._json({"warnings": [], "errors": []})
+        elif path == "/api/repos/create":
+            self._create(json.loads(body))
+        elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/preupload/main", path):
+            files = json.loads(body)["files"]
+            modes = [{"path": file["path"], "uploadMode": "lfs" if file["size"] >= LARGE else "regular"} for file in files]
+            self._json({"files": [{**mode, "shouldIgnore": False, "oid": None} for mode in modes]})
+        elif match := re.fullmatch(r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch", path):
+            self._json({"transfer": "basic", "objects": [self._place(entry) for entry in json.loads(body)["objects"]]})
+        elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/commit/main", path):
+            self._commit_files(match[1], [json.loads(line) for line in body.splitlines()])
+        else:
+            self._refuse(404)
+
+    def do_PUT(self) -> None:
+        hub, body = self.state, self.rfile.read(int(self.headers["Content-Length"]))
+        sha256 = self.path.rpartition("/")[2]
+        if hub.uploads_taken is not None and len(hub.uploads) >= hub.uploads_taken:
+            self._refuse(400, None, "The line is cut.")
+            return
+        assert hashlib.sha256(body).hexdigest() == sha256
+        hub.uploads.append(sha256)
+        hub.blobs[sha256] = body
+        self._send(200, {}, b"")
+
+    def _create(self, asked: dict[str, Any]) -> None:
+        self.state.created.append(asked)
+        id_ = f"{asked['organization']}/{asked['name']}"
+        self.state.commit(id_, {})
+        self._json({"url": f"{self.state.url}/{id_}", "name": id_})
+
+    def _place(self, entry: dict[str, Any]) -> dict[str, Any]:
+        """An object of LFS, with the address that it is to be sent to if it is not there."""
+        if entry["oid"] in self.state.blobs:
+            return entry
+        return {**entry, "actions": {"upload": {"href": f"{self.state.url}/lfs/{entry['oid']}"}}}
+
+    def _commit_files(self, id_: str, operations: list[dict[str, Any]]) -> None:
+        hub = self.state
+        tree = {name: file.data for name, file in hub.trees[id_, hub.commits[id_, "main"]].items()}
+        for operation in operations:
+            value = operation["value"]
+            if operation["key"] == "file":
+                tree[value["path"]] = base64.b64decode(value["content"])
+            elif operation["key"] == "lfsFile":
+                tree[value["path"]] = hub.blobs[value["oid"]]
+        commit = hub.commit(id_, tree)
+        self._json({"commitUrl": f"{hub.url}/{id_}/commit/{commit}", "commitOid": commit, "pullRequestUrl": None})
+
+    def _json(self, document: Any) -> None:
+        self._send(200, {"Content-Type": "application/json"}, json.dumps(document).encode())
+
     def log_message(self, *arguments: object) -> None:
         pass
 
@@ -166,8 +244,10 @@ class _Handler(BaseHTTPRequestHandler):
                 self._listing(match[1], unquote(match[2] or "main"))
             elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
                 self._file(match[1], unquote(match[2]), unquote(match[3]))
+            elif (match := re.fullmatch(r"/api/(datasets|spaces)/(.+)", path)) and match.groups() in hub.others:
+                self._json({"id": match[2], "sha": "0" * 40, "private": False, "siblings": []})
             else:
-                self._refuse(404)
+                self._refuse(404, "RepoNotFound")
 
     def _welcome(self, path: str) -> bool:
         """Whether this client may ask; if not, it has been told."""
@@ -262,7 +342,7 @@ class _Handler(BaseHTTPRequestHandler):
         for key, text in {**headers, "Content-Length": str(len(body)), "Accept-Ranges": "bytes"}.items():
             self.send_header(key, text)
         self.end_headers()
-        if self.command == "GET":
+        if self.command != "HEAD":
             self.wfile.write(body[: cut if stall is None else stall])
         if stall is not None:
             self.wfile.flush()

@@ -23,9 +23,15 @@ SECTIONS: Final = {
         "run": "Generate text from a GGUF file on the CPU.",
         "embed": "Compute text embeddings with a GGUF file.",
         "eval": "Measure perplexity, and KL divergence from a base model.",
+        "estimate": "Estimate sizes of file types, and the memory to run them.",
         "compare": "Compare the weights of two files of one model, tensor by tensor.",
         "report": "Show size, divergence and errors of files as an HTML page.",
         "bench": "Measure the speed of prompt processing and generation.",
+    },
+    "Passing on": {
+        "export": "Write a GGUF file as a Hugging Face directory.",
+        "modelfile": "Write the Modelfile of a GGUF file, for Ollama.",
+        "push": "Upload GGUF files to the Hugging Face hub.",
     },
     "Showing": {
         "inspect": "Show the metadata and tensors of a GGUF file.",

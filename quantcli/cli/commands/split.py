@@ -19,7 +19,7 @@ from quantcli.formats.gguf.shards import Partition, by_count, by_size, parse_siz
 from quantcli.formats.gguf.split import split_gguf
 
 if TYPE_CHECKING:
-    from quantcli.formats.gguf.writer import Shard
+    from quantcli.formats.tensor_writer import Shard
 
 DEFAULT_TENSORS: Final = 128
 """The default number of tensors per shard, as in gguf-split."""

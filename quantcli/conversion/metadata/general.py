@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from quantcli.architectures.gguf_fields import FIELD_TYPES
+from quantcli.architectures.gguf_fields import FIELD_TYPES, plain_value
 from quantcli.conversion.metadata.model_id import ModelId, count_parameters, parse_model_id, title
 from quantcli.formats.checkpoint.checkpoint import Checkpoint
 from quantcli.formats.gguf.spec import Metadata, ValueType, array, string, u32
@@ -227,6 +227,12 @@ def _sampling(checkpoint: Checkpoint) -> Metadata:
             if value != "":
                 found[f"general.sampling.{key}"] = FIELD_TYPES[kind](value)
     return found
+
+
+def generation_parameters(metadata: Metadata) -> dict[str, Any]:
+    """The sampling parameters that the metadata recommend, under their names in generation_config.json."""
+    found = {names[-1]: metadata.get(f"general.sampling.{key}") for key, (names, _) in _SAMPLING.items()}
+    return {name: plain_value(field) for name, field in found.items() if field is not None}
 
 
 def _related(key: str, value: Any, parameters: int) -> Metadata:

@@ -27,10 +27,11 @@ from quantcli.formats.gguf.shards import (
     shard_prefix,
 )
 from quantcli.formats.gguf.spec import Field
-from quantcli.formats.gguf.writer import GGUFWriter, Shard, TensorWriter
+from quantcli.formats.gguf.writer import GGUFWriter
 from quantcli.formats.journal import Subject
 from quantcli.formats.leftovers import SetAside, clear_leftovers, exclusive
 from quantcli.formats.output_file import refuse_overwriting
+from quantcli.formats.tensor_writer import Shard, TensorWriter
 from quantcli.tensors.files import expect_unchanged
 from quantcli.tensors.tensor import StoredTensor, files_of
 

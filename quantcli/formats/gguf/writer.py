@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +33,7 @@ from quantcli.formats.gguf.spec import (
 )
 from quantcli.formats.journal import Subject, digest
 from quantcli.formats.output_file import OutputFile
+from quantcli.formats.tensor_writer import Shard
 from quantcli.tensors.tensor import TensorInfo
 
 
@@ -73,36 +72,6 @@ def make_layout(
     header = b"".join(parts)
     header = header.ljust(align(len(header), alignment), b"\0")
     return Layout(header, tuple(len(header) + offset for offset in offsets), len(header) + position)
-
-
-@dataclass(frozen=True)
-class Shard:
-    """An output file: a whole model or one shard of it. `file_bytes` includes the metadata."""
-
-    path: Path
-    tensors: int
-    file_bytes: int
-
-
-class TensorWriter(AbstractContextManager[Any], Protocol):
-    """A context manager that tensors of a model are written to: one file, or several shards."""
-
-    @property
-    def shards(self) -> Sequence[Shard]:
-        """The files, in the order of their tensors."""
-        ...
-
-    def write(self, index: int, offset: int, data: bytes | bytearray | memoryview | NDArray[Any]) -> None:
-        """Put `data` at byte `offset` of tensor `index`. Safe to call from several threads at once."""
-        ...
-
-    def holds_rows(self, index: int, offset: int, count: int) -> bool:
-        """Whether an interrupted run has written these bytes of tensor `index`. They count as written then."""
-        ...
-
-    def forget(self) -> None:
-        """End that a later run may continue. Called when all files that were written together have appeared."""
-        ...
 
 
 class GGUFWriter(OutputFile):

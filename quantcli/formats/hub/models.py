@@ -343,7 +343,7 @@ class HubClient:
 
     def explain(self, error: Exception) -> tuple[str, str]:
         """The message for an error, in one line, and the hint."""
-        message, hint = _explained(error, self.api.endpoint)
+        message, hint = explained(error, self.api.endpoint)
         return message, hint.replace("{id}", self.model.id)
 
     def _cached(self, name: str, revision: str | None) -> Path | None:
@@ -391,11 +391,11 @@ def _bar(advance: Callable[[int], Any]) -> type:
 
 _AGAIN: Final = "Run the command again: files that arrived whole are kept."
 _MORE_SPACE: Final = "Free some space, or let HF_HOME name another place for the cache."
-_LOG_IN: Final = "log in with `hf auth login` or set HF_TOKEN"
+LOG_IN: Final = "log in with `hf auth login` or set HF_TOKEN"
 
 _REFUSALS: Final = (
-    ("GatedRepoError", "access is given on request", f"Ask for it at {{endpoint}}/{{id}}, then {_LOG_IN}."),
-    ("RepositoryNotFoundError", "no such model, or a private one", f"Check the name. For a private model, {_LOG_IN}."),
+    ("GatedRepoError", "access is given on request", f"Ask for it at {{endpoint}}/{{id}}, then {LOG_IN}."),
+    ("RepositoryNotFoundError", "no such model, or a private one", f"Check the name. For a private model, {LOG_IN}."),
     ("RevisionNotFoundError", "no such revision", "Give a branch, a tag or a commit; the main branch needs none."),
     ("OfflineModeIsEnabled", "not in the cache, and HF_HUB_OFFLINE is set", "Unset it to download the model."),
 )
@@ -404,7 +404,7 @@ _REFUSALS: Final = (
 _STATUSES: Final[Mapping[int, tuple[str, str]]] = {
     401: ("the hub does not accept the token", "Log in again with `hf auth login`, or correct HF_TOKEN."),
     403: ("the hub denies access", "The token may lack the right to read this model."),
-    429: ("too many requests", f"Wait some minutes. Users who are logged in may send more: {_LOG_IN}."),
+    429: ("too many requests", f"Wait some minutes. Users who are logged in may send more: {LOG_IN}."),
 }
 """HTTP status -> message and hint."""
 
@@ -414,10 +414,10 @@ _CHECK_CONNECTION: Final = "Check the connection, the proxy and, if it is set, H
 
 def _is_answer(error: BaseException) -> bool:
     """Whether an error is an answer of the hub, rather than a failure of the connection or the server."""
-    return (status := _status(error)) is not None and status < 500
+    return (status := status_of(error)) is not None and status < 500
 
 
-def _status(error: BaseException) -> int | None:
+def status_of(error: BaseException) -> int | None:
     """The HTTP status of an error of `huggingface_hub`; None without one."""
     status: int | None = getattr(getattr(error, "response", None), "status_code", None)
     return status
@@ -429,7 +429,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _explained(error: Exception, endpoint: str) -> tuple[str, str]:
+def explained(error: Exception, endpoint: str) -> tuple[str, str]:
     """The message for an error, in one line, and the hint."""
     from huggingface_hub import errors
 
@@ -437,7 +437,7 @@ def _explained(error: Exception, endpoint: str) -> tuple[str, str]:
         for kind, message, hint in _REFUSALS:
             if isinstance(cause, getattr(errors, kind)):
                 return message, hint.replace("{endpoint}", endpoint)
-        status = _status(cause)
+        status = status_of(cause)
         if status is not None:
             return _STATUSES.get(status, (f"the hub answers with status {status}", _TRY_LATER))
         if isinstance(cause, errors.HTTPError):

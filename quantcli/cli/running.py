@@ -11,6 +11,7 @@ import click
 
 from quantcli.cli.compiling import announce_compiling
 from quantcli.cli.debugging import is_debugging
+from quantcli.cli.local_models import local_model
 from quantcli.cli.mapped_files import report_truncation
 from quantcli.cli.output import say_aside
 from quantcli.core.display import binary_size
@@ -34,7 +35,8 @@ def open_model(
     cache_type: str = "f16",
     arch_file: Path | None = None,
 ) -> LoadedModel:
-    """Load a model to run on `threads` threads, with its float weights quantized to the type `weights`.
+    """Load a model to run on `threads` threads, with its float weights quantized to the type `weights`: a GGUF file, a
+    checkpoint as it is, or one of the hub (`local_model`).
 
     `arch_file` replaces the built-in architecture file. Compilation of kernels is announced from now on. With `--debug`,
     the first activations that are not finite are an error that names their tensor.
@@ -42,18 +44,27 @@ def open_model(
     Raises:
         UsageError: for an invalid type of weights or KV cache.
     """
+    from quantcli.conversion.locate import locate_path
+    from quantcli.conversion.source import is_checkpoint, open_source
     from quantcli.kernels.threads import use_threads
+    from quantcli.quality.source_file import SourceFile
     from quantcli.runner.cache import check_cache_type
     from quantcli.runner.finite_inputs import FiniteInputs
-    from quantcli.runner.load import load_model
+    from quantcli.runner.load import load_model, prepare_model
     from quantcli.runner.quantize_on_load import packing_type
 
     check_cache_type(cache_type)
+    packing = None if weights is None else packing_type(weights)
+    path = local_model(file)
     use_threads(threads)
     announce_compiling()
-    report_truncation(file)
-    observer = FiniteInputs(file) if is_debugging() else None
-    return load_model(file, None if weights is None else packing_type(weights), arch_file, observer)
+    report_truncation(path)
+    observer = FiniteInputs(path) if is_debugging() else None
+    located = locate_path(path)
+    if is_checkpoint(path):
+        with open_source(located.place, model_id=located.model_id, architecture_file=arch_file) as source:
+            return prepare_model(SourceFile.of(source), packing, observer, architecture_file=arch_file)
+    return load_model(path, packing, arch_file, observer)
 
 
 def open_observed(

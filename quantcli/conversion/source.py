@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from quantcli.architectures.loader import Architecture, find_architecture
 from quantcli.conversion.lora.merge import AdapterRequest, merged
@@ -21,6 +22,9 @@ from quantcli.formats.hub.remote import open_remote
 from quantcli.formats.prequantized import decoded_checkpoint
 from quantcli.tensors.files import DataFile, InputFile
 from quantcli.tensors.tensor import Tensor, files_of
+
+_SUFFIXES: Final = frozenset({".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".json"})
+"""The suffixes of checkpoints and their indexes."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,11 @@ def open_source(
                 )
                 read = (*files, *view.merged_files)
                 yield Source(view.path, paths, architecture.gguf, tensors, metadata, stored, view.interrupt, read)
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a path is that of a checkpoint, and not of a GGUF file: a directory, or a file with the suffix of one."""
+    return path.is_dir() or (path.is_file() and path.suffix in _SUFFIXES and not is_gguf(path))
 
 
 def is_gguf(path: Path) -> bool:

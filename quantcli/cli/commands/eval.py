@@ -18,6 +18,7 @@ from quantcli.cli.commands import described
 from quantcli.cli.evaluating import named_texts, open_files
 from quantcli.cli.evaluation_kinds import Work, evaluate_lines, evaluate_predictions
 from quantcli.cli.evaluations import Request
+from quantcli.cli.local_models import local_model
 from quantcli.cli.options import PATH, json_option, model_options, text_files_option
 from quantcli.cli.output import print_json, show
 from quantcli.cli.resuming import resumed
@@ -79,7 +80,9 @@ def command(**options: Any) -> None:
     """
     _check(options)
     work = _read(options)
-    request = Request(options["files"], options["texts"], options["base"], options["context"])
+    files = tuple(map(local_model, options["files"]))
+    base_file = None if options["base"] is None else local_model(options["base"])
+    request = Request(files, options["texts"], base_file, options["context"])
     started = time.perf_counter()
     loaded, base = open_files(
         request.files, request.base, threads=options["threads"], weights=options["weights"], arch_file=options["arch_file"]

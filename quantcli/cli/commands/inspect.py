@@ -12,6 +12,7 @@ import click
 
 from quantcli.cli import gguf_description, imatrix_description
 from quantcli.cli.commands import described
+from quantcli.cli.local_models import local_model
 from quantcli.cli.options import file_argument, json_option
 from quantcli.cli.output import columns, heading, print_json, show
 from quantcli.cli.text_tables import Table, Text, View
@@ -45,6 +46,7 @@ def command(file: Path, tensors: bool, metadata: bool, as_json: bool) -> None:
     quantize inspect model.gguf --tensors | grep ffn_down
     quantize inspect model.gguf --json | jq -r '.metadata["tokenizer.chat_template"]'
     """
+    file = local_model(file)
     if (legacy := _legacy_imatrix(file)) is not None:
         if as_json:
             print_json({"path": str(file), "importance": imatrix_description.document(legacy, None)})

@@ -78,10 +78,13 @@ def command(
     as_json: bool,
     **sampling: Any,
 ) -> None:
-    """The text is streamed to stdout. Speeds are printed to stderr at the end, if that is a terminal.
+    """FILE is a GGUF file, a checkpoint (a directory), which runs as it is, or a model of the hub: ORG/NAME[:TYPE], by
+    default the file in Q4_K_M, or the address of a file. The text is streamed to stdout. Speeds are printed to stderr at
+    the end, if that is a terminal.
 
     \b
     quantize run model.gguf --prompt "Once upon a time" -n 100
+    quantize run Qwen/Qwen3-0.6B-GGUF:Q8_0 --chat --prompt "Why is the sky blue?"
     quantize run model.gguf --chat --prompt "Why is the sky blue?"
     quantize run model.gguf                                  a chat in the terminal
     """

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from quantcli.cli.commands import described
+from quantcli.cli.local_models import local_model
 from quantcli.cli.options import file_argument, json_option
 from quantcli.cli.output import columns, print_json, show
 from quantcli.formats.gguf.reader import open_gguf
@@ -34,7 +35,7 @@ def command(file: Path, text: str, no_bos: bool, parse_special: bool, as_json: b
     """
     from quantcli.runner.text.tokenizer import load_tokenizer
 
-    with open_gguf(file) as opened:
+    with open_gguf(local_model(file)) as opened:
         tokenizer = load_tokenizer(opened.metadata)
     if text == "-":
         text = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")

@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -264,6 +264,22 @@ class HubClient:
         config = self._cached("config.json", revision)
         complete = config is not None and weight_files([entry.name for entry in config.parent.iterdir()])
         return config.parent if config is not None and complete else None
+
+    def earlier_snapshot(self) -> Path | None:
+        """The directory of the revision as it was last asked for, with whatever files were downloaded; None without one."""
+        from huggingface_hub.file_download import repo_folder_name
+
+        folder = self.cache / repo_folder_name(repo_id=self.model.id, repo_type="model")
+        revision = self.model.revision or "main"
+        with suppress(OSError):
+            revision = (folder / "refs" / revision).read_text(encoding="utf-8").strip()
+        snapshot = folder / "snapshots" / revision
+        return snapshot if snapshot.is_dir() else None
+
+    @staticmethod
+    def is_refusal(error: Exception) -> bool:
+        """Whether an error is an answer of the hub, so that what the cache has should not be used instead."""
+        return _is_answer(error)
 
     def has(self, file: HubFile, commit: str) -> bool:
         """Whether a file of a commit is in the cache, with the right size."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from quantcli.cli.commands.types import FAMILIES, command, document
+from quantcli.cli.commands.types import ADVICE, FAMILIES, command, document, figures
 from quantcli.conversion.recipes import RECIPES
 from quantcli.core.block_types import TYPES
 
@@ -17,9 +17,23 @@ from quantcli.core.block_types import TYPES
 def test_the_tables_list_every_recipe_and_type() -> None:
     result = CliRunner().invoke(command, [], catch_exceptions=False)
     first = [line.split("  ")[0] for line in result.stdout.splitlines()]
+    first = first[first.index("Recipes, for --type") :]
     recipes, types = first[: first.index("Type")], first[first.index("Type") :]
     assert [name for name in recipes if name in RECIPES] == list(RECIPES)
     assert [name for name in types if name in TYPES] == list(TYPES)
+
+
+def test_what_is_advised_was_measured_and_fits_a_terminal() -> None:
+    """In descending size; the larger, the closer to the original."""
+    assert list(figures()) == list(ADVICE)
+    assert ADVICE.keys() <= RECIPES.keys()
+    for name in ("bytes", "example", "model"):
+        values = [figure[name] for figure in figures().values()]
+        assert values == sorted(values, reverse=name == "bytes")
+    result = CliRunner().invoke(command, [], catch_exceptions=False)
+    table = result.stdout.partition("Recipes, for --type")[0].splitlines()
+    assert len(table) > len(ADVICE)
+    assert max(map(len, table)) <= 80
 
 
 def test_the_json_document() -> None:

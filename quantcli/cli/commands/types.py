@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from importlib.resources import files
 from typing import Any, Final
 
 from quantcli.cli.commands import described
@@ -26,15 +28,53 @@ FAMILIES: Final[Mapping[str | None, str]] = {
 """What the types of a family have in common, for people who choose one."""
 
 
+ADVICE: Final[Mapping[str, str]] = {
+    "Q8_0": "as good as the original",
+    "Q6_K": "no difference that is noticed",
+    "Q5_K_M": "close to the original",
+    "Q4_K_M": "recommended: the usual choice",
+    "IQ4_XS": "the smallest with little loss",
+    "Q3_K_M": "if nothing larger fits",
+    "IQ3_S": "smaller; with an importance matrix",
+    "Q2_K": "a larger model in Q4_K_M is better",
+    "IQ2_S": "for very large models only",
+}
+"""Recipes that are worth a choice, from the largest on, and what is to be said of each."""
+
+_FIGURES: Final = "type_figures.json"
+"""What `tests/bench/type_figures.py` has measured."""
+
+
 @described("types")
 @json_option()
 def command(as_json: bool) -> None:
-    """A recipe chooses the type of each tensor: its base type for most, a better one for sensitive tensors.
+    """A recipe chooses the type of each tensor: its base type for most, a better one for sensitive tensors. In the first
+    table, bits and size are those of a whole model with the shapes of Llama 3.1 8B. The columns of Gemma 3 270M and of the
+    example are the KL divergence from the original, nats per token, of files with an importance matrix; larger models lose
+    less. `quantize estimate MODEL` has the sizes of your model.
     """
     if as_json:
         print_json(document())
     else:
+        show(heading("Which to take"), _choice_view())
         show(heading("Recipes, for --type"), _recipes_view(), heading("Tensor types, for --tensor-type"), _types_view())
+
+
+def figures() -> dict[str, dict[str, float]]:
+    """For each recipe of `ADVICE`: the bits and bytes of an 8B model, the divergences of `example` and `model`."""
+    found: dict[str, dict[str, float]] = json.loads(files("quantcli.cli").joinpath(_FIGURES).read_text(encoding="utf-8"))
+    return found
+
+
+def _choice_view() -> Table:
+    right = ("Bits", "8B model", "Gemma 270M", "Example")
+    table = columns("Recipe", *right, "", right=right)
+    for name, figure in figures().items():
+        size = f"{figure['bytes'] / 2**30:.1f} GiB"
+        table.add_row(
+            name, f"{figure['bits']:.2f}", size, f"{figure['model']:.4f}", f"{figure['example']:.4f}", ADVICE[name]
+        )
+    return table
 
 
 def document() -> dict[str, Any]:
@@ -48,6 +88,8 @@ def document() -> dict[str, Any]:
                 "base": recipe.base.name if recipe.base else None,
                 "others": [kind.name for kind in _others(recipe)],
                 "needs_imatrix": needs_importance(recipe),
+                "advice": ADVICE.get(recipe.name),
+                "figures": figures().get(recipe.name),
             }
             for recipe in RECIPES.values()
         ],

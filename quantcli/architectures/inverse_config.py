@@ -49,7 +49,8 @@ def original_config(
 
 def model_types(architecture: Architecture) -> list[str]:
     """The values of `model_type` that a checkpoint of this architecture may have."""
-    return [*architecture.declaration.defaults] or [architecture.gguf]
+    named = architecture.declaration.export.get("model_type")
+    return [*architecture.declaration.defaults] or [architecture.gguf if named is None else str(named.evaluate({}))]
 
 
 def unusual_keys(architecture: Architecture, config: Keys) -> int:

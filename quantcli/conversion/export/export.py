@@ -136,8 +136,8 @@ def export(
 def _original(source: GGUFFile) -> tuple[Architecture, dict[str, Any], list[Tensor]]:
     """The architecture, config.json and tensors of the checkpoint.
 
-    Of several architectures and model types with the file's value of `general.architecture`, the one that reproduces most of
-    its hyperparameters is taken, and of these the one whose configuration class knows most of the keys.
+    Of several architectures and model types with the file's value of `general.architecture`, the one that reproduces most
+    of its hyperparameters is taken, and of these the one whose configuration class knows most of the keys.
     """
     wanted = source.architecture
     candidates = [architecture for architecture in architectures() if architecture.gguf == wanted]

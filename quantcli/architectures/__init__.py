@@ -30,6 +30,7 @@ The keys and tables of a file. All are optional but `gguf`, `metadata` and `tens
                   `exported`, a condition, is what `quantize export` writes
     [graph]       the flags of the forward pass, for the runner: the fields of `graph.Graph`
     [vocabulary]  rules for its vocabularies only: the fields of `schema.VocabularyRules`
+    [export]      key of config.json = expression: what GGUF does not record, as its graph has one value, for `export`
     [defaults.MODEL_TYPE]   key = a further default of that `model_type`, for a key absent from config.json: a constant;
                   `{ or_null = constant }` for a key that may also be null, with `null = expression` for the value that
                   replaces null; or `{ value = expression }`, for a key that is absent or null

@@ -48,6 +48,7 @@ _FILE_KEYS: Final = {
     "tensors",
     "graph",
     "defaults",
+    "export",
 }
 Row = TypeVar("Row")
 
@@ -237,6 +238,8 @@ class Declaration:
     tensors: tuple[TensorRow, ...]
     graph: Graph | None
     defaults: Mapping[str, Mapping[str, Any]] = field(repr=False)
+    export: Mapping[str, Expression] = field(default_factory=dict)
+    """Keys of config.json that GGUF does not record, as its graph has one value for them."""
 
 
 def read_declaration(path: Path) -> Declaration | None:
@@ -297,6 +300,7 @@ def _declaration(path: Path, tables: dict[str, Any]) -> Declaration:
         generated=_rows(tables.get("generated", {}), _generated_row),
         tensors=tensors,
         graph=Graph.parse(tables["graph"]) if "graph" in tables else None,
+        export={name: _expression(source) for name, source in tables.get("export", {}).items()},
         defaults=_defaults(_texts("model_types", tables), tables.get("defaults", {})),
     )
 

@@ -410,7 +410,7 @@ def _llama3_parameters(factors: NDArray[np.float32], rope: Mapping[str, Any] | N
     return {}
 
 
-_LLAMA3_CONTEXTS: Final = tuple(1 << power for power in range(13, 4, -1))
+_LLAMA3_CONTEXTS: Final = tuple(1 << power for power in range(13, 3, -1))
 """Context lengths that a model may have been trained with before it was stretched: 8192, as all published models, first."""
 
 

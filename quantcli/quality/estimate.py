@@ -18,8 +18,8 @@ from quantcli.core.errors import QuantcliError
 from quantcli.formats.gguf.spec import DEFAULT_ALIGNMENT, align, layer_number
 from quantcli.formats.gguf.vocabulary import TOKENS
 from quantcli.formats.gguf.writer import GGUFWriter
+from quantcli.quality.bases import BASES
 from quantcli.quality.source_file import SourceFile
-from quantcli.quality.target import BASES
 from quantcli.runner.cache import BATCH, check_cache_type, full_bytes
 from quantcli.runner.hyperparameters import read_hyperparameters
 from quantcli.runner.sizes import Hyperparameters

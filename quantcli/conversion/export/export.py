@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.architectures.inverse_config import differences, original_config
+from quantcli.architectures.inverse_config import differences, model_types, original_config, unusual_keys
 from quantcli.architectures.inverse_mapping import original_tensors, refuse_without_inverse
 from quantcli.architectures.loader import Architecture, architectures
 from quantcli.conversion.convert import SILENT, Progress, working_threads
@@ -136,8 +136,8 @@ def export(
 def _original(source: GGUFFile) -> tuple[Architecture, dict[str, Any], list[Tensor]]:
     """The architecture, config.json and tensors of the checkpoint.
 
-    Of several architectures with the file's value of `general.architecture`, the one that reproduces most of its
-    hyperparameters is taken.
+    Of several architectures and model types with the file's value of `general.architecture`, the one that reproduces most
+    of its hyperparameters is taken, and of these the one whose configuration class knows most of the keys.
     """
     wanted = source.architecture
     candidates = [architecture for architecture in architectures() if architecture.gguf == wanted]
@@ -145,16 +145,18 @@ def _original(source: GGUFFile) -> tuple[Architecture, dict[str, Any], list[Tens
         raise UnsupportedError(f"{source.path}: the architecture {wanted!r} is not supported")
     tensors = {name: _readable(tensor) for name, tensor in source.tensors.items()}
     refuse_without_inverse(candidates[0].declaration, tensors)
-    found: list[tuple[int, Architecture, dict[str, Any], list[Tensor], list[str]]] = []
+    found: list[tuple[tuple[int, int], Architecture, dict[str, Any], list[Tensor], list[str]]] = []
     failures: list[QuantcliError] = []
     for architecture in candidates:
-        try:
-            config = original_config(architecture, source.metadata, tensors)
-            made = original_tensors(architecture.declaration, tensors, architecture.hyperparameters(config))
-            lost = differences(architecture, config, source.metadata, tensors)
-            found.append((len(lost), architecture, config, made, lost))
-        except QuantcliError as error:
-            failures.append(error)
+        for kind in model_types(architecture):
+            try:
+                config = original_config(architecture, source.metadata, tensors, kind)
+                made = original_tensors(architecture.declaration, tensors, architecture.hyperparameters(config))
+                lost = differences(architecture, config, source.metadata, tensors)
+                rank = len(lost), unusual_keys(architecture, config)
+                found.append((rank, architecture, config, made, lost))
+            except QuantcliError as error:
+                failures.append(error)
     if not found:
         if isinstance(failures[0], UnsupportedError):
             raise failures[0]

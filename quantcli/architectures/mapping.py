@@ -117,7 +117,7 @@ def match_adapter(declaration: Declaration, adapter: Mapping[str, Info], scope: 
 
 def _is_ignored(name: str, tensor: Tensor, row: IgnoreRow, scope: Scope) -> bool:
     glob = row.pattern.format(**{value: scope.get(value) for value in placeholders(row.pattern)})
-    if not fnmatchcase(name, glob):
+    if not (fnmatchcase(name, glob) or fnmatchcase(tensor.name, glob)):
         return False
     return not row.if_zero or (tensor.size <= MOST_ZEROS and not as_float32(tensor).load().any())
 

@@ -26,6 +26,7 @@ _FILE_KEYS: Final = {
     "gguf",
     "title",
     "classes",
+    "enclosing_classes",
     "model_types",
     "when",
     "classless",
@@ -180,6 +181,9 @@ class VocabularyRules:
     replaced: Mapping[str, int | str] = field(default_factory=dict)
     """Role -> id, or name of a hyperparameter with the id, which overrides the checkpoint."""
 
+    chat_template: str = ""
+    """The chat template that replaces the checkpoint's."""
+
     first_end: str = ""
     """The role of the first `eos_token_id` in generation_config.json, where that is a list of several."""
 
@@ -274,7 +278,7 @@ def _declaration(path: Path, tables: dict[str, Any]) -> Declaration:
         name=path.stem,
         gguf=_text("gguf", tables["gguf"]),
         title=_text("title", tables.get("title", path.stem)),
-        classes=_texts("classes", tables),
+        classes=(*_texts("classes", tables), *_texts("enclosing_classes", tables)),
         when=_expression(tables.get("when", "True")),
         classless=_expression(tables.get("classless", "False")),
         base_prefix=_text("base_prefix", tables.get("base_prefix", "")),

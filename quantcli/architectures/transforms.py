@@ -186,6 +186,34 @@ def rope_pairs(tensor: Tensor, heads: int) -> Tensor:
     return rearrange_rows(tensor, [heads, 2, -1], [0, 2, 1])
 
 
+def rope_halves(tensor: Tensor, head_size: int, rotated: int) -> Tensor:
+    """Permute the first `rotated` rows of each head of Q or K, from pairs of neighbours to those of two halves.
+
+    For models that rotate row `2 i` with `2 i + 1` where GGUF's RoPE rotates row `i` with `i + rotated / 2`. Works on
+    weights and biases, as `rope_pairs`. Where `rotated` is 0, the tensor stays as it is.
+
+    Raises:
+        ModelError: if the rows are not heads of `head_size`, or the rotated rows are no pairs of a head.
+    """
+    if rotated == 0:
+        return tensor
+    length = tensor.rows if len(tensor.shape) > 1 else tensor.size
+    if head_size < 1 or length % head_size or not 0 < rotated <= head_size or rotated % 2:
+        raise ModelError(f"tensor {tensor.name!r}: {length} rows are not heads of {head_size} with {rotated} to rotate")
+    parts = []
+    for start in range(0, length, head_size):
+        parts.append(_picked(tensor, (2, rotated // 2), (1, 2), start))
+        if rotated < head_size:
+            parts.append(_picked(tensor, (head_size - rotated,), (1,), start + rotated))
+    return concatenate(parts)
+
+
+def _picked(tensor: Tensor, extents: tuple[int, ...], strides: tuple[int, ...], start: int) -> Tensor:
+    """Rows of a tensor: from `start` on, by extents and strides."""
+    shape = (math.prod(extents), *tensor.shape[1:])
+    return RearrangedRows(tensor.name, shape, tensor.type, tensor, extents, strides, start)
+
+
 def transpose(tensor: Tensor) -> Tensor:
     """Transpose the last two axes, for layers that store `(in, out)`."""
     _plain(tensor)
@@ -243,6 +271,7 @@ TRANSFORMS: Final[Mapping[str, Callable[..., Tensor]]] = MappingProxyType(
         "part": part,
         "rearrange_rows": rearrange_rows,
         "reshape": reshape,
+        "rope_halves": rope_halves,
         "rope_pairs": rope_pairs,
         "transpose": transpose,
         "ungroup_rows": ungroup_rows,

@@ -108,11 +108,12 @@ CASES: dict[str, Case] = {
         "Qwen2_5OmniModel qwen2_5_omni",
     ),
     "qwen3-omni": omni(
-        qwen3moe_case("Qwen3-Omni-30B-A3B", {"model_type": "qwen3_omni_moe_text", "rope_scaling": SECTIONS}),
+        qwen3moe_case("Qwen3-Omni-30B-A3B", {"model_type": "qwen3_omni_moe_text", "rope_scaling":
+                       {**SECTIONS, "mrope_section": [6, 5, 5]}}),
         "Qwen3OmniMoeForConditionalGeneration qwen3_omni_moe",
     ),
     "qwen3-asr": enclosed(
-        qwen_case("Qwen3-ASR-0.6B", 3, {"head_dim": 16, "rope_scaling": SECTIONS}),
+        qwen_case("Qwen3-ASR-0.6B", 3, {"head_dim": 16, "rope_scaling": {**SECTIONS, "mrope_section": [3, 3, 2]}}),
         "Qwen3ASRForConditionalGeneration qwen3_asr", "thinker_config.text_config", "thinker.model.",
         beside("thinker.audio_tower.layers.0.fc1"),
     ),

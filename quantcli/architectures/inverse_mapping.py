@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.architectures.expressions import Call
-from quantcli.architectures.mapping import Scope, blaming, index_counts, numbers_of, source_names
+from quantcli.architectures.mapping import Scope, blaming, derived_numbers, index_counts, numbers_of, source_names
 from quantcli.architectures.name_ranges import listed_names
 from quantcli.architectures.schema import Declaration, TensorRow, placeholders
 from quantcli.architectures.transforms import F32, GATHERS, TRANSFORMS, Piece, assemble, reshape
@@ -129,7 +129,7 @@ def _matched(declaration: Declaration, tensors: Mapping[str, Tensor], scope: Sco
                     missing[name] = None
                 continue
             way = chosen_way(declared, here)
-            sources = source_names(way, numbers, counts)
+            sources = source_names(way, {**numbers, **derived_numbers(declaration, here)}, counts)
             yield _described(name, way, sources, tensors[name], here)
     if missing:
         raise ModelError(f"{len(missing)} missing: {listed_names(missing)}")

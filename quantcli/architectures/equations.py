@@ -221,6 +221,8 @@ class Solver:
         if first is None or len(set(rest)) > 1:
             return None
         named = self._known(choices)
+        if not named:
+            return None
         usual = next(name for name in ("full_attention", "sliding_attention") if name not in named)
         found = self._solve(kinds, [named[0] if value == first else usual for value in values], level)
         if found is None or not rest:

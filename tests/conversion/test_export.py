@@ -207,6 +207,16 @@ def test_what_config_json_cannot_say_is_told(tmp_path):
         export(tmp_path / "model.gguf", tmp_path / "out")
 
 
+def test_an_older_file_lacks_keys_that_follow_from_others(model, tmp_path):
+    """No warning, which would be an error here."""
+    with open_gguf(model) as file:
+        older = {key: field for key, field in file.metadata.items() if not key.endswith(("key_length", "value_length"))}
+        assert len(older) == len(file.metadata) - 2
+        write_edited(file, older, tmp_path / "m.gguf", overwrite=False, advance=lambda done: None)
+    export(tmp_path / "m.gguf", tmp_path / "out")
+    assert tensors_of(tmp_path / "out") == tensors_of(STORYTELLER)
+
+
 @pytest.mark.parametrize("name", ["qwen2", "gemma2", "mixtral", "phi3", "deepseek2", "gpt2", "internlm2-groups"])
 def test_families_come_back(name, tmp_path):
     description = json.loads((GOLDENS / f"{name}.json").read_text())["checkpoint"]

@@ -145,16 +145,16 @@ def _original(source: GGUFFile) -> tuple[Architecture, dict[str, Any], list[Tens
         raise UnsupportedError(f"{source.path}: the architecture {wanted!r} is not supported")
     tensors = {name: _readable(tensor) for name, tensor in source.tensors.items()}
     refuse_without_inverse(candidates[0].declaration, tensors)
-    found: list[tuple[tuple[int, int], Architecture, dict[str, Any], list[Tensor], list[str]]] = []
+    found: list[tuple[tuple[int, ...], Architecture, dict[str, Any], list[Tensor], list[str]]] = []
     failures: list[QuantcliError] = []
     for architecture in candidates:
         for kind in model_types(architecture):
             try:
                 config = original_config(architecture, source.metadata, tensors, kind)
                 made = original_tensors(architecture.declaration, tensors, architecture.hyperparameters(config))
-                lost = differences(architecture, config, source.metadata, tensors)
-                rank = len(lost), unusual_keys(architecture, config)
-                found.append((rank, architecture, config, made, lost))
+                other = differences(architecture, config, source.metadata, tensors)
+                rank = len(other.told), len(other.derived), unusual_keys(architecture, config)
+                found.append((rank, architecture, config, made, other.told))
             except QuantcliError as error:
                 failures.append(error)
     if not found:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
 
@@ -59,21 +60,38 @@ def unusual_keys(architecture: Architecture, config: Keys) -> int:
     return sum(1 for key, value in config.items() if key not in known or value is None)
 
 
+@dataclass(frozen=True)
+class Differences:
+    """How the hyperparameters that a config.json gives differ from those of a file.
+
+    told     keys with another value, or that only one of them has; generated tensors with other numbers
+    derived  keys that the file has not, whose values the configuration class computes from others: older files lack them
+    """
+
+    told: list[str]
+    derived: list[str]
+
+
 def differences(
     architecture: Architecture, config: Keys, metadata: Metadata, tensors: Mapping[str, Tensor]
-) -> list[str]:
-    """What a config.json does not give as the file has it: keys of hyperparameters, and names of generated tensors.
+) -> Differences:
+    """What a config.json does not give as the file has it.
 
     Raises:
         ModelError, UnsupportedError: if it cannot be read.
     """
     given, prefix = architecture.metadata(config), f"{architecture.gguf}."
-    keys = [row.key.format(arch=architecture.gguf) for row in architecture.declaration.metadata]
-    ours = {key for key in keys if key.startswith(prefix)}  # others are of the file or of the tokenizer
-    lost = sorted(key.removeprefix(prefix) for key in ours if not _equal(metadata.get(key), given.get(key)))
+    rows = {row.key.format(arch=architecture.gguf): row for row in architecture.declaration.metadata}
+    keys = sorted(key for key in rows if key.startswith(prefix))  # others are of the file or of the tokenizer
+    other = [key for key in keys if not _equal(metadata.get(key), given.get(key))]
+    defaults = architecture.declaration.defaults.get(str(config["model_type"]), {})
+    computed = {name for name, default in defaults.items() if isinstance(default, Expression)}
+    derived = [key for key in other if key not in metadata and rows[key].value.names <= computed]
     made = {tensor.name: tensor for tensor in generated(architecture.declaration, architecture.hyperparameters(config))}
-    names = {row.name for row in architecture.declaration.generated}
-    return lost + sorted(name for name in names if not _same_numbers(tensors.get(name), made.get(name)))
+    names = sorted({row.name for row in architecture.declaration.generated})
+    told = [key.removeprefix(prefix) for key in other if key not in derived]
+    told += [name for name in names if not _same_numbers(tensors.get(name), made.get(name))]
+    return Differences(told, [key.removeprefix(prefix) for key in derived])
 
 
 def _same_numbers(one: Tensor | None, other: Tensor | None) -> bool:

@@ -207,7 +207,7 @@ def _needs(file: SourceFile, infos: Sequence[TensorInfo], cache_type: str) -> _N
     widest = max((info.shape[-2] for info in layers), default=0)
     batch = 4 * BATCH * (_STATES * sizes.width + _WIDE * widest)
     tokens = file.metadata.get(TOKENS)
-    tables = _TOKEN * (tokens.count if tokens is not None else 0)
+    tables = _TOKEN * (tokens.count if tokens is not None and tokens.element is not None else 0)
     return _Needs(sizes, cache_type, PROGRAM + batch + 4 * vocabulary + tables, frozenset(unkept))
 
 

@@ -137,7 +137,8 @@ def _original(source: GGUFFile) -> tuple[Architecture, dict[str, Any], list[Tens
     """The architecture, config.json and tensors of the checkpoint.
 
     Of several architectures and model types with the file's value of `general.architecture`, the one that reproduces most
-    of its hyperparameters is taken, and of these the one whose configuration class knows most of the keys.
+    of its hyperparameters is taken, of these the one whose configuration class knows most of the keys, and then the one of
+    that name.
     """
     wanted = source.architecture
     candidates = [architecture for architecture in architectures() if architecture.gguf == wanted]
@@ -153,7 +154,7 @@ def _original(source: GGUFFile) -> tuple[Architecture, dict[str, Any], list[Tens
                 config = original_config(architecture, source.metadata, tensors, kind)
                 made = original_tensors(architecture.declaration, tensors, architecture.hyperparameters(config))
                 other = differences(architecture, config, source.metadata, tensors)
-                rank = len(other.told), len(other.derived), unusual_keys(architecture, config)
+                rank = len(other.told), len(other.derived), unusual_keys(architecture, config), architecture.name != wanted
                 found.append((rank, architecture, config, made, other.told))
             except QuantcliError as error:
                 failures.append(error)

@@ -113,7 +113,10 @@ def _stack(pairs: Sequence[LowRank]) -> LowRank:
 
 _TRANSFORMS: Final[Mapping[str, Callable[..., LowRank]]] = MappingProxyType(
     {
-        **{name: partial(_rows, TRANSFORMS[name].apply) for name in ("rearrange_rows", "rope_pairs", "ungroup_rows")},
+        **{
+            name: partial(_rows, TRANSFORMS[name].apply)
+            for name in ("rearrange_rows", "rope_halves", "rope_pairs", "ungroup_rows")
+        },
         **{name: partial(_along, TRANSFORMS[name].apply) for name in ("cut", "part")},
         "as_float32": lambda pair: _pair(pair, as_float32(pair.a), as_float32(pair.b)),
         "reshape": _reshape,

@@ -155,8 +155,15 @@ class Solver:
         return {} if known is not None and known != other else None
 
     def _choice(self, node: ast.IfExp, value: Any, level: int) -> Keys | None:
-        known = self._known(node.test)
-        return self._solve(node.body if known else node.orelse, value, level)
+        """The branch that sets fewest new keys, and of two such the one whose condition holds already."""
+        found: list[tuple[int, bool, int, Keys]] = []
+        for place, (way, holds) in enumerate(((node.body, True), (node.orelse, False))):
+            given = bool(self._known(node.test)) == holds
+            keys, test = self._solve(way, value, level), {} if given else self._solve(node.test, holds, level)
+            if keys is not None and test is not None and self._fits(test) and self._fits(keys):
+                both = test | keys
+                found.append((len(both.keys() - self.fixed.keys()), not given, place, both))
+        return min(found, key=lambda entry: entry[:3])[-1] if found else None
 
     def _list(self, node: ast.List, value: Any, level: int) -> Keys | None:
         """A list of the elements of another: `[at(x, 0), at(x, 1) ...]`."""
@@ -173,14 +180,23 @@ class Solver:
         if self.simple and any(isinstance(part, ast.BinOp) for part in arguments):
             return None
         ways = [self._solve(argument, value, level) for argument in arguments]
+        if self._is_fallback(arguments, value):
+            return {}
         if value is None:  # all of them must be absent
             return {key: None for way in ways if way is not None for key in way}
         direct = [isinstance(argument, ast.Attribute) or not self._is_value(argument, level) for argument in arguments]
         # A key that is set hides all later ones.
         open_ = takewhile(lambda place: ways[place] is None or self._fits(ways[place] or {}), range(len(ways)))
         places = [place for place in open_ if ways[place]]
-        found = [(not direct[place], *self.rank(ways[place] or {}), place) for place in places]
+        ranks = {place: self.rank(ways[place] or {}) for place in places}
+        found = [(rank[0], not direct[place], rank[1:], place) for place, rank in ranks.items()]
         return ways[min(found)[-1]] if found else next((way for way in ways if way == {}), None)
+
+    def _is_fallback(self, arguments: Sequence[ast.expr], value: Any) -> bool:
+        """Whether the value is the constant for the case that no key is set, which is so."""
+        *others, last = arguments
+        same = isinstance(last, ast.Constant) and value is not None and last.value == value
+        return same and all(self._known(argument) is None for argument in others)
 
     def _same(self, arguments: Sequence[ast.expr], value: Any, level: int) -> Keys | None:
         return self._solve(arguments[0], value, level)
@@ -205,6 +221,8 @@ class Solver:
         if first is None or len(set(rest)) > 1:
             return None
         named = self._known(choices)
+        if not named:
+            return None
         usual = next(name for name in ("full_attention", "sliding_attention") if name not in named)
         found = self._solve(kinds, [named[0] if value == first else usual for value in values], level)
         if found is None or not rest:

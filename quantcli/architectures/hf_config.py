@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from quantcli.architectures.expressions import Expression
+from quantcli.architectures.tables import enclosing_types
 from quantcli.core.errors import ModelError, shown
+from quantcli.formats.checkpoint.nested import text_config
 
 ROPE_TYPES_WITH_ORIGINAL_CONTEXT: Final = ("llama3", "yarn", "longrope")
 """RoPE scaling types whose original context length defaults to the model's context length, unless the configuration class
@@ -40,17 +42,12 @@ class OrNull:
     null: Expression | None = None
 
 
-def text_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The language model's configuration: the top level, overridden by `text_config` where there is one."""
-    inner = config.get("text_config")
-    return {**config, **inner} if isinstance(inner, Mapping) else dict(config)
-
-
 def complete_config(config: Mapping[str, Any], defaults: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The configuration with the defaults of its `model_type`, and with its RoPE parameters under `rope`.
 
-    A configuration class rejects a file with a null for a key that may not be null. The reference converter then uses the
-    file as it is, without defaults, and so do we.
+    A configuration class rejects a file with a null for a key that may not be null, and transformers has no class for some
+    models with a language model inside. The reference converter then uses the file as it is, without defaults, and so do
+    we.
 
     Args:
         config: the parsed `config.json`.
@@ -60,8 +57,10 @@ def complete_config(config: Mapping[str, Any], defaults: Mapping[str, Mapping[st
     Raises:
         ModelError: if the RoPE parameters are not a table.
     """
-    flat = text_config(config)
-    known = defaults.get(str(flat.get("model_type")))
+    inner = text_config(config)
+    flat = {**config, **inner}
+    classless = bool(inner) and str(config.get("model_type")) not in enclosing_types()
+    known = None if classless else defaults.get(str(flat.get("model_type")))
     if known is not None and any(key in flat and flat[key] is None for key in known if _is_never_null(key, known[key])):
         known = None
     completed = dict(flat)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ from quantcli.architectures.equations import Keys, Solver
 from quantcli.architectures.expressions import Expression
 from quantcli.architectures.gguf_fields import plain_value
 from quantcli.architectures.hf_config import OrNull, complete_config
-from quantcli.architectures.inverse_mapping import chosen_way, name_pattern
+from quantcli.architectures.inverse_mapping import chosen_way, name_pattern, with_axes
 from quantcli.architectures.loader import Architecture
 from quantcli.architectures.mapping import generated
 from quantcli.architectures.schema import Declaration, MetadataRow, TensorRow, placeholders
@@ -37,26 +38,60 @@ _OUTSIDE: Final = ("rope_theta", "partial_rotary_factor")
 """RoPE parameters that config.json has outside of the RoPE table, besides those that the configuration class has there."""
 
 
-def original_config(architecture: Architecture, metadata: Metadata, tensors: Mapping[str, Tensor]) -> Keys:
-    """The config.json of the checkpoint that a GGUF file was made from, as far as the file determines it."""
-    return _Inversion(architecture.declaration, metadata, tensors).config()
+def original_config(
+    architecture: Architecture, metadata: Metadata, tensors: Mapping[str, Tensor], kind: str | None = None
+) -> Keys:
+    """The config.json of the checkpoint that a GGUF file was made from, as far as the file determines it.
+
+    `kind` is its `model_type`, one of `model_types`; by default the first.
+    """
+    return _Inversion(architecture.declaration, metadata, tensors, kind or model_types(architecture)[0]).config()
+
+
+def model_types(architecture: Architecture) -> list[str]:
+    """The values of `model_type` that a checkpoint of this architecture may have."""
+    named = architecture.declaration.export.get("model_type")
+    return [*architecture.declaration.defaults] or [architecture.gguf if named is None else str(named.evaluate({}))]
+
+
+def unusual_keys(architecture: Architecture, config: Keys) -> int:
+    """How many keys of a config.json the configuration class of its `model_type` does not have, or are null."""
+    known = architecture.declaration.defaults.get(str(config["model_type"]), {})
+    return sum(1 for key, value in config.items() if key not in known or value is None)
+
+
+@dataclass(frozen=True)
+class Differences:
+    """How the hyperparameters that a config.json gives differ from those of a file.
+
+    told     keys with another value, or that only one of them has; generated tensors with other numbers
+    derived  keys that the file has not, whose values the configuration class computes from others: older files lack them
+    """
+
+    told: list[str]
+    derived: list[str]
 
 
 def differences(
     architecture: Architecture, config: Keys, metadata: Metadata, tensors: Mapping[str, Tensor]
-) -> list[str]:
-    """What a config.json does not give as the file has it: keys of hyperparameters, and names of generated tensors.
+) -> Differences:
+    """What a config.json does not give as the file has it.
 
     Raises:
         ModelError, UnsupportedError: if it cannot be read.
     """
     given, prefix = architecture.metadata(config), f"{architecture.gguf}."
-    keys = [row.key.format(arch=architecture.gguf) for row in architecture.declaration.metadata]
-    ours = {key for key in keys if key.startswith(prefix)}  # others are of the file or of the tokenizer
-    lost = sorted(key.removeprefix(prefix) for key in ours if not _equal(metadata.get(key), given.get(key)))
+    rows = {row.key.format(arch=architecture.gguf): row for row in architecture.declaration.metadata}
+    keys = sorted(key for key in rows if key.startswith(prefix))  # others are of the file or of the tokenizer
+    other = [key for key in keys if not _equal(metadata.get(key), given.get(key))]
+    defaults = architecture.declaration.defaults.get(str(config["model_type"]), {})
+    computed = {name for name, default in defaults.items() if isinstance(default, Expression)}
+    derived = [key for key in other if key not in metadata and rows[key].value.names <= computed]
     made = {tensor.name: tensor for tensor in generated(architecture.declaration, architecture.hyperparameters(config))}
-    names = {row.name for row in architecture.declaration.generated}
-    return lost + sorted(name for name in names if not _same_numbers(tensors.get(name), made.get(name)))
+    names = sorted({row.name for row in architecture.declaration.generated})
+    told = [key.removeprefix(prefix) for key in other if key not in derived]
+    told += [name for name in names if not _same_numbers(tensors.get(name), made.get(name))]
+    return Differences(told, [key.removeprefix(prefix) for key in derived])
 
 
 def _same_numbers(one: Tensor | None, other: Tensor | None) -> bool:
@@ -80,19 +115,23 @@ def _common_keys() -> Counter[str]:
 class _Inversion:
     """The keys that have been found, and the rows they are found by."""
 
-    def __init__(self, declaration: Declaration, metadata: Metadata, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self, declaration: Declaration, metadata: Metadata, tensors: Mapping[str, Tensor], kind: str
+    ) -> None:
         self._declaration = declaration
         self._metadata = metadata
         self._tensors = tensors
-        self._kind = next(iter(declaration.defaults), declaration.gguf)
-        self._defaults = declaration.defaults.get(self._kind, {})
+        self._kind = kind
+        self._defaults = declaration.defaults.get(kind, {})
+        # A key that is written twice has its last value.
+        self._rows = {row.key: row for row in declaration.metadata}.values()
         self._found: Keys = {}
         self._scope: Mapping[str, Any] = {}
         self._simple = True
 
     def config(self) -> Keys:
         """See `original_config`."""
-        self._set({"architectures": list(self._declaration.classes[:1]), "model_type": self._kind})
+        self._set({"architectures": [self._class()], "model_type": self._kind})
         roles = {f"{role}_token_id": self._metadata.get(key) for role, key in SPECIAL_TOKENS.items() if role in _ROLES}
         self._set({key: field.value for key, field in roles.items() if field is not None})
         for defaults in (False, True):
@@ -108,7 +147,23 @@ class _Inversion:
                     self._remove_surplus()
                 if str(self._found) == before and not self._simple:
                     break
-        return self._as_written()
+        self._scope = self._variables(True)
+        for key, expression in self._declaration.export.items():
+            if (value := expression.evaluate(self._scope)) is not None:
+                self._found.setdefault(key, value)
+        rows = self._scope.get("vocab_size")
+        for key in (f"{role}_token_id" for role in _ROLES):
+            default = _constant(self._defaults.get(key))
+            if key not in self._found and isinstance(default, int) and isinstance(rows, int) and default >= rows:
+                self._found[key] = None  # the class's default is of another vocabulary
+        return _as_integers(self._as_written(), self._defaults)
+
+    def _class(self) -> str:
+        """The class of the model type, by its name, or else the first."""
+        kind = self._kind.replace("_", "").replace("-", "").lower()
+        classes = self._declaration.classes
+        named = (name for name in classes if name.replace("_", "").lower().startswith(f"{kind}for"))
+        return next(named, classes[0] if classes else "")
 
     def _as_written(self) -> Keys:
         """The keys as config.json has them, with RoPE parameters where they belong."""
@@ -120,6 +175,8 @@ class _Inversion:
         if local is not None:
             config.setdefault("rope_local_base_freq", local["rope_theta"])
         if rope:
+            if "mscale_all_dim" in rope:  # the graph of GGUF readers knows models alone where both are the same
+                rope.setdefault("mscale", rope["mscale_all_dim"])
             rope.setdefault("rope_type", "longrope" if "long_factor" in rope else "default")
             config["rope_scaling"] = rope
         return config
@@ -161,7 +218,7 @@ class _Inversion:
                 self._found.setdefault(key, value)
 
     def _read_metadata(self) -> None:
-        for row in self._declaration.metadata:
+        for row in self._rows:
             field = self._metadata.get(row.key.format(arch=self._declaration.gguf))
             if field is None or row.key == "general.file_type":
                 continue
@@ -174,7 +231,7 @@ class _Inversion:
 
     def _remove_surplus(self) -> None:
         """Set keys to null whose defaults would give hyperparameters that the file has not."""
-        for row in self._declaration.metadata:
+        for row in self._rows:
             key = row.key.format(arch=self._declaration.gguf)
             if key in self._metadata or not row.when.evaluate(self._scope) or row.value.evaluate(self._scope) is None:
                 continue
@@ -227,7 +284,7 @@ class _Inversion:
         way = chosen_way(row, scope)
         if way.shape is None:
             return
-        shape = tensor.shape[1:] if way.gather == "stack" else tensor.shape
+        shape = tensor.shape[1:] if way.gather == "stack" else with_axes(tensor.shape, len(way.shape))
         if any(call.name not in ("add", "rope_pairs", "rearrange_rows", "ungroup_rows") for call in way.transforms):
             return
         for extent, have in zip(way.shape, shape, strict=False):
@@ -260,3 +317,19 @@ def _unmapped(row: MetadataRow, value: Any) -> Any:
     if row.map is None:
         return value
     return {mapped: given for given, mapped in row.map.items()}.get(value)
+
+
+def _constant(default: Any) -> Any:
+    return default.value if isinstance(default, OrNull) else default
+
+
+def _as_integers(config: Keys, defaults: Mapping[str, Any]) -> Keys:
+    """Whole numbers as integers where the configuration class has integers: GGUF has floats for some of them."""
+    found = dict(config)
+    for key, value in config.items():
+        default = _constant(defaults.get(key))
+        if isinstance(value, dict) and isinstance(default, Mapping):
+            found[key] = _as_integers(value, default)
+        elif isinstance(value, float) and value.is_integer() and type(default) is int:
+            found[key] = int(value)
+    return found

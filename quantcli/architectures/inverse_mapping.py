@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcli.architectures.expressions import Call
-from quantcli.architectures.mapping import Scope, blaming, index_counts, numbers_of, source_names
+from quantcli.architectures.mapping import Scope, blaming, derived_numbers, index_counts, numbers_of, source_names
 from quantcli.architectures.name_ranges import listed_names
 from quantcli.architectures.schema import Declaration, TensorRow, placeholders
-from quantcli.architectures.transforms import F32, GATHERS, TRANSFORMS, Piece, assemble
+from quantcli.architectures.transforms import F32, GATHERS, TRANSFORMS, Piece, assemble, reshape
 from quantcli.core.errors import ModelError, UnsupportedError
 from quantcli.tensors.derived import Renamed
 from quantcli.tensors.tensor import Tensor
@@ -129,7 +129,7 @@ def _matched(declaration: Declaration, tensors: Mapping[str, Tensor], scope: Sco
                     missing[name] = None
                 continue
             way = chosen_way(declared, here)
-            sources = source_names(way, numbers, counts)
+            sources = source_names(way, {**numbers, **derived_numbers(declaration, here)}, counts)
             yield _described(name, way, sources, tensors[name], here)
     if missing:
         raise ModelError(f"{len(missing)} missing: {listed_names(missing)}")
@@ -147,10 +147,17 @@ def _described(name: str, row: TensorRow, sources: tuple[str, ...], tensor: Tens
             arguments = call.evaluate(scope)
             steps.append(_Step(call, arguments, described.shape))
             described = TRANSFORMS[call.name].apply(described, *arguments)
+    if described.shape != tensor.shape and described.shape == with_axes(tensor.shape, len(described.shape)):
+        tensor = reshape(tensor, described.shape)
     if described.shape != tensor.shape:
         what = f"{list(tensor.shape)} where the metadata say {list(described.shape)}"
         raise ModelError(f"tensor {name!r} has another shape: {what}")
     return _Undone(name, row, sources, (shape,) * len(sources), tuple(steps), tensor)
+
+
+def with_axes(shape: tuple[int, ...], axes: int) -> tuple[int, ...]:
+    """A shape with so many axes: GGUF leaves out leading ones of length 1."""
+    return (1,) * (axes - len(shape)) + shape
 
 
 def _source_shape(row: TensorRow, tensor: Tensor, scope: Scope) -> tuple[int, ...]:

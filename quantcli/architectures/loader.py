@@ -23,6 +23,7 @@ from quantcli.architectures.schema import (
 from quantcli.architectures.tables import headings
 from quantcli.core.errors import ModelError, UnsupportedError, clipped, shown
 from quantcli.formats.adapters import LowRank
+from quantcli.formats.checkpoint.nested import text_config
 from quantcli.formats.gguf.spec import Field, Metadata, string
 from quantcli.tensors.tensor import Tensor
 
@@ -197,8 +198,9 @@ def find_architecture(config: Mapping[str, Any], extra_file: Path | None = None)
     """The architecture of a checkpoint.
 
     Args:
-        config: the parsed `config.json`. Its `architectures` decide, or where it has none its `model_type`, or the
-            expression `classless` for models that have neither.
+        config: the parsed `config.json`. The `architectures` of the language model's own configuration decide, or its own.
+            Where it has none, or an unknown class around a language model, the `model_type` decides, or the expression
+            `classless` for models that have neither.
         extra_file: an architecture file from outside the package, which is used whatever config.json says.
 
     Raises:
@@ -207,9 +209,9 @@ def find_architecture(config: Mapping[str, Any], extra_file: Path | None = None)
     """
     if extra_file is not None:
         return _architecture(Path(extra_file))
-    text = config.get("text_config")
-    wanted = _class_names(text if isinstance(text, Mapping) else {}) or _class_names(config)
-    named = _named(wanted, config)
+    text = text_config(config)
+    wanted = _wanted(config, text)
+    named = _named(wanted, config) or _named([], text)
     for architecture in named:
         if architecture.declaration.when.evaluate(config):
             return architecture
@@ -223,6 +225,14 @@ def find_architecture(config: Mapping[str, Any], extra_file: Path | None = None)
         f"model class {_found(wanted, config)} {what}",
         hint="`quantize architectures` lists the supported ones; --arch-file FILE adds an architecture",
     )
+
+
+def _wanted(config: Mapping[str, Any], text: Mapping[str, Any]) -> list[str]:
+    """The class names that decide: those of the language model's own configuration, but for classes that enclose it."""
+    outer = _class_names(config)
+    if outer and any(outer[0] in heading.enclosing_classes for heading in headings()):
+        return outer
+    return _class_names(text) or outer
 
 
 def _named(wanted: Sequence[str], config: Mapping[str, Any]) -> list[Architecture]:

@@ -117,7 +117,7 @@ def match_adapter(declaration: Declaration, adapter: Mapping[str, Info], scope: 
 
 def _is_ignored(name: str, tensor: Tensor, row: IgnoreRow, scope: Scope) -> bool:
     glob = row.pattern.format(**{value: scope.get(value) for value in placeholders(row.pattern)})
-    if not fnmatchcase(name, glob):
+    if not (fnmatchcase(name, glob) or fnmatchcase(tensor.name, glob)):
         return False
     return not row.if_zero or (tensor.size <= MOST_ZEROS and not as_float32(tensor).load().any())
 
@@ -217,8 +217,9 @@ def _matches(
                 )
             if not ways:
                 continue
-            row = next((way for way in ways if _is_held(source_names(way, numbers, counts), tensors)), ways[0])
-            sources = source_names(row, numbers, counts)
+            told = {**numbers, **derived_numbers(declaration, here)}
+            row = next((way for way in ways if _is_held(source_names(way, told, counts), tensors)), ways[0])
+            sources = source_names(row, told, counts)
             absent = [source for source in sources if source not in tensors] if sources else list(row.sources)
             if absent:
                 if (available is None and row.required.evaluate(here)) or 0 < len(absent) < len(sources):
@@ -240,14 +241,19 @@ def _possible_ways(row: TensorRow, counts: Mapping[str, int], available: int) ->
 
     def gathered(way: TensorRow) -> int:
         indices = frozenset[str]().union(*map(placeholders, way.sources)) - placeholders(way.name)
-        return math.prod(counts[index] for index in indices)
+        return math.prod(counts[index] for index in indices & counts.keys())
 
     return [way for way in (row, *row.alternatives) if gathered(way) <= available]
 
 
 def _wanted(row: TensorRow, counts: Mapping[str, int]) -> int:
     """The number of tensors that config.json implies for the row's first source, in all layers."""
-    return math.prod(counts[index] for index in placeholders(row.name) | placeholders(row.sources[0]))
+    return math.prod(counts[index] for index in (placeholders(row.name) | placeholders(row.sources[0])) & counts.keys())
+
+
+def derived_numbers(declaration: Declaration, scope: Scope) -> dict[str, Any]:
+    """The values of the placeholders that are derived from others, where `scope` has those."""
+    return {name: formula.evaluate(scope) for name, formula in declaration.derived_indices.items()}
 
 
 def numbers_of(indices: frozenset[str], counts: Mapping[str, int]) -> Iterator[dict[str, int]]:

@@ -6,7 +6,7 @@ Files are validated here, when they are read, so that a mistake in a data file i
 from __future__ import annotations
 
 import string as string_module
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import partial
 from inspect import signature
@@ -26,6 +26,7 @@ _FILE_KEYS: Final = {
     "gguf",
     "title",
     "classes",
+    "enclosing_classes",
     "model_types",
     "when",
     "classless",
@@ -38,7 +39,9 @@ _FILE_KEYS: Final = {
     "ignore",
     "store_as_float32",
     "indices",
+    "derived_indices",
     "kinds",
+    "optional_kind",
     "values",
     "metadata",
     "metadata_order",
@@ -48,6 +51,7 @@ _FILE_KEYS: Final = {
     "tensors",
     "graph",
     "defaults",
+    "export",
 }
 Row = TypeVar("Row")
 
@@ -175,13 +179,16 @@ class VocabularyRules:
     """Role -> id, for special tokens that the checkpoint does not set."""
 
     special_texts: Mapping[str, str] = field(default_factory=dict)
-    """Role -> string of an added token, for special tokens that the checkpoint does not set."""
+    """Role -> string of an added token, for special tokens that the checkpoint does not set. False: none, after all."""
 
     replaced_texts: Mapping[str, str] = field(default_factory=dict)
     """Role -> string of a token, which overrides the checkpoint where it has such a token."""
 
     replaced: Mapping[str, int | str] = field(default_factory=dict)
     """Role -> id, or name of a hyperparameter with the id, which overrides the checkpoint."""
+
+    chat_template: str = ""
+    """The chat template that replaces the checkpoint's."""
 
     first_end: str = ""
     """The role of the first `eos_token_id` in generation_config.json, where that is a list of several."""
@@ -207,7 +214,8 @@ class VocabularyRules:
             for name, entries in table.items()
             if name.endswith("_by_size")
         }
-        return cls(**{**table, **by_size})
+        texts = {role: text for role, text in table.get("special_texts", {}).items() if text is not False}
+        return cls(**{**table, **by_size, "special_texts": texts})
 
 
 @dataclass(frozen=True)
@@ -230,6 +238,7 @@ class Declaration:
     ignore: tuple[IgnoreRow, ...]
     store_as_float32: tuple[str, ...]
     indices: Mapping[str, Expression]
+    derived_indices: Mapping[str, Expression]
     values: Mapping[str, Expression]
     metadata: tuple[MetadataRow, ...]
     vocabulary: VocabularyRules
@@ -237,6 +246,8 @@ class Declaration:
     tensors: tuple[TensorRow, ...]
     graph: Graph | None
     defaults: Mapping[str, Mapping[str, Any]] = field(repr=False)
+    export: Mapping[str, Expression] = field(default_factory=dict)
+    """Keys of config.json that GGUF does not record, as its graph has one value for them."""
 
 
 def read_declaration(path: Path) -> Declaration | None:
@@ -268,16 +279,18 @@ def _declaration(path: Path, tables: dict[str, Any]) -> Declaration:
         rows = {row.key: row for row in metadata}
         metadata = (*_in_their_places(metadata, last), *(rows[key] for key in last))
     indices = {name: _expression(source) for name, source in tables.get("indices", {}).items()}
+    derived = {name: _expression(source) for name, source in tables.get("derived_indices", {}).items()}
     kinds = {name: _expression(source).source for name, source in tables.get("kinds", {}).items()}
-    tensors = _rows(tables["tensors"], partial(_tensor_row, kinds=kinds))
+    optional = kinds.get(tables.get("optional_kind", ""), "False")
+    tensors = _rows(tables["tensors"], partial(_tensor_row, kinds=kinds, optional=optional))
     for row in tensors:
-        _check_placeholders(row, indices)
+        _check_placeholders(row, indices.keys(), derived.keys())
     return Declaration(
         path=path,
         name=path.stem,
         gguf=_text("gguf", tables["gguf"]),
         title=_text("title", tables.get("title", path.stem)),
-        classes=_texts("classes", tables),
+        classes=(*_texts("classes", tables), *_texts("enclosing_classes", tables)),
         when=_expression(tables.get("when", "True")),
         classless=_expression(tables.get("classless", "False")),
         base_prefix=_text("base_prefix", tables.get("base_prefix", "")),
@@ -291,12 +304,14 @@ def _declaration(path: Path, tables: dict[str, Any]) -> Declaration:
         ),
         store_as_float32=_texts("store_as_float32", tables),
         indices=indices,
+        derived_indices=derived,
         values={name: _expression(source) for name, source in tables.get("values", {}).items()},
         metadata=metadata,
         vocabulary=VocabularyRules.parse(tables.get("vocabulary", {})),
         generated=_rows(tables.get("generated", {}), _generated_row),
         tensors=tensors,
         graph=Graph.parse(tables["graph"]) if "graph" in tables else None,
+        export={name: _expression(source) for name, source in tables.get("export", {}).items()},
         defaults=_defaults(_texts("model_types", tables), tables.get("defaults", {})),
     )
 
@@ -351,13 +366,16 @@ def _metadata_row(key: str, entry: dict[str, Any]) -> MetadataRow:
     return MetadataRow(**{**entry, "key": key, "value": _expression(entry["value"]), "when": _condition(entry, "when")})
 
 
-def _tensor_row(name: str, entry: dict[str, Any], kinds: Mapping[str, str]) -> TensorRow:
+def _tensor_row(name: str, entry: dict[str, Any], kinds: Mapping[str, str], optional: str) -> TensorRow:
+    """The row of an entry. No tensor of a layer for which the expression `optional` is true is required."""
     entry = _without_false(entry)
     others = entry.pop("or", ())
-    alternatives = tuple(_tensor_row(name, {**entry, **other}, kinds) for other in others)
+    alternatives = tuple(_tensor_row(name, {**entry, **other}, kinds, optional) for other in others)
     if (kind := entry.pop("kind", None)) is not None:
         _one_of(kind, kinds, "kind of layer")
         entry["when"] = f"({kinds[kind]}) and ({_condition(entry, 'when').source})"
+    if "layer" in placeholders(name) and optional != "False":
+        entry["required"] = f"({_condition(entry, 'required').source}) and not ({optional})"
     given = entry.pop("from")
     sources = tuple(given) if isinstance(given, list) else (given,)
     transforms = tuple(Call.parse(source) for source in entry.pop("transforms", ()))
@@ -432,14 +450,14 @@ def placeholders(pattern: str) -> frozenset[str]:
     return frozenset(name for _, name, _, _ in string_module.Formatter().parse(pattern) if name is not None)
 
 
-def _check_placeholders(row: TensorRow, indices: Mapping[str, Expression]) -> None:
+def _check_placeholders(row: TensorRow, indices: Set[str], derived: Set[str]) -> None:
     if len(row.name) > MAX_NAME_LENGTH:
         raise ValueError(f"{row.name!r} is longer than the {MAX_NAME_LENGTH} bytes GGUF allows")
-    used = placeholders(row.name).union(*(placeholders(source) for source in row.sources))
-    if undeclared := sorted(used - indices.keys()):
+    used = placeholders(row.name).union(*(placeholders(source) - derived for source in row.sources))
+    if undeclared := sorted(used - indices):
         raise ValueError(f"{row.name!r} uses the undeclared index {undeclared[0]!r}")
-    gathers = len(row.sources) > 1 or any(placeholders(source) - placeholders(row.name) for source in row.sources)
+    gathers = len(row.sources) > 1 or any(placeholders(source) - placeholders(row.name) - derived for source in row.sources)
     if gathers != (row.gather is not None):
         raise ValueError(f"{row.name!r} is made of {'several tensors' if gathers else 'one tensor'}: see `gather`")
     for alternative in row.alternatives:
-        _check_placeholders(alternative, indices)
+        _check_placeholders(alternative, indices, derived)

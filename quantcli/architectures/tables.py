@@ -23,10 +23,13 @@ PACKAGE_DIRECTORY: Final = Path(__file__).parent / "models"
 DEFAULTS_DIRECTORY: Final = Path(__file__).parent / "defaults"
 """The directory of the defaults of transformers' configuration classes, one file per model type."""
 
+ENCLOSING_TYPES: Final = Path(__file__).parent / "enclosing_types.toml"
+"""The model types that transformers knows of models with a language model inside."""
+
 _FIRST_TABLE: Final = re.compile(r"^\[", re.MULTILINE)
 """The beginning of the first table. No list before it may have a line that begins with `[`."""
 
-_TELLING: Final = ("classes", "model_types", "when", "classless", "defaults")
+_TELLING: Final = ("classes", "enclosing_classes", "model_types", "when", "classless", "defaults")
 """Keys that identify the architecture of a configuration. They are not inherited."""
 
 Tables = dict[str, Any]
@@ -40,6 +43,7 @@ class Heading:
     gguf: str
     title: str
     classes: tuple[str, ...]
+    enclosing_classes: tuple[str, ...]
     model_types: tuple[str, ...]
 
     @property
@@ -59,8 +63,8 @@ def headings() -> tuple[Heading, ...]:
     for path in sorted(PACKAGE_DIRECTORY.glob("*.toml")):
         own = _merged(path, (), _heading_tables)
         if "gguf" in own:
-            lists = (tuple(own.get(key, ())) for key in ("classes", "model_types"))
-            found.append(Heading(path, own["gguf"], own.get("title", path.stem), *lists))
+            classes, enclosing, types = (tuple(own.get(key, ())) for key in ("classes", "enclosing_classes", "model_types"))
+            found.append(Heading(path, own["gguf"], own.get("title", path.stem), (*classes, *enclosing), enclosing, types))
     return tuple(found)
 
 
@@ -82,6 +86,12 @@ def class_defaults(model_type: str) -> Tables:
     """
     path = DEFAULTS_DIRECTORY / f"{model_type}.toml"
     return _package_tables(path) if path.parent == DEFAULTS_DIRECTORY and path.is_file() else {}
+
+
+@cache
+def enclosing_types() -> frozenset[str]:
+    """The model types that transformers knows of models with a language model's configuration inside their own."""
+    return frozenset(_package_tables(ENCLOSING_TYPES)["model_types"])
 
 
 def _merged(path: Path, above: tuple[Path, ...], read: Callable[[Path], Tables]) -> Tables:

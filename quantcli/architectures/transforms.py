@@ -187,6 +187,34 @@ def rope_pairs(tensor: Tensor, heads: int) -> Tensor:
     return rearrange_rows(tensor, [heads, 2, -1], [0, 2, 1])
 
 
+def rope_halves(tensor: Tensor, head_size: int, rotated: int) -> Tensor:
+    """Permute the first `rotated` rows of each head of Q or K, from pairs of neighbours to those of two halves.
+
+    For models that rotate row `2 i` with `2 i + 1` where GGUF's RoPE rotates row `i` with `i + rotated / 2`. Works on
+    weights and biases, as `rope_pairs`. Where `rotated` is 0, the tensor stays as it is.
+
+    Raises:
+        ModelError: if the rows are not heads of `head_size`, or the rotated rows are no pairs of a head.
+    """
+    if rotated == 0:
+        return tensor
+    length = tensor.rows if len(tensor.shape) > 1 else tensor.size
+    if head_size < 1 or length % head_size or not 0 < rotated <= head_size or rotated % 2:
+        raise ModelError(f"tensor {tensor.name!r}: {length} rows are not heads of {head_size} with {rotated} to rotate")
+    parts = []
+    for start in range(0, length, head_size):
+        parts.append(_picked(tensor, (2, rotated // 2), (1, 2), start))
+        if rotated < head_size:
+            parts.append(_picked(tensor, (head_size - rotated,), (1,), start + rotated))
+    return concatenate(parts)
+
+
+def _picked(tensor: Tensor, extents: tuple[int, ...], strides: tuple[int, ...], start: int) -> Tensor:
+    """Rows of a tensor: from `start` on, by extents and strides."""
+    shape = (math.prod(extents), *tensor.shape[1:])
+    return RearrangedRows(tensor.name, shape, tensor.type, tensor, extents, strides, start)
+
+
 def transpose(tensor: Tensor) -> Tensor:
     """Transpose the last two axes, for layers that store `(in, out)`."""
     _plain(tensor)
@@ -291,6 +319,15 @@ def _rearrange_back(tensor: Tensor, shape: tuple[int, ...], extents: Sequence[in
     return rearrange_rows(tensor, [full[place] for place in axes], [list(axes).index(place) for place in range(len(axes))])
 
 
+def _rope_neighbours(tensor: Tensor, shape: tuple[int, ...], head_size: int, rotated: int) -> Tensor:
+    parts = [tensor] if rotated == 0 else []
+    for start in range(0, (tensor.rows if len(tensor.shape) > 1 else tensor.size) if rotated else 0, head_size):
+        parts.append(_picked(tensor, (rotated // 2, 2), (1, rotated // 2), start))
+        if rotated < head_size:
+            parts.append(_picked(tensor, (head_size - rotated,), (1,), start + rotated))
+    return concatenate(parts)
+
+
 def _group_rows(tensor: Tensor, shape: tuple[int, ...], groups: int, sizes: Sequence[int]) -> Tensor:
     whole = (groups, sum(sizes), *(shape[1:] or (1,)))
     pieces = []
@@ -338,6 +375,7 @@ TRANSFORMS: Final[Mapping[str, Transform]] = MappingProxyType(
         "part": Transform(part, _unpart),
         "rearrange_rows": Transform(rearrange_rows, _rearrange_back),
         "reshape": Transform(reshape, lambda tensor, shape, extents: reshape(tensor, shape)),
+        "rope_halves": Transform(rope_halves, _rope_neighbours),
         "rope_pairs": Transform(rope_pairs, lambda tensor, shape, heads: rearrange_rows(tensor, [heads, -1, 2], [0, 2, 1])),
         "transpose": Transform(transpose, lambda tensor, shape: transpose(tensor)),
         "ungroup_rows": Transform(ungroup_rows, _group_rows),
@@ -410,7 +448,7 @@ def _llama3_parameters(factors: NDArray[np.float32], rope: Mapping[str, Any] | N
     return {}
 
 
-_LLAMA3_CONTEXTS: Final = tuple(1 << power for power in range(13, 4, -1))
+_LLAMA3_CONTEXTS: Final = tuple(1 << power for power in range(13, 3, -1))
 """Context lengths that a model may have been trained with before it was stretched: 8192, as all published models, first."""
 
 

@@ -114,7 +114,8 @@ class TargetOptions:
         Raises:
             UsageError: for a size that is none.
         """
-        from quantcli.quality.target import Target, parse_bytes
+        from quantcli.core.units import parse_bytes
+        from quantcli.quality.target import Target
 
         return Target(
             size=None if self.target_size is None else parse_bytes(self.target_size),

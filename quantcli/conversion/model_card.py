@@ -13,6 +13,7 @@ from quantcli.conversion.roles import file_type_names
 from quantcli.core.display import binary_size, decimal_count
 from quantcli.core.errors import FormatError, ModelError
 from quantcli.formats.gguf.reader import GGUFFile
+from quantcli.formats.gguf.spec import ValueType
 from quantcli.formats.gguf.vocabulary import CHAT_TEMPLATE
 from quantcli.formats.hub.upload import MARK
 
@@ -109,7 +110,7 @@ def model_card(
         _front_matter(first, base, license_, packed=any(_is_packed(file) for file in files)),
         MARK,
         "",
-        f"# {first.get('general.name') or repository.partition('/')[2]}, GGUF",
+        f"# {_text(first, 'general.name') or repository.partition('/')[2]}, GGUF",
         "",
         _about(first, base),
         "",
@@ -118,7 +119,20 @@ def model_card(
         *_made_by(command, base, cards, files),
         *_use(repository, first, cards),
     ]
-    return "\n".join(parts).rstrip() + "\n"
+    text = "\n".join(parts).rstrip() + "\n"
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _text(file: GGUFFile, key: str) -> str | None:
+    """A string of the metadata; None where there is none."""
+    value = file.get(key)
+    return value if isinstance(value, str) and value else None
+
+
+def _texts(file: GGUFFile, key: str) -> list[str]:
+    """The strings of an array of the metadata; none where there is no such array."""
+    field = file.metadata.get(key)
+    return field.elements() if field is not None and field.element is ValueType.STRING else []
 
 
 def _base_model(file: GGUFFile) -> str | None:
@@ -136,13 +150,12 @@ def _is_packed(file: GGUFFile) -> bool:
 
 def _front_matter(file: GGUFFile, base: str | None, license_: str | None, *, packed: bool) -> str:
     """The YAML at the top, which the hub reads. Every string is in JSON's quotes, which YAML has too."""
-    tags = [str(tag) for tag in file.get("general.tags", [])]
-    languages = [str(language) for language in file.get("general.languages", [])]
+    tags, languages = (_texts(file, f"general.{name}") for name in ("tags", "languages"))
     chats = ["conversational"] if CHAT_TEMPLATE in file.metadata else []
     fields: dict[str, Any] = {
-        "license": license_ or file.get("general.license"),
-        "license_name": None if license_ else file.get("general.license.name"),
-        "license_link": None if license_ else file.get("general.license.link"),
+        "license": license_ or _text(file, "general.license"),
+        "license_name": None if license_ else _text(file, "general.license.name"),
+        "license_link": None if license_ else _text(file, "general.license.link"),
         "base_model": base,
         "base_model_relation": "quantized" if base is not None and packed else None,
         "library_name": "gguf",
@@ -198,10 +211,10 @@ def _imatrix(files: Sequence[GGUFFile]) -> list[str]:
     """What importance matrices the files were quantized with."""
     found: dict[tuple[str, str, str], list[str]] = {}
     for file in files:
-        name = file.get("quantize.imatrix.file")
+        name = _text(file, "quantize.imatrix.file")
         if name is not None:
             chunks = file.get("quantize.imatrix.chunks_count")
-            key = Path(str(name)).name, Path(str(file.get("quantize.imatrix.dataset", ""))).name, str(chunks or "")
+            key = Path(name).name, Path(_text(file, "quantize.imatrix.dataset") or "").name, str(chunks or "")
             found.setdefault(key, []).append(file.path.name)
     lines = []
     for (name, text, chunks), names in found.items():

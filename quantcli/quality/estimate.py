@@ -18,8 +18,8 @@ from quantcli.core.errors import QuantcliError
 from quantcli.formats.gguf.spec import DEFAULT_ALIGNMENT, align, layer_number
 from quantcli.formats.gguf.vocabulary import TOKENS
 from quantcli.formats.gguf.writer import GGUFWriter
+from quantcli.quality.bases import BASES
 from quantcli.quality.source_file import SourceFile
-from quantcli.quality.target import BASES
 from quantcli.runner.cache import BATCH, check_cache_type, full_bytes
 from quantcli.runner.hyperparameters import read_hyperparameters
 from quantcli.runner.sizes import Hyperparameters
@@ -207,7 +207,7 @@ def _needs(file: SourceFile, infos: Sequence[TensorInfo], cache_type: str) -> _N
     widest = max((info.shape[-2] for info in layers), default=0)
     batch = 4 * BATCH * (_STATES * sizes.width + _WIDE * widest)
     tokens = file.metadata.get(TOKENS)
-    tables = _TOKEN * (tokens.count if tokens is not None else 0)
+    tables = _TOKEN * (tokens.count if tokens is not None and tokens.element is not None else 0)
     return _Needs(sizes, cache_type, PROGRAM + batch + 4 * vocabulary + tables, frozenset(unkept))
 
 

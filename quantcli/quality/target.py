@@ -12,38 +12,16 @@ from quantcli.conversion.plan import Override, PlannedTensor
 from quantcli.conversion.request import Request
 from quantcli.core.block_types import BlockType
 from quantcli.core.display import binary_size
-from quantcli.core.errors import UsageError, clipped
+from quantcli.core.errors import UsageError
 from quantcli.formats.gguf.spec import DEFAULT_ALIGNMENT, align
 from quantcli.quality.allocate import Candidate, allocate
+from quantcli.quality.bases import BASES
 from quantcli.quality.calibrate import source_file
 from quantcli.quality.measure import OUTSIDE, Measurement, candidates_of, is_chosen, measured
 from quantcli.quality.sensitivity import Sensitivity
-from quantcli.runner.cache import BATCH, Cache
+from quantcli.runner.cache import BATCH, full_bytes
 from quantcli.runner.hyperparameters import read_hyperparameters
 from quantcli.tensors.tensor import TensorInfo
-
-BASES: Final = ("Q4_K_M", "Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "IQ4_XS", "Q4_K_S", "Q5_K_S", "Q5_K_M", "Q6_K", "Q8_0")
-"""The recipes of which the one with the nearest size gives the types that are not allocated, and the file type."""
-
-_UNITS: Final = {
-    "": 1, "B": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12,
-    "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
-    "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40,
-}  # fmt: skip
-
-
-def parse_bytes(text: str) -> int:
-    """A size in bytes: `4.5GiB` in powers of 1024, `4.5GB` or `4.5G` in powers of 1000, or plain bytes.
-
-    Raises:
-        UsageError: if it is none.
-    """
-    parts = re.fullmatch(r"\s*([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([A-Za-z]*)\s*", text)
-    unit = _UNITS.get(parts[2].upper()) if parts else None
-    count = int(float(parts[1]) * unit) if parts and unit else 0
-    if not count:
-        raise UsageError(f"{clipped(repr(text))} is not a size", hint="for example: 4.5GiB, 800MB")
-    return count
 
 
 @dataclass(frozen=True)
@@ -215,11 +193,8 @@ def _memory_beside(job: Job, context: int) -> int:
     """Bytes of memory beside the file: the KV cache, and the logits and hidden states of one batch."""
     tensors = job.model.tensors
     sizes, _ = read_hyperparameters(source_file(job), job.request.architecture_file)
-    cache = Cache(sizes, context, "f16")
-    arrays = {id(array): array.nbytes for layer in cache.layers for array in (layer.keys, layer.values)}
-    states = sum(state.nbytes for states in cache.states for state in states)
     vocabulary = tensors[OUTSIDE[0]].rows if OUTSIDE[0] in tensors else 0
-    return sum(arrays.values()) + states + 4 * BATCH * (vocabulary + _STATES * sizes.width)
+    return full_bytes(sizes, context, "f16") + 4 * BATCH * (vocabulary + _STATES * sizes.width)
 
 
 _STATES: Final = 16

@@ -10,7 +10,7 @@ import pytest
 
 from quantcli.architectures.hf_config import complete_config
 from quantcli.architectures.loader import find_architecture
-from quantcli.architectures.tables import DEFAULTS_DIRECTORY, class_defaults, headings
+from quantcli.architectures.tables import DEFAULTS_DIRECTORY, ENCLOSING_TYPES, class_defaults, headings
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "golden"))
 
@@ -31,6 +31,13 @@ def test_the_defaults_are_those_of_the_configuration_class(path: Path):
     assert rows is not None
     # The first line names the version of transformers; another version is fine as long as it says the same.
     assert path.read_text(encoding="utf-8").splitlines()[1:] == document(path.stem, rows).splitlines()[1:]
+
+
+def test_the_types_of_models_with_a_language_model_inside_are_those_that_transformers_knows():
+    pytest.importorskip("transformers")
+    from make_architecture_defaults import enclosing_document
+
+    assert ENCLOSING_TYPES.read_text(encoding="utf-8").splitlines()[2:] == enclosing_document().splitlines()[2:]
 
 
 def test_no_file_repeats_what_the_class_says():

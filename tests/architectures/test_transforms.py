@@ -20,6 +20,7 @@ from quantcli.architectures.transforms import (
     rearrange_rows,
     reshape,
     rope_factors,
+    rope_halves,
     rope_pairs,
     stack,
     transpose,
@@ -40,6 +41,12 @@ def rope_permuted(weights, heads):
     )
 
 
+def rope_split(weights, head_size, rotated):
+    """Of every head the even rows of those rotated, then the odd ones, then the rest."""
+    order = [*range(0, rotated, 2), *range(1, rotated, 2), *range(rotated, head_size)]
+    return weights.reshape(-1, head_size, *weights.shape[1:])[:, order].reshape(weights.shape)
+
+
 W = counting(24, 5)
 E = counting(3, 8, 6)
 B = (np.random.default_rng(0).standard_normal((7, 9)).astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
@@ -50,6 +57,10 @@ CASES = {
     "rope_pairs of one head": (rope_pairs(memory_tensor(W), 1), rope_permuted(W, 1)),
     "rope_pairs of a bias": (rope_pairs(memory_tensor(counting(24)), 3), rope_permuted(counting(24), 3)),
     "rope_pairs of bf16": (rope_pairs(memory_tensor(B[:6]), 1), rope_permuted(B[:6], 1)),
+    "rope_halves": (rope_halves(memory_tensor(W), 6, 6), rope_split(W, 6, 6)),
+    "rope_halves of a part": (rope_halves(memory_tensor(W), 8, 4), rope_split(W, 8, 4)),
+    "rope_halves of a bias": (rope_halves(memory_tensor(counting(24)), 12, 6), rope_split(counting(24), 12, 6)),
+    "rope_halves of nothing": (rope_halves(memory_tensor(W), 6, 0), W),
     "fused per head to fused per kind": (
         rearrange_rows(memory_tensor(W), [4, 3, -1], [1, 0, 2]),
         W.reshape(4, 3, 2, 5).transpose(1, 0, 2, 3).reshape(24, 5),
@@ -197,6 +208,9 @@ def test_transposing_long_rows_of_a_file_reads_only_their_columns(tmp_path, monk
 
 
 def test_what_does_not_divide_is_refused():
+    for head_size, rotated in ((5, 2), (6, 3), (6, 8), (0, 2)):
+        with pytest.raises(ModelError, match=f"24 rows are not heads of {head_size} with {rotated} to rotate"):
+            rope_halves(memory_tensor(W), head_size, rotated)
     with pytest.raises(ModelError, match="24 rows cannot be reshaped to 5 x 2 x -1"):
         rope_pairs(memory_tensor(W), 5)
     with pytest.raises(ModelError, match="not valid extents"):

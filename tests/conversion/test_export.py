@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import random
+import runpy
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +18,15 @@ from tokenizers import Tokenizer
 
 from quantcli.architectures.transforms import as_float32
 from quantcli.conversion.convert import convert
-from quantcli.conversion.export.export import export
+from quantcli.conversion.export.export import _files, _original, export
 from quantcli.conversion.export.tokenizer import tokenizer_files
-from quantcli.core.errors import OutputError, QuantcliWarning, UnsupportedError
+from quantcli.conversion.model_card import model_card
+from quantcli.core.block_types import TYPES
+from quantcli.core.errors import OutputError, QuantcliError, QuantcliWarning, UnsupportedError
 from quantcli.formats.checkpoint.checkpoint import open_checkpoint
+from quantcli.formats.gguf.edit import write_edited
 from quantcli.formats.gguf.reader import open_gguf
+from quantcli.formats.gguf.spec import string
 from quantcli.formats.gguf.vocabulary import TokenType
 from quantcli.kernels.rows import dequantize
 from quantcli.runner.cache import Cache
@@ -134,6 +141,45 @@ def test_a_tokenizer_is_copied(model, tmp_path):
     assert "tokenizer.json" not in names
 
 
+def test_a_vocabulary_of_an_unknown_kind_needs_a_tokenizer(model, tmp_path):
+    changed = {"tokenizer.ggml.model": string("gpt2"), "tokenizer.ggml.pre": string("of-tomorrow")}
+    with open_gguf(model) as file:
+        write_edited(file, {**file.metadata, **changed}, tmp_path / "m.gguf", overwrite=False, advance=lambda done: None)
+    with pytest.raises(UnsupportedError, match="the pre-tokenizer 'of-tomorrow' cannot be exported"):
+        export(tmp_path / "m.gguf", tmp_path / "out")
+    export(tmp_path / "m.gguf", tmp_path / "out", tokenizer=STORYTELLER / "tokenizer.model")
+    assert "tokenizer.model" in {path.name for path in (tmp_path / "out").iterdir()}
+
+
+def test_what_a_killed_run_left_is_removed(model, tmp_path):
+    left = tmp_path / ".out.0123abcd.part"
+    left.mkdir()
+    (left / "model.safetensors").write_bytes(b"half")
+    export(model, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.filterwarnings("ignore::quantcli.core.errors.QuantcliWarning")
+@pytest.mark.parametrize("number", range(4))
+def test_metadata_of_any_type_and_value_are_used_or_refused(number, model):
+    """For the model card too. `tests/test_mutations.py` has the values."""
+    changed, dice = runpy.run_path(str(Path(__file__).parents[1] / "test_mutations.py"))["changed"], random.Random(number)
+    with open_gguf(model) as file:
+        kind = string(["llama", "t5", "bert", "gpt2"][number])
+        source = replace(file, metadata={**file.metadata, "tokenizer.ggml.model": kind})
+        for _ in range(60):
+            other = replace(source, metadata=changed(source.metadata, dice))
+            for attempt in (_original, lambda file: _files(file, {}, TYPES["F32"], None), _card):
+                try:
+                    attempt(other)
+                except QuantcliError as error:
+                    assert "\n" not in error.message
+
+
+def _card(file):
+    model_card([file], "me/model", {}).encode()
+
+
 def test_nothing_is_left_of_what_fails(capsys, model, tmp_path):
     taken = tmp_path / "taken"
     taken.mkdir()
@@ -159,6 +205,16 @@ def test_what_config_json_cannot_say_is_told(tmp_path):
     write_model(tmp_path, "llama3-odd", {}, None, "F32")
     with pytest.warns(QuantcliWarning, match=r"does not say the same as the file about rope_freqs.weight: check it"):
         export(tmp_path / "model.gguf", tmp_path / "out")
+
+
+def test_an_older_file_lacks_keys_that_follow_from_others(model, tmp_path):
+    """No warning, which would be an error here."""
+    with open_gguf(model) as file:
+        older = {key: field for key, field in file.metadata.items() if not key.endswith(("key_length", "value_length"))}
+        assert len(older) == len(file.metadata) - 2
+        write_edited(file, older, tmp_path / "m.gguf", overwrite=False, advance=lambda done: None)
+    export(tmp_path / "m.gguf", tmp_path / "out")
+    assert tensors_of(tmp_path / "out") == tensors_of(STORYTELLER)
 
 
 @pytest.mark.parametrize("name", ["qwen2", "gemma2", "mixtral", "phi3", "deepseek2", "gpt2", "internlm2-groups"])

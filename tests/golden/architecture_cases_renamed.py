@@ -94,9 +94,10 @@ def chatglm_case(directory: str, changes: Case, architecture: str = "ChatGLMMode
     return case | {"tensors": {**case["tensors"], "transformer.rotary_pos_emb.inv_freq": ["BF16", [4]]}}
 
 
-def phi3_case(directory: str, changes: Case) -> Case:
+def phi3_case(directory: str, changes: Case, extra: Case | None = None) -> Case:
     """A Phi 3: queries, keys and values in one projection, gate and up in another."""
-    case = llama_case(directory, {"architectures": ["Phi3ForCausalLM"], "model_type": "phi3", **changes})
+    changes = {"architectures": ["Phi3ForCausalLM"], "model_type": "phi3", **changes}
+    case = llama_case(directory, changes, extra=extra or {})
     tensors = case["tensors"]
     for layer in range(case["config"]["num_hidden_layers"]):
         place = f"model.layers.{layer}."

@@ -2,8 +2,8 @@
 
     python tests/golden/make_architecture_defaults.py [MODEL_TYPE ...]
 
-Without arguments, of every model type that an architecture file lists under `model_types`. The reference converter reads
-config.json through these classes, so a key that is absent there has the value the class gives it.
+Without arguments, of every model type that an architecture file lists under `model_types`, and `enclosing_types.toml`. The
+reference converter reads config.json through these classes, so a key that is absent there has the value the class gives it.
 
 A class is asked, not read. It is made without a key, and with the key null, beside several choices of a model's sizes. A
 value that is always the same is a constant. One that follows the sizes is the first of `DERIVATIONS` that agrees with all
@@ -24,7 +24,8 @@ ROOT: Final = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 from quantcli.architectures.expressions import Expression  # noqa: E402
-from quantcli.architectures.tables import DEFAULTS_DIRECTORY, headings  # noqa: E402
+from quantcli.architectures.tables import DEFAULTS_DIRECTORY, ENCLOSING_TYPES, headings  # noqa: E402
+from quantcli.formats.checkpoint.nested import PLACES  # noqa: E402
 
 DERIVATIONS: Final = tuple(
     Expression(source)
@@ -178,9 +179,30 @@ def document(kind: str, rows: Mapping[str, Any]) -> str:
     return head + "".join(f"{key} = {toml(value)}\n" for key, value in rows.items())
 
 
+def enclosing_types() -> list[str]:
+    """The model types whose class has a language model's configuration inside."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    return sorted(kind for kind in CONFIG_MAPPING if CONFIG_MAPPING[kind].sub_configs.keys() & {key for key, *_ in PLACES})
+
+
+def enclosing_document() -> str:
+    """The file of those types."""
+    import transformers
+
+    head = (
+        f"# The model types that transformers {transformers.__version__} knows of models with a language model inside. "
+        "Of others it\n# does not complete the configuration. Made by tests/golden/make_architecture_defaults.py: "
+        "not to be edited.\n\n"
+    )
+    return head + "model_types = [\n" + "".join(f'  "{kind}",\n' for kind in enclosing_types()) + "]\n"
+
+
 def main() -> None:
     """See the module's description."""
     logging.disable(logging.CRITICAL)
+    if not sys.argv[1:]:
+        ENCLOSING_TYPES.write_text(enclosing_document(), encoding="utf-8")
     kinds = sys.argv[1:] or sorted({kind for heading in headings() for kind in heading.model_types})
     for kind in kinds:
         rows = defaults_of(kind)

@@ -11,12 +11,13 @@ from quantcli.conversion.convert import carry_out
 from quantcli.conversion.plan import PlanOptions, parse_override, parse_overrides
 from quantcli.conversion.request import Request
 from quantcli.core.errors import UsageError
+from quantcli.core.units import parse_bytes
 from quantcli.quality import measure, sensitivity_file
 from quantcli.quality.calibrate import Calibration
 from quantcli.quality.calibration_text import calibration_text
 from quantcli.quality.measure import SAMPLINGS, Cost, Measurement
 from quantcli.quality.sensitivity import Probe
-from quantcli.quality.target import Target, allocated, parse_bytes
+from quantcli.quality.target import Target, allocated
 
 STORYTELLER = Path(__file__).parents[2] / "examples" / "storyteller"
 

@@ -39,8 +39,8 @@ def command(
     quantize estimate Qwen/Qwen3-8B --ram 8GiB
     quantize estimate model/ --type Q4_K_M,Q6_K --ctx 8192 --cache-type q8_0
     """
+    from quantcli.core.units import parse_bytes
     from quantcli.quality.estimate import estimate
-    from quantcli.quality.target import parse_bytes
 
     names = [] if types is None else [name.strip() for name in types.split(",")]
     memory = None if ram is None else parse_bytes(ram)

@@ -10,13 +10,14 @@ from quantcli.cli.commands import described
 from quantcli.cli.compiling import announce_compiling
 from quantcli.cli.options import file_argument, json_option, threads_option
 from quantcli.cli.output import byte_progress, print_json, say
+from quantcli.cli.output_paths import OutputPath
 from quantcli.core.display import binary_size, decimal_count
 
 
 @described("export")
 @file_argument
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), required=True, metavar="DIR",
+    "-o", "--output", type=OutputPath(folder=True), required=True, metavar="DIR",
     help="The directory, which must not exist yet or be empty.",
 )  # fmt: skip
 @click.option(
@@ -34,7 +35,7 @@ from quantcli.core.display import binary_size, decimal_count
 @threads_option
 def command(
     file: Path,
-    output: Path,
+    output: str,
     type_: str | None,
     tokenizer: Path | None,
     split_max_size: str | None,
@@ -58,7 +59,7 @@ def command(
     with byte_progress("exporting") as bar:
         result = export(
             file,
-            output,
+            Path(output),
             type_name=None if type_ is None else type_.upper(),
             tokenizer=tokenizer,
             threads=threads,

@@ -53,7 +53,7 @@ def command(
     if as_json:
         print_json({"output": None if output is None else str(output), "modelfile": text})
     elif output is None:
-        click.echo(text, nl=False)
+        click.echo(text.encode("utf-8", "backslashreplace").decode(), nl=False)
     else:
         say(f"{output}: for `ollama create NAME -f {output}`")
 

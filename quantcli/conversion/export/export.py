@@ -13,12 +13,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcli.architectures.inverse_config import differences, original_config
+from quantcli.architectures.inverse_config import differences, model_types, original_config, unusual_keys
 from quantcli.architectures.inverse_mapping import original_tensors, refuse_without_inverse
 from quantcli.architectures.loader import Architecture, architectures
 from quantcli.conversion.convert import SILENT, Progress, working_threads
 from quantcli.conversion.execute import Output, encoders_for, execute, kernels_needed
-from quantcli.conversion.export.tokenizer import generation_config, given_tokenizer, tokenizer_files
+from quantcli.conversion.export.tokenizer import generation_files, given_tokenizer, tokenizer_files
 from quantcli.conversion.plan import PlannedTensor
 from quantcli.core.block_types import TYPES, BlockType
 from quantcli.core.errors import ModelError, QuantcliError, UnsupportedError, UsageError, warn
@@ -136,8 +136,9 @@ def export(
 def _original(source: GGUFFile) -> tuple[Architecture, dict[str, Any], list[Tensor]]:
     """The architecture, config.json and tensors of the checkpoint.
 
-    Of several architectures with the file's value of `general.architecture`, the one that reproduces most of its
-    hyperparameters is taken.
+    Of several architectures and model types with the file's value of `general.architecture`, the one that reproduces most
+    of its hyperparameters is taken, of these the one whose configuration class knows most of the keys, and then the one of
+    that name.
     """
     wanted = source.architecture
     candidates = [architecture for architecture in architectures() if architecture.gguf == wanted]
@@ -145,16 +146,18 @@ def _original(source: GGUFFile) -> tuple[Architecture, dict[str, Any], list[Tens
         raise UnsupportedError(f"{source.path}: the architecture {wanted!r} is not supported")
     tensors = {name: _readable(tensor) for name, tensor in source.tensors.items()}
     refuse_without_inverse(candidates[0].declaration, tensors)
-    found: list[tuple[int, Architecture, dict[str, Any], list[Tensor], list[str]]] = []
+    found: list[tuple[tuple[int, ...], Architecture, dict[str, Any], list[Tensor], list[str]]] = []
     failures: list[QuantcliError] = []
     for architecture in candidates:
-        try:
-            config = original_config(architecture, source.metadata, tensors)
-            made = original_tensors(architecture.declaration, tensors, architecture.hyperparameters(config))
-            lost = differences(architecture, config, source.metadata, tensors)
-            found.append((len(lost), architecture, config, made, lost))
-        except QuantcliError as error:
-            failures.append(error)
+        for kind in model_types(architecture):
+            try:
+                config = original_config(architecture, source.metadata, tensors, kind)
+                made = original_tensors(architecture.declaration, tensors, architecture.hyperparameters(config))
+                other = differences(architecture, config, source.metadata, tensors)
+                rank = len(other.told), len(other.derived), unusual_keys(architecture, config), architecture.name != wanted
+                found.append((rank, architecture, config, made, other.told))
+            except QuantcliError as error:
+                failures.append(error)
     if not found:
         if isinstance(failures[0], UnsupportedError):
             raise failures[0]
@@ -207,11 +210,9 @@ def _parts(tensor: Tensor) -> list[Tensor]:
 
 def _files(source: GGUFFile, config: dict[str, Any], usual: BlockType, tokenizer: Path | None) -> dict[str, bytes]:
     """All files but the weights."""
-    texts = tokenizer_files(source.metadata, source.path) if tokenizer is None else given_tokenizer(tokenizer)
-    generation = generation_config(source.metadata)
-    config = config | {"torch_dtype": _DTYPES[usual.name]}
-    documents = {"config.json": config, "generation_config.json": generation}
-    return {name: (json.dumps(value, indent=2) + "\n").encode() for name, value in documents.items() if value} | texts
+    made = tokenizer_files(source.metadata, source.path) if tokenizer is None else given_tokenizer(tokenizer)
+    text = json.dumps(config | {"torch_dtype": _DTYPES[usual.name]}, indent=2) + "\n"
+    return {"config.json": text.encode(), **generation_files(source.metadata, source.path), **made}
 
 
 def _write(

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
 from quantcli.architectures.pre_tokenizers import pre_tokenizers
 from quantcli.conversion.metadata.general import generation_parameters
-from quantcli.core.errors import FormatError, UnsupportedError
+from quantcli.core.errors import FormatError, UnsupportedError, one_line
 from quantcli.formats.gguf import vocabulary as spec
 from quantcli.formats.gguf.spec import Metadata, boolean
 from quantcli.formats.gguf.vocabulary import WORD_START, TokenType
@@ -24,6 +25,7 @@ Document = dict[str, Any]
 
 TOKENIZER: Final = "tokenizer.json"
 CONFIGURATION: Final = "tokenizer_config.json"
+GENERATION: Final = "generation_config.json"
 
 COPIED: Final = (
     TOKENIZER, CONFIGURATION, "tokenizer.model", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt",
@@ -52,8 +54,39 @@ def tokenizer_files(metadata: Metadata, path: Path) -> dict[str, bytes]:
 
     Raises:
         UnsupportedError: for an algorithm or a pre-tokenizer that tokenizer.json cannot express.
-        FormatError: if the vocabulary is not complete.
+        FormatError: if the vocabulary is not complete, or its metadata are of other types than a vocabulary's.
     """
+    with _refusing(path):
+        return _tokenizer(metadata, path)
+
+
+def generation_files(metadata: Metadata, path: Path) -> dict[str, bytes]:
+    """generation_config.json, where the metadata say something for it.
+
+    Raises:
+        FormatError: if the metadata are of other types than expected.
+    """
+    with _refusing(path):
+        return _json({GENERATION: generation_config(metadata)})
+
+
+@contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    """Refuse metadata of any types and values, which a file may have under the keys of a vocabulary."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, OverflowError) as error:
+        what = f"the metadata of the vocabulary have other types or values than expected ({one_line(error)})"
+        raise FormatError(path, what, hint=_HINT) from error
+
+
+def _json(documents: Mapping[str, Document]) -> dict[str, bytes]:
+    """Documents that are not empty, as files."""
+    texts = {name: json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) for name, value in documents.items()}
+    return {name: text.encode() for name, text in texts.items() if documents[name]}
+
+
+def _tokenizer(metadata: Metadata, path: Path) -> dict[str, bytes]:
     if spec.MODEL not in metadata or spec.TOKENS not in metadata:
         return {}
     algorithm = metadata[spec.MODEL].value
@@ -72,8 +105,7 @@ def tokenizer_files(metadata: Metadata, path: Path) -> dict[str, bytes]:
         "decoder": None,
         **make(vocabulary),
     }
-    documents = {TOKENIZER: tokenizer, CONFIGURATION: _configuration(vocabulary)}
-    return {name: json.dumps(value, indent=2, ensure_ascii=False).encode() for name, value in documents.items()}
+    return _json({TOKENIZER: tokenizer, CONFIGURATION: _configuration(vocabulary)})
 
 
 def generation_config(metadata: Metadata) -> Document:

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from quantcli.architectures.loader import Architecture
 from quantcli.architectures.transforms import BF16, F16, F32
@@ -17,6 +16,7 @@ from quantcli.core.errors import ModelError, UnsupportedError, UsageError
 from quantcli.core.listing import listed
 from quantcli.formats.adapters import Adapter, LowRank, open_adapter
 from quantcli.formats.checkpoint.checkpoint import Checkpoint
+from quantcli.formats.checkpoint.nested import with_text_changes
 from quantcli.tensors.array_cache import ArrayCache
 from quantcli.tensors.derived import Renamed
 from quantcli.tensors.tensor import Tensor
@@ -106,7 +106,8 @@ def merge_adapter(
             f"{adapter.path}: the adapter does not fit {checkpoint.path}: {listed(problems, separator='; ')}",
             hint=_made_for(adapter),
         )
-    config = _untied_config(checkpoint.config) if len(tensors) > len(checkpoint.tensors) else checkpoint.config
+    untied = {"tie_word_embeddings": False} if len(tensors) > len(checkpoint.tensors) else {}
+    config = with_text_changes(checkpoint.config, untied)
     return replace(checkpoint, tensors=tensors, config=config)
 
 
@@ -222,12 +223,6 @@ def _untied(
     if found is None or any(_same(name, output) for name in tensors):
         return {}
     return {output: Renamed(output, tensors[found].shape, tensors[found].type, tensors[found])}
-
-
-def _untied_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    text = config.get("text_config")
-    nested = {"text_config": {**text, "tie_word_embeddings": False}} if isinstance(text, Mapping) else {}
-    return {**config, **nested, "tie_word_embeddings": False}
 
 
 class _Names:

@@ -111,12 +111,10 @@ def _assembled(
         if not files.as_reference:
             metadata |= without_duplicate_texts(checkpoint.directory, metadata)
         added = {token["content"]: id_ for id_, token in files.added_tokens()}
-        for role, text in rules.special_texts.items():
-            if text in added:
-                metadata.setdefault(spec.SPECIAL_TOKENS[role], u32(added[text]))
-        for role, text in rules.replaced_texts.items():
-            if text in added:
-                metadata[spec.SPECIAL_TOKENS[role]] = u32(added[text])
+        metadata |= {key: id_ for key, id_ in _named(rules.special_texts, added).items() if key not in metadata}
+        if rules.chat_template:
+            metadata[spec.CHAT_TEMPLATE] = string(rules.chat_template)
+        metadata |= _named(rules.replaced_texts, added)
         metadata |= _replaced(checkpoint, rules, configuration)
         if not files.as_reference:
             metadata |= missing_end_tokens(files, metadata)
@@ -131,6 +129,11 @@ def _assembled(
     if rules.space_prefix is not None:
         metadata[spec.ADD_SPACE_PREFIX] = boolean(rules.space_prefix)
     return metadata
+
+
+def _named(texts: Mapping[str, str], added: Mapping[str, int]) -> Metadata:
+    """The special tokens of roles whose text is that of an added token."""
+    return {spec.SPECIAL_TOKENS[role]: u32(added[text]) for role, text in texts.items() if text in added}
 
 
 def _replaced(checkpoint: Checkpoint, rules: VocabularyRules, configuration: Mapping[str, Any]) -> Metadata:

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from quantcli.core.errors import ModelError, shown
 from quantcli.formats.checkpoint.checkpoint import Checkpoint
+from quantcli.formats.checkpoint.nested import text_config
 
 _KEYS: Final = ("quantization_config", "compression_config")
 
@@ -59,8 +60,7 @@ def quantization_config(checkpoint: Checkpoint) -> Mapping[str, Any] | None:
 
 
 def _candidates(checkpoint: Checkpoint) -> Iterator[Any]:
-    language_model = checkpoint.config.get("text_config")
-    for config in (checkpoint.config, language_model if isinstance(language_model, Mapping) else {}):
+    for config in (checkpoint.config, text_config(checkpoint.config)):
         # mlx-lm may have quantized a quantized checkpoint, so its settings take precedence.
         yield _mlx(config)
         yield from (config.get(key) for key in _KEYS)

@@ -16,6 +16,7 @@ from tiny_checkpoint import write_checkpoint
 from tiny_model import write_converted, write_model
 from tokenizers import Tokenizer
 
+from quantcli.architectures.loader import find_architecture
 from quantcli.architectures.transforms import as_float32
 from quantcli.conversion.convert import convert
 from quantcli.conversion.export.export import _files, _original, export
@@ -237,6 +238,17 @@ def test_what_config_json_cannot_say_is_told(tmp_path):
     write_model(tmp_path, "llama3-odd", {}, None, "F32")
     with pytest.warns(QuantcliWarning, match=r"does not say the same as the file about rope_freqs.weight: check it"):
         export(tmp_path / "model.gguf", tmp_path / "out")
+
+
+def test_the_pooling_of_an_embedding_model_is_in_files_of_sentence_transformers(tmp_path):
+    write_model(tmp_path, "qwen3-embedding", {}, None, "F32")
+    export(tmp_path / "model.gguf", tmp_path / "out", type_name="F32")
+    assert json.loads((tmp_path / "out/1_Pooling/config.json").read_text()) == {
+        "word_embedding_dimension": 64, "pooling_mode": "lasttoken",
+    }  # fmt: skip
+    with open_gguf(tmp_path / "model.gguf") as file, open_checkpoint(tmp_path / "out") as checkpoint:
+        again = find_architecture(checkpoint.config).metadata(checkpoint.config)
+        assert again["qwen3.pooling_type"].value == file.get("qwen3.pooling_type") == 3
 
 
 def test_an_older_file_lacks_keys_that_follow_from_others(model, tmp_path):

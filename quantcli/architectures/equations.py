@@ -10,7 +10,7 @@ import ast
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from types import MappingProxyType
 from typing import Any, Final
@@ -160,10 +160,16 @@ class Solver:
         for place, (way, holds) in enumerate(((node.body, True), (node.orelse, False))):
             given = bool(self._known(node.test)) == holds
             keys, test = self._solve(way, value, level), {} if given else self._solve(node.test, holds, level)
+            if test is None and keys and self._holds(node.test, keys) == holds:
+                test = {}
             if keys is not None and test is not None and self._fits(test) and self._fits(keys):
                 both = test | keys
                 found.append((len(both.keys() - self.fixed.keys()), not given, place, both))
         return min(found, key=lambda entry: entry[:3])[-1] if found else None
+
+    def _holds(self, node: ast.expr, keys: Keys) -> bool:
+        """Whether a condition is true with more keys."""
+        return bool(replace(self, scope={**self.scope, **keys})._known(node))
 
     def _list(self, node: ast.List, value: Any, level: int) -> Keys | None:
         """A list of the elements of another: `[at(x, 0), at(x, 1) ...]`."""

@@ -316,7 +316,7 @@ def _unmapped(row: MetadataRow, value: Any) -> Any:
     """The value in config.json of a value in GGUF; the last of several, which is the newest name."""
     if row.map is None:
         return value
-    return {mapped: given for given, mapped in row.map.items()}.get(value)
+    return next((given for given, mapped in reversed([*row.map.items()]) if mapped == value), None)
 
 
 def _constant(default: Any) -> Any:

@@ -16,6 +16,7 @@ from tiny_checkpoint import write_checkpoint
 from tiny_model import write_converted, write_model
 from tokenizers import Tokenizer
 
+from quantcli.architectures.loader import find_architecture
 from quantcli.architectures.transforms import as_float32
 from quantcli.conversion.convert import convert
 from quantcli.conversion.export.export import _files, _original, export
@@ -26,7 +27,7 @@ from quantcli.core.errors import OutputError, QuantcliError, QuantcliWarning, Un
 from quantcli.formats.checkpoint.checkpoint import open_checkpoint
 from quantcli.formats.gguf.edit import write_edited
 from quantcli.formats.gguf.reader import open_gguf
-from quantcli.formats.gguf.spec import string
+from quantcli.formats.gguf.spec import boolean, f32, i32, string, u32
 from quantcli.formats.gguf.vocabulary import TokenType
 from quantcli.kernels.rows import dequantize
 from quantcli.runner.cache import Cache
@@ -134,6 +135,38 @@ def test_transformers_gives_the_logits_of_our_runner(model, tmp_path):
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-3 * np.ptp(expected))
 
 
+def test_templates_special_tokens_and_sampling_are_kept(model, tmp_path):
+    more = {
+        "tokenizer.chat_template": string("{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"),
+        "tokenizer.chat_template.tool_use": string("tools"), "tokenizer.ggml.eot_token_id": u32(7),
+        "tokenizer.ggml.padding_token_id": u32(0), "tokenizer.ggml.add_eos_token": boolean(True),
+        "general.sampling.temp": f32(0.6), "general.sampling.penalty_repeat": f32(1.05), "general.sampling.top_k": i32(20),
+    }  # fmt: skip
+    with open_gguf(model) as file:
+        write_edited(file, {**file.metadata, **more}, tmp_path / "m.gguf", overwrite=False, advance=lambda done: None)
+        tokens = file.get("tokenizer.ggml.tokens")
+    export(tmp_path / "m.gguf", tmp_path / "out")
+    said, generation = (
+        json.loads((tmp_path / "out" / name).read_text()) for name in ("tokenizer_config.json", "generation_config.json")
+    )
+    assert {entry["name"]: entry["template"] for entry in said["chat_template"]} == {
+        "default": more["tokenizer.chat_template"].value, "tool_use": "tools",
+    }  # fmt: skip
+    assert (said["bos_token"], said["eos_token"], said["pad_token"]) == (tokens[1], tokens[2], tokens[0])
+    assert generation == {
+        "bos_token_id": 1, "eos_token_id": [2, 7], "pad_token_id": 0, "do_sample": True, "temperature": 0.6, "top_k": 20,
+        "repetition_penalty": 1.05,
+    }  # fmt: skip
+    tokenizer = Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json"))
+    ids = tokenizer.encode("Once").ids
+    assert (ids[0], ids[-1]) == (1, 2)
+    convert(tmp_path / "out", "BF16", tmp_path / "again.gguf")
+    with open_gguf(tmp_path / "again.gguf") as again:
+        kept = ("tokenizer.chat_template", "tokenizer.chat_template.tool_use", "general.sampling.temp",
+                "general.sampling.penalty_repeat", "tokenizer.ggml.padding_token_id")  # fmt: skip
+        assert {key: again.get(key) for key in kept} == {key: pytest.approx(more[key].value) for key in kept}
+
+
 def test_a_tokenizer_is_copied(model, tmp_path):
     export(model, tmp_path / "model", tokenizer=STORYTELLER)
     names = {path.name for path in (tmp_path / "model").iterdir()}
@@ -205,6 +238,17 @@ def test_what_config_json_cannot_say_is_told(tmp_path):
     write_model(tmp_path, "llama3-odd", {}, None, "F32")
     with pytest.warns(QuantcliWarning, match=r"does not say the same as the file about rope_freqs.weight: check it"):
         export(tmp_path / "model.gguf", tmp_path / "out")
+
+
+def test_the_pooling_of_an_embedding_model_is_in_files_of_sentence_transformers(tmp_path):
+    write_model(tmp_path, "qwen3-embedding", {}, None, "F32")
+    export(tmp_path / "model.gguf", tmp_path / "out", type_name="F32")
+    assert json.loads((tmp_path / "out/1_Pooling/config.json").read_text()) == {
+        "word_embedding_dimension": 64, "pooling_mode": "lasttoken",
+    }  # fmt: skip
+    with open_gguf(tmp_path / "model.gguf") as file, open_checkpoint(tmp_path / "out") as checkpoint:
+        again = find_architecture(checkpoint.config).metadata(checkpoint.config)
+        assert again["qwen3.pooling_type"].value == file.get("qwen3.pooling_type") == 3
 
 
 def test_an_older_file_lacks_keys_that_follow_from_others(model, tmp_path):

@@ -35,6 +35,14 @@ EXPORT_TYPES: Final = ("F32", "F16", "BF16")
 _DTYPES: Final[Mapping[str, str]] = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """Type -> its name in config.json."""
 
+_POOLING: Final = "sentence_pooling"
+"""The key under which a checkpoint's configuration has what sentence-transformers has in files of its own."""
+
+_MODULES: Final = (
+    {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+    {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+)
+
 _MOST_LOADED: Final = 1 << 22
 """The most numbers of a tensor that is read to see whether a smaller type holds them all."""
 
@@ -118,9 +126,11 @@ def export(
         texts = _files(source, config, usual, tokenizer)
         _write(directory.temporary, tensors, plan, shard_bytes, working_threads(threads), progress)
         for name, content in texts.items():
+            (directory.temporary / name).parent.mkdir(exist_ok=True)
             (directory.temporary / name).write_bytes(content)
         expect_unchanged(files_of(source.tensors.values()))
-        written = sorted(path.name for path in directory.temporary.iterdir())
+        paths = (path for path in directory.temporary.rglob("*") if path.is_file())
+        written = sorted(str(path.relative_to(directory.temporary)) for path in paths)
     return Exported(
         output=output,
         architecture=architecture.gguf,
@@ -211,8 +221,14 @@ def _parts(tensor: Tensor) -> list[Tensor]:
 def _files(source: GGUFFile, config: dict[str, Any], usual: BlockType, tokenizer: Path | None) -> dict[str, bytes]:
     """All files but the weights."""
     made = tokenizer_files(source.metadata, source.path) if tokenizer is None else given_tokenizer(tokenizer)
-    text = json.dumps(config | {"torch_dtype": _DTYPES[usual.name]}, indent=2) + "\n"
-    return {"config.json": text.encode(), **generation_files(source.metadata, source.path), **made}
+    written = {key: value for key, value in config.items() if key != _POOLING} | {"torch_dtype": _DTYPES[usual.name]}
+    documents: dict[str, Any] = {"config.json": written}
+    if config.get(_POOLING):
+        width = source.get(f"{source.architecture}.embedding_length")
+        pooling = {"word_embedding_dimension": width, **config[_POOLING]}
+        documents |= {"modules.json": _MODULES, "1_Pooling/config.json": pooling}
+    texts = {name: (json.dumps(document, indent=2) + "\n").encode() for name, document in documents.items()}
+    return {**texts, **generation_files(source.metadata, source.path), **made}
 
 
 def _write(

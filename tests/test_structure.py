@@ -138,6 +138,7 @@ def test_the_picture_shows_these_rooms() -> None:
 
 
 LIBRARIES = {
+    "": {"numpy"},
     "cli": {"click", "numba", "numpy", "tqdm"},
     "quality": {"jinja2", "numpy", "safetensors", "torch", "transformers"},
     "conversion": {"numpy", "tokenizers", "yaml"},

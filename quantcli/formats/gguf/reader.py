@@ -20,6 +20,7 @@ from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
 from quantcli.core.block_types import TYPES_BY_ID
+from quantcli.core.display import binary_size
 from quantcli.core.errors import FormatError, UnsupportedError
 from quantcli.core.listing import listed
 from quantcli.formats.gguf.arrays import LENGTH, PackedNumbers, PackedStrings, string_bounds
@@ -78,7 +79,7 @@ _FOREIGN: Final = (
 """Other formats: their magic bytes, the offset of these, the name of the format, the hint."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class GGUFFile:
     """An open GGUF file: its header and its lazy tensors. Also all shards of a split model as one file.
 
@@ -100,6 +101,9 @@ class GGUFFile:
     _files: tuple[InputFile, ...] = field(repr=False)
     _mappings: dict[InputFile, mmap.mmap] = field(default_factory=dict, repr=False)
 
+    def __repr__(self) -> str:
+        return f"<GGUF file {self.path}: {self.architecture}, {len(self.tensors)} tensors, {binary_size(self.file_bytes)}>"
+
     def get(self, key: str, default: Any = None) -> Any:
         """The value of a metadata key, or `default` without it."""
         entry = self.metadata.get(key)
@@ -108,8 +112,7 @@ class GGUFFile:
     @property
     def architecture(self) -> str | None:
         """`general.architecture`, the prefix of the hyperparameters' keys; None if it is missing."""
-        name = self.get("general.architecture")
-        return name if isinstance(name, str) else None
+        return name if isinstance(name := self.get("general.architecture"), str) else None
 
     @property
     def split(self) -> tuple[int, int]:

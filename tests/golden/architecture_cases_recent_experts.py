@@ -93,6 +93,37 @@ def granite_swa_case(directory: str, changes: Case) -> Case:
     return with_layers(family("GraniteSWAForCausalLM", "granite_swa", directory, changes), {"self_attn.sinks": [4]})
 
 
+def hyv3_case(directory: str, changes: Case) -> Case:
+    """A Hunyuan 3: the first layer dense, a router with a bias, and one layer ahead with a norm after it."""
+    changes = {
+        "num_experts": 6, "num_experts_per_tok": 2, "num_shared_experts": 1, "moe_intermediate_size": 24, "head_dim": 16,
+        "router_scaling_factor": 2.5, "mlp_layer_types": ["dense", "sparse", "sparse"], "num_hidden_layers": 3, **changes,
+    }  # fmt: skip
+    case = with_layers(family("HYV3ForCausalLM", "hy_v3", directory, changes),
+                       {f"self_attn.{part}_norm.weight": [16] for part in "qk"})  # fmt: skip
+    case = deepseek_case(case, 1, 6, 1)
+    bias = {f"model.layers.{layer}.mlp.expert_bias": ["F32", [6]] for layer in (1, 2)}
+    ahead = {f"model.layers.2.{name}": kind for name, kind in AHEAD.items() if name.startswith("e")}
+    norms = {f"model.layers.2.{name}.weight": ["BF16", [64]] for name in ("final_layernorm", "hnorm")}
+    case["config"] |= {"num_hidden_layers": 2, "num_nextn_predict_layers": 1, "mlp_layer_types": ["dense", "sparse"]}
+    names = {"mlp.gate.weight": "mlp.router.gate.weight", "mlp.shared_experts": "mlp.shared_mlp"}
+    return renamed(merged(case, {**bias, **ahead, **norms}), names)
+
+
+def cohere_moe_case(directory: str, changes: Case, shared: int = 1) -> Case:
+    """A Cohere 2 with experts: the first layer dense, tied embeddings, one norm for both halves of a layer."""
+    changes = {
+        "num_experts": 6, "num_experts_per_tok": 2, "num_shared_experts": shared, "intermediate_size": 24,
+        "prefix_dense_intermediate_size": 96, "head_dim": 16, "layer_norm_eps": 1e-5, "rms_norm_eps": None,
+        "logit_scale": 0.25, "sliding_window": 128, "num_hidden_layers": 4, "tie_word_embeddings": True,
+        "expert_selection_fn": "sigmoid", "norm_topk_prob": True, "mlp_layer_types": ["dense"] + ["sparse"] * 3,
+        "layer_types": ["full_attention", "sliding_attention", "sliding_attention", "full_attention"], **changes,
+    }  # fmt: skip
+    case = family("Cohere2MoeForCausalLM", "cohere2_moe", directory, changes, shaped={"intermediate_size": 96})
+    case = deepseek_case(case, 1, 6, shared)
+    return case | {"tensors": {name: kind for name, kind in case["tensors"].items() if "post_attention" not in name}}
+
+
 MELLUM_ROPE = {
     "full_attention": {"rope_type": "yarn", "rope_theta": 5e5, "factor": 4.0, "original_max_position_embeddings": 16},
     "sliding_attention": {"rope_type": "default", "rope_theta": 5e5},
@@ -123,6 +154,10 @@ CASES: dict[str, Case] = {
         "K-EXAONE", {"architectures": ["ExaoneMoeForCausalLM"], "rope_scaling": LLAMA3}, ahead=0
     ),
     "hunyuan-moe": hunyuan_moe_case("Hunyuan-A13B-Instruct", {}),
+    "hy-v3": hyv3_case("Hy3", {}),
+    "cohere2moe": cohere_moe_case("North-Mini-Code-1.0", {}),
+    "cohere2moe-nothing-shared": cohere_moe_case("North-Mini", {"norm_topk_prob": False}, shared=0),
+    "cohere2moe-rms": cohere_moe_case("North-RMS", {"layer_norm_eps": None, "rms_norm_eps": 1e-5, "model_type": "mine"}),
     "granite-swa": granite_swa_case("granite-swa-3b", {}),
     "granite-swa-mixed": granite_swa_case(
         "granite-swa", {"layer_types": ["full_attention", "sliding_attention"] * 2, "no_rope_layers": [0, 1, 0, 1]}

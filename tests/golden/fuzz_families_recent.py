@@ -7,9 +7,11 @@ from architecture_cases_llama_shaped import qwen_case
 from architecture_cases_mixture_of_experts import qwen3moe_case
 from architecture_cases_recent_experts import (
     MELLUM_ROPE,
+    cohere_moe_case,
     exaone_moe_case,
     granite_swa_case,
     hunyuan_moe_case,
+    hyv3_case,
     ling_case,
     minimax_case,
 )
@@ -53,6 +55,10 @@ FAMILIES: dict[str, Family] = {
     ),
     "exaone-moe": Family({**ANY, "routed_scaling_factor": [1.0, 2.5]}, build=exaone_moe_case),
     "exaone4.5": Family({**ANY, "sliding_window": [OMIT, 16]}, build=exaone4_5_case),
+    "hunyuan-3": Family({**ANY, "router_scaling_factor": [OMIT, 2.5]}, build=hyv3_case),
+    "cohere2moe": Family(
+        {**ANY, "rms_norm_eps": [None, 1e-5], "norm_topk_prob": [OMIT, True, False]}, build=cohere_moe_case
+    ),
     "hunyuan-moe": Family(ANY, build=hunyuan_moe_case),
     "granite-swa": Family(
         {**LLAMA, **HEAD, "sliding_window": [OMIT, 16], "layer_types": layers_of("full_attention", "sliding_attention"),

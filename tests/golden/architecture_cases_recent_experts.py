@@ -93,6 +93,23 @@ def granite_swa_case(directory: str, changes: Case) -> Case:
     return with_layers(family("GraniteSWAForCausalLM", "granite_swa", directory, changes), {"self_attn.sinks": [4]})
 
 
+def granite_moe_swa_case(directory: str, changes: Case, experts: int = 4, shared: int = 0) -> Case:
+    """The same with experts, gate and up fused, and perhaps a shared one."""
+    changes = {
+        "architectures": ["GraniteMoeSWAForCausalLM"], "model_type": "granitemoe_swa", "num_local_experts": experts,
+        "num_experts_per_tok": 2, "shared_intermediate_size": shared, **changes,
+    }  # fmt: skip
+    case = granite_swa_case(directory, changes)
+    moe = {
+        "router.weight": [experts, 64], "experts.gate_up_proj": [experts, 192, 64], "experts.down_proj": [experts, 64, 96],
+    }  # fmt: skip
+    mlp = {"input_linear.weight": [2 * shared, 64], "output_linear.weight": [64, shared]} if shared else {}
+    shapes = {f"block_sparse_moe.{name}": shape for name, shape in moe.items()}
+    shapes |= {f"shared_mlp.{name}": shape for name, shape in mlp.items()}
+    tensors = {name: kind for name, kind in case["tensors"].items() if ".mlp." not in name}
+    return with_layers(case | {"tensors": tensors}, shapes)
+
+
 def hyv3_case(directory: str, changes: Case) -> Case:
     """A Hunyuan 3: the first layer dense, a router with a bias, and one layer ahead with a norm after it."""
     changes = {
@@ -158,6 +175,8 @@ CASES: dict[str, Case] = {
     "cohere2moe": cohere_moe_case("North-Mini-Code-1.0", {}),
     "cohere2moe-nothing-shared": cohere_moe_case("North-Mini", {"norm_topk_prob": False}, shared=0),
     "cohere2moe-rms": cohere_moe_case("North-RMS", {"layer_norm_eps": None, "rms_norm_eps": 1e-5, "model_type": "mine"}),
+    "granite-moe-swa": granite_moe_swa_case("granite-moe-swa", {}),
+    "granite-moe-swa-shared": granite_moe_swa_case("granite-moe-swa", {}, shared=40),
     "granite-swa": granite_swa_case("granite-swa-3b", {}),
     "granite-swa-mixed": granite_swa_case(
         "granite-swa", {"layer_types": ["full_attention", "sliding_attention"] * 2, "no_rope_layers": [0, 1, 0, 1]}

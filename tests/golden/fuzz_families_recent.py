@@ -9,6 +9,7 @@ from architecture_cases_recent_experts import (
     MELLUM_ROPE,
     cohere_moe_case,
     exaone_moe_case,
+    granite_moe_swa_case,
     granite_swa_case,
     hunyuan_moe_case,
     hyv3_case,
@@ -65,6 +66,7 @@ FAMILIES: dict[str, Family] = {
          "rope_parameters": rope(kinds=("default", "llama3"))}, "granite_swa",
     ),
     "granite-swa-raw": Family({**ANY, "no_rope_layers": [OMIT, [0, 1, 1, 0]]}, build=granite_swa_case),
+    "granite-moe-swa": Family({**ANY, "sliding_window": [OMIT, 16]}, build=granite_moe_swa_case),
     "glm4-flash": Family(
         {**ANY, "routed_scaling_factor": [OMIT, 1.8], "tie_word_embeddings": [OMIT, True]}, build=flash_case
     ),

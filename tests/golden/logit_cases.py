@@ -65,6 +65,8 @@ CASES: dict[str, Case] = {
     "granitehybrid": case("granitehybrid"),
     "granitemoe": case("granitemoe"),
     "granitemoe-shared": case("granitemoe-shared"),
+    "granite-moe-swa": case("granite-moe-swa", sliding_window=12),
+    "granite-moe-swa-shared": case("granite-moe-swa-shared", sliding_window=12),
     "granite-swa": case("granite-swa", sliding_window=12),
     "granite-swa-mixed": case("granite-swa-mixed", sliding_window=12),
     "hunyuan-dense": case("hunyuan-dense"),

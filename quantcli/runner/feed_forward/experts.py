@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
@@ -67,7 +67,8 @@ class ExpertSizes:
         inner = up.rows // 2 if fused else up.rows
         shared = shared_gate = None
         if self.shared or weights.has(f"{prefix}ffn_up_shexp.weight"):
-            shared = load_mlp(weights, graph, width, prefix, "_shexp")
+            own = graph.mlp if graph.shared_expert_mlp == "same" else graph.shared_expert_mlp
+            shared = load_mlp(weights, replace(graph, mlp=own), width, prefix, "_shexp")
             shared_gate = weights.optional_vector(f"{prefix}ffn_gate_inp_shexp.weight", width)
         return Mixture(
             sizes=self,

@@ -102,6 +102,18 @@ def _at(values: list[Any] | None, index: int) -> Any:
     return None if values is None or not 0 <= index < len(values) else values[index]
 
 
+def _either(values: list[Any], others: list[Any]) -> list[bool]:
+    """For each place of two lists of one length, whether either value is true there."""
+    return [bool(value or other) for value, other in zip(values, others, strict=True)]
+
+
+def _leading(values: list[Any] | None, choice: Any) -> int | None:
+    """The number of values, from the first on, that are the choice."""
+    if not isinstance(values, list | None):
+        raise TypeError(f"{shown(values)} is not a list")
+    return None if values is None else next((place for place, value in enumerate(values) if value != choice), len(values))
+
+
 def _in_order(table: Mapping[str, Any] | None) -> list[Any] | None:
     """The values of a table in the order of its keys, in numerical order where all keys are numbers."""
     if table is None:
@@ -138,7 +150,9 @@ FUNCTIONS: Final[Mapping[str, Callable[..., Any]]] = MappingProxyType(
         "range": _numbers,
         "at": _at,
         "cycle": _cycle,
+        "either": _either,
         "in_order": _in_order,
+        "leading": _leading,
         "numbered": _numbered,
         "where_in": _where_in,
     }

@@ -149,6 +149,10 @@ class Graph:
     )
     expert_norm: Expression = _formula("whether the weights of the selected experts are normalized to sum to 1", "False")
     expert_scale: Expression = _formula("scale of expert weights; 1 where absent or 0")
+    shared_expert_mlp: str = _choice(
+        "the kind of MLP of shared experts; `same`: that of `mlp`", "same", "gated", "plain", "fused_gated", default="same"
+    )
+    shared_expert_mean: bool = _truth("whether the outputs of shared and routed experts are averaged, not added")
     expert_weights_before: bool = _truth("whether expert weights multiply the inputs of experts, not their outputs")
 
     classifier: str = _choice(

@@ -114,15 +114,17 @@ class MetadataReader:
         """Which layers an expression selects.
 
         It evaluates to one boolean for all layers, one per layer, or an integer N. N selects all but the last of every N
-        consecutive layers, and 0 selects all.
+        consecutive layers, and 0 selects all. Layers for multi-token prediction, after the others, may lack theirs.
         """
         value = self.evaluate(formula)
         if isinstance(value, bool | None):
             return [bool(value)] * layers
         if isinstance(value, int) and 0 <= value < MOST:
             return [value == 0 or layer % value < value - 1 for layer in range(layers)]
-        if isinstance(value, list) and len(value) == layers and all(isinstance(item, bool | int) for item in value):
-            return [bool(item) for item in value]
+        least = layers - self.count("nextn_predict_layers", 0)
+        fits = isinstance(value, list) and least <= len(value) <= layers
+        if fits and all(isinstance(item, bool | int) for item in value):
+            return [bool(item) for item in value] + [False] * (layers - len(value))
         expected = f"a number, or a boolean for each of {layers} layers"
         raise ModelError(f"{self.file.path}: {flag} is {shown_value(value)}, expected {expected} ({formula.source})")
 

@@ -48,6 +48,10 @@ SCOPE |= {"labels": {"10": "k", "0": "a", "2": "c"}, "words": {"z": "k", "10": "
         ("in_order(labels)", ["a", "c", "k"]),
         ("in_order(words)", ["a", "k"]),
         ("in_order(nothing)", None),
+        ("either([True, False, False], [0, 1, 0])", [True, True, False]),
+        ("leading(['a', 'a', 'b', 'a'], 'a')", 2),
+        ("leading(['a', 'a'], 'a')", 2),
+        ("leading(nothing, 'a')", None),
         ("numbered('LABEL_', 2)", ["LABEL_0", "LABEL_1"]),
         ("numbered('LABEL_', nothing)", None),
         ("7 * hidden // 8", 56),
@@ -75,7 +79,8 @@ def test_what_is_not_in_the_language_is_refused_when_read(source):
     [("hidden // (heads - 4)", "zero"), ("name * 3", "not a number"), ("int(name)", "invalid literal"),
      ("heads < name", "not supported"), ("3 in heads", "not iterable"), ("int(1e999)", "infinity"),
      ("cycle([], heads)", "zero"), ("range(hidden * 65536)", "not a valid number of layers"),
-     ("where_in(hidden, [], 1, 0)", "64 is not a list"), ("at(name, 0)", "is not a list"), ("power(0, -1)", "domain")],
+     ("where_in(hidden, [], 1, 0)", "64 is not a list"), ("at(name, 0)", "is not a list"), ("power(0, -1)", "domain"),
+     ("leading(name, 0)", "is not a list"), ("either([True], [True, False])", "zip")],
 )  # fmt: skip
 def test_values_that_cannot_be_computed_with(source, what):
     with pytest.raises(ModelError, match=rf"config.json: cannot compute .*{what}"):

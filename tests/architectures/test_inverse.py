@@ -15,7 +15,7 @@ from quantcli.architectures.inverse_mapping import original_tensors, refuse_with
 from quantcli.architectures.loader import Architecture, find_architecture
 from quantcli.architectures.mapping import _is_ignored, _normalized_names
 from quantcli.architectures.transforms import TRANSFORMS, as_float32, reshape
-from quantcli.core.errors import ModelError, UnsupportedError
+from quantcli.core.errors import ModelError, QuantcliError, UnsupportedError
 from quantcli.formats.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from quantcli.formats.gguf.spec import Metadata, u32
 from quantcli.formats.gguf.vocabulary import SPECIAL_TOKENS
@@ -35,6 +35,12 @@ REFUSED = {
     ),
 }  # fmt: skip
 """What cannot be exported, and why."""
+
+UNSOLVED = {
+    "cohere2moe", "cohere2moe-nothing-shared", "cohere2moe-rms", "hunyuan-moe", "hy-v3",
+}  # fmt: skip
+"""What cannot be exported because config.json is not found for it: the sizes of experts and of dense layers are keys that
+depend on each other."""
 
 OTHER_LAYOUT = {
     "bert-masked-lm", "chatglm", "chatglm-long", "ernie4_5-fused", "jina-bert-v2", "jina-bert-v2-code", "mistral4",
@@ -94,7 +100,15 @@ def same(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and as_float32(one).load().tobytes() == as_float32(other).load().tobytes()
 
 
-@pytest.mark.parametrize("checkpoint", [name for name in CASES if not reason(name)], indirect=True)
+@pytest.mark.parametrize("checkpoint", sorted(UNSOLVED), indirect=True)
+def test_what_is_not_solved_is_refused(checkpoint: Checkpoint):
+    architecture, tensors, metadata, _ = in_gguf(checkpoint)
+    with pytest.raises(QuantcliError):
+        config = original_config(architecture, metadata, tensors)
+        original_tensors(architecture.declaration, tensors, architecture.hyperparameters(config))
+
+
+@pytest.mark.parametrize("checkpoint", [name for name in CASES if not reason(name) and name not in UNSOLVED], indirect=True)
 def test_a_checkpoint_comes_back(checkpoint: Checkpoint, request: pytest.FixtureRequest):
     name = request.node.callspec.params["checkpoint"]
     architecture, tensors, metadata, scope = in_gguf(checkpoint)

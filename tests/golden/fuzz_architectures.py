@@ -36,6 +36,7 @@ import fuzz_families_encoders as encoders  # noqa: E402
 import fuzz_families_gpt as gpt  # noqa: E402
 import fuzz_families_hybrid as hybrid  # noqa: E402
 import fuzz_families_mixture_of_experts as mixture_of_experts  # noqa: E402
+import fuzz_families_recent as recent  # noqa: E402
 import fuzz_families_vision as vision  # noqa: E402
 from fuzz_families import Family  # noqa: E402
 from make_architecture_goldens import convert, described, end_recursion, leave_out_vocabularies  # noqa: E402
@@ -49,7 +50,7 @@ from quantcli.formats.checkpoint.checkpoint import open_checkpoint  # noqa: E402
 Case = dict[str, Any]
 FAMILIES: dict[str, Family] = {
     name: family
-    for module in (decoders, gpt, mixture_of_experts, encoders, hybrid, vision)
+    for module in (decoders, gpt, mixture_of_experts, encoders, hybrid, vision, recent)
     for name, family in module.FAMILIES.items()
 }
 

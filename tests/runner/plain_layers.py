@@ -227,7 +227,7 @@ def sparse_mixer(logits: Array, used: int) -> tuple[list[int], Array]:
 
 def experts(
     w: Weights, x: Array, *, used: int, gating: str = "softmax", groups: int = 1, groups_used: int = 1, norm: bool = False,
-    scale: float = 1.0, weights_before: bool = False,
+    scale: float = 1.0, weights_before: bool = False, mean: bool = False,
 ) -> Array:  # fmt: skip
     """Gated experts, gate and up apart or fused; token by token."""
     gates = {
@@ -241,7 +241,7 @@ def experts(
             chosen, shares = sparse_mixer(logits, used)
         else:
             weights = gates[gating](logits)
-            scores = weights + w.get("exp_probs_b.bias", 0)
+            scores = weights + w.get("exp_probs_b.bias", w.get("exp_probs_b", 0))
             members = np.array_split(np.arange(len(scores)), groups)
             members.sort(key=lambda group: -np.sort(scores[group])[-2:].sum())
             allowed = np.concatenate(members[:groups_used])
@@ -263,5 +263,6 @@ def experts(
             shared = dense(w, row[None], form="gated", suffix="_shexp")[0]
             gate_weight = w.get("ffn_gate_inp_shexp.weight")
             total += shared if gate_weight is None else shared * sigmoid(gate_weight @ row)
+            total /= 1 + mean
         out.append(total)
     return np.array(out)

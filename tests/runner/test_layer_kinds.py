@@ -240,12 +240,17 @@ SHARED = {"ffn_gate_shexp.weight": (40, WIDTH), "ffn_up_shexp.weight": (40, WIDT
         (APART, {"gating": "sqrt_softplus"}),
         (APART, {"gating": "sparse_mixer"}),
         (APART, {"gating": "sigmoid", "weights_before": True}),
+        ({**APART, **SHARED}, {"gating": "sigmoid", "mean": True}),
+        ({**APART, "exp_probs_b": (8,)}, {"gating": "sigmoid"}),
     ],
-    ids=["softmax", "fused", "shared", "shared-gate", "bias", "groups", "softplus", "sparse", "before"],
+    ids=[
+        "softmax", "fused", "shared", "shared-gate", "bias", "groups", "softplus", "sparse", "before", "mean", "short-name",
+    ],
 )
 def test_experts(more, options):
-    flags = {"expert_weights_before": True} if options.get("weights_before") else {}
-    chosen = {key: value for key, value in options.items() if key != "weights_before"}
+    names = {"weights_before": "expert_weights_before", "mean": "shared_expert_mean"}
+    flags = {names[key]: value for key, value in options.items() if key in names}
+    chosen = {key: value for key, value in options.items() if key not in names}
     sizes = ExpertSizes(count=8, used=3, shared="ffn_up_shexp.weight" in more, **chosen)
     twin = partial(plain_layers.experts, used=3, **options)
     weights = random_weights({**EXPERTS, **more})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
@@ -67,12 +67,13 @@ class ExpertSizes:
         inner = up.rows // 2 if fused else up.rows
         shared = shared_gate = None
         if self.shared or weights.has(f"{prefix}ffn_up_shexp.weight"):
-            shared = load_mlp(weights, graph, width, prefix, "_shexp")
+            own = graph.mlp if graph.shared_expert_mlp == "same" else graph.shared_expert_mlp
+            shared = load_mlp(weights, replace(graph, mlp=own), width, prefix, "_shexp")
             shared_gate = weights.optional_vector(f"{prefix}ffn_gate_inp_shexp.weight", width)
         return Mixture(
             sizes=self,
             router=weights.matrix(f"{prefix}ffn_gate_inp", self.count, width, packs=False),
-            choice_bias=weights.optional_vector(f"{prefix}exp_probs_b.bias", self.count),
+            choice_bias=self._choice_bias(weights, prefix),
             gate=gate,
             up=up,
             down=weights.stack(f"{prefix}ffn_down_exps", self.count, width, inner),
@@ -80,7 +81,13 @@ class ExpertSizes:
             weights_before=graph.expert_weights_before,
             shared=shared,
             shared_gate=shared_gate,
+            mean=graph.shared_expert_mean,
         )
+
+    def _choice_bias(self, weights: Weights, prefix: str) -> Floats | None:
+        """The router's bias, whose name lacks its ending in files of some architectures."""
+        name = f"{prefix}exp_probs_b"
+        return weights.optional_vector(name if weights.has(name) else f"{name}.bias", self.count)
 
 
 _LEAST_SUM: Final = np.float32(6.103515625e-5)
@@ -177,8 +184,9 @@ class Mixture:
     """An MoE layer.
 
     `gate` is None for experts without a gate, and where `up` is a fused gate and up projection. `shared` is the shared
-    expert, whose output is multiplied by the sigmoid of `shared_gate` where there is one. `choice_bias` is added to the
-    router's scores for the selection. `weights_before` multiplies an expert's input by its weight, not its output.
+    expert, whose output is multiplied by the sigmoid of `shared_gate` where there is one, and added to that of the others,
+    or with `mean` averaged with it. `choice_bias` is added to the router's scores for the selection. `weights_before`
+    multiplies an expert's input by its weight, not its output.
     """
 
     sizes: ExpertSizes
@@ -191,6 +199,7 @@ class Mixture:
     weights_before: bool
     shared: Mlp | None
     shared_gate: Floats | None
+    mean: bool
 
     def __call__(self, x: Floats, step: Step) -> Floats:
         """Hidden states `(tokens, width)` to an output of the same shape."""
@@ -212,6 +221,8 @@ class Mixture:
             if self.shared_gate is not None:
                 given *= _sigmoid(x @ self.shared_gate)[:, None]
             out += given
+            if self.mean:
+                out *= np.float32(0.5)
         return out
 
     def _weighed(self, expert: int, x: Floats, weight: Floats | np.float32) -> Floats:

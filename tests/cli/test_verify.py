@@ -88,6 +88,26 @@ def test_one_changed_bit_is_found(verify, model, what):
     assert ("tensor 'blk.1.ffn_up.weight': its data have another SHA-256" in errors) == (what in ("scale", "code"))
 
 
+@pytest.mark.parametrize("offset", [*range(24), 200])
+def test_a_changed_bit_of_the_header_is_found(verify, model, offset):
+    """Of the magic, the version, the counts."""
+    assert verify(model, "--save")[0] == 0
+    flip(model, offset, bit=offset % 8)
+    status, said, errors = verify(model)
+    assert (status, said) == (1, "")
+    assert errors.startswith(f"{model}: ")
+
+
+def test_a_file_that_cannot_be_read_does_not_hide_others(verify, model, tmp_path):
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(model.read_bytes()[:-40])
+    missing = tmp_path / "missing.gguf"
+    status, said, errors = verify(cut, missing, model)
+    assert status == 1
+    assert said.startswith(f"{model}: 38 tensors")
+    assert [line.split(": ")[0] for line in errors.splitlines()] == [str(cut), str(missing)]
+
+
 def test_a_scale_that_is_not_finite_is_found_without_checksums(verify, model):
     with open_gguf(model) as file:
         offset = file.tensors["blk.1.ffn_up.weight"].offset
@@ -97,7 +117,8 @@ def test_a_scale_that_is_not_finite_is_found_without_checksums(verify, model):
     status, said, errors = verify(model)
     assert (status, said) == (1, "")
     assert "tensor 'blk.1.ffn_up.weight': the Q4_K block of the weights" in errors
-    assert verify(model, "--save")[0] == 1
+    status, _, errors = verify(model, "--save")
+    assert (status, "no checksums were written" in errors) == (1, True)
     assert not Path(f"{model}.sha256").exists()
 
 

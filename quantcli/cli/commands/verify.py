@@ -14,7 +14,7 @@ from quantcli.cli.commands import described
 from quantcli.cli.compiling import announce_compiling
 from quantcli.cli.options import PATH, json_option, overwrite_option, threads_option
 from quantcli.cli.output import byte_progress, print_json, say
-from quantcli.core.errors import UsageError
+from quantcli.core.errors import FormatError, UnsupportedError, UsageError
 from quantcli.core.listing import counted
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def _verified(path: Path, options: dict[str, Any]) -> Result:
     from quantcli.formats.gguf.reader import open_gguf
 
     result, threads = Result(path), working_threads(options["threads"])
-    with open_gguf(path) as file:
+    with _as_fault(result), open_gguf(path) as file:
         with _bar("verifying", file.file_bytes) as advance:
             result.faults += not_finite(file, advance)
         result.checked += [counted(len(file.tensors), "tensor"), "all numbers finite"]
@@ -81,6 +81,17 @@ def _verified(path: Path, options: dict[str, Any]) -> Result:
         if options["source"] is not None:
             _check_source(result, file, threads, options)
     return result
+
+
+@contextmanager
+def _as_fault(result: Result) -> Iterator[None]:
+    """Let a file that cannot be read be a fault of its own: the others are checked too."""
+    try:
+        yield
+    except (FormatError, UnsupportedError) as error:
+        if not error.message.startswith(f"{result.path}: "):
+            raise
+        result.faults.append(error.message.removeprefix(f"{result.path}: "))
 
 
 def _check_sums(result: Result, file: GGUFFile, threads: int, options: dict[str, Any]) -> None:
@@ -97,6 +108,8 @@ def _check_sums(result: Result, file: GGUFFile, threads: int, options: dict[str,
         if not result.faults:
             write_checksums(path, found, overwrite=options["overwrite"])
             result.checked.append(f"checksums written to {path}")
+        else:
+            result.faults.append("no checksums were written, since the file is damaged")
         return
     result.faults += differing(found, read_checksums(path))
     result.checked.append(f"checksums as in {path}")

@@ -10,8 +10,8 @@ from quantcli.cli.output import columns, print_json, show
 @described("architectures")
 @json_option()
 def command(as_json: bool) -> None:
-    """Each is listed with its name in GGUF files, where that differs, and with the classes that select it, those of
-    `architectures` in config.json.
+    """Each is listed with its name in GGUF files in parentheses, where that differs, and with the classes that select it,
+    those of `architectures` in config.json.
 
     To add an architecture, write an architecture file: `quantize MODEL --type T --arch-file FILE`. The commands that run a
     model take the same option.
@@ -23,8 +23,9 @@ def command(as_json: bool) -> None:
         facts = ("name", "gguf", "title", "classes")
         print_json([{fact: getattr(entry, fact) for fact in facts} for entry in known])
         return
-    table = columns("Architecture", "GGUF", "Models", "Classes in config.json")
+    table = columns("Architecture (GGUF)", "Models", "Classes in config.json")
     for entry in known:
-        # With commas, or with all of GGUF's names, the longest words do not fit a line of 80 characters.
-        table.add_row(entry.name, "" if entry.gguf == entry.name else entry.gguf, entry.title, " ".join(entry.classes))
+        # With commas, or with GGUF's names in their own column, the longest words do not fit a line of 80 characters.
+        name = entry.name if entry.gguf == entry.name else f"{entry.name} ({entry.gguf})"
+        table.add_row(name, entry.title, " ".join(entry.classes))
     show(table)

@@ -27,7 +27,8 @@ def reference() -> str:
 
 
 def _help(name: str) -> str:
-    group = click.Context(cli, info_name="quantize", max_content_width=WIDTH, terminal_width=WIDTH)
+    settings = cli.context_settings | {"max_content_width": WIDTH, "terminal_width": WIDTH}
+    group = click.Context(cli, info_name="quantize", **settings)
     command = cli.get_command(group, name)
     assert command is not None
     context = click.Context(command, info_name=name, parent=group, max_content_width=WIDTH, terminal_width=WIDTH)

@@ -140,6 +140,9 @@ class VocabularyRules:
     copy_space_prefix: bool = False
     """Whether `add_prefix_space` of tokenizer_config.json is written."""
 
+    late_space_prefix: bool = False
+    """Whether the same is done, but after the tokens."""
+
     copy_dummy_prefix: bool = False
     """Whether `add_dummy_prefix` of tokenizer.model is written as add_space_prefix."""
 
@@ -179,7 +182,8 @@ class VocabularyRules:
     """Role -> id, for special tokens that the checkpoint does not set."""
 
     special_texts: Mapping[str, str] = field(default_factory=dict)
-    """Role -> string of an added token, for special tokens that the checkpoint does not set. False: none, after all."""
+    """Role -> string of an added token, for special tokens that the checkpoint does not set. In a file also a
+    list of pairs, which replaces what is inherited."""
 
     replaced_texts: Mapping[str, str] = field(default_factory=dict)
     """Role -> string of a token, which overrides the checkpoint where it has such a token."""
@@ -214,8 +218,7 @@ class VocabularyRules:
             for name, entries in table.items()
             if name.endswith("_by_size")
         }
-        texts = {role: text for role, text in table.get("special_texts", {}).items() if text is not False}
-        return cls(**{**table, **by_size, "special_texts": texts})
+        return cls(**{**table, **by_size, "special_texts": dict(table.get("special_texts", {}))})
 
 
 @dataclass(frozen=True)

@@ -101,6 +101,37 @@ CASES: dict[str, dict[str, Any]] = {
         "tokenizer_config.json": FAST,
         "merges.txt": "#version: 0.2\n" + "\n".join(MERGES) + "\n\n",
     },
+    "bytes-qwen3-asr": {
+        "config.json": config(
+            BYTE_LEVEL_SIZE + 4, architectures=["Qwen3ASRForConditionalGeneration"], model_type="mine", head_dim=16
+        ),
+        "tokenizer.json": byte_level([*ENDS, added(BYTE_LEVEL_SIZE + 3, "<|im_end|>", special=True)]),
+        "tokenizer_config.json": {
+            **FAST, "chat_template": "for audio",
+            "added_tokens_decoder": {str(BYTE_LEVEL_SIZE + 3): added(0, "<|im_end|>", special=True)},
+        },
+    },
+    "bytes-glm4-flash": {
+        "config.json": config(
+            BYTE_LEVEL_SIZE + 7, architectures=["Glm4MoeLiteForCausalLM"], model_type="mine", kv_lora_rank=8,
+            qk_nope_head_dim=8, qk_rope_head_dim=8, v_head_dim=8, n_routed_experts=2,
+        ),
+        "tokenizer.json": byte_level([*ENDS, *(
+            added(BYTE_LEVEL_SIZE + 3 + number, text, special=True)
+            for number, text in enumerate(("[gMASK]", "<|user|>", "<|endoftext|>", "<|observation|>"))
+        )]),
+        "tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>"},
+    },
+    "bytes-solar-open": {
+        "config.json": config(
+            BYTE_LEVEL_SIZE + 6, architectures=["SolarOpenForCausalLM"], model_type="mine", n_routed_experts=2
+        ),
+        "tokenizer.json": byte_level([*ENDS, *(
+            added(BYTE_LEVEL_SIZE + 3 + number, text, special=True)
+            for number, text in enumerate(("<unk>", "<|startoftext|>", "<|endoftext|>"))
+        )]),
+        "tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast"},
+    },
     "bytes-hunyuan": {
         "config.json": config(
             BYTE_LEVEL_SIZE + 3, architectures=["HunYuanDenseV1ForCausalLM"], model_type="hunyuan_v1_dense", head_dim=16,

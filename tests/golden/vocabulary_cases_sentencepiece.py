@@ -65,6 +65,14 @@ CASES: dict[str, dict[str, Any]] = {
         "tokenizer.model": PIECES,
         "tokenizer_config.json": {**SP_CLASS, "add_prefix_space": True, "chat_template": "x"},
     },
+    "pieces-internlm3": {
+        "config.json": config(2050, architectures=["InternLM3ForCausalLM"], model_type="mine", **IDS),
+        "tokenizer.model": PIECES,
+        "tokenizer_config.json": {
+            "tokenizer_class": "LlamaTokenizer", "add_prefix_space": False,
+            "added_tokens_decoder": {"2048": {"content": "<|im_end|>", "special": True}},
+        },
+    },
     "pieces-granite": {
         "config.json": config(49152, **IDS, pad_token_id=0),
         "tokenizer.model": PIECES,

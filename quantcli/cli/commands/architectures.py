@@ -23,9 +23,9 @@ def command(as_json: bool) -> None:
         facts = ("name", "gguf", "title", "classes")
         print_json([{fact: getattr(entry, fact) for fact in facts} for entry in known])
         return
-    table = columns("Architecture", "Models", "Classes in config.json")
+    table = columns("Architecture (GGUF)", "Models", "Classes in config.json")
     for entry in known:
-        # With commas, or a column for GGUF's names, the longest words do not fit a line of 80 characters.
+        # With commas, or with GGUF's names in their own column, the longest words do not fit a line of 80 characters.
         name = entry.name if entry.gguf == entry.name else f"{entry.name} ({entry.gguf})"
         table.add_row(name, entry.title, " ".join(entry.classes))
     show(table)

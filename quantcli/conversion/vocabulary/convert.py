@@ -107,14 +107,14 @@ def _assembled(
         convert = next((convert for holds, convert in _SOURCES if holds(request)), None)
         if convert is None:
             raise _nothing_usable(request)
-        metadata |= convert(request)
+        added = {token["content"]: id_ for id_, token in files.added_tokens()}
+        metadata |= _with_special(convert(request), _named(rules.special_texts, added))
         if not files.as_reference:
             metadata |= without_duplicate_texts(checkpoint.directory, metadata)
-        added = {token["content"]: id_ for id_, token in files.added_tokens()}
-        metadata |= {key: id_ for key, id_ in _named(rules.special_texts, added).items() if key not in metadata}
         if rules.chat_template:
             metadata[spec.CHAT_TEMPLATE] = string(rules.chat_template)
-        metadata |= _named(rules.replaced_texts, added)
+        decoder = files.configuration.get("added_tokens_decoder") or {}
+        metadata |= _named(rules.replaced_texts, added | {token["content"]: int(id_) for id_, token in decoder.items()})
         metadata |= _replaced(checkpoint, rules, configuration)
         if not files.as_reference:
             metadata |= missing_end_tokens(files, metadata)
@@ -134,6 +134,16 @@ def _assembled(
 def _named(texts: Mapping[str, str], added: Mapping[str, int]) -> Metadata:
     """The special tokens of roles whose text is that of an added token."""
     return {spec.SPECIAL_TOKENS[role]: u32(added[text]) for role, text in texts.items() if text in added}
+
+
+def _with_special(converted: Metadata, special: Metadata) -> Metadata:
+    """The metadata of a tokenizer with special tokens that it lacks, before the keys that say which are added to a text."""
+    flags = {*spec.ADD_SPECIAL_TOKENS.values()}
+    entries = list(converted.items())
+    places = (place for place, (key, _) in enumerate(entries) if key in flags or key.startswith(spec.CHAT_TEMPLATE))
+    end = next(places, len(entries))
+    lacking = {key: field for key, field in special.items() if key not in converted}
+    return {**dict(entries[:end]), **lacking, **dict(entries[end:])}
 
 
 def _replaced(checkpoint: Checkpoint, rules: VocabularyRules, configuration: Mapping[str, Any]) -> Metadata:
@@ -192,6 +202,9 @@ def _scored(request: Request, table: TokenTable) -> Metadata:
     metadata |= table.metadata(scores=True)
     if request.rules.copy_dummy_prefix and request.files.sentencepiece is not None:
         metadata[spec.ADD_SPACE_PREFIX] = boolean(request.files.sentencepiece_model.add_dummy_prefix)
+    given = request.files.configuration.get("add_prefix_space") if request.rules.late_space_prefix else None
+    if given is not None:
+        metadata[spec.ADD_SPACE_PREFIX] = boolean(given)
     return metadata | special_metadata(request.files, len(table))
 
 

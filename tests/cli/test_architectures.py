@@ -13,7 +13,7 @@ from terminal import on_terminal
 from quantcli.architectures.loader import architectures
 from quantcli.cli.commands.architectures import command
 
-README = Path(__file__).parents[2] / "README.md"
+SUPPORTED = Path(__file__).parents[2] / "docs" / "supported.md"
 
 
 def test_every_architecture_is_listed() -> None:
@@ -25,8 +25,8 @@ def test_every_architecture_is_listed() -> None:
     assert all(architecture.title in page for architecture in architectures())
 
 
-def test_the_readme_names_every_architecture() -> None:
-    text = README.read_text(encoding="utf-8")
+def test_the_documentation_names_every_architecture() -> None:
+    text = SUPPORTED.read_text(encoding="utf-8")
     missing = [architecture.title for architecture in architectures() if architecture.title not in text]
     assert not missing
 
